@@ -1,0 +1,288 @@
+"""What travels through a step: inputs per modality, target, presence and sample index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from equimodal.errors import BatchError, NonFiniteError
+
+Tree = Any
+"""A tensor, or any nesting of dicts, lists and tuples of tensors, with samples on the first axis."""
+
+
+def tree_map(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
+    """Apply ``function`` to every tensor of ``tree``; other leaves stay as they are."""
+    if isinstance(tree, Tensor):  # the common case, without the cost of flattening
+        return function(tree)
+    return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def tree_tensors(tree: Tree) -> list[Tensor]:
+    """The tensors of ``tree`` in a fixed order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def batch_size_of(tree: Tree, name: str) -> int:
+    """Number of samples of ``tree``; raises when its tensors disagree or there is none."""
+    tensors = tree_tensors(tree)
+    if not tensors:
+        raise BatchError(f"`{name}`: expected a tensor or a nesting of tensors. Found {type(tree).__name__}.")
+    sizes = {int(t.shape[0]) if t.ndim else -1 for t in tensors}
+    if len(sizes) != 1 or -1 in sizes:
+        shapes = [tuple(t.shape) for t in tensors]
+        raise BatchError(f"`{name}`: expected tensors that share their first (sample) axis. Found shapes {shapes}.")
+    return sizes.pop()
+
+
+class Presence(Mapping[str, Tensor]):
+    """Which samples have which modality: one boolean per sample and modality, and the row indices of the present ones.
+
+    The rows are computed once, where the batch is collated on the host, so that gathering by them needs no device
+    synchronisation in a training step. A modality without an entry is present in every sample.
+
+    Args:
+        masks: modality -> boolean tensor (B,). Must not leave a sample without any modality if ``modalities`` is given.
+        modalities: all modality names of the batch; used to find samples without any modality.
+        index: (B,) dataset indices, only used to name samples in errors.
+
+    Raises:
+        BatchError: a mask is no boolean vector, lengths differ, or a sample has no modality at all.
+
+    Example:
+        >>> presence = Presence({"audio": torch.tensor([True, False, True])})
+        >>> presence.rows("audio"), presence.rows("video"), presence.count("audio")
+        (tensor([0, 2]), None, 2)
+    """
+
+    def __init__(
+        self, masks: Mapping[str, Tensor], modalities: Sequence[str] | None = None, index: Tensor | None = None
+    ) -> None:
+        self._masks: dict[str, Tensor] = {}
+        self._rows: dict[str, Tensor | None] = {}
+        size: int | None = None
+        for name, mask in masks.items():
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim != 1:
+                found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+                raise BatchError(f"`present[{name!r}]`: expected a boolean tensor of shape (B,). Found {found}.")
+            if size is not None and mask.shape[0] != size:
+                raise BatchError(f"`present[{name!r}]`: expected {size} samples as in the others. Found {len(mask)}.")
+            size = int(mask.shape[0])
+            rows = mask.nonzero(as_tuple=True)[0]
+            self._masks[name] = mask
+            self._rows[name] = None if rows.shape[0] == size else rows
+        if modalities is not None and self._masks and set(modalities) <= set(self._masks):
+            some = torch.stack([self._masks[m] for m in modalities]).any(0)
+            if not bool(some.all()):
+                bad = (~some).nonzero()[:, 0]
+                name = "dataset index" if index is not None else "batch row"
+                where = (index[bad] if index is not None else bad)[:8].tolist()
+                raise BatchError(
+                    f"`present`: expected at least one modality per sample. Found none for {name} {where}. "
+                    "Remove these samples or mark one of their modalities as present."
+                )
+
+    @classmethod
+    def of(cls, present: Mapping[str, Tensor] | None, modalities: Sequence[str] | None = None) -> Presence | None:
+        """``present`` as a :class:`Presence`; one that already is comes back unchanged."""
+        if present is None or isinstance(present, Presence):
+            return present
+        return cls(present, modalities)
+
+    def __getitem__(self, modality: str) -> Tensor:
+        return self._masks[modality]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def rows(self, modality: str) -> Tensor | None:
+        """Row indices of the samples that have ``modality``; ``None`` when all have it."""
+        return self._rows.get(modality)
+
+    def count(self, modality: str, batch_size: int | None = None) -> int:
+        """How many samples have ``modality`` (a host number: no synchronisation)."""
+        rows = self._rows.get(modality)
+        if rows is not None:
+            return int(rows.shape[0])
+        mask = self._masks.get(modality)
+        if mask is not None:
+            return int(mask.shape[0])
+        if batch_size is None:
+            raise BatchError(f"`batch_size` is needed to count modality {modality!r}, which has no presence mask.")
+        return batch_size
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Presence:
+        new = object.__new__(Presence)
+        new._masks = {m: function(t) for m, t in self._masks.items()}
+        new._rows = {m: None if r is None else function(r) for m, r in self._rows.items()}
+        return new
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs, target, presence and index of B samples.
+
+    Args:
+        inputs: modality -> tensor or nesting of tensors, samples on the first axis.
+        target: tensor (B, ...) or ``None`` at prediction time.
+        present: modality -> boolean (B,); ``None`` means that every sample has every modality. Content of absent
+            rows is never read, so it may be NaN.
+        index: (B,) indices into the dataset, for methods with a memory per sample and for error messages.
+
+    Raises:
+        BatchError: sample counts differ, ``present`` names an unknown modality, or a sample has no modality.
+
+    Example:
+        >>> batch = Batch({"audio": torch.zeros(2, 5), "video": torch.zeros(2, 3)}, torch.tensor([0, 1]))
+        >>> len(batch), batch.modalities
+        (2, ('audio', 'video'))
+    """
+
+    inputs: Mapping[str, Tree]
+    target: Tensor | None = None
+    present: Mapping[str, Tensor] | None = None
+    index: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, Mapping) or not self.inputs:
+            raise BatchError(
+                "`inputs`: expected a mapping from modality name to tensors with at least one entry. "
+                f"Found {type(self.inputs).__name__} of length {len(self.inputs) if hasattr(self.inputs, '__len__') else 0}."
+            )
+        sizes = {f"inputs[{m!r}]": batch_size_of(x, f"inputs[{m!r}]") for m, x in self.inputs.items()}
+        for name, tensor in (("target", self.target), ("index", self.index)):
+            if tensor is not None:
+                sizes[name] = batch_size_of(tensor, name)
+        if self.present is not None:
+            unknown = sorted(set(self.present) - set(self.inputs))
+            if unknown:
+                raise BatchError(
+                    f"`present`: expected the modalities of `inputs` {sorted(self.inputs)}. Found unknown {unknown}."
+                )
+            if not isinstance(self.present, Presence):
+                object.__setattr__(self, "present", Presence(self.present, tuple(self.inputs), self.index))
+            sizes |= {f"present[{m!r}]": int(mask.shape[0]) for m, mask in self.present.items()}
+        if len(set(sizes.values())) != 1:
+            raise BatchError(f"Expected the same number of samples everywhere. Found {sizes}.")
+        if next(iter(sizes.values())) == 0:
+            raise BatchError("`inputs`: expected at least one sample. Found an empty batch.")
+
+    @classmethod
+    def of(cls, batch: Batch | Mapping[str, Any] | Sequence[Any]) -> Batch:
+        """Accept what loaders usually yield.
+
+        A :class:`Batch`, a mapping with the keys ``inputs``, ``target`` and optionally ``present`` and ``index``,
+        or a pair ``(inputs, target)``.
+        """
+        if isinstance(batch, Batch):
+            return batch
+        if isinstance(batch, Mapping):
+            unknown = sorted(set(batch) - {"inputs", "target", "present", "index"})
+            if unknown or "inputs" not in batch:
+                raise BatchError(
+                    "`batch`: expected the keys inputs, target and optionally present, index. "
+                    f"Found {sorted(map(str, batch))}. Wrap yours as Batch(inputs={{...}}, target=...)."
+                )
+            return cls(**batch)
+        if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Mapping):
+            return cls(batch[0], cast(Tensor, batch[1]))
+        raise BatchError(
+            f"`batch`: expected a Batch, a mapping or a pair (inputs, target). Found {type(batch).__name__}."
+        )
+
+    def __len__(self) -> int:
+        tensor = tree_tensors(next(iter(self.inputs.values())))[0]
+        return int(tensor.shape[0])
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities, in the order of ``inputs``."""
+        return tuple(self.inputs)
+
+    @property
+    def presence(self) -> Presence | None:
+        """``present`` with its row indices."""
+        return cast("Presence | None", self.present)
+
+    def rows(self, modality: str) -> Tensor | None:
+        """Row indices of the samples that have ``modality``; ``None`` when all have it."""
+        return None if self.presence is None else self.presence.rows(modality)
+
+    def count(self, modality: str) -> int:
+        """How many samples have ``modality``."""
+        rows = self.rows(modality)
+        return len(self) if rows is None else int(rows.shape[0])
+
+    def only(self, modality: str) -> Batch | None:
+        """The samples that have ``modality``, with this input alone; ``None`` when no sample has it."""
+        if modality not in self.inputs:
+            raise BatchError(f"`modality`: expected one of {list(self.inputs)}. Found {modality!r}.")
+        rows = self.rows(modality)
+        if rows is None:
+            return Batch({modality: self.inputs[modality]}, self.target, None, self.index)
+        if rows.shape[0] == 0:
+            return None
+        take: Callable[[Tensor], Tensor] = lambda t: t.index_select(0, rows)  # noqa: E731
+        return Batch(
+            {modality: tree_map(take, self.inputs[modality])},
+            None if self.target is None else take(self.target),
+            None,
+            None if self.index is None else take(self.index),
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on ``device``."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory (called by ``DataLoader(pin_memory=True)``)."""
+        return self._map(lambda t: t.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            inputs={m: tree_map(function, x) for m, x in self.inputs.items()},
+            target=None if self.target is None else function(self.target),
+            present=None if self.presence is None else self.presence._map(function),
+            index=None if self.index is None else function(self.index),
+        )
+
+    def check_finite(self, batch_number: int | None = None) -> Batch:
+        """Raise :class:`NonFiniteError` if a PRESENT input or the target holds NaN or infinity; else return the batch.
+
+        Meant for the host, where batches are collated; on a CUDA device it synchronises.
+        """
+        where = "" if batch_number is None else f" of batch {batch_number}"
+        for modality in self.inputs:
+            rows = self.rows(modality)
+            _raise_if_not_finite(f"inputs[{modality!r}]{where}", self.inputs[modality], rows, self.index)
+        if self.target is not None:
+            _raise_if_not_finite(f"target{where}", self.target, None, self.index)
+        return self
+
+
+def _raise_if_not_finite(name: str, tree: Tree, rows: Tensor | None, index: Tensor | None) -> None:
+    for tensor in tree_tensors(tree):
+        if not tensor.is_floating_point():
+            continue
+        values = tensor if rows is None else tensor.index_select(0, rows)
+        if bool(torch.isfinite(values).all()):
+            continue
+        bad = (~torch.isfinite(values.flatten(1) if values.ndim > 1 else values[:, None])).any(1).nonzero()[:, 0]
+        bad = bad if rows is None else rows[bad]
+        kind = "dataset indices" if index is not None else "batch rows"
+        samples = (bad if index is None else index[bad])[:5].tolist()
+        raise NonFiniteError(
+            f"`{name}`: expected finite numbers. Found NaN or infinity in {len(bad)} sample(s), first {kind} {samples}. "
+            "Clean these samples, or mark this modality as absent for them with `present`."
+        )

@@ -1,0 +1,93 @@
+"""One family of errors and one of warnings, so that callers and tests can catch by kind.
+
+Every message names the parameter, what was expected, what was found and the next step.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EquimodalError(Exception):
+    """Root of every error that this library raises on purpose."""
+
+
+class BatchError(EquimodalError, ValueError):
+    """A batch is malformed: sample counts, unknown modality, a sample without any modality."""
+
+
+class NonFiniteError(EquimodalError, ValueError):
+    """NaN or infinity in a present input, in the loss or in a gradient."""
+
+
+class TargetError(EquimodalError, ValueError):
+    """A target has the wrong type, shape or range for the task."""
+
+
+class ModelError(EquimodalError, ValueError):
+    """Encoders, fusion or head do not fit together or do not fit the method."""
+
+
+class MethodError(EquimodalError, ValueError):
+    """A hyperparameter is out of range, or a method was used in an order it cannot support."""
+
+
+class UnsupportedError(EquimodalError, ValueError):
+    """A combination (method x task x fusion x engine feature) which is refused rather than run wrongly."""
+
+
+class UnknownNameError(EquimodalError, KeyError):
+    """A name is not in a registry; the message suggests the nearest known ones."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DataError(EquimodalError, ValueError):
+    """A dataset, card or split is malformed; the message names file and field."""
+
+
+class CheckpointError(EquimodalError, ValueError):
+    """A checkpoint or weight file is truncated, corrupt, hostile or of another model."""
+
+
+class StorageError(EquimodalError, OSError):
+    """A file could not be written; what was there before is still there."""
+
+
+class MissingExtraError(EquimodalError, ImportError):
+    """An optional dependency is not installed; the message holds the install line."""
+
+
+class EquimodalWarning(UserWarning):
+    """Root of every warning of this library."""
+
+
+class OptimizerWarning(EquimodalWarning):
+    """The optimizer cancels what the method does (gradient scales under an Adam-type optimizer)."""
+
+
+class ScheduleWarning(EquimodalWarning):
+    """An epoch moment that a method relies on was not called."""
+
+
+class DataWarning(EquimodalWarning):
+    """The data can be used, but something about it will surprise (an absent class, a shared speaker)."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for ``name`` among ``known``, with the nearest names suggested."""
+    names = sorted(known)
+    by_case = {n.lower(): n for n in names}
+    near = [by_case[n] for n in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)]
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return UnknownNameError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
+    """The error for an optional ``package``, with the line that installs it."""
+    return MissingExtraError(
+        f"{purpose} needs the package {package!r}, which is not installed. "
+        f'Install it with: pip install "equimodal[{extra}]"'
+    )

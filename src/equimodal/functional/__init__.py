@@ -1,0 +1,55 @@
+"""The formulas: tensors in, tensors out. No module, no optimizer, no state, no input or output.
+
+References:
+    [Zhang2024] Zhang et al., Multimodal Representation Learning by Alternating Unimodal Adaptation, CVPR 2024,
+        arXiv 2311.10707 (MLA).
+    [Guo2024] Guo et al., Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024,
+        arXiv 2411.01409 (CGGM).
+    [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587 (MIE, IGM).
+    [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
+    [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
+"""
+
+from equimodal.functional._balance import (
+    balance_terms,
+    cosine_similarity,
+    direction_loss,
+    output_weight_gradient,
+    softmax_cross_entropy_residual,
+)
+from equimodal.functional._projection import (
+    flat_projector,
+    orthogonal_projector_update,
+    plasticity,
+    project_rows,
+    uncentred_covariance_sum,
+)
+from equimodal.functional._uncertainty import (
+    MEASURES,
+    entropy,
+    fit_temperature,
+    fuse,
+    product_weights,
+    uncertainty,
+    uncertainty_weights,
+)
+
+__all__ = [
+    "MEASURES",
+    "balance_terms",
+    "cosine_similarity",
+    "direction_loss",
+    "entropy",
+    "fit_temperature",
+    "flat_projector",
+    "fuse",
+    "orthogonal_projector_update",
+    "output_weight_gradient",
+    "plasticity",
+    "product_weights",
+    "project_rows",
+    "softmax_cross_entropy_residual",
+    "uncentred_covariance_sum",
+    "uncertainty",
+    "uncertainty_weights",
+]

@@ -1,0 +1,155 @@
+"""Classifier-guided balance: how much each modality lags, and where the fused gradient points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equimodal.errors import MethodError
+
+
+def balance_terms(
+    improvements: Tensor,
+    variant: Literal["paper", "released"] = "paper",
+    *,
+    floor: float = 1e-6,
+    maximum: float = 1.0,
+    threshold: float = 1e-8,
+) -> Tensor:
+    r"""Balance term of each modality from its recent improvement ([Guo2024], equation 6).
+
+    .. math:: B_m = \frac{S - \delta_m}{S}, \qquad S = \sum_k \delta_k
+
+    The raw rule is unstable: :math:`\delta` is mostly noise, S passes through 0 and changes sign. ``variant="paper"``
+    computes the same equation on safe ground: :math:`\delta` is clamped at 0, ``floor`` is added, B is clamped to
+    [0, ``maximum``] and rescaled to sum to M - 1 (as the equation does), and where S is below ``threshold`` all
+    modalities get (M - 1) / M. ``variant="released"`` is the raw rule, with the 1e-8 that the authors' code adds to S.
+
+    Args:
+        improvements: :math:`\delta`, (M,), M >= 2: change of the score of each modality's classifier.
+        variant: safe or raw.
+        floor: added to each clamped improvement (unit of the score).
+        maximum: largest B_m before rescaling; the clamped rule never exceeds 1.
+        threshold: smallest S that counts as an improvement (unit of the score).
+
+    Returns:
+        B, (M,), float32 at least.
+
+    Example:
+        >>> balance_terms(torch.tensor([0.03, 0.01]))
+        tensor([0.2500, 0.7500])
+        >>> balance_terms(torch.zeros(3))
+        tensor([0.6667, 0.6667, 0.6667])
+    """
+    if improvements.ndim != 1 or improvements.shape[0] < 2:
+        raise MethodError(f"`improvements`: expected shape (M,) with M >= 2. Found {tuple(improvements.shape)}.")
+    count = improvements.shape[0]
+    delta = improvements if improvements.dtype == torch.float64 else improvements.float()
+    if variant == "released":
+        total = delta.sum() + 1e-8  # the repository's guard
+        return (total - delta) / total
+    if variant != "paper":
+        raise MethodError(f"`variant`: expected 'paper' or 'released'. Found {variant!r}.")
+    clamped = delta.clamp_min(0)
+    safe = clamped + floor
+    total = safe.sum()
+    balance = ((total - safe) / total).clamp(0, maximum)
+    balance = balance * ((count - 1) / balance.sum())
+    moving = clamped.sum() >= threshold
+    return torch.where(moving, balance, torch.full_like(balance, (count - 1) / count))
+
+
+def softmax_cross_entropy_residual(logits: Tensor, weights: Tensor) -> Tensor:
+    r"""Gradient with respect to the logits of :math:`-\sum_{n,c} q_{nc} \log \mathrm{softmax}(z)_{nc}`.
+
+    :math:`r = (\sum_c q_{nc})\, p - q`. With :math:`q = \mathrm{onehot}(y) / B` this is :math:`(p - \mathrm{onehot}(y))/B`.
+
+    Args:
+        logits: z, (B, C, ...).
+        weights: q, same shape, not differentiated.
+
+    Returns:
+        r, same shape; differentiable with respect to ``logits``.
+    """
+    return weights.sum(dim=1, keepdim=True) * torch.softmax(logits, dim=1) - weights
+
+
+def output_weight_gradient(residual: Tensor, penultimate: Tensor) -> Tensor:
+    r"""Gradient of the loss with respect to the weight of an affine output layer, in closed form.
+
+    :math:`G = r^\top u` with :math:`r = \partial L / \partial z`. It is an ordinary differentiable tensor, so a loss on
+    G needs no double backward. A 1x1 convolution is the same with pixels as rows.
+
+    Args:
+        residual: r, (B, C) or (B, C, *pixels).
+        penultimate: u, (B, D) or (B, D, *pixels), the input of the output layer.
+
+    Returns:
+        G, (C, D).
+
+    Example:
+        >>> output_weight_gradient(torch.tensor([[1.0, -1.0]]), torch.tensor([[2.0, 3.0]]))
+        tensor([[ 2.,  3.],
+                [-2., -3.]])
+    """
+    if residual.shape[:1] != penultimate.shape[:1] or residual.shape[2:] != penultimate.shape[2:]:
+        raise MethodError(
+            "`residual`, `penultimate`: expected (B, C, ...) and (B, D, ...) with equal samples and pixels. "
+            f"Found {tuple(residual.shape)} and {tuple(penultimate.shape)}."
+        )
+    if residual.ndim > 2:
+        residual = residual.movedim(1, -1).flatten(0, -2)
+        penultimate = penultimate.movedim(1, -1).flatten(0, -2)
+    return residual.mT @ penultimate
+
+
+def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine between two tensors taken as vectors; 0, with zero gradient, where one of them vanishes."""
+    a, b = first.flatten(), second.flatten()
+    aa, bb = torch.dot(a, a), torch.dot(b, b)
+    tiny = torch.finfo(aa.dtype).tiny
+    value = torch.dot(a, b) * aa.clamp_min(tiny).rsqrt() * bb.clamp_min(tiny).rsqrt()
+    return torch.where((aa > tiny) & (bb > tiny), value, torch.zeros_like(value))
+
+
+def direction_loss(
+    fused_gradient: Tensor | Sequence[Tensor], unimodal_gradients: Sequence[Tensor], balance: Tensor
+) -> Tensor:
+    r"""Loss that turns the fused gradient towards the lagging modalities ([Guo2024], equation 10).
+
+    .. math:: L_{gm} = \frac1M \sum_m \left( |B_m| - B_m \cos(G, G_m) \right)
+
+    Args:
+        fused_gradient: G, (C, D), differentiable; or one block of it per modality.
+        unimodal_gradients: G_m, one per modality, of the shape of G (or of its block); constants.
+        balance: B, (M,); a constant.
+
+    Returns:
+        scalar; it lies in [0, 2 mean|B|].
+
+    Example:
+        >>> g = torch.eye(2)
+        >>> direction_loss(g, [g, -g], torch.tensor([0.5, 0.5]))
+        tensor(0.5000)
+    """
+    count = len(unimodal_gradients)
+    fused = [fused_gradient] * count if isinstance(fused_gradient, Tensor) else list(fused_gradient)
+    if balance.shape != (count,) or len(fused) != count:
+        raise MethodError(
+            f"`balance`: expected one entry per unimodal gradient ({count}). "
+            f"Found {tuple(balance.shape)} and {len(fused)} fused gradients."
+        )
+    for number, (g, own) in enumerate(zip(fused, unimodal_gradients, strict=True)):
+        if g.shape != own.shape:
+            raise MethodError(
+                f"`unimodal_gradients[{number}]`: expected the fused gradient's shape {tuple(g.shape)}. "
+                f"Found {tuple(own.shape)}."
+            )
+    cosines = torch.stack(
+        [cosine_similarity(g, own.detach()) for g, own in zip(fused, unimodal_gradients, strict=True)]
+    )
+    weights = balance.detach().to(cosines.dtype)
+    return (weights.abs() - weights * cosines).mean()

@@ -1,0 +1,112 @@
+"""Input-space projectors of linear layers: orthogonal (MLA) and flat (MIE)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from equimodal.errors import MethodError
+
+
+def orthogonal_projector_update(projector: Tensor, feature_mean: Tensor, alpha: float | Tensor) -> Tensor:
+    r"""Recursive least-squares step that removes one feature direction from a projector ([Zhang2024], equation 5).
+
+    .. math:: k = \frac{P \bar h^\top}{\alpha + \bar h P \bar h^\top}, \qquad P \leftarrow P - k\, (\bar h P)
+
+    P stays symmetric and positive semi-definite with eigenvalues in (0, 1] when it starts as the identity, and
+    :math:`P_{new}\bar h^\top = \frac{\alpha}{\alpha + \bar h P \bar h^\top} P \bar h^\top`.
+
+    Args:
+        projector: P, (d, d), float32 or float64.
+        feature_mean: :math:`\bar h`, (d,), mean over the batch of the layer's input; moved to P's precision.
+        alpha: softness > 0, in the unit of :math:`|\bar h|^2`; small is a hard projection.
+
+    Returns:
+        the new projector (d, d).
+
+    Example:
+        >>> orthogonal_projector_update(torch.eye(2), torch.tensor([1.0, 0.0]), alpha=1.0)
+        tensor([[0.5000, 0.0000],
+                [0.0000, 1.0000]])
+    """
+    if projector.ndim != 2 or projector.shape[0] != projector.shape[1] or feature_mean.shape != projector.shape[:1]:
+        raise MethodError(
+            "`projector`, `feature_mean`: expected (d, d) and (d,). "
+            f"Found {tuple(projector.shape)} and {tuple(feature_mean.shape)}."
+        )
+    if not isinstance(alpha, Tensor) and not alpha > 0:
+        raise MethodError(f"`alpha`: expected a number > 0. Found {alpha}.")
+    direction = projector @ feature_mean.to(projector.dtype)
+    # rounding may push the quadratic form of a nearly exhausted projector below zero
+    energy = torch.dot(feature_mean.to(projector.dtype), direction).clamp_min(0)
+    return projector - torch.outer(direction, direction) / (alpha + energy)
+
+
+def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
+    r"""Projector that keeps the flat directions of a covariance and damps the dominant ones ([Jiang2025]).
+
+    .. math:: C = V\,\mathrm{diag}(\lambda)\,V^\top,\quad
+        w = \exp\!\left(-\tau\,\frac{\lambda - \lambda_{min}}{\lambda_{max} - \lambda_{min}}\right),\quad
+        P = V\,\mathrm{diag}(w)\,V^\top
+
+    P is symmetric with eigenvalues in :math:`[e^{-\tau}, 1]`: full rank, so no plasticity is lost. An isotropic C, or
+    :math:`\tau = 0`, gives the identity.
+
+    Args:
+        covariance: C, (d, d), symmetric positive semi-definite; computed in float32 at least.
+        temperature: :math:`\tau \ge 0`, without unit; MIE uses 0.4.
+
+    Returns:
+        P, (d, d).
+
+    Example:
+        >>> flat_projector(torch.diag(torch.tensor([4.0, 0.0])), temperature=math.log(2))
+        tensor([[0.5000, 0.0000],
+                [0.0000, 1.0000]])
+    """
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise MethodError(f"`covariance`: expected (d, d). Found {tuple(covariance.shape)}.")
+    if not temperature >= 0:
+        raise MethodError(f"`temperature`: expected a number >= 0. Found {temperature}.")
+    dtype = torch.float64 if covariance.dtype == torch.float64 else torch.float32
+    matrix = covariance.to(dtype)
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    spread = values[-1] - values[0]
+    isotropic = spread <= len(values) * torch.finfo(dtype).eps * values[-1].abs()
+    relative = torch.where(isotropic, torch.zeros_like(values), (values - values[0]) / spread)
+    # V diag(w) V^T = I - V diag(1 - w) V^T: exact identity where nothing is damped
+    damping = 1 - torch.exp(-temperature * relative)
+    result = torch.eye(len(values), dtype=dtype, device=matrix.device) - (vectors * damping) @ vectors.mT
+    return (result + result.mT) / 2
+
+
+def plasticity(projector: Tensor) -> Tensor:
+    """Remaining plasticity trace(P) / d: 1 when nothing is projected away, 0 when the layer cannot learn any more."""
+    return projector.diagonal().mean()
+
+
+def project_rows(gradient: Tensor, projector: Tensor) -> Tensor:
+    """``gradient @ projector``: the gradient of a weight (out, in, ...) restricted on its input space.
+
+    Args:
+        gradient: (out, in) or, for a convolution, (out, in, *kernel), which is flattened to (out, in * kernel).
+        projector: (d, d) with d = in (* kernel); the product is computed in the projector's precision.
+
+    Returns:
+        a tensor of the gradient's shape and dtype.
+    """
+    flat = gradient.reshape(gradient.shape[0], -1)
+    return (flat.to(projector.dtype) @ projector).to(gradient.dtype).reshape(gradient.shape)
+
+
+def uncentred_covariance_sum(rows: Tensor) -> tuple[Tensor, int]:
+    r""":math:`\sum_n u_n u_n^\top` in float32 at least, and the number of rows.
+
+    Args:
+        rows: (..., d); all leading axes count as samples.
+    """
+    flat = rows.reshape(-1, rows.shape[-1])
+    flat = flat if flat.dtype == torch.float64 else flat.float()
+    return flat.mT @ flat, math.prod(rows.shape[:-1])

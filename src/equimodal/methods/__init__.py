@@ -1,0 +1,27 @@
+"""The methods. Every class takes ``(model, task, **hyperparameters)``."""
+
+from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport
+from equimodal.methods._cggm import CGGM
+from equimodal.methods._controls import Ensemble, Joint, ModalityDropout, MultiLoss, PretrainFinetune, Unimodal
+from equimodal.methods._mie import MIE
+from equimodal.methods._mla import MLA
+from equimodal.methods._registry import available, controls, get
+
+__all__ = [
+    "CGGM",
+    "MIE",
+    "MLA",
+    "Ensemble",
+    "EpochContext",
+    "Joint",
+    "Method",
+    "MethodInfo",
+    "ModalityDropout",
+    "MultiLoss",
+    "PretrainFinetune",
+    "StepReport",
+    "Unimodal",
+    "available",
+    "controls",
+    "get",
+]

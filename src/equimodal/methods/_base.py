@@ -1,0 +1,353 @@
+"""The base of every method: the way of a batch, the moments, the reports."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.batch import Batch, Presence, Tree, tree_tensors
+from equimodal.engine import Descent, Engine, Phase, UpdateScale
+from equimodal.errors import BatchError, EquimodalWarning, MethodError, ModelError
+from equimodal.inference import Inference, Prediction, Rule
+from equimodal.model import Multimodal
+from equimodal.sharpness import Sharpness
+from equimodal.tasks import Task
+
+BatchLike = Batch | Mapping[str, Any] | tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a registry entry must say about a method; an empty field fails the tests.
+
+    Args:
+        title: full name.
+        paper: authors, title, venue, year, identifier.
+        equations: what of the paper is computed, in words with equation or algorithm numbers.
+        family: one of the families of the docs.
+        tasks: names of the tasks it supports.
+        modalities: how many it takes.
+        fusion: what it asks of fusion and head.
+        missing: what it does with absent modalities.
+        cost: cost of a step in joint steps.
+        defaults: hyperparameter -> source of its default.
+        deviations: what differs from the paper.
+        released: what differs between the paper and the authors' released code.
+        consulted: public sources read for it (facts only, no code).
+        control: whether it is a control without which no claim counts.
+    """
+
+    title: str
+    paper: str
+    equations: str
+    family: str
+    tasks: tuple[str, ...]
+    modalities: str
+    fusion: str
+    missing: str
+    cost: str
+    defaults: Mapping[str, str]
+    deviations: tuple[str, ...]
+    released: tuple[str, ...]
+    consulted: str
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class EpochContext:
+    """What a method may need to know or use between epochs.
+
+    Args:
+        epoch: number of the epoch, from 0.
+        epochs: how many are planned, if known.
+        steps: updates per epoch, if known.
+        loader: iterable over the training batches, for methods that pass over the data; ``None`` if not offered.
+        engine: the engine that trains.
+    """
+
+    epoch: int
+    epochs: int | None = None
+    steps: int | None = None
+    loader: Iterable[BatchLike] | None = None
+    engine: Engine | None = None
+
+
+@dataclass
+class StepReport:
+    """What happened in one step, as detached tensors on the training device; reading one synchronises, so read rarely.
+
+    Args:
+        losses: name -> scalar.
+        scores: modality -> scalar, the training score of its unimodal output where the method computes one.
+        coefficients: name -> modality -> scalar, what the method multiplied or weighted with.
+        extras: further scalars (remaining plasticity, gradient norms ...).
+    """
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    coefficients: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Tensor:
+        """Sum of the phases' losses."""
+        return torch.stack([value.float() for value in self.losses.values()]).sum()
+
+
+class Method(nn.Module):
+    """A way of training (and reading) a multimodal model, wrapped around it.
+
+    Subclasses implement :meth:`phases` and, where they have them, :meth:`modify_gradients`, :meth:`after_step`,
+    :meth:`unimodal_outputs` and :meth:`fused_output`. They never know which engine runs them.
+
+    Args:
+        model: a :class:`~equimodal.MultimodalModel` or any module with the members of :class:`~equimodal.Multimodal`.
+        task: for example :class:`~equimodal.Classification`.
+        sharpness: a :class:`~equimodal.Sharpness`, or ``None`` for plain gradients.
+        inference: rule that turns outputs into a prediction, see :class:`~equimodal.inference.Inference`.
+        calibrated: fit one temperature per modality on validation data.
+
+    Raises:
+        ModelError, MethodError: the model does not have the members, or a hyperparameter is out of range.
+    """
+
+    info: ClassVar[MethodInfo]
+    min_modalities: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        sharpness: Sharpness | None = None,
+        inference: Rule = "fused",
+        calibrated: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, Multimodal) or not isinstance(model, nn.Module):
+            missing = [n for n in ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters_of")
+                       if not hasattr(model, n)]  # fmt: skip
+            raise ModelError(
+                f"`model`: expected an nn.Module with the members of equimodal.Multimodal. {type(model).__name__} lacks "
+                f"{missing or 'being an nn.Module'}. Build a MultimodalModel(encoders, fusion, head) or add them."
+            )
+        self.model = model
+        self.task = task
+        if task.name not in self.info.tasks:
+            raise MethodError(
+                f"`task`: {type(self).__name__} supports {', '.join(self.info.tasks)}. Found {task.name!r}."
+            )
+        if len(self.modalities) < self.min_modalities:
+            raise ModelError(
+                f"`model`: {type(self).__name__} needs at least {self.min_modalities} modalities. "
+                f"Found {list(self.modalities)}."
+            )
+        if sharpness is not None and not isinstance(sharpness, Sharpness):
+            raise MethodError(f"`sharpness`: expected a Sharpness or None. Found {type(sharpness).__name__}.")
+        self.sharpness = sharpness
+        if sharpness is not None:
+            sharpness.attach(self)
+        self._warned: set[str] = set()
+        self.inference = Inference(self.modalities, inference, calibrated=calibrated)
+
+    # ---- what the model offers ---------------------------------------------------------------------------------------
+
+    @property
+    def multimodal(self) -> Multimodal:
+        """The model, typed by what a method uses of it."""
+        return cast(Multimodal, self.model)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+        return tuple(self.multimodal.modalities)
+
+    def parameter_groups(self, lr: float | None = None) -> list[dict[str, Any]]:
+        """Groups for an optimizer; methods with parts that want another learning rate override this."""
+        group: dict[str, Any] = {"params": [p for p in self.parameters() if p.requires_grad]}
+        return [group if lr is None else {**group, "lr": lr}]
+
+    # ---- the way of a batch ------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: BatchLike | Sequence[Batch], engine: Engine) -> StepReport:
+        """One update from a batch, or from a list of micro-batches that count as one batch.
+
+        Raises:
+            BatchError: the batch does not fit the model.
+            NonFiniteError: a loss is NaN or infinite (nothing has been stepped in that phase).
+        """
+        batches = [self.check_batch(b) for b in (batch if isinstance(batch, list) else [batch])]
+        report = StepReport()
+        batches = self.prepare(batches)
+        for phase in self.phases(batches):
+            if not any(phase.count(b) for b in batches):
+                continue
+            descent = engine.descend(phase, batches, self.sharpness)
+            report.losses[phase.name] = descent.loss
+            report.losses.update(descent.losses)
+            scales = self.modify_gradients(phase, descent, engine, report)
+            engine.step(phase, scales)
+            self.after_step(phase, descent, engine, report)
+        return report
+
+    def check_batch(self, batch: BatchLike | Batch) -> Batch:
+        """``batch`` as a :class:`Batch` of this model's modalities with a target."""
+        checked = Batch.of(batch)
+        unknown = sorted(set(checked.inputs) - set(self.modalities))
+        if unknown:
+            raise BatchError(f"`inputs`: expected the modalities {list(self.modalities)}. Found unknown {unknown}.")
+        if checked.target is None:
+            raise BatchError("`target`: expected a tensor for training. Found None.")
+        return checked
+
+    def prepare(self, batches: list[Batch]) -> list[Batch]:
+        """Moment before the phases: batch-level augmentation."""
+        return batches
+
+    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
+        """The updates of this step, in order."""
+        raise NotImplementedError(f"{type(self).__name__}.phases")
+
+    def modify_gradients(
+        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
+    ) -> Sequence[UpdateScale]:
+        """Moment between gradients and step: scale, project or combine ``.grad``; may return scales of the update."""
+        return ()
+
+    def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
+        """Moment after the step: the method's own state."""
+
+    def on_train_epoch_start(self, context: EpochContext) -> None:
+        """Moment before an epoch."""
+
+    def on_train_epoch_end(self, context: EpochContext) -> None:
+        """Moment after an epoch."""
+
+    def on_validation_end(self, value: float) -> None:
+        """Moment after a validation pass, with its score (higher is better)."""
+
+    # ---- outputs -----------------------------------------------------------------------------------------------------
+
+    def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
+        """Output of the joint head; ``None`` for a method that does not train one."""
+        output: Tensor = self.multimodal.head(self.multimodal.fuse(features, present))
+        return output
+
+    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of each modality alone, from its features; empty where the method has none."""
+        return {}
+
+    def outputs(
+        self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor], Presence | None]:
+        """Fused output, unimodal outputs and presence, before the inference rule."""
+        presence = self.presence_of(inputs, present)
+        features = self.multimodal.encode(inputs, presence)
+        return self.fused_output(features, presence), self.unimodal_outputs(features), presence
+
+    def presence_of(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None) -> Presence | None:
+        """Presence in which a modality that ``inputs`` leaves out counts as absent for every sample."""
+        unknown = sorted(set(inputs) - set(self.modalities))
+        if unknown or not inputs:
+            raise BatchError(
+                f"`inputs`: expected some of the modalities {list(self.modalities)}. Found {list(inputs)}."
+            )
+        left_out = [m for m in self.modalities if m not in inputs]
+        if not left_out:
+            return Presence.of(present, self.modalities)
+        first = tree_tensors(next(iter(inputs.values())))[0]
+        masks = dict(present or {})
+        for m in self.modalities:
+            if m in left_out:
+                masks[m] = torch.zeros(first.shape[0], dtype=torch.bool, device=first.device)
+            elif m not in masks:
+                masks[m] = torch.ones(first.shape[0], dtype=torch.bool, device=first.device)
+        return Presence(masks, self.modalities)
+
+    @torch.no_grad()
+    def predict(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Prediction:
+        """Predict in evaluation mode, for any subset of the modalities per sample.
+
+        Args:
+            inputs: modality -> tensors; a modality left out is absent for every sample.
+            present: modality -> boolean (B,).
+        """
+        with evaluating(self):
+            fused, unimodal, presence = self.outputs(inputs, present)
+            prediction: Prediction = self.inference(fused, unimodal, presence)
+            return prediction
+
+    def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Output logits (B, C) of the inference rule, with gradients."""
+        fused, unimodal, presence = self.outputs(inputs, present)
+        prediction: Prediction = self.inference(fused, unimodal, presence)
+        return prediction.output
+
+    @torch.no_grad()
+    def fit_inference(self, batches: Iterable[BatchLike]) -> str:
+        """Fit temperatures and choose the ``auto`` rule on VALIDATION batches; returns the rule in force.
+
+        Raises:
+            MethodError: the loader was made from a split that is not validation data, or it is empty.
+        """
+        role = getattr(getattr(batches, "split", None), "role", "validation")
+        if role != "validation":
+            raise MethodError(f"`batches`: expected validation data. Found the {role} split. Pass dataset.validation.")
+        device = next(self.parameters()).device
+        fused: list[Tensor] = []
+        unimodal: dict[str, list[Tensor]] = {}
+        masks: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
+        targets: list[Tensor] = []
+        with evaluating(self):
+            for raw in batches:
+                batch = self.check_batch(raw).to(device)
+                joint, alone, presence = self.outputs(batch.inputs, batch.present)
+                if joint is not None:
+                    fused.append(joint)
+                for m, z in alone.items():
+                    unimodal.setdefault(m, []).append(z)
+                for m in self.modalities:
+                    mask = None if presence is None else presence.get(m)
+                    masks[m].append(torch.ones(len(batch), dtype=torch.bool, device=device) if mask is None else mask)
+                targets.append(cast(Tensor, batch.target))
+        if not targets:
+            raise MethodError("`batches`: expected at least one validation batch. Found none.")
+        joined = {m: torch.cat(z) for m, z in unimodal.items()}
+        present = {m: torch.cat(v) for m, v in masks.items()}
+        return self.inference.fit(self.task, torch.cat(fused) if fused else None, joined, present, torch.cat(targets))
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and each submodule's own mode again afterwards."""
+    training = [m for m in module.modules() if m.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Those that require gradients."""
+    return [p for p in parameters if p.requires_grad]
+
+
+def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise unless ``value`` is among ``allowed``."""
+    if value not in allowed:
+        raise MethodError(f"`{name}`: expected one of {', '.join(map(repr, allowed))}. Found {value!r}.")
+
+
+def warn_once(method: Method, message: str, category: type[EquimodalWarning]) -> None:
+    """Warn, the first time only for each method object."""
+    if message not in method._warned:
+        method._warned.add(message)
+        warnings.warn(message, category, stacklevel=3)

@@ -1,0 +1,362 @@
+"""CGGM: classifiers on detached features guide magnitude and direction of the encoders' gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.batch import Batch
+from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale, is_scale_invariant
+from equimodal.errors import EquimodalWarning, MethodError, ModelError, OptimizerWarning
+from equimodal.functional import balance_terms, direction_loss, output_weight_gradient
+from equimodal.fusion import Concat
+from equimodal.inference import Rule
+from equimodal.methods._base import Method, MethodInfo, StepReport, one_of, warn_once
+from equimodal.methods._heads import Heads, masked_loss
+from equimodal.operators import recorded_inputs
+from equimodal.sharpness import Sharpness
+from equimodal.tasks import Task
+
+
+class CGGM(Method):
+    r"""Classifier-guided gradient modulation ([Guo2024]_, equations 4 to 11).
+
+    One auxiliary classifier f_m per modality reads the detached features, so it learns from them without touching the
+    encoder. How much its score :math:`\epsilon_m` improved tells which modality lags:
+
+    .. math:: \delta_m = \epsilon_m^t - \epsilon_m^{t-1}, \quad B_m = \frac{S - \delta_m}{S}, \quad S = \sum_k \delta_k
+
+    *Magnitude*: the gradient (or the update, see ``apply_to``) of encoder m is multiplied by :math:`\rho B_m`.
+    *Direction*: with G the gradient of the task loss with respect to the output layer's weight and G_m that of
+    f_m's own loss with respect to its output layer,
+    :math:`L = L_{task} + \lambda \frac1M \sum_m (|B_m| - B_m \cos(G, G_m))`, B from the previous step. G is computed in
+    closed form, :math:`G = r^\top u`, so the direction term has a true gradient and costs one small product.
+
+    Args:
+        model: any fusion; the head must end in an affine layer.
+        task: gives loss, score and residual.
+        rho: :math:`\rho > 0`; 1.3 published for Food-101, MOSI and IEMOCAP (1.0 BraTS).
+        direction_weight: :math:`\lambda \ge 0`; published 0.05 Food-101, 0.2 MOSI and IEMOCAP, 0.1 BraTS.
+        magnitude: modulate the magnitude; ``False`` is the ablation.
+        direction: ``"penultimate"`` (paper): f_m is d_m -> D -> C with D the width of the head's last input, so that G
+            and G_m have one shape. ``"block"``: for a linear head on Concat, f_m is linear and G_m is compared with m's
+            column block of G. ``None`` is the ablation.
+        window: pool the scores of this many batches before they are compared; 1 compares single batches (paper).
+        momentum: of the moving average over windows, in [0, 1); 0 takes the scores as they are (paper).
+        floor: added to each (clamped) improvement, see :func:`~equimodal.functional.balance_terms`.
+        maximum: bound of B_m.
+        threshold: below this sum of improvements all modalities count as equal.
+        apply_to: ``"gradient"`` (paper) or ``"update"``, which scales the optimizer's step; ``"auto"`` takes the update
+            for optimizers that would cancel a gradient scale (Adam and relatives) and the gradient otherwise.
+        classifiers: modality -> module from (B, d_m) to (B, C) that ends in a linear layer, instead of the default.
+        classifier_lr_ratio: learning rate of the classifiers relative to the model's in :meth:`parameter_groups`; 0.5 is
+            the published 5e-4 to 1e-3.
+        variant: ``"paper"`` with the safe balance rule, or ``"released"``: raw differences of single-batch scores, scale
+            on the gradient, and a direction term without gradient (a constant added to the loss, so left out).
+        sharpness: see :class:`~equimodal.Sharpness`.
+        inference: ``"fused"`` (paper); the classifiers' outputs serve the other rules.
+        calibrated: fit one temperature per modality on validation data.
+
+    Raises:
+        ModelError: the head does not end in an affine layer, or ``direction="block"`` without a linear head on Concat.
+        MethodError: a hyperparameter is out of range.
+
+    Warns:
+        OptimizerWarning: ``apply_to="gradient"`` with an optimizer that cancels it.
+
+    Absent modalities: a modality's classifier sees the samples that have it; in a batch without any its score keeps.
+
+    Deviations from the paper: the balance rule is made safe (clamped, pooled and averaged improvements: the raw B
+    reaches 1e8 and flips gradients), and under Adam-type optimizers the update is scaled (each can be switched off).
+    From the released code: there the cosine is between parameters, the direction term is a detached number, and for
+    segmentation no parameter matches the names it looks for.
+
+    Works with: two modalities or more, any fusion, sharpness, accumulation, several processes. Cost: 1 joint step and M
+    small heads.
+
+    References:
+        .. [Guo2024] Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024,
+           arXiv 2411.01409.
+
+    Example:
+        >>> from equimodal import Batch, Classification, MultimodalModel, PlainEngine
+        >>> from equimodal.fusion import Concat
+        >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
+        >>> model = MultimodalModel(encoders, Concat({"audio": 4, "video": 4}), nn.Linear(8, 2))
+        >>> method = CGGM(model, Classification(2), rho=1.3)
+        >>> engine = PlainEngine(torch.optim.SGD(method.parameter_groups(lr=0.1)), clip_norm=0.8)
+        >>> batch = Batch({"audio": torch.randn(6, 5), "video": torch.randn(6, 3)}, torch.tensor([0, 1] * 3))
+        >>> {m: round(float(b), 2) for m, b in method.training_step(batch, engine).coefficients["balance"].items()}
+        {'audio': 0.5, 'video': 0.5}
+    """
+
+    info = MethodInfo(
+        title="Classifier-guided gradient modulation",
+        paper="Guo et al., Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024, "
+        "arXiv 2411.01409",
+        equations="balance term (6), magnitude (7), direction loss (10, 11), total loss (11)",
+        family="gradient modulation",
+        tasks=("classification",),
+        modalities="two or more",
+        fusion="any; the head must end in an affine layer",
+        missing="supported per sample: each classifier sees the samples that have its modality",
+        cost="1 joint step and M small heads on detached features",
+        defaults={
+            "rho": "1.3, paper (Food-101, MOSI, IEMOCAP)",
+            "direction_weight": "0.2, paper (MOSI, IEMOCAP)",
+            "direction": "penultimate, as the released models do implicitly",
+            "window": "ours, see deviations",
+            "momentum": "ours, see deviations",
+            "apply_to": "auto: paper's gradient scale where the optimizer keeps it, else the update",
+            "classifier_lr_ratio": "0.5, paper 5e-4 to 1e-3",
+        },
+        deviations=(
+            "improvements are pooled over a window, averaged and clamped before the balance term, which is bounded",
+            "under optimizers that cancel a gradient scale the update is scaled instead",
+        ),
+        released=(
+            "the cosine is taken between parameters, not between their gradients",
+            "the direction term is a detached number without gradient",
+            "for segmentation no parameter matches the names it looks for, so the magnitude part does nothing",
+            "raw per-batch balance terms",
+        ),
+        consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py), read for facts",
+    )
+
+    score_average: Tensor
+    numerators: Tensor
+    denominators: Tensor
+    balance: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        rho: float = 1.3,
+        direction_weight: float = 0.2,
+        magnitude: bool = True,
+        direction: Literal["penultimate", "block"] | None = "penultimate",
+        window: int = 10,
+        momentum: float = 0.5,
+        floor: float = 1e-3,
+        maximum: float = 1.0,
+        threshold: float = 1e-8,
+        apply_to: Literal["auto", "gradient", "update"] = "auto",
+        classifiers: Mapping[str, nn.Module] | None = None,
+        classifier_lr_ratio: float = 0.5,
+        variant: Literal["paper", "released"] = "paper",
+        sharpness: Sharpness | None = None,
+        inference: Rule = "fused",
+        calibrated: bool = False,
+    ) -> None:
+        super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
+        one_of("direction", direction, ("penultimate", "block", None))
+        one_of("apply_to", apply_to, ("auto", "gradient", "update"))
+        one_of("variant", variant, ("paper", "released"))
+        for name, value, good in (
+            ("rho", rho, rho > 0),
+            ("direction_weight", direction_weight, direction_weight >= 0),
+            ("window", window, window >= 1),
+            ("momentum", momentum, 0 <= momentum < 1),
+            ("floor", floor, floor > 0),
+            ("maximum", maximum, maximum > 0),
+            ("threshold", threshold, threshold >= 0),
+            ("classifier_lr_ratio", classifier_lr_ratio, classifier_lr_ratio > 0),
+        ):
+            if not good:
+                raise MethodError(f"`{name}`: out of range. Found {value}.")
+        released = variant == "released"
+        self.rho, self.direction_weight, self.magnitude = rho, direction_weight, magnitude
+        self.direction = None if released else direction
+        self.window, self.momentum = (1, 0.0) if released else (window, momentum)
+        self.floor, self.maximum, self.threshold = floor, maximum, threshold
+        self.apply_to = "gradient" if released else apply_to
+        self.classifier_lr_ratio = classifier_lr_ratio
+        self.variant: Literal["paper", "released"] = variant
+        self._output_layer = output_layer(self.multimodal.head)
+        self._blocks = self._column_blocks() if self.direction == "block" else None
+        width = self._output_layer.in_features
+        self.classifiers = Heads(self.multimodal, classifiers, lambda d: self._default_classifier(d, width))
+        self._classifier_outputs = [output_layer(self.classifiers[m]) for m in self.modalities]
+        if self.direction == "penultimate":
+            for m, layer in zip(self.modalities, self._classifier_outputs, strict=True):
+                if layer.in_features != width:
+                    raise ModelError(
+                        f"`classifiers[{m!r}]`: expected a last linear layer of {width} inputs, as the model's head has. "
+                        f"Found {layer.in_features}. Use direction='block' or None, or that width."
+                    )
+        count = len(self.modalities)
+        self.register_buffer("score_average", torch.zeros(count))
+        self.register_buffer("numerators", torch.zeros(count, 1))
+        self.register_buffer("denominators", torch.zeros(count, 1))
+        self.register_buffer("balance", torch.full((count,), (count - 1) / count))
+        self._batches, self._windows = 0, 0
+        for m in self.modalities:
+            if not any(p.requires_grad for p in self.multimodal.parameters_of(m)):
+                warn_once(self, f"The encoder of {m!r} is frozen: CGGM cannot modulate it.", EquimodalWarning)
+
+    def _column_blocks(self) -> dict[str, slice]:
+        fusion = getattr(self.model, "fusion", None)
+        if not isinstance(fusion, Concat) or self._output_layer is not self.multimodal.head:
+            raise ModelError(
+                "`direction`: 'block' needs a linear head on Concat. Found "
+                f"{type(self.multimodal.head).__name__} on {type(fusion).__name__}. Use direction='penultimate'."
+            )
+        return {m: fusion.columns(m) for m in self.modalities}
+
+    def _default_classifier(self, features: int, width: int) -> nn.Module:
+        if self.direction == "penultimate":
+            return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, self.task.outputs))
+        return nn.Linear(features, self.task.outputs)
+
+    def parameter_groups(self, lr: float | None = None) -> list[dict[str, Any]]:
+        """Model and classifiers, the latter at ``classifier_lr_ratio`` times the rate."""
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.model.parameters() if p.requires_grad]},
+            {"params": list(self.classifiers.parameters())},
+        ]
+        if lr is not None:
+            groups[0]["lr"], groups[1]["lr"] = lr, lr * self.classifier_lr_ratio
+        return groups
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """How many batches and windows have been seen."""
+        return {"batches": self._batches, "windows": self._windows}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        self._batches, self._windows = state["batches"], state["windows"]
+
+    # ---- training ------------------------------------------------------------------------------------------------------
+
+    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
+        """One: model and classifiers in a single backward pass; the classifiers see detached features."""
+        return [Phase("joint", self._objective, list(self.model.parameters()), list(self.classifiers.parameters()))]
+
+    def _objective(self, batch: Batch) -> Objective:
+        target = cast(Tensor, batch.target)
+        features = self.multimodal.encode(batch.inputs, batch.present)
+        fused = self.multimodal.fuse(features, batch.present)
+        with recorded_inputs([self._output_layer], detach=False) as seen:
+            output = self.multimodal.head(fused)
+        penultimate = seen[0][-1]
+        task_loss = self.task.loss(output, target)
+        total, losses, sums = task_loss, {"task": task_loss.detach()}, {}
+        own_gradients: dict[str, Tensor] = {}
+        for position, m in enumerate(self.modalities):
+            if m not in features:
+                continue
+            with recorded_inputs([self._classifier_outputs[position]]) as inputs:
+                z = self.classifiers[m](features[m].detach())
+            own, rows, labels = masked_loss(self.task, z, batch, m)
+            total = total + own
+            losses[f"unimodal/{m}"] = own.detach()
+            if rows.shape[0] == 0:
+                continue
+            with torch.no_grad():
+                sums[f"numerator/{m}"], sums[f"denominator/{m}"] = self.task.score_terms(rows.detach(), labels)
+                if self._turns_direction:
+                    hidden = inputs[0][-1] if batch.rows(m) is None else inputs[0][-1].index_select(0, batch.rows(m))
+                    own_gradients[m] = output_weight_gradient(self.task.residual(rows, labels), hidden)
+        if self._turns_direction and len(own_gradients) == len(self.modalities):
+            gradient = output_weight_gradient(self.task.residual(output, target), penultimate)
+            blocks = self._blocks
+            parts = gradient if blocks is None else [gradient[:, blocks[m]] for m in own_gradients]
+            direction = direction_loss(parts, list(own_gradients.values()), self.balance)
+            total = total + self.direction_weight * direction
+            losses["direction"] = direction.detach()
+        return Objective(total, losses, sums)
+
+    @property
+    def _turns_direction(self) -> bool:
+        return self.direction is not None and self.direction_weight > 0
+
+    def modify_gradients(
+        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
+    ) -> Sequence[UpdateScale]:
+        """g_m <- rho B_m g_m, or the same factor on the update."""
+        self._update_balance(descent, engine, report)
+        # exactly rho (M-1)/M where all are equal: a neutral rho then leaves gradients as they are, bit for bit
+        count = len(self.modalities)
+        scale = self.balance / ((count - 1) / count) * (self.rho * (count - 1) / count)
+        report.coefficients["balance"] = dict(zip(self.modalities, self.balance.clone().unbind(), strict=True))
+        if not self.magnitude:
+            return ()
+        report.coefficients["scale"] = dict(zip(self.modalities, scale.unbind(), strict=True))
+        scales = []
+        cancelled = any(is_scale_invariant(o) for o in engine.optimizers)
+        to_update = cancelled if self.apply_to == "auto" else self.apply_to == "update"
+        if cancelled and self.apply_to == "gradient":
+            warn_once(
+                self,
+                "apply_to='gradient': an Adam-type optimizer divides by the size of the gradient and so cancels CGGM's "
+                "scale. Use apply_to='update', or SGD.",
+                OptimizerWarning,
+            )
+        for m, factor in zip(self.modalities, scale.unbind(), strict=True):
+            parameters = [p for p in self.multimodal.parameters_of(m) if p.grad is not None]
+            if to_update:
+                scales.append(UpdateScale(parameters, factor))
+            elif parameters:
+                torch._foreach_mul_([p.grad for p in parameters], factor.to(parameters[0].dtype))
+        return scales
+
+    @torch.no_grad()
+    def _update_balance(self, descent: Descent, engine: Engine, report: StepReport) -> None:
+        like = next(iter(descent.sums.values()), torch.zeros(1))
+        zero = torch.zeros_like(like)
+        sums = engine.all_sum(
+            {f"{kind}/{m}": descent.sums.get(f"{kind}/{m}", zero) for m in self.modalities
+             for kind in ("numerator", "denominator")}
+        )  # fmt: skip
+        numerator = torch.stack([sums[f"numerator/{m}"] for m in self.modalities])
+        denominator = torch.stack([sums[f"denominator/{m}"] for m in self.modalities])
+        for m, value in zip(self.modalities, (numerator / denominator).mean(1).unbind(), strict=True):
+            report.scores[m] = value
+        if self._batches == 0:
+            self.numerators, self.denominators = numerator, denominator
+        else:
+            self.numerators, self.denominators = self.numerators + numerator, self.denominators + denominator
+        self._batches += 1
+        if self._batches < self.window:
+            return
+        known = (self.denominators > 0).all(1)
+        score = (self.numerators / self.denominators.clamp_min(torch.finfo(torch.float32).tiny)).mean(1)
+        if self._windows == 0 and self.variant == "paper":
+            average = torch.where(known, score, self.score_average)
+            improvement = torch.zeros_like(average)
+        else:  # the released code compares its first batch with 0
+            average = torch.where(known, self.momentum * self.score_average + (1 - self.momentum) * score,
+                                  self.score_average)  # fmt: skip
+            improvement = average - self.score_average
+        self.balance.copy_(
+            balance_terms(improvement, self.variant, floor=self.floor, maximum=self.maximum, threshold=self.threshold)
+        )
+        self.score_average.copy_(average)
+        self._batches, self._windows = 0, self._windows + 1
+
+    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of the auxiliary classifiers."""
+        outputs: dict[str, Tensor] = self.classifiers(features)
+        return outputs
+
+
+def output_layer(head: nn.Module) -> nn.Linear:
+    """The affine layer at the end of ``head``.
+
+    Raises:
+        ModelError: the last module is no linear layer.
+    """
+    last = head
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    if not isinstance(last, nn.Linear):
+        raise ModelError(
+            "`head`: CGGM needs a head that ends in an affine layer (nn.Linear, or an nn.Sequential that ends in one). "
+            f"Found {type(last).__name__}."
+        )
+    return last

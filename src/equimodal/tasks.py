@@ -1,0 +1,172 @@
+"""A task: its loss, its score (higher is better), the residual dL/doutput in closed form, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.errors import TargetError, missing_extra
+from equimodal.functional import softmax_cross_entropy_residual
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a method asks of a task. Implement it to bring your own."""
+
+    @property
+    def name(self) -> str:
+        """Kind of the task, as methods declare it in ``MethodInfo.tasks``."""
+
+    @property
+    def outputs(self) -> int:
+        """Size of the output's axis 1."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean loss, a scalar."""
+
+    def residual(self, output: Tensor, target: Tensor) -> Tensor:
+        """dL/doutput, differentiable with respect to ``output``."""
+
+    def score_terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerators and denominators (K,), additive over samples; the score is the mean of their ratios."""
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """What users read off an output."""
+
+    def check_target(self, target: Tensor | None) -> None:
+        """Raise :class:`~equimodal.errors.TargetError` for a target of the wrong kind, shape or range."""
+
+    def metrics(self) -> Any:
+        """A ``torchmetrics.MetricCollection`` fed with (probabilities, target)."""
+
+
+def score(task: Task, output: Tensor, target: Tensor) -> Tensor:
+    """Score of ``output``: the mean over k of numerator_k / denominator_k. Higher is better."""
+    numerator, denominator = task.score_terms(output, target)
+    return (numerator / denominator).mean()
+
+
+class Classification(nn.Module):
+    r"""One class per sample, trained with cross-entropy and scored by accuracy.
+
+    Args:
+        num_classes: C >= 2.
+        class_weight: C positive numbers, or ``None``; as in ``torch.nn.functional.cross_entropy``.
+        label_smoothing: in [0, 1).
+
+    Targets are class indices (B,), or class probabilities (B, C) as mixup produces them.
+
+    Raises:
+        TargetError: an argument is out of range, or (in :meth:`check_target`) a label is.
+
+    Example:
+        >>> task = Classification(3)
+        >>> task.score(torch.eye(3), torch.tensor([0, 1, 1]))
+        tensor(0.6667)
+    """
+
+    name = "classification"
+    class_weight: Tensor | None
+
+    def __init__(
+        self, num_classes: int, class_weight: Sequence[float] | Tensor | None = None, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+            raise TargetError(f"`num_classes`: expected an integer >= 2. Found {num_classes!r}.")
+        if not 0 <= label_smoothing < 1:
+            raise TargetError(f"`label_smoothing`: expected a number in [0, 1). Found {label_smoothing}.")
+        weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32)
+        if weight is not None and (weight.shape != (num_classes,) or not bool((weight > 0).all())):
+            raise TargetError(f"`class_weight`: expected {num_classes} positive numbers. Found {class_weight}.")
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.register_buffer("class_weight", weight, persistent=False)
+
+    @property
+    def outputs(self) -> int:
+        """C, the number of logits."""
+        return self.num_classes
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``repr``."""
+        return f"num_classes={self.num_classes}, label_smoothing={self.label_smoothing}"
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy, averaged as ``torch.nn.functional.cross_entropy`` does."""
+        weight = None if self.class_weight is None else self.class_weight.to(output.dtype)
+        return nn.functional.cross_entropy(output, target, weight=weight, label_smoothing=self.label_smoothing)
+
+    def residual(self, output: Tensor, target: Tensor) -> Tensor:
+        r""":math:`\partial L/\partial z`: :math:`(p - \mathrm{onehot}(y))/B` for the plain cross-entropy, (B, C).
+
+        Class weights, label smoothing and soft targets are included exactly.
+        """
+        return softmax_cross_entropy_residual(output, self._target_weights(output, target))
+
+    def _target_weights(self, output: Tensor, target: Tensor) -> Tensor:
+        """q with loss = -sum q log p."""
+        weight = None if self.class_weight is None else self.class_weight.to(output.dtype)
+        smooth = self.label_smoothing
+        if target.is_floating_point():
+            q = (1 - smooth) * target.to(output.dtype) + smooth / self.num_classes
+            return (q if weight is None else q * weight) / output.shape[0]
+        onehot = nn.functional.one_hot(target, self.num_classes).to(output.dtype)
+        q = (1 - smooth) * onehot + smooth / self.num_classes
+        if weight is None:
+            return q / output.shape[0]
+        return q * weight / weight[target].sum()
+
+    def score_terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Number of correct samples and of samples, each (1,)."""
+        label = target.argmax(dim=1) if target.is_floating_point() else target
+        correct = (output.argmax(dim=1) == label).sum(dtype=torch.float32).reshape(1)
+        return correct, torch.full_like(correct, output.shape[0])
+
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        """Accuracy in [0, 1], a scalar tensor."""
+        return score(self, output, target)
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """softmax over the classes, (B, C), in float32 at least."""
+        return torch.softmax(output if output.dtype == torch.float64 else output.float(), dim=1)
+
+    def check_target(self, target: Tensor | None) -> None:
+        """Raise unless ``target`` is (B,) integers in [0, C) or (B, C) probabilities; synchronises on a CUDA device."""
+        expected = f"class indices (B,) in 0..{self.num_classes - 1} or probabilities (B, {self.num_classes})"
+        if target is None:
+            raise TargetError(f"`target`: expected {expected}. Found None.")
+        if target.is_floating_point():
+            if target.ndim != 2 or target.shape[1] != self.num_classes:
+                raise TargetError(
+                    f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}; "
+                    "for class indices convert with .long()."
+                )
+            return
+        if target.ndim != 1 or target.dtype == torch.bool:
+            raise TargetError(f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}.")
+        outside = (target < 0) | (target >= self.num_classes)
+        if bool(outside.any()):
+            rows = outside.nonzero()[:5, 0].tolist()
+            raise TargetError(
+                f"`target`: expected {expected}. Found {sorted(set(target[outside].tolist()))[:5]} in rows {rows}. "
+                "Check the labels or `num_classes`."
+            )
+
+    def metrics(self) -> Any:
+        """Accuracy, macro-averaged F1 and mean average precision over the classes."""
+        try:
+            from torchmetrics import MetricCollection
+            from torchmetrics.classification import MulticlassAccuracy, MulticlassAveragePrecision, MulticlassF1Score
+        except ImportError as error:
+            raise missing_extra("torchmetrics", "cli", "`Classification.metrics`") from error
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(self.num_classes, average="micro"),
+                "macro_f1": MulticlassF1Score(self.num_classes, average="macro"),
+                "mean_average_precision": MulticlassAveragePrecision(self.num_classes, average="macro"),
+            }
+        )
