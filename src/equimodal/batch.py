@@ -157,7 +157,8 @@ class Batch:
         if not isinstance(self.inputs, Mapping) or not self.inputs:
             raise BatchError(
                 "`inputs`: expected a mapping from modality name to tensors with at least one entry. "
-                f"Found {type(self.inputs).__name__} of length {len(self.inputs) if hasattr(self.inputs, '__len__') else 0}."
+                f"Found {type(self.inputs).__name__} of length "
+                f"{len(self.inputs) if hasattr(self.inputs, '__len__') else 0}."
             )
         sizes = {f"inputs[{m!r}]": batch_size_of(x, f"inputs[{m!r}]") for m, x in self.inputs.items()}
         for name, tensor in (("target", self.target), ("index", self.index)):
@@ -283,6 +284,7 @@ def _raise_if_not_finite(name: str, tree: Tree, rows: Tensor | None, index: Tens
         kind = "dataset indices" if index is not None else "batch rows"
         samples = (bad if index is None else index[bad])[:5].tolist()
         raise NonFiniteError(
-            f"`{name}`: expected finite numbers. Found NaN or infinity in {len(bad)} sample(s), first {kind} {samples}. "
+            f"`{name}`: expected finite numbers. Found NaN or infinity in {len(bad)} sample(s), first {kind} "
+            f"{samples}. "
             "Clean these samples, or mark this modality as absent for them with `present`."
         )

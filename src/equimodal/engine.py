@@ -61,7 +61,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Descent:
-    """What :meth:`Engine.descend` found: gradients are in place, and these are the (detached) values of the first pass."""
+    """What :meth:`Engine.descend` found; gradients are in place, these are the detached values of the first pass."""
 
     loss: Tensor
     losses: Mapping[str, Tensor]
@@ -118,6 +118,8 @@ class PlainEngine:
         NonFiniteError: a loss is NaN or infinite; nothing has been stepped.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from equimodal import Batch, Classification, MultimodalModel
         >>> from equimodal.fusion import Concat
         >>> from equimodal.methods import Joint
@@ -281,7 +283,8 @@ class PlainEngine:
         if bad:
             raise NonFiniteError(
                 f"Loss of phase(s) {bad}: expected finite numbers. Found NaN or infinity since the last check. Go back "
-                "to the last checkpoint; lower the learning rate, clip gradients, or pass check_finite=True to find the "
+                "to the last checkpoint; lower the learning rate, clip gradients, or pass check_finite=True to "
+                "find the "
                 "batch."
             )
 
@@ -357,7 +360,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         flat = torch.cat([g.reshape(-1) for g in grads])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        for p, g in zip(group, flat.split([p.numel() for p in group]), strict=True):
+        for p, g in zip(group, torch.split(flat, [p.numel() for p in group]), strict=True):
             p.grad = g.view_as(p)
 
 

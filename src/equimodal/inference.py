@@ -1,4 +1,4 @@
-"""From unimodal (and fused) outputs to one prediction: mean, uncertainty weights, log-opinion pool, or the joint head."""
+"""From unimodal and fused outputs to one prediction: mean, uncertainty weights, log-opinion pool or joint head."""
 
 from __future__ import annotations
 

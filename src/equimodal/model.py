@@ -61,6 +61,8 @@ class MultimodalModel(nn.Module):
     nothing; their features are zero and the fusion fills them by its declared rule.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from equimodal.fusion import Concat
         >>> model = MultimodalModel(
         ...     encoders={"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)},
@@ -91,7 +93,8 @@ class MultimodalModel(nn.Module):
             if not parameters:
                 raise ModelError(
                     f"`encoders[{modality!r}]`: expected a module with parameters. Found {type(encoder).__name__} "
-                    "without any. For features that are already extracted use a small trainable module such as nn.Linear."
+                    "without any. For features that are already extracted use a small trainable module such as "
+                    "nn.Linear."
                 )
             for parameter in parameters:
                 if id(parameter) in owner:
@@ -176,7 +179,8 @@ class MultimodalModel(nn.Module):
         except ValueError as error:
             if self.training and tree_tensors(inputs)[0].shape[0] == 1 and _has_batch_norm(encoder):
                 raise BatchError(
-                    f"`inputs[{modality!r}]`: expected at least 2 samples, because its encoder has batch normalisation. "
+                    f"`inputs[{modality!r}]`: expected at least 2 samples, because its encoder has batch "
+                    "normalisation. "
                     "Found 1. Use a larger batch, drop the last batch, or another normalisation."
                 ) from error
             raise

@@ -81,7 +81,7 @@ def recorded_inputs(layers: Sequence[Layer], detach: bool = True) -> Iterator[li
     seen: list[list[Tensor]] = [[] for _ in layers]
 
     def watch(position: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda module, arguments: seen[position].append(arguments[0].detach() if detach else arguments[0])
+        return lambda _, arguments: seen[position].append(arguments[0].detach() if detach else arguments[0])
 
     handles = [layer.register_forward_pre_hook(watch(i)) for i, layer in enumerate(layers)]
     try:

@@ -13,7 +13,7 @@ from equimodal.errors import MethodError
 
 
 class Sharpness(nn.Module):
-    r"""Sharpness-aware minimisation ([Foret2021]_) of whatever loss a phase has; MIE's forward phase ([Jiang2025]_, eq. 5).
+    r"""Sharpness-aware minimisation ([Foret2021]_) of whatever loss a phase has; MIE's forward phase ([Jiang2025]_).
 
     With :math:`g = \nabla L(\theta)`, :math:`e = \rho\, g / \|g\|_2` (norm over all parameters of the phase) and
     :math:`g' = \nabla L(\theta + e)`, the gradient used is :math:`(1 - a)\, g + a\, g'`; the parameters are restored to
@@ -140,12 +140,12 @@ def paused_statistics(module: nn.Module) -> Iterator[None]:
     """Batch normalisation in training mode keeps using batch statistics, but does not update its running ones."""
     paused = [m for m in module.modules() if getattr(m, "track_running_stats", False) is True and m.training]
     for m in paused:
-        m.track_running_stats = False
+        setattr(m, "track_running_stats", False)  # noqa: B010 (the attribute is not declared on nn.Module)
     try:
         yield
     finally:
         for m in paused:
-            m.track_running_stats = True
+            setattr(m, "track_running_stats", True)  # noqa: B010
 
 
 def random_state(parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:

@@ -65,7 +65,8 @@ def balance_terms(
 def softmax_cross_entropy_residual(logits: Tensor, weights: Tensor) -> Tensor:
     r"""Gradient with respect to the logits of :math:`-\sum_{n,c} q_{nc} \log \mathrm{softmax}(z)_{nc}`.
 
-    :math:`r = (\sum_c q_{nc})\, p - q`. With :math:`q = \mathrm{onehot}(y) / B` this is :math:`(p - \mathrm{onehot}(y))/B`.
+    :math:`r = (\sum_c q_{nc})\, p - q`. With :math:`q = \mathrm{onehot}(y) / B` this is :math:`(p -
+    \mathrm{onehot}(y))/B`.
 
     Args:
         logits: z, (B, C, ...).

@@ -38,10 +38,15 @@ def orthogonal_projector_update(projector: Tensor, feature_mean: Tensor, alpha: 
         )
     if not isinstance(alpha, Tensor) and not alpha > 0:
         raise MethodError(f"`alpha`: expected a number > 0. Found {alpha}.")
-    direction = projector @ feature_mean.to(projector.dtype)
-    # rounding may push the quadratic form of a nearly exhausted projector below zero
-    energy = torch.dot(feature_mean.to(projector.dtype), direction).clamp_min(0)
-    return projector - torch.outer(direction, direction) / (alpha + energy)
+    mean = feature_mean.to(projector.dtype)
+    direction = projector @ mean
+    square = torch.dot(direction, direction)
+    unit = direction * square.clamp_min(torch.finfo(projector.dtype).tiny).rsqrt()
+    # k (hbar P) is a multiple of unit unit^T. Never more than what P has left there: exact arithmetic would not ask for
+    # more, but with |hbar|^2 / alpha near 1 / eps rounding does, and P would grow without bound.
+    left = torch.dot(unit, projector @ unit)
+    removed = torch.minimum(square / (alpha + torch.dot(mean, direction).clamp_min(0)), left).clamp_min(0)
+    return projector - removed * torch.outer(unit, unit)
 
 
 def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
@@ -78,7 +83,7 @@ def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
     relative = torch.where(isotropic, torch.zeros_like(values), (values - values[0]) / spread)
     # V diag(w) V^T = I - V diag(1 - w) V^T: exact identity where nothing is damped
     damping = 1 - torch.exp(-temperature * relative)
-    result = torch.eye(len(values), dtype=dtype, device=matrix.device) - (vectors * damping) @ vectors.mT
+    result: Tensor = torch.eye(len(values), dtype=dtype, device=matrix.device) - (vectors * damping) @ vectors.mT
     return (result + result.mT) / 2
 
 

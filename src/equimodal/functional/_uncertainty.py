@@ -41,7 +41,8 @@ def entropy(logits: Tensor) -> Tensor:
 def uncertainty(logits: Tensor, measure: Measure = "entropy") -> Tensor:
     r"""Uncertainty of softmax(logits) per sample; a smaller number is a more certain prediction.
 
-    ``entropy`` (:func:`entropy`), ``max_probability`` :math:`1 - \max_c p_c`, ``margin`` :math:`1 - (p_{(1)} - p_{(2)})`,
+    ``entropy`` (:func:`entropy`), ``max_probability`` :math:`1 - \max_c p_c`, ``margin`` :math:`1 - (p_{(1)} -
+    p_{(2)})`,
     ``energy`` :math:`-\log \sum_c e^{z_c}`.
 
     Args:

@@ -2,9 +2,13 @@
 
 from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport
 from equimodal.methods._cggm import CGGM
-from equimodal.methods._controls import Ensemble, Joint, ModalityDropout, MultiLoss, PretrainFinetune, Unimodal
+from equimodal.methods._ensemble import Ensemble, Unimodal
+from equimodal.methods._joint import Joint
 from equimodal.methods._mie import MIE
 from equimodal.methods._mla import MLA
+from equimodal.methods._modality_dropout import ModalityDropout
+from equimodal.methods._multi_loss import MultiLoss
+from equimodal.methods._pretrain_finetune import PretrainFinetune
 from equimodal.methods._registry import available, controls, get
 
 __all__ = [

@@ -19,6 +19,9 @@ from equimodal.model import Multimodal
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
 
+MASKED = "supported per sample: absent rows are not encoded; the fusion fills them by its declared rule"
+OWN_ROWS = "supported per sample: each modality trains on the samples that have it"
+
 BatchLike = Batch | Mapping[str, Any] | tuple[Any, Any]
 
 
@@ -134,7 +137,8 @@ class Method(nn.Module):
             missing = [n for n in ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters_of")
                        if not hasattr(model, n)]  # fmt: skip
             raise ModelError(
-                f"`model`: expected an nn.Module with the members of equimodal.Multimodal. {type(model).__name__} lacks "
+                "`model`: expected an nn.Module with the members of equimodal.Multimodal. "
+                f"{type(model).__name__} lacks "
                 f"{missing or 'being an nn.Module'}. Build a MultimodalModel(encoders, fusion, head) or add them."
             )
         self.model = model
@@ -182,7 +186,8 @@ class Method(nn.Module):
             BatchError: the batch does not fit the model.
             NonFiniteError: a loss is NaN or infinite (nothing has been stepped in that phase).
         """
-        batches = [self.check_batch(b) for b in (batch if isinstance(batch, list) else [batch])]
+        given = cast("list[BatchLike]", batch if isinstance(batch, list) else [batch])
+        batches = [self.check_batch(b) for b in given]
         report = StepReport()
         batches = self.prepare(batches)
         for phase in self.phases(batches):
@@ -251,6 +256,13 @@ class Method(nn.Module):
         features = self.multimodal.encode(inputs, presence)
         return self.fused_output(features, presence), self.unimodal_outputs(features), presence
 
+    def combine(
+        self, fused: Tensor | None, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
+    ) -> Prediction:
+        """The prediction that the inference rule makes of what :meth:`outputs` returned."""
+        prediction: Prediction = self.inference(fused, unimodal, present)
+        return prediction
+
     def presence_of(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None) -> Presence | None:
         """Presence in which a modality that ``inputs`` leaves out counts as absent for every sample."""
         unknown = sorted(set(inputs) - set(self.modalities))
@@ -279,15 +291,11 @@ class Method(nn.Module):
             present: modality -> boolean (B,).
         """
         with evaluating(self):
-            fused, unimodal, presence = self.outputs(inputs, present)
-            prediction: Prediction = self.inference(fused, unimodal, presence)
-            return prediction
+            return self.combine(*self.outputs(inputs, present))
 
     def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:
         """Output logits (B, C) of the inference rule, with gradients."""
-        fused, unimodal, presence = self.outputs(inputs, present)
-        prediction: Prediction = self.inference(fused, unimodal, presence)
-        return prediction.output
+        return self.combine(*self.outputs(inputs, present)).output
 
     @torch.no_grad()
     def fit_inference(self, batches: Iterable[BatchLike]) -> str:
@@ -296,9 +304,9 @@ class Method(nn.Module):
         Raises:
             MethodError: the loader was made from a split that is not validation data, or it is empty.
         """
-        role = getattr(getattr(batches, "split", None), "role", "validation")
-        if role != "validation":
-            raise MethodError(f"`batches`: expected validation data. Found the {role} split. Pass dataset.validation.")
+        part = getattr(getattr(batches, "split", None), "part", "validation")
+        if part != "validation":
+            raise MethodError(f"`batches`: expected validation data. Found the {part} split. Pass dataset.validation.")
         device = next(self.parameters()).device
         fused: list[Tensor] = []
         unimodal: dict[str, list[Tensor]] = {}

@@ -52,9 +52,11 @@ class CGGM(Method):
         apply_to: ``"gradient"`` (paper) or ``"update"``, which scales the optimizer's step; ``"auto"`` takes the update
             for optimizers that would cancel a gradient scale (Adam and relatives) and the gradient otherwise.
         classifiers: modality -> module from (B, d_m) to (B, C) that ends in a linear layer, instead of the default.
-        classifier_lr_ratio: learning rate of the classifiers relative to the model's in :meth:`parameter_groups`; 0.5 is
+        classifier_lr_ratio: learning rate of the classifiers relative to the model's in :meth:`parameter_groups`; 0.5
+            is
             the published 5e-4 to 1e-3.
-        variant: ``"paper"`` with the safe balance rule, or ``"released"``: raw differences of single-batch scores, scale
+        variant: ``"paper"`` with the safe balance rule, or ``"released"``: raw differences of single-batch scores,
+            scale
             on the gradient, and a direction term without gradient (a constant added to the loss, so left out).
         sharpness: see :class:`~equimodal.Sharpness`.
         inference: ``"fused"`` (paper); the classifiers' outputs serve the other rules.
@@ -82,6 +84,8 @@ class CGGM(Method):
            arXiv 2411.01409.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from equimodal import Batch, Classification, MultimodalModel, PlainEngine
         >>> from equimodal.fusion import Concat
         >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
@@ -186,7 +190,8 @@ class CGGM(Method):
             for m, layer in zip(self.modalities, self._classifier_outputs, strict=True):
                 if layer.in_features != width:
                     raise ModelError(
-                        f"`classifiers[{m!r}]`: expected a last linear layer of {width} inputs, as the model's head has. "
+                        f"`classifiers[{m!r}]`: expected a last linear layer of {width} inputs, as the model's "
+                        "head has. "
                         f"Found {layer.in_features}. Use direction='block' or None, or that width."
                     )
         count = len(self.modalities)
@@ -231,7 +236,7 @@ class CGGM(Method):
         """Restore what :meth:`get_extra_state` gave."""
         self._batches, self._windows = state["batches"], state["windows"]
 
-    # ---- training ------------------------------------------------------------------------------------------------------
+    # ---- training ---------------------------------------------------------------------------------------------------
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: model and classifiers in a single backward pass; the classifiers see detached features."""
@@ -260,7 +265,8 @@ class CGGM(Method):
             with torch.no_grad():
                 sums[f"numerator/{m}"], sums[f"denominator/{m}"] = self.task.score_terms(rows.detach(), labels)
                 if self._turns_direction:
-                    hidden = inputs[0][-1] if batch.rows(m) is None else inputs[0][-1].index_select(0, batch.rows(m))
+                    present = batch.rows(m)
+                    hidden = inputs[0][-1] if present is None else inputs[0][-1].index_select(0, present)
                     own_gradients[m] = output_weight_gradient(self.task.residual(rows, labels), hidden)
         if self._turns_direction and len(own_gradients) == len(self.modalities):
             gradient = output_weight_gradient(self.task.residual(output, target), penultimate)
@@ -302,7 +308,7 @@ class CGGM(Method):
             if to_update:
                 scales.append(UpdateScale(parameters, factor))
             elif parameters:
-                torch._foreach_mul_([p.grad for p in parameters], factor.to(parameters[0].dtype))
+                torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor.to(parameters[0].dtype))
         return scales
 
     @torch.no_grad()

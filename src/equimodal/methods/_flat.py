@@ -1,9 +1,9 @@
-"""Flat projectors between modalities: covariances of the layers' inputs, and the projectors made from those of the others."""
+"""Flat projectors between modalities, made from the covariances of the other modalities' layer inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,13 +60,11 @@ class FlatBank(nn.Module):
 
     def covariance(self, modality: str, key: Key) -> InputCovariance:
         """Running covariance of one layer's inputs."""
-        found = self._find(self.covariances, modality, key)
-        return found  # type: ignore[return-value]
+        return cast(InputCovariance, self._find(self.covariances, modality, key))
 
     def projector(self, modality: str, key: Key) -> FlatProjector:
         """Projector of one layer's gradient."""
-        found = self._find(self.projectors, modality, key)
-        return found  # type: ignore[return-value]
+        return cast(FlatProjector, self._find(self.projectors, modality, key))
 
     def _find(self, table: nn.ModuleList, modality: str, key: Key) -> nn.Module:
         row = table[self.names.index(modality)]

@@ -121,6 +121,6 @@ def unimodal_phase(
     )
 
 
-def nothing(feature: Tensor) -> Mapping[str, Tensor]:
+def nothing(_: Tensor) -> Mapping[str, Tensor]:
     """No statistics."""
     return {}

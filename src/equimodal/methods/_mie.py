@@ -25,7 +25,8 @@ _SAM = ("full", "every_k", "momentum", None)
 class MIE(Method):
     r"""Modal-aware interactive enhancement, published as IGM ([Jiang2025]_, equations 3 to 10).
 
-    One branch per modality, an encoder and a classifier d -> 256 -> 64 -> C of its own; the prediction is the mean of the
+    One branch per modality, an encoder and a classifier d -> 256 -> 64 -> C of its own; the prediction is the mean of
+    the
     branches' softmax. Only the active modality trains.
 
     *Forward phase*: the gradient used is :math:`(1-a)\, g + a\, g'`, g' taken at
@@ -43,25 +44,32 @@ class MIE(Method):
         model: gives the encoders. Its fusion and head take no part.
         task: gives the loss.
         sam: ``"full"`` (paper, 2 passes), ``"every_k"``, ``"momentum"`` (1 pass) or ``None`` (ablation).
-        radius: :math:`\rho`; 0.05, the default of SAM. The published configuration files say 1e-10, which perturbs nothing.
+        radius: :math:`\rho`; 0.05, the default of SAM. The published configuration files say 1e-10, which perturbs
+            nothing.
         flat_ratio: a; 0.3 published.
         sam_every: k of ``every_k``.
         projection: multiply by P; ``False`` is the ablation.
         temperature: :math:`\tau`; 0.4 published.
-        sources: ``"others"``: P from the average covariance of all other modalities visited so far; ``"previous"``: of the
+        sources: ``"others"``: P from the average covariance of all other modalities visited so far; ``"previous"``: of
+            the
             one visited just before. The same for two modalities.
         layers: ``"classifier"``, ``"linear"`` (classifier and encoder; convolutions off, as only linear layers have any
             effect in the released code) or ``"all"`` (convolutions too, by unfolded patches).
-        alternate: ``"batch"`` (every modality steps on every batch; covariances are gathered while training and projectors
-            refreshed once per epoch), ``"epoch"`` (one modality per epoch) or ``"stage"`` (paper: see ``stage_epochs``).
-        stage_epochs: lengths of the stages in epochs, repeated over the modalities; (25, 50) published for CREMA-D. Each
-            stage starts from the best model so far with fresh optimizer state, and the covariances of the modality before
+        alternate: ``"batch"`` (every modality steps on every batch; covariances are gathered while training and
+            projectors
+            refreshed once per epoch), ``"epoch"`` (one modality per epoch) or ``"stage"`` (paper: see
+            ``stage_epochs``).
+        stage_epochs: lengths of the stages in epochs, repeated over the modalities; (25, 50) published for CREMA-D.
+            Each
+            stage starts from the best model so far with fresh optimizer state, and the covariances of the modality
+            before
             are collected in evaluation mode in a pass over the training data.
         mixup_alpha: parameter of the Beta distribution of mixup on inputs and one-hot targets; 1.0 published, 0 is off
             (default, so that methods are compared on equal data).
         heads: modality -> classifier, instead of the published one.
         seed: of the mixup generator.
-        variant: ``"paper"``, or ``"released"``: perturbation 1e-10 per tensor and never undone, the second loss re-evaluates
+        variant: ``"paper"``, or ``"released"``: perturbation 1e-10 per tensor and never undone, the second loss
+            re-evaluates
             only the classifier on features from before the perturbation, covariances of batch means, and a layer is
             multiplied by the P of EVERY layer of equal shape.
         inference: ``"mean"`` (paper), ``"uncertainty"``, ``"product"`` or ``"auto"``.
@@ -82,6 +90,8 @@ class MIE(Method):
         .. [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from equimodal import Batch, Classification, MultimodalModel, PlainEngine
         >>> from equimodal.fusion import Concat
         >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
@@ -192,7 +202,7 @@ class MIE(Method):
             branch["encoder"] = projectable_layers(encoder(modality), convolutions=layers == "all")
         return branch
 
-    # ---- state ---------------------------------------------------------------------------------------------------------
+    # ---- state ------------------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
         """Position in the schedule, the best model so far (for stages) and the mixup generator."""
@@ -207,7 +217,7 @@ class MIE(Method):
             else:
                 setattr(self, name, value)
 
-    # ---- training ------------------------------------------------------------------------------------------------------
+    # ---- training ---------------------------------------------------------------------------------------------------
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Mixup, once per step, so that both passes see the same."""
@@ -244,7 +254,8 @@ class MIE(Method):
         if self.projection and self.alternate == "batch" and self._steps == 1000 and not self._refreshed:
             warn_once(
                 self,
-                "MIE's projectors are refreshed by on_train_epoch_end, which was not called in 1000 steps, so gradients are "
+                "MIE's projectors are refreshed by on_train_epoch_end, which was not called in 1000 steps, so "
+                "gradients are "
                 "not projected. Call method.on_train_epoch_end(EpochContext(epoch)) after each epoch.",
                 ScheduleWarning,
             )
@@ -334,7 +345,7 @@ class MIE(Method):
                     descent.sums[f"square/{number}"], descent.sums[f"count/{number}"]
                 )
 
-    # ---- schedule ------------------------------------------------------------------------------------------------------
+    # ---- schedule ---------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Choose the active modality; at a new stage: covariances of the last one, best model, fresh optimizer."""
@@ -387,7 +398,8 @@ class MIE(Method):
         """Covariances of one branch over the training data, in evaluation mode."""
         if context.loader is None:
             raise MethodError(
-                "`context.loader`: MIE(alternate='stage') passes over the training data between stages. Found None. Give "
+                "`context.loader`: MIE(alternate='stage') passes over the training data between stages. Found "
+                "None. Give "
                 "EpochContext(epoch, loader=train_loader), or use alternate='epoch' or 'batch'."
             )
         self.flat.reset(modality)
@@ -413,7 +425,7 @@ class MIE(Method):
             branch = [*self.model.state_dict(prefix="model.").items(), *self.heads.state_dict(prefix="heads.").items()]
             self._best_state = {name: tensor.detach().clone() for name, tensor in branch}
 
-    # ---- outputs -------------------------------------------------------------------------------------------------------
+    # ---- outputs ----------------------------------------------------------------------------------------------------
 
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
         """None: there is no joint head."""

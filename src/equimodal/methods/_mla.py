@@ -48,7 +48,8 @@ class MLA(Method):
             ``nn.Linear(d, C)``, as published.
         projector: ``"orthogonal"`` (paper); ``"flat"`` damps the dominant directions of the other modalities' features
             instead of removing them (MIE's spectrum); ``None`` is the ablation.
-        alpha: :math:`\alpha_0` of the published schedule :math:`\alpha = \alpha_0^{1 + b/B}`, b the batch in an epoch of B.
+        alpha: :math:`\alpha_0` of the published schedule :math:`\alpha = \alpha_0^{1 + b/B}`, b the batch in an epoch
+            of B.
         alpha_schedule: ``"epoch"`` (paper) or ``"constant"``. The schedule needs B: from ``on_train_epoch_start``.
         alpha_scale: ``"absolute"`` (paper) or ``"relative"``, which multiplies alpha by the running mean of
             :math:`|\bar h|^2`, whose unit alpha has.
@@ -62,7 +63,8 @@ class MLA(Method):
             depends on which samples share its batch.
         sharpness: see :class:`~equimodal.Sharpness`.
         inference: ``"uncertainty"`` (paper), ``"mean"``, ``"product"`` or ``"auto"``.
-        calibrated: fit one temperature per modality on validation data before entropies are compared (beyond the paper).
+        calibrated: fit one temperature per modality on validation data before entropies are compared (beyond the
+            paper).
 
     Raises:
         ModelError: feature widths differ, or the head has no linear layer to project.
@@ -77,9 +79,12 @@ class MLA(Method):
     processes. Cost: about 1 joint step.
 
     References:
-        .. [Zhang2024] Multimodal Representation Learning by Alternating Unimodal Adaptation, CVPR 2024, arXiv 2311.10707.
+        .. [Zhang2024] Multimodal Representation Learning by Alternating Unimodal Adaptation, CVPR 2024, arXiv
+        2311.10707.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from equimodal import Batch, Classification, MultimodalModel, PlainEngine
         >>> from equimodal.fusion import Concat
         >>> from equimodal.methods import EpochContext
@@ -117,12 +122,15 @@ class MLA(Method):
         },
         deviations=("none in the defaults; every option beyond the paper is off",),
         released=(
-            "the gradient modification never runs: it looks for a parameter name that the layer it is given does not have",
-            "if it ran, k would lack its division, P would be divided by its norm, and would be updated before the step",
+            "the gradient modification never runs: it looks for a parameter name that the layer it is given does "
+            "not have",
+            "if it ran, k would lack its division, P would be divided by its norm, and would be updated before "
+            "the step",
             "the entropy is taken over the batch axis: one weight per batch instead of one per sample",
             "the best epoch is chosen on the test set",
         ),
-        consulted="paper; Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation (main.py, utils/utils.py), "
+        consulted="paper; Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation (main.py, "
+        "utils/utils.py), "
         "read for facts",
     )
 
@@ -175,9 +183,9 @@ class MLA(Method):
                 "`head`: expected at least one linear layer whose gradient can be projected. Found none in "
                 f"{type(self.head).__name__}. Use projector=None."
             )
-        self.projectors = nn.ModuleList(
-            OrthogonalProjector(input_width(layer)) for layer in self._layers if self.projector == "orthogonal"
-        )
+        wanted = self._layers if self.projector == "orthogonal" else []
+        self._projectors = [OrthogonalProjector(input_width(layer)) for layer in wanted]
+        self.projectors = nn.ModuleList(self._projectors)  # registers them; the list keeps their type
         keyed = corresponding({m: {"head": self._layers} for m in self.modalities})
         self._keys = list(keyed[self.modalities[0]])
         self.flat = FlatBank(keyed) if self.projector == "flat" else None
@@ -199,7 +207,7 @@ class MLA(Method):
         self._batch, self._batches = state["batch"], state["batches"]
         self._generator.set_state(state["generator"].cpu())
 
-    # ---- training ------------------------------------------------------------------------------------------------------
+    # ---- training ---------------------------------------------------------------------------------------------------
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality, in a fixed or shuffled order."""
@@ -245,7 +253,7 @@ class MLA(Method):
         """G_W <- G_W P."""
         report.scores[phase.name] = (descent.sums["numerator"] / descent.sums["denominator"]).mean()
         if self.projector == "orthogonal":
-            for layer, projector in zip(self._layers, self.projectors, strict=True):
+            for layer, projector in zip(self._layers, self._projectors, strict=True):
                 project_gradient(layer, projector.matrix)
         elif self.flat is not None:
             for layer, key in zip(self._layers, self._keys, strict=True):
@@ -263,7 +271,7 @@ class MLA(Method):
         if self.projector != "orthogonal":
             return
         sums = engine.all_sum({k: v for k, v in descent.sums.items() if "/" in k})
-        for number, projector in enumerate(self.projectors):
+        for number, projector in enumerate(self._projectors):
             mean = sums[f"rows/{number}"] / sums[f"count/{number}"]
             strength = projector.update(mean, self.current_alpha(), self.alpha_scale == "relative")
             report.extras[f"plasticity/{number}"] = projector.plasticity()
@@ -281,7 +289,7 @@ class MLA(Method):
                 ScheduleWarning,
             )
             return self.alpha
-        return self.alpha ** (1 + min(self._batch, self._batches) / self._batches)
+        return float(self.alpha ** (1 + min(self._batch, self._batches) / self._batches))
 
     def _end_of_batch(self) -> None:
         self._batch += 1
@@ -289,7 +297,7 @@ class MLA(Method):
             self._reset()
 
     def _reset(self) -> None:
-        for projector in self.projectors:
+        for projector in self._projectors:
             projector.reset()
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
@@ -309,7 +317,7 @@ class MLA(Method):
         for modality in self.modalities:
             self.flat.reset(modality)
 
-    # ---- outputs -------------------------------------------------------------------------------------------------------
+    # ---- outputs ----------------------------------------------------------------------------------------------------
 
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
         """None: there is no joint head."""
@@ -319,9 +327,11 @@ class MLA(Method):
         """The shared head's output for each modality's features."""
         return {m: self.head(h) for m, h in features.items()}
 
-    def predict(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Prediction:
-        """As :meth:`Method.predict`; ``variant="released"`` forms one weight per batch."""
-        prediction = super().predict(inputs, present)
+    def combine(
+        self, fused: Tensor | None, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
+    ) -> Prediction:
+        """As :meth:`Method.combine`; ``variant="released"`` forms one weight per batch."""
+        prediction = super().combine(fused, unimodal, present)
         if self.variant != "released" or prediction.rule != "uncertainty":
             return prediction
         weights = released_batch_weights(prediction.unimodal)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from equimodal.errors import unknown_name
 from equimodal.methods._base import Method
 from equimodal.methods._cggm import CGGM
-from equimodal.methods._controls import Ensemble, Joint, ModalityDropout, MultiLoss, PretrainFinetune, Unimodal
+from equimodal.methods._ensemble import Ensemble, Unimodal
+from equimodal.methods._joint import Joint
 from equimodal.methods._mie import MIE
 from equimodal.methods._mla import MLA
+from equimodal.methods._modality_dropout import ModalityDropout
+from equimodal.methods._multi_loss import MultiLoss
+from equimodal.methods._pretrain_finetune import PretrainFinetune
 
 _METHODS: dict[str, type[Method]] = {
     method.__name__: method

@@ -1,0 +1,46 @@
+"""Datasets, split protocols, the open bundle format, and batches.
+
+``load(name_or_path)`` is the way in; ``dataset.train``, ``dataset.validation`` and ``dataset.test`` have types of
+their own, so that the test split cannot reach training or model choice.
+"""
+
+from equimodal.data._avdigits import DEFAULT_NOISE, load_avdigits
+from equimodal.data._bundle import load_bundle, load_card, shipped_cards
+from equimodal.data._card import Card
+from equimodal.data._dataset import Dataset
+from equimodal.data._describe import describe
+from equimodal.data._errors import SplitError
+from equimodal.data._loader import Loader, loader
+from equimodal.data._modality import Modality
+from equimodal.data._protocol import Protocol
+from equimodal.data._registry import available, load
+from equimodal.data._splits import Split, TestSplit, TrainSplit, ValidationSplit, require
+from equimodal.data._synthetic import SyntheticDataset, synthetic
+from equimodal.data._write import from_arrays, write_bundle
+
+__all__ = [
+    "DEFAULT_NOISE",
+    "Card",
+    "Dataset",
+    "Loader",
+    "Modality",
+    "Protocol",
+    "Split",
+    "SplitError",
+    "SyntheticDataset",
+    "TestSplit",
+    "TrainSplit",
+    "ValidationSplit",
+    "available",
+    "describe",
+    "from_arrays",
+    "load",
+    "load_avdigits",
+    "load_bundle",
+    "load_card",
+    "loader",
+    "require",
+    "shipped_cards",
+    "synthetic",
+    "write_bundle",
+]

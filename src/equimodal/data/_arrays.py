@@ -1,0 +1,97 @@
+"""Plain arrays of a bundle, from one .npz or from a folder of .npy files; nothing in them is ever executed."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from equimodal.errors import DataError
+
+Array = npt.NDArray[Any]
+_BROKEN = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+class Arrays(Mapping[str, Array]):
+    """The arrays of a bundle by name, each read at its first use.
+
+    A folder is memory-mapped; an .npz is read into memory. Pickled objects are refused.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.mapped = self.path.is_dir()
+        self._cache: dict[str, Array] = {}
+        if self.mapped:
+            self._names = sorted(p.stem for p in self.path.glob("*.npy"))
+            if not self._names:
+                raise DataError(f"{self.path}: expected a folder with .npy files. Found none.")
+            return
+        if not self.path.exists():
+            folder = self.path.parent
+            present = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+            near = difflib.get_close_matches(self.path.name, present, n=1, cutoff=0.6)
+            hint = f" Did you mean {folder / near[0]}?" if near else ""
+            raise DataError(f"{self.path}: expected a .npz file or a folder of .npy files. Found nothing there.{hint}")
+        try:
+            self._file = np.load(self.path, allow_pickle=False)
+        except _BROKEN as error:
+            raise self._broken("the file", error) from error
+        if not isinstance(self._file, np.lib.npyio.NpzFile):
+            raise DataError(f"{self.path}: expected an .npz file (several named arrays). Found a single array.")
+        self._names = list(self._file.files)
+
+    def _broken(self, what: str, error: Exception) -> DataError:
+        text = str(error)
+        if "pickle" in text or "Python object" in text:
+            return DataError(
+                f"{self.path}: {what}: expected plain numbers or text. Found pickled Python objects, which can run "
+                "code when they are read; refused. Save plain arrays: np.savez(path, name=array) with a numeric dtype."
+            )
+        return DataError(
+            f"{self.path}: {what}: expected readable NumPy data. Found a truncated, corrupt or foreign file ({text}). "
+            "Copy or download it again."
+        )
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._cache:
+            if name not in self._names:
+                raise KeyError(name)
+            try:
+                if self.mapped:
+                    array = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                else:
+                    array = self._file[name]
+            except _BROKEN as error:
+                raise self._broken(f"array `{name}`", error) from error
+            if array.dtype.kind not in "biufSU":
+                raise DataError(f"{self.path}: array `{name}`: expected numbers or text. Found dtype {array.dtype}.")
+            self._cache[name] = array
+        return self._cache[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def take(arrays: Mapping[str, Array], name: str, where: str, file: str, origin: str) -> Array:
+    """``arrays[name]``, or the error that says which field of which card asked for it."""
+    if name in arrays:
+        return arrays[name]
+    near = difflib.get_close_matches(name, list(arrays), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise DataError(
+        f"{origin}: expected an array `{name}`, which field `{where}` of {file} asks for. "
+        f"Found the arrays {sorted(arrays)}.{hint}"
+    )

@@ -1,0 +1,57 @@
+"""What one modality is, as far as a model builder needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, get_args
+
+from equimodal.errors import DataError
+
+Kind = Literal["image", "sequence", "vector", "tokens"]
+KINDS: tuple[str, ...] = get_args(Kind)
+_AXES = {"image": 3, "sequence": 2, "vector": 1, "tokens": 1}
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality of a dataset: its name, the shape of one sample and what the numbers mean.
+
+    Args:
+        name: key in ``Batch.inputs``.
+        shape: shape of one sample: ``(C, H, W)`` for an image, ``(T, F)`` for a sequence, ``(F,)`` for a vector,
+            ``(T,)`` for tokens.
+        kind: ``"image"``, ``"sequence"``, ``"vector"`` or ``"tokens"``.
+        units: units of the recording before standardisation.
+        description: one sentence for people.
+        dtype: ``"float32"``, or ``"int64"`` for tokens.
+
+    Raises:
+        DataError: unknown kind, or a shape that does not fit it.
+
+    Example:
+        >>> Modality("audio", (1, 40, 64), "image", units="dB").size
+        2560
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    units: str = ""
+    description: str = ""
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"modality {self.name!r}: `kind`: expected one of {list(KINDS)}. Found {self.kind!r}.")
+        if len(self.shape) != _AXES[self.kind] or min(self.shape, default=0) < 1:
+            form = {"image": "(C, H, W)", "sequence": "(T, F)", "vector": "(F,)", "tokens": "(T,)"}[self.kind]
+            raise DataError(
+                f"modality {self.name!r}: expected one {self.kind} of shape {form}, no axis empty. "
+                f"Found shape {self.shape}. Change `kind`, or reshape it with `transforms: [{{reshape: [...]}}]`."
+            )
+
+    @property
+    def size(self) -> int:
+        """Numbers per sample."""
+        return prod(self.shape)

@@ -1,0 +1,104 @@
+"""Reading of nested plain values (a card) so that every complaint names file, field, expected and found."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from equimodal.errors import DataError
+
+
+def shown(value: Any) -> str:
+    """``value`` for a message, at most 60 characters."""
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value of a card together with the place it came from."""
+
+    value: Any
+    file: str
+    field: str = ""
+
+    def error(self, expected: str, found: str | None = None, hint: str = "") -> DataError:
+        """The error for this field."""
+        place = f"field `{self.field}`" if self.field else "the card"
+        found = shown(self.value) if found is None else found
+        return DataError(f"{self.file}: {place}: expected {expected}. Found {found}." + (f" {hint}" if hint else ""))
+
+    def _child(self, key: Any, value: Any) -> Node:
+        part = f"[{key}]" if isinstance(key, int) else f".{key}" if self.field else str(key)
+        return Node(value, self.file, self.field + part)
+
+    def record(self, required: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, Node]:
+        """The fields of a mapping whose keys are known; unknown and missing ones are refused."""
+        if not isinstance(self.value, dict):
+            raise self.error(f"a mapping with the fields {sorted({*required, *optional})}")
+        known = [*required, *optional]
+        for key in self.value:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+                hint = f"Did you mean {near[0]!r}?" if near else ""
+                raise self._child(str(key), None).error(f"one of the fields {sorted(known)}", f"unknown {key!r}", hint)
+        for key in required:
+            if self.value.get(key) is None:
+                raise self._child(key, None).error("a value, since the field is required", "nothing")
+        return {k: self._child(k, v) for k, v in self.value.items() if v is not None}
+
+    def named(self, what: str) -> dict[str, Node]:
+        """The entries of a mapping whose keys are free names."""
+        if not isinstance(self.value, dict) or not self.value:
+            raise self.error(f"a mapping from {what} to its fields, with at least one entry")
+        for key in self.value:
+            if not isinstance(key, str) or not key or not key.replace("_", "a").replace("-", "a").isalnum():
+                raise self.error(f"names of letters, digits, '_' or '-' for each {what}", f"{key!r}")
+        return {k: self._child(k, v) for k, v in self.value.items()}
+
+    def items(self) -> list[Node]:
+        """The entries of a list."""
+        if not isinstance(self.value, (list, tuple)):
+            raise self.error("a list")
+        return [self._child(i, v) for i, v in enumerate(self.value)]
+
+    def text(self) -> str:
+        """A text; numbers are taken as they are written."""
+        if isinstance(self.value, bool) or not isinstance(self.value, (str, int, float)):
+            raise self.error("a text", hint="Put it in quotes." if isinstance(self.value, bool) else "")
+        return str(self.value).strip()
+
+    def texts(self) -> tuple[str, ...]:
+        """A text or a list of texts."""
+        if isinstance(self.value, (list, tuple)):
+            return tuple(n.text() for n in self.items())
+        return (self.text(),)
+
+    def choice(self, options: Collection[str]) -> str:
+        """One of ``options``."""
+        if self.value not in options:
+            near = difflib.get_close_matches(str(self.value), list(options), n=1, cutoff=0.5)
+            raise self.error(f"one of {list(options)}", hint=f"Did you mean {near[0]!r}?" if near else "")
+        return str(self.value)
+
+    def integer(self) -> int:
+        """A whole number."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int):
+            raise self.error("a whole number")
+        return self.value
+
+    def number(self) -> float:
+        """A finite number."""
+        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)) or self.value - self.value != 0:
+            raise self.error("a finite number")
+        return float(self.value)
+
+    def flag(self) -> bool:
+        """``true`` or ``false``."""
+        if not isinstance(self.value, bool):
+            raise self.error("true or false")
+        return self.value

@@ -1,0 +1,182 @@
+"""The three parts of a dataset as types of their own, so that the test part cannot be used for fitting or choosing."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from equimodal.batch import Batch, Presence
+from equimodal.data._errors import SplitError
+from equimodal.data._source import Rows, Source
+from equimodal.errors import DataError
+
+
+@dataclass(frozen=True)
+class Store:
+    """What the splits of one dataset share: prepared inputs, target and presence of all its samples."""
+
+    name: str
+    sources: Mapping[str, Source]
+    target: Tensor
+    classes: tuple[str, ...]
+    present: Mapping[str, Tensor]
+    size: int
+
+
+class Split(TorchDataset[dict[str, Any]], ABC):
+    """One part of a dataset: a map-style PyTorch dataset that also returns whole batches.
+
+    Users get one from :attr:`Dataset.train`, :attr:`Dataset.validation` or :attr:`Dataset.test`; the three have
+    different types on purpose. ``split[i]`` is a mapping with ``inputs``, ``target``, ``index`` and, where something
+    can be absent, ``present``; :meth:`batch` and :func:`loader` are the fast way.
+
+    Example:
+        >>> from equimodal.data import load_avdigits
+        >>> split = load_avdigits().validation
+        >>> split.batch([0, 5, 7]).inputs["image"].shape
+        torch.Size([3, 1, 8, 8])
+    """
+
+    part: ClassVar[str] = ""
+
+    def __init__(self, store: Store, rows: Rows) -> None:
+        if not self.part:
+            raise SplitError("`Split` is abstract: expected TrainSplit, ValidationSplit or TestSplit.")
+        if len(rows) == 0:
+            raise DataError(f"{store.name}: split {self.part!r}: expected at least one sample. Found an empty split.")
+        self._store = store
+        self._rows = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64))
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the dataset this split belongs to."""
+        return self._store.name
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+        return tuple(self._store.sources)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty when the target is no class."""
+        return self._store.classes
+
+    @property
+    def rows(self) -> Tensor:
+        """(n,) rows of the dataset that form this split; ``Batch.index`` holds such rows."""
+        return self._rows.clone()
+
+    @property
+    def target(self) -> Tensor:
+        """(n, ...) targets of this split."""
+        return self._target(self._rows)
+
+    @property
+    def present(self) -> dict[str, Tensor]:
+        """Modality -> boolean (n,), for the modalities that some sample lacks."""
+        return {m: mask.index_select(0, self._rows) for m, mask in self._store.present.items()}
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Samples per class name; empty when the target is no class."""
+        if not self.classes or self._store.target.ndim != 1:
+            return {}
+        counts = torch.bincount(self.target, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"position {position} of a split of {len(self)} samples")
+        batch = self.batch([position % len(self)])
+        sample: dict[str, Any] = {
+            "inputs": {m: x[0] for m, x in batch.inputs.items()},
+            "target": batch.target[0] if batch.target is not None else None,
+            "index": batch.index[0] if batch.index is not None else None,
+        }
+        if batch.present is not None:
+            sample["present"] = {m: mask[0] for m, mask in batch.present.items()}
+        return sample
+
+    def batch(self, positions: Tensor | Sequence[int] | None = None) -> Batch:
+        """The samples at ``positions`` (0 to len - 1) of this split as one batch; all of them by default."""
+        rows = self._rows if positions is None else self._rows.index_select(0, torch.as_tensor(positions))
+        store = self._store
+        return Batch(
+            inputs={m: source.fetch(rows) for m, source in store.sources.items()},
+            target=self._target(rows),
+            # absence of everything was refused when the dataset was built, so it is not looked for again
+            present=Presence({m: mask.index_select(0, rows) for m, mask in store.present.items()})
+            if store.present
+            else None,
+            index=rows,
+        )
+
+    def _target(self, rows: Tensor) -> Tensor:
+        target = self._store.target.index_select(0, rows)
+        return target if target.is_floating_point() else target.long()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.dataset_name!r}, {len(self)} samples)"
+
+
+class TrainSplit(Split):
+    """The samples that parameters are fitted on."""
+
+    part = "train"
+
+
+class ValidationSplit(Split):
+    """The samples that epochs, hyperparameters, temperatures and rules are chosen on."""
+
+    part = "validation"
+
+
+class TestSplit(Split):
+    """The samples that are reported on, once, after every choice is made."""
+
+    __test__ = False  # no pytest class
+    part = "test"
+
+
+S = TypeVar("S", bound=Split)
+_WHY = {
+    TrainSplit: "Parameters are fitted on training samples only; pass `dataset.train`.",
+    ValidationSplit: "Choices are made on validation samples only; pass `dataset.validation`.",
+    TestSplit: "Final numbers come from test samples only; pass `dataset.test`.",
+}
+
+
+def require(split: object, kind: type[S], name: str) -> S:
+    """``split`` if it is a ``kind``; a loader of this library stands for its split.
+
+    Args:
+        split: what the caller passed.
+        kind: :class:`TrainSplit`, :class:`ValidationSplit` or :class:`TestSplit`.
+        name: the parameter's name, for the message.
+
+    Raises:
+        SplitError: (a ``TypeError``) anything else, for example the test split as training data.
+
+    Example:
+        >>> from equimodal.data import load_avdigits
+        >>> require(load_avdigits().test, TrainSplit, "train")
+        Traceback (most recent call last):
+            ...
+        equimodal.data._errors.SplitError: `train`: expected a TrainSplit. Found TestSplit of 'avdigits'. ...
+    """
+    found = getattr(split, "split", split)
+    if isinstance(found, kind):
+        return found
+    shown = f"{type(found).__name__} of {found.dataset_name!r}" if isinstance(found, Split) else type(found).__name__
+    raise SplitError(f"`{name}`: expected a {kind.__name__}. Found {shown}. {_WHY.get(kind, '')}".rstrip())

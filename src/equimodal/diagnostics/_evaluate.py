@@ -1,0 +1,210 @@
+"""Scores of a method: fused, per modality, per inference rule, per subset of modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from equimodal.batch import Batch
+from equimodal.errors import BatchError
+from equimodal.inference import apply_rule
+from equimodal.methods._base import BatchLike, Method, evaluating
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a method on one split.
+
+    Args:
+        score: of the method's prediction (higher is better).
+        loss: task loss of the prediction.
+        unimodal: modality -> score of its own output, over the samples that have it; empty where the method has none.
+        metrics: name -> value of the task's metrics.
+        samples: how many samples were seen.
+        rule: the inference rule in force.
+    """
+
+    score: float
+    loss: float
+    unimodal: Mapping[str, float]
+    metrics: Mapping[str, float]
+    samples: int
+    rule: str
+
+
+@dataclass(frozen=True)
+class _Collected:
+    fused: Tensor | None
+    raw: dict[str, Tensor]
+    output: Tensor
+    unimodal: dict[str, Tensor]
+    present: dict[str, Tensor]
+    target: Tensor
+    rule: str
+
+
+@torch.no_grad()
+def _collect(method: Method, batches: Iterable[BatchLike], subset: tuple[str, ...] | None = None) -> _Collected:
+    device = next(method.parameters()).device
+    fused: list[Tensor] = []
+    output: list[Tensor] = []
+    target: list[Tensor] = []
+    raw: dict[str, list[Tensor]] = {}
+    unimodal: dict[str, list[Tensor]] = {}
+    present: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
+    rule = ""
+    for item in batches:
+        batch = method.check_batch(item).to(device)
+        inputs = batch.inputs if subset is None else {m: batch.inputs[m] for m in subset if m in batch.inputs}
+        mask = batch.present
+        if subset is not None and mask is not None:
+            kept = {m: mask[m] for m in subset if m in mask}
+            rows = _rows_with_any(batch, subset)
+            if not bool(rows.all()):
+                batch, inputs, kept = _take(batch, inputs, kept, rows)
+                if len(rows.nonzero()) == 0:
+                    continue
+            mask = kept or None
+        with evaluating(method):
+            joint, alone, presence = method.outputs(inputs, mask)
+            prediction = method.combine(joint, alone, presence)
+        rule = prediction.rule
+        output.append(prediction.output)
+        if joint is not None:
+            fused.append(joint)
+        for m in method.modalities:
+            own = None if presence is None else presence.get(m)
+            present[m].append(torch.ones(len(batch), dtype=torch.bool, device=device) if own is None else own)
+            if m in alone:
+                raw.setdefault(m, []).append(alone[m])
+                unimodal.setdefault(m, []).append(prediction.unimodal.get(m, alone[m]))
+        target.append(cast(Tensor, batch.target))
+    if not target:
+        raise BatchError("`batches`: expected at least one batch. Found none.")
+    return _Collected(
+        torch.cat(fused) if fused else None,
+        {m: torch.cat(z) for m, z in raw.items()},
+        torch.cat(output),
+        {m: torch.cat(z) for m, z in unimodal.items()},
+        {m: torch.cat(p) for m, p in present.items()},
+        torch.cat(target),
+        rule,
+    )
+
+
+def _rows_with_any(batch: Batch, subset: tuple[str, ...]) -> Tensor:
+    masks = [(batch.present or {}).get(m) for m in subset]
+    first = next(m for m in (batch.present or {}).values())
+    return torch.stack([torch.ones_like(first) if m is None else m for m in masks]).any(0)
+
+
+def _take(
+    batch: Batch, inputs: Mapping[str, Any], present: Mapping[str, Tensor], rows: Tensor
+) -> tuple[Batch, dict[str, Any], dict[str, Tensor]]:
+    from equimodal.batch import tree_map
+
+    taken = {m: tree_map(lambda t: t[rows], x) for m, x in inputs.items()}
+    kept = {m: mask[rows] for m, mask in present.items()}
+    if not bool(rows.any()):
+        return batch, taken, kept
+    target = None if batch.target is None else batch.target[rows]
+    return Batch(taken, target, kept, None if batch.index is None else batch.index[rows]), taken, kept
+
+
+def _score(method: Method, output: Tensor, target: Tensor) -> float:
+    numerator, denominator = method.task.score_terms(output, target)
+    return float((numerator / denominator).mean())
+
+
+def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False) -> Evaluation:
+    """Scores of ``method`` over all samples of ``batches``, in evaluation mode.
+
+    Args:
+        method: trained.
+        batches: any iterable of batches with targets; the whole of it counts, whatever the batch sizes.
+        metrics: compute the task's torchmetrics too (needs the ``cli`` extra).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from equimodal import Batch, Classification, MultimodalModel
+        >>> from equimodal.fusion import Concat
+        >>> from equimodal.methods import Ensemble
+        >>> model = MultimodalModel({"a": nn.Linear(2, 2)}, Concat({"a": 2}), nn.Linear(2, 2))
+        >>> evaluate(Ensemble(model, Classification(2)), [Batch({"a": torch.eye(2)}, torch.tensor([0, 1]))]).samples
+        2
+    """
+    found = _collect(method, batches)
+    unimodal = {}
+    for m, z in found.unimodal.items():
+        rows = found.present[m]
+        if bool(rows.any()):
+            unimodal[m] = _score(method, z[rows], found.target[rows])
+    values: dict[str, float] = {}
+    if metrics:
+        collection = method.task.metrics().to(found.output.device)
+        computed = collection(method.task.probabilities(found.output), found.target)
+        values = {name: float(value) for name, value in computed.items()}
+    return Evaluation(
+        _score(method, found.output, found.target),
+        float(method.task.loss(found.output, found.target)),
+        unimodal,
+        values,
+        len(found.target),
+        found.rule,
+    )
+
+
+def rule_scores(
+    method: Method, validation: Iterable[BatchLike], test: Iterable[BatchLike]
+) -> dict[str, dict[str, float]]:
+    """Score of one trained method under every inference rule it can use, plain and calibrated on validation data.
+
+    Returns:
+        rule (``"mean"``, ``"mean+temperature"`` ...) -> {"validation": score, "test": score}. Choose by the first.
+    """
+    val, final = _collect(method, validation), _collect(method, test)
+    from equimodal.functional import fit_temperature
+
+    temperature = {
+        m: fit_temperature(z[val.present[m]], val.target[val.present[m]])
+        for m, z in val.raw.items()
+        if bool(val.present[m].any())
+    }
+    scores: dict[str, dict[str, float]] = {}
+    for rule in ("fused", "mean", "uncertainty", "product"):
+        for calibrated in (False, True) if rule != "fused" else (False,):
+            entry: dict[str, float] = {}
+            for part, found in (("validation", val), ("test", final)):
+                if rule == "fused":
+                    output = found.fused
+                elif found.raw:
+                    scale = temperature if calibrated else {}
+                    logits = {m: z / scale.get(m, 1.0) for m, z in found.raw.items()}
+                    output = apply_rule(rule, logits, {m: found.present[m] for m in logits})[0]
+                else:
+                    output = None
+                if output is not None:
+                    entry[part] = _score(method, output, found.target)
+            if entry:
+                scores[rule + ("+temperature" if calibrated else "")] = entry
+    return scores
+
+
+def subset_scores(method: Method, batches: Iterable[BatchLike]) -> dict[tuple[str, ...], float]:
+    """Score of the prediction from every non-empty subset of modalities (2^M - 1 passes).
+
+    Samples that have none of a subset's modalities do not count for it. ``batches`` must be iterable again and again.
+    """
+    names = method.modalities
+    scores = {}
+    for size in range(1, len(names) + 1):
+        for subset in combinations(names, size):
+            found = _collect(method, batches, subset)
+            scores[subset] = _score(method, found.output, found.target)
+    return scores

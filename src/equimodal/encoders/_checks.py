@@ -1,0 +1,52 @@
+"""Argument and shape checks that the encoders share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from equimodal.errors import BatchError, ModelError
+
+Norm = Literal["batch", "layer", "none"]
+
+
+def check_positive(**sizes: int) -> None:
+    """Refuse a size that is no positive integer, by its parameter's name."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ModelError(f"`{name}`: expected a positive integer. Found {size!r}.")
+
+
+def check_widths(name: str, widths: Sequence[int], allow_empty: bool = False) -> tuple[int, ...]:
+    """The widths of a stack of layers, each a positive integer."""
+    if isinstance(widths, (str, int)) or not all(isinstance(w, int) and w > 0 for w in widths):
+        raise ModelError(f"`{name}`: expected a sequence of positive integers, such as (64, 128). Found {widths!r}.")
+    if not widths and not allow_empty:
+        raise ModelError(f"`{name}`: expected at least one layer. Found none.")
+    return tuple(widths)
+
+
+def check_dropout(dropout: float) -> float:
+    """A share of units to drop, in [0, 1)."""
+    if not 0.0 <= dropout < 1.0:
+        raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout!r}.")
+    return float(dropout)
+
+
+def check_odd(name: str, kernel: int) -> None:
+    """Refuse an even kernel, which would shift the sequence by half a step."""
+    check_positive(**{name: kernel})
+    if kernel % 2 == 0:
+        raise ModelError(f"`{name}`: expected an odd number, so that padding keeps positions. Found {kernel}.")
+
+
+def check_norm(norm: str) -> None:
+    """Refuse an unknown normalisation."""
+    if norm not in get_args(Norm):
+        raise ModelError(f"`norm`: expected one of {list(get_args(Norm))}. Found {norm!r}.")
+
+
+def check_shape(found: Sequence[int], fits: bool, expected: str, hint: str) -> None:
+    """Refuse an input that does not fit the encoder, with both shapes in the message."""
+    if not fits:
+        raise BatchError(f"Input of the encoder: expected {expected}. Found {tuple(found)}. {hint}")

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.encoders._checks import (
+    Norm,
+    check_dropout,
+    check_norm,
+    check_odd,
+    check_positive,
+    check_shape,
+    check_widths,
+)
+
+
+class Conv1d(nn.Module):
+    r"""Convolutions along time for sequences (sensor signals, skeletons, frame-wise features).
+
+    Blocks of convolution, max pooling by 2 (not in the last), normalisation and ReLU; then the mean of ``segments``
+    equal parts of the sequence and its maximum, joined and mapped to the feature vector by a linear map and ReLU.
+
+    Args:
+        in_channels: features F per time step.
+        channels: width of each block.
+        out_features: width d of the feature vector.
+        kernel: time steps per convolution, odd.
+        segments: parts of the sequence averaged separately; 1 forgets all order beyond the receptive field.
+        dropout: share of pooled features dropped before the last map.
+        norm: normalisation after each convolution; ``"layer"`` is over channels and time of one sample.
+
+    Raises:
+        ModelError: an argument is out of range.
+        BatchError: (when called) the input is not (B, T, F), or T is too short for the pooling.
+
+    Shapes: (B, T, F) to (B, d), any T >= 2^(blocks - 1). The transposition to PyTorch's (B, F, T) is done inside.
+
+    Example:
+        >>> Conv1d(6, channels=(32, 64))(torch.zeros(4, 128, 6)).shape
+        torch.Size([4, 64])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int] = (64, 128),
+        out_features: int = 64,
+        kernel: int = 5,
+        segments: int = 4,
+        dropout: float = 0.0,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__()
+        check_positive(in_channels=in_channels, out_features=out_features, segments=segments)
+        check_odd("kernel", kernel)
+        check_norm(norm)
+        widths = (in_channels, *check_widths("channels", channels))
+        rate = check_dropout(dropout)
+        self.in_channels = in_channels
+        self.out_features = out_features
+        self.shortest = 2 ** (len(widths) - 2)
+        blocks: list[nn.Module] = []
+        for position, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            blocks.append(nn.Conv1d(before, after, kernel, padding=kernel // 2, bias=norm != "batch"))
+            if position < len(widths) - 2:
+                blocks.append(nn.MaxPool1d(2))
+            if norm == "batch":
+                blocks.append(nn.BatchNorm1d(after))
+            elif norm == "layer":
+                blocks.append(nn.GroupNorm(1, after))
+            blocks.append(nn.ReLU())
+        self.blocks = nn.Sequential(*blocks)
+        self.mean = nn.AdaptiveAvgPool1d(segments)
+        self.out = nn.Sequential(nn.Dropout(rate), nn.Linear(widths[-1] * (segments + 1), out_features), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, F) to (B, d)."""
+        check_shape(
+            x.shape,
+            x.ndim == 3 and x.shape[2] == self.in_channels and x.shape[1] >= self.shortest,
+            f"(B, T, {self.in_channels}) with T >= {self.shortest}",
+            "Correct `in_channels`, flatten what belongs to one time step, or use fewer blocks.",
+        )
+        maps: Tensor = self.blocks(x.transpose(1, 2))
+        features: Tensor = self.out(torch.cat([self.mean(maps).flatten(1), maps.amax(dim=2)], dim=1))
+        return features

@@ -1,0 +1,187 @@
+"""Unimodal models: each alone, and their ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.batch import Batch, Presence
+from equimodal.engine import Descent, Engine, Phase, UpdateScale
+from equimodal.errors import MethodError, UnsupportedError
+from equimodal.inference import Rule
+from equimodal.methods._base import OWN_ROWS, Method, MethodInfo, StepReport
+from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
+from equimodal.sharpness import Sharpness
+from equimodal.tasks import Task
+
+
+class Ensemble(Method):
+    """Unimodal models trained independently and combined at prediction time (UME): no interaction, no competition.
+
+    Each modality has its own head, loss, backward pass and step (clipping included), so with an elementwise optimizer
+    this equals M separate trainings on the same batches. The model's fusion and head take no part.
+
+    Args:
+        model: gives the encoders.
+        task: gives the loss.
+        heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
+        sharpness: see :class:`~equimodal.Sharpness`.
+        inference: rule; default the mean of probabilities.
+        calibrated: fit one temperature per modality on validation data.
+
+    Deviations: one epoch is selected for the whole ensemble, not one per member.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from equimodal import Classification, MultimodalModel
+        >>> from equimodal.fusion import Concat
+        >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
+        >>> model = MultimodalModel(encoders, Concat({"audio": 4, "video": 4}), nn.Linear(8, 2))
+        >>> method = Ensemble(model, Classification(2))
+        >>> sorted(method.predict({"audio": torch.zeros(1, 5), "video": torch.zeros(1, 3)}).unimodal)
+        ['audio', 'video']
+    """
+
+    info = MethodInfo(
+        title="Unimodal ensemble (UME)",
+        paper="Control; named UME in Du et al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, "
+        "ICML 2023, arXiv 2305.01233.",
+        equations="mean over m of softmax(head_m(h_m)), each trained on its own loss",
+        family="alternating",
+        tasks=("classification",),
+        modalities="any number",
+        fusion="ignored",
+        missing=OWN_ROWS,
+        cost="1 joint step (M unimodal ones)",
+        defaults={"inference": "mean of probabilities"},
+        deviations=("one epoch is selected for the whole ensemble, not one per member",),
+        released=("nothing was released",),
+        consulted="none",
+        control=True,
+    )
+    min_modalities = 1
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        heads: Mapping[str, nn.Module] | None = None,
+        sharpness: Sharpness | None = None,
+        inference: Rule = "mean",
+        calibrated: bool = False,
+    ) -> None:
+        _refuse_fused(type(self).__name__, inference)
+        super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
+        self.heads = linear_heads(self.multimodal, task, heads)
+
+    def trained_modalities(self) -> tuple[str, ...]:
+        """The modalities whose encoders this method trains."""
+        return self.modalities
+
+    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
+        """One per modality."""
+        for m in self.trained_modalities():
+            yield unimodal_phase(self.multimodal, self.task, m, self.heads[m], nothing)
+
+    def modify_gradients(
+        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
+    ) -> Sequence[UpdateScale]:
+        """Only reports the training score."""
+        report.scores[phase.name] = (descent.sums["numerator"] / descent.sums["denominator"]).mean()
+        return ()
+
+    def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
+        """None: there is no joint head."""
+        return None
+
+    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of the own heads of the trained modalities."""
+        outputs: dict[str, Tensor] = self.heads({m: h for m, h in features.items() if m in self.trained_modalities()})
+        return outputs
+
+
+class Unimodal(Ensemble):
+    """One modality alone, with its own head: what that modality can do by itself.
+
+    Args:
+        model: gives the encoder.
+        task: gives the loss.
+        modality: which one; default the first.
+        heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
+        sharpness: see :class:`~equimodal.Sharpness`.
+
+    Samples without the modality are left out in training; at prediction time they get uniform probabilities.
+
+    Example:
+        >>> from torch import nn
+        >>> from equimodal import Classification, MultimodalModel
+        >>> from equimodal.fusion import Concat
+        >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
+        >>> model = MultimodalModel(encoders, Concat({"audio": 4, "video": 4}), nn.Linear(8, 2))
+        >>> Unimodal(model, Classification(2), modality="video").trained_modalities()
+        ('video',)
+    """
+
+    info = MethodInfo(
+        title="One modality alone",
+        paper="Control; no paper of its own.",
+        equations="L(head_m(h_m), y)",
+        family="objective",
+        tasks=("classification",),
+        modalities="one of any number",
+        fusion="ignored",
+        missing="samples without the modality are left out in training and get uniform probabilities at "
+        "prediction time",
+        cost="1/M joint step",
+        defaults={"modality": "the first one"},
+        deviations=("none",),
+        released=("nothing was released",),
+        consulted="none",
+        control=True,
+    )
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        modality: str | None = None,
+        heads: Mapping[str, nn.Module] | None = None,
+        sharpness: Sharpness | None = None,
+    ) -> None:
+        super().__init__(model, task, heads=heads, sharpness=sharpness)
+        if modality is not None and modality not in self.modalities:
+            raise MethodError(f"`modality`: expected one of {list(self.modalities)}. Found {modality!r}.")
+        self.modality = modality or self.modalities[0]
+
+    def trained_modalities(self) -> tuple[str, ...]:
+        """The one modality."""
+        return (self.modality,)
+
+    def outputs(
+        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor], Presence | None]:
+        """Only the one modality is encoded, and only its presence counts."""
+        presence = self.presence_of(inputs, present)
+        mask = None if presence is None else presence.get(self.modality)
+        own = None if mask is None else Presence({self.modality: mask})
+        if self.modality not in inputs:
+            size = 0 if mask is None else mask.shape[0]
+            device = next(self.heads.parameters()).device
+            return None, {self.modality: torch.zeros(size, self.task.outputs, device=device)}, None
+        features = self.multimodal.encode(inputs, own, [self.modality])
+        outputs = self.unimodal_outputs(features)
+        if mask is not None:  # uniform, not left out: there is no other modality to ask
+            z = outputs[self.modality]
+            outputs = {self.modality: torch.where(mask[:, None], z, torch.zeros_like(z))}
+        return None, outputs, None
+
+
+def _refuse_fused(name: str, inference: str) -> None:
+    if inference == "fused":
+        raise UnsupportedError(f"`inference`: {name} trains no joint head. Use mean, uncertainty, product or auto.")

@@ -1,0 +1,145 @@
+"""Unimodal pre-training, then joint training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from equimodal.batch import Batch, Presence
+from equimodal.engine import Descent, Engine, Phase, UpdateScale
+from equimodal.errors import MethodError
+from equimodal.inference import Rule, apply_rule
+from equimodal.methods._base import MASKED, EpochContext, MethodInfo, StepReport
+from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
+from equimodal.methods._joint import Joint
+from equimodal.sharpness import Sharpness
+from equimodal.tasks import Task
+
+
+class PretrainFinetune(Joint):
+    """Unimodal training of every encoder first, then joint training from there.
+
+    The first part of the epochs trains each encoder with a head of its own (as :class:`Ensemble`), the rest trains
+    encoders, fusion and head on the fused loss (as :class:`Joint`), with fresh optimizer state. Needs
+    ``on_train_epoch_start(EpochContext(epoch, epochs))`` before each epoch, which every engine adapter calls.
+
+    Args:
+        model: encoders, fusion and head.
+        task: gives the loss.
+        pretrain: share of the epochs in (0, 1) spent on the unimodal part; the whole budget equals the others'.
+        freeze: keep the encoders fixed in the joint part.
+        heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
+        sharpness: see :class:`~equimodal.Sharpness`.
+        inference: rule; default the joint head.
+        calibrated: fit one temperature per modality on validation data.
+
+    Raises:
+        MethodError: an argument is out of range, or a step is asked for before the first epoch was announced.
+
+    Example:
+        >>> from torch import nn
+        >>> from equimodal import Classification, MultimodalModel
+        >>> from equimodal.fusion import Concat
+        >>> from equimodal.methods import EpochContext
+        >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
+        >>> model = MultimodalModel(encoders, Concat({"audio": 4, "video": 4}), nn.Linear(8, 2))
+        >>> method = PretrainFinetune(model, Classification(2))
+        >>> method.on_train_epoch_start(EpochContext(epoch=0, epochs=10))
+        >>> method.pretraining
+        True
+    """
+
+    info = MethodInfo(
+        title="Unimodal pre-training, then joint training",
+        paper="Control; no paper of its own.",
+        equations="L(head_m(h_m), y) for the first epochs, then L(head(fuse(h)), y)",
+        family="staged",
+        tasks=("classification",),
+        modalities="any number",
+        fusion="any",
+        missing=MASKED,
+        cost="1 joint step",
+        defaults={"pretrain": "half of the budget (ours)", "freeze": "encoders are fine-tuned"},
+        deviations=("the pre-training counts towards the budget, so that budgets match",),
+        released=("nothing was released",),
+        consulted="none",
+        control=True,
+    )
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        pretrain: float = 0.5,
+        freeze: bool = False,
+        heads: Mapping[str, nn.Module] | None = None,
+        sharpness: Sharpness | None = None,
+        inference: Rule = "fused",
+        calibrated: bool = False,
+    ) -> None:
+        super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
+        self.heads = linear_heads(self.multimodal, task, heads)
+        if not 0 < pretrain < 1:
+            raise MethodError(f"`pretrain`: expected a share in (0, 1). Found {pretrain}.")
+        self.pretrain = pretrain
+        self.freeze = freeze
+        self.pretraining: bool | None = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Which part the training is in."""
+        return {"pretraining": self.pretraining}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        self.pretraining = state["pretraining"]
+
+    def on_train_epoch_start(self, context: EpochContext) -> None:
+        """Decide which part the epoch belongs to; at the change, optimizer state is forgotten."""
+        if context.epochs is None:
+            raise MethodError("`context.epochs`: PretrainFinetune needs the number of epochs. Found None.")
+        before = self.pretraining
+        self.pretraining = context.epoch < max(1, round(self.pretrain * context.epochs))
+        if before and not self.pretraining and context.engine is not None:
+            context.engine.reset_optimizer(self.parameters())
+
+    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
+        """One per modality, later one joint."""
+        if self.pretraining is None:
+            raise MethodError(
+                "PretrainFinetune needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch, "
+                "epochs)) "
+                "before each epoch."
+            )
+        if self.pretraining:
+            for m in self.modalities:
+                yield unimodal_phase(self.multimodal, self.task, m, self.heads[m], nothing)
+            return
+        frozen = {id(p) for m in self.modalities for p in self.multimodal.parameters_of(m)} if self.freeze else set()
+        yield Phase("joint", self._joint_objective, [p for p in self.model.parameters() if id(p) not in frozen])
+
+    def modify_gradients(
+        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
+    ) -> Sequence[UpdateScale]:
+        """Only reports the training score of the unimodal part."""
+        if phase.modality is not None:
+            report.scores[phase.name] = (descent.sums["numerator"] / descent.sums["denominator"]).mean()
+        return ()
+
+    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The pre-training heads while they train; afterwards the exact split of an additive head."""
+        if self.pretraining:
+            outputs: dict[str, Tensor] = self.heads(features)
+            return outputs
+        return super().unimodal_outputs(features)
+
+    def outputs(
+        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor], Presence | None]:
+        """In the unimodal part the joint head is untrained, so the mean of the unimodal outputs stands in for it."""
+        fused, unimodal, presence = super().outputs(inputs, present)
+        if self.pretraining:
+            fused = apply_rule("mean", unimodal, presence)[0]
+        return fused, unimodal, presence

@@ -1,0 +1,32 @@
+"""Runs and comparisons: configuration, training with selection on validation data, records, cost."""
+
+from equimodal.studies._build import build_data, build_method, build_model, method_options
+from equimodal.studies._compare import CONTROLS, Entry, StudyConfig, compare, summarise
+from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from equimodal.studies._cost import interleaved, measure_cost, ratios
+from equimodal.studies._run import fit, load_run, run
+from equimodal.studies._weights import load_weights, save_weights
+
+__all__ = [
+    "CONTROLS",
+    "DataConfig",
+    "Entry",
+    "ModelConfig",
+    "RunConfig",
+    "StudyConfig",
+    "TrainingConfig",
+    "build_data",
+    "build_method",
+    "build_model",
+    "compare",
+    "fit",
+    "interleaved",
+    "load_run",
+    "load_weights",
+    "measure_cost",
+    "method_options",
+    "ratios",
+    "run",
+    "save_weights",
+    "summarise",
+]

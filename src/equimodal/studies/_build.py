@@ -1,0 +1,105 @@
+"""From a configuration to dataset, model, method and optimizer."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from equimodal.data import Dataset, load
+from equimodal.encoders import for_modality
+from equimodal.errors import MethodError, ModelError, unknown_name
+from equimodal.fusion import Concat
+from equimodal.methods import Method, get
+from equimodal.model import MultimodalModel
+from equimodal.sharpness import Sharpness
+from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+
+_SHARED = {"model", "task", "self"}
+
+
+def build_data(config: DataConfig) -> Dataset:
+    """The dataset that the configuration names."""
+    return load(config.name, card=config.card, protocol=config.protocol, **config.options)
+
+
+def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
+    """Encoders by the kind of each modality, Concat, and a linear head or one with a hidden layer."""
+    unknown = sorted(set(config.encoders) - set(data.modalities))
+    if unknown:
+        raise unknown_name("modality in model.encoders", unknown[0], data.modalities)
+    width = config.feature_size
+    encoders: dict[str, nn.Module] = {}
+    for name, spec in data.modalities.items():
+        try:
+            encoders[name] = for_modality(spec, out_features=width, size=config.size, **config.encoders.get(name, {}))
+        except TypeError as error:
+            raise ModelError(f"`model.encoders.{name}`: {error}.") from error
+    fused = width * len(encoders)
+    outputs = data.task.outputs
+    head: nn.Module = nn.Linear(fused, outputs)
+    if config.head_hidden:
+        head = nn.Sequential(nn.Linear(fused, config.head_hidden), nn.ReLU(), nn.Linear(config.head_hidden, outputs))
+    return MultimodalModel(encoders, Concat(dict.fromkeys(encoders, width)), head)
+
+
+def method_options(name: str) -> dict[str, inspect.Parameter]:
+    """The hyperparameters of a method, as its constructor declares them."""
+    signature = inspect.signature(get(name).__init__)
+    return {n: p for n, p in signature.parameters.items() if n not in _SHARED}
+
+
+def build_method(model: nn.Module, data: Dataset, name: str, options: Mapping[str, Any]) -> Method:
+    """The method with its options; unknown ones are refused with suggestions."""
+    known = method_options(name)
+    given = dict(options)
+    for option in given:
+        if option not in known:
+            raise unknown_name(f"option of {get(name).__name__}", option, known)
+    sharpness = given.get("sharpness")
+    if isinstance(sharpness, Mapping):
+        try:
+            given["sharpness"] = Sharpness(**sharpness)
+        except TypeError as error:
+            raise MethodError(f"`sharpness`: {error}. Known: mode, radius, ratio, every.") from error
+    return get(name)(model, data.task, **given)
+
+
+def seeded(config: RunConfig, data: Dataset) -> Method:
+    """Model and method with the weights that the seed decides, whatever was drawn before."""
+    torch.manual_seed(config.seed)
+    model = build_model(data, config.model)
+    # heads of methods must not shift each other's numbers: every method starts from the same model
+    torch.manual_seed(config.seed + 1_000_003)
+    return build_method(model, data, config.method, config.options)
+
+
+def optimizer_factory(config: TrainingConfig) -> Callable[[list[dict[str, Any]]], Optimizer]:
+    """Makes the configured optimizer from parameter groups."""
+
+    def make(groups: list[dict[str, Any]]) -> Optimizer:
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        return kind(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+    return make
+
+
+def scheduler_factory(config: TrainingConfig) -> Callable[[Optimizer], LambdaLR]:
+    """Makes the configured learning-rate schedule, stepped once per epoch."""
+
+    def factor(epoch: int) -> float:
+        if config.schedule == "constant":
+            return 1.0
+        if config.schedule == "step":
+            return 0.1 if epoch >= math.ceil(0.7 * config.epochs) else 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(epoch, config.epochs) / config.epochs))
+
+    return lambda optimizer: LambdaLR(optimizer, factor)

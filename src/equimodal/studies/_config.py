@@ -1,0 +1,138 @@
+"""What a run is made of, as plain dataclasses: they come from and go to YAML unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from equimodal.errors import MethodError, unknown_name
+
+
+@dataclass
+class DataConfig:
+    """Which data, and how they are split.
+
+    Args:
+        name: a built-in dataset, or the path of a bundle (.npz or folder).
+        card: path of a card, for a bundle that is not described by one of ours.
+        protocol: named split protocol; default the card's.
+        options: further options of the loader (noise of avdigits, dials of synthetic ...).
+    """
+
+    name: str = "avdigits"
+    card: str | None = None
+    protocol: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelConfig:
+    """Encoders, fusion and head of the standard model: Concat and a linear head (or one hidden layer).
+
+    Args:
+        feature_size: width of every encoder's output.
+        size: size of the encoders that are chosen by the kind of the modality: small or base.
+        head_hidden: width of a hidden layer in the head; 0 is a linear head.
+        encoders: modality -> options of its encoder (dropout ...), on top of the chosen defaults.
+    """
+
+    feature_size: int = 64
+    size: Literal["small", "base"] = "base"
+    head_hidden: int = 0
+    encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingConfig:
+    """Budget and optimizer; the same for every method of a comparison.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: samples per batch.
+        optimizer: adamw, adam or sgd (momentum 0.9).
+        lr: learning rate.
+        weight_decay: of the optimizer.
+        schedule: cosine to zero, constant, or step (times 0.1 after 70 % of the epochs).
+        clip_norm: largest gradient norm; null does not clip.
+        accumulate: micro-batches per update.
+        precision: of Lightning's Trainer: 32-true, bf16-mixed or 64-true.
+        patience: epochs without a better validation score before training stops; null never stops early.
+        device: auto, cpu, gpu, mps: Lightning's accelerator.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    clip_norm: float | None = None
+    accumulate: int = 1
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    patience: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise MethodError(f"`training.{name}`: expected a whole number >= {least}. Found {value!r}.")
+        for name in ("lr", "weight_decay"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or value < 0:
+                raise MethodError(f"`training.{name}`: expected a number >= 0. Found {value!r}.")
+        for name, allowed in (
+            ("optimizer", ("adamw", "adam", "sgd")),
+            ("schedule", ("cosine", "constant", "step")),
+            ("precision", ("32-true", "bf16-mixed", "64-true")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise unknown_name(f"training.{name}", str(getattr(self, name)), allowed)
+
+
+@dataclass
+class RunConfig:
+    """One run: data, model, method, budget, seed.
+
+    Args:
+        method: name of a registered method.
+        options: its hyperparameters.
+        data: see :class:`DataConfig`.
+        model: see :class:`ModelConfig`.
+        training: see :class:`TrainingConfig`.
+        seed: decides initial weights, order of the batches and dropout.
+        probe: fit linear probes on every encoder's features at the end.
+    """
+
+    method: str = "Joint"
+    options: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    seed: int = 0
+    probe: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The inverse of :meth:`to_dict`; unknown fields are refused with suggestions."""
+        parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+        own = dict(values)
+        for name, kind in parts.items():
+            if isinstance(own.get(name), Mapping):
+                own[name] = _make(kind, own[name], f"{name}.")
+        made: RunConfig = _make(cls, own, "")
+        return made
+
+
+def _make(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
+    known = [f.name for f in dataclasses.fields(kind)]
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"field {prefix}", name, known)
+    return kind(**values)

@@ -1,0 +1,275 @@
+"""One run: train on the training split, choose on the validation split, report on the test split, leave a folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
+from equimodal.diagnostics import evaluate, probe_scores, rule_scores
+from equimodal.errors import DataError, StorageError, missing_extra
+from equimodal.methods import Method
+from equimodal.studies._build import build_data, optimizer_factory, scheduler_factory, seeded
+from equimodal.studies._config import RunConfig
+from equimodal.studies._records import (
+    environment,
+    plain,
+    read_checkpoint,
+    read_json,
+    read_yaml,
+    write_json,
+    write_text,
+    write_yaml,
+)
+from equimodal.studies._weights import load_weights, save_weights
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Called with {"epoch", "epochs", "score"} after every epoch."""
+
+
+def run(
+    config: RunConfig,
+    folder: Path | str,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    bar: bool = False,
+    loggers: bool = True,
+    data: Dataset | None = None,
+) -> dict[str, Any]:
+    """Train, select and evaluate; returns the content of ``metrics.json``.
+
+    The folder then holds ``config.yaml`` (resolved), ``environment.json``, ``history.jsonl`` (one line per epoch),
+    ``metrics.json``, ``weights.safetensors`` (of the selected epoch) and ``checkpoints/``.
+
+    Args:
+        config: what to run.
+        folder: where to leave it; must not hold another run, unless ``resume``.
+        resume: continue the run that the folder holds from its last whole epoch. A finished run is not run again.
+        progress: called after every epoch.
+        bar: show Lightning's progress bar.
+        loggers: write TensorBoard and CSV logs too.
+        data: the dataset, if it is loaded already.
+
+    Raises:
+        DataError: the folder holds another run, or the data are not those of the run that is resumed.
+        NonFiniteError: NaN or infinity in the data or a loss; the last good checkpoint stays.
+    """
+    folder = Path(folder)
+    if resume and (folder / "metrics.json").exists():
+        done: dict[str, Any] = read_json(folder / "metrics.json")
+        return done
+    if data is None:
+        data = build_data(config.data)
+    _prepare_folder(config, folder, data, resume)
+    started = time.perf_counter()
+    with torch.random.fork_rng(devices=_devices()):
+        method = seeded(config, data)
+        best = fit(method, data.train, data.validation, config, folder, resume=resume, progress=progress, bar=bar,
+                   loggers=loggers)  # fmt: skip
+    metrics = _finish(method, data, config, best)
+    metrics["seconds"] = time.perf_counter() - started
+    save_weights(method, folder / "weights.safetensors", {"config": plain(config.to_dict())})
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
+    """Configuration, data and trained method of a finished run.
+
+    Raises:
+        DataError: the folder holds no finished run, or its data have changed since.
+    """
+    folder = Path(folder)
+    if not (folder / "weights.safetensors").exists():
+        raise DataError(
+            f"`{folder}`: expected the folder of a finished run. Found no weights.safetensors; finish it with --resume."
+        )
+    config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
+    data = build_data(config.data)
+    _check_fingerprint(folder, data)
+    with torch.random.fork_rng(devices=_devices()):
+        method = seeded(config, data)
+    load_weights(method, folder / "weights.safetensors")
+    return config, data, method
+
+
+def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool) -> None:
+    known = folder / "config.yaml"
+    if known.exists():
+        if not resume:
+            raise DataError(
+                f"`{folder}`: expected an empty folder. Found the run of {known}. Continue it with --resume, or choose "
+                "another folder."
+            )
+        stored = RunConfig.from_dict(read_yaml(known))
+        if plain(stored.to_dict()) != plain(config.to_dict()):
+            raise DataError(
+                f"`{folder}`: expected the configuration of the run that is resumed. Found other values; compare with "
+                f"{known}, or choose another folder."
+            )
+        _check_fingerprint(folder, data)
+        return
+    write_yaml(known, config.to_dict())
+    write_json(
+        folder / "environment.json",
+        {
+            **environment(),
+            "data": {
+                "name": data.name,
+                "protocol": data.protocol.name,
+                "validation": getattr(data.protocol, "validation", None),
+                "fingerprint": data.fingerprint,
+                "samples": data.parts,
+            },
+        },
+    )
+
+
+def _check_fingerprint(folder: Path, data: Dataset) -> None:
+    stored = read_json(folder / "environment.json").get("data", {}).get("fingerprint")
+    if stored != data.fingerprint:
+        raise DataError(
+            f"`{folder}`: the data have changed since this run was started (fingerprint {str(stored)[:12]} then, "
+            f"{data.fingerprint[:12]} now). Restore them, or start anew in another folder."
+        )
+
+
+def _devices() -> list[int]:
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+
+
+def fit(
+    method: Method,
+    train: TrainSplit,
+    validation: ValidationSplit,
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    bar: bool = False,
+    loggers: bool = True,
+) -> dict[str, Any]:
+    """Train ``method`` and load the epoch that scored best on validation data into it.
+
+    Only training and validation splits are accepted; anything else is a type error.
+
+    Returns:
+        {"epoch": ..., "score": ...} of the selected epoch.
+    """
+    train, validation = require(train, TrainSplit, "train"), require(validation, ValidationSplit, "validation")
+    try:
+        from lightning.pytorch import Trainer
+        from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    except ImportError as error:
+        raise missing_extra("lightning", "cli", "Training with the Trainer") from error
+    from equimodal.lightning import MethodModule
+    from equimodal.studies._history import History
+
+    settings = config.training
+    module = MethodModule(
+        method,
+        optimizer_factory(settings),
+        lr=settings.lr,
+        scheduler=scheduler_factory(settings),
+        clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
+    )
+    checkpoints = folder / "checkpoints"
+    best = ModelCheckpoint(
+        dirpath=checkpoints, filename="best", monitor="validation/score", mode="max", save_last=True,
+        save_on_train_epoch_end=True, enable_version_counter=False,
+    )  # fmt: skip
+    history = History(folder / "history.jsonl", progress)
+    callbacks: list[Any] = [history, best]
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping("validation/score", mode="max", patience=settings.patience))
+    made_loggers: Any = False
+    if loggers:
+        made_loggers = [CSVLogger(folder / "logs", name="csv", version=""),
+                        TensorBoardLogger(folder / "logs", name="tensorboard", version="")]  # fmt: skip
+    last = checkpoints / "last.ckpt"
+    resumed = resume and last.exists()
+    if resumed:
+        history.keep_until(int(read_checkpoint(last)["epoch"]))
+    elif (folder / "history.jsonl").exists():
+        write_text(folder / "history.jsonl", "")
+    quiet = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = quiet.level
+    quiet.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+        try:
+            trainer = Trainer(
+                max_epochs=settings.epochs,
+                accelerator=settings.device,
+                devices=1,
+                precision=settings.precision,
+                callbacks=callbacks,
+                logger=made_loggers,
+                enable_progress_bar=bar,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=1_000_000_000,
+            )
+            trainer.fit(
+                module,
+                loader(train, settings.batch_size, shuffle=True, seed=config.seed),
+                loader(validation, max(256, settings.batch_size)),
+                ckpt_path=str(last) if resumed else None,
+                weights_only=True,
+            )
+        except OSError as error:
+            raise StorageError(
+                f"`{folder}`: a file could not be written ({error}). What was written before still is; free space and "
+                "continue with --resume."
+            ) from error
+        finally:
+            quiet.setLevel(level)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    path = Path(best.best_model_path or last)
+    content = read_checkpoint(path)
+    state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
+    method.load_state_dict(state)
+    method.to("cpu" if settings.device == "cpu" else next(module.parameters()).device)
+    score = float(best.best_model_score) if isinstance(best.best_model_score, Tensor) else None
+    return {"epoch": int(content["epoch"]), "score": score}
+
+
+def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit the inference rule on validation data, then look at the test split, once."""
+    size = max(256, config.training.batch_size)
+    validation = loader(data.validation, size)
+    test = loader(require(data.test, TestSplit, "test"), size)
+    rule = method.fit_inference(validation)
+    on_validation, on_test = evaluate(method, validation), evaluate(method, test, metrics=True)
+    metrics: dict[str, Any] = {
+        "method": type(method).__name__,
+        "options": config.options,
+        "seed": config.seed,
+        "data": data.name,
+        "protocol": data.protocol.name,
+        "selection": {"by": "validation score", **best},
+        "rule": rule,
+        "test": {"score": on_test.score, "loss": on_test.loss, "unimodal": on_test.unimodal, **on_test.metrics},
+        "validation": {"score": on_validation.score, "loss": on_validation.loss, "unimodal": on_validation.unimodal},
+        "rules": rule_scores(method, validation, test),
+        "parameters": sum(p.numel() for p in method.parameters()),
+    }
+    if config.probe:
+        train = loader(data.train, size, shuffle=False)
+        metrics["probe"] = probe_scores(method, train, validation, test)
+    result: dict[str, Any] = plain(metrics)
+    return result

@@ -1,0 +1,78 @@
+"""Weights as safetensors: they load without executing anything, and without the trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from equimodal.errors import CheckpointError, StorageError, missing_extra
+
+
+def save_weights(method: nn.Module, path: Path, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Parameters and buffers of a method (the model's under ``model.``) as one safetensors file.
+
+    Args:
+        method: a trained method, or any module.
+        path: file to write, whole or not at all.
+        metadata: plain values stored in the file's header.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise missing_extra("safetensors", "cli", "Saving weights") from error
+    tensors, extra = _parts(method)
+    header = {"equimodal": json.dumps({"extra": extra, **dict(metadata or {})})}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, partial, metadata=header)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"`{path}`: could not be written ({error}). What was there before still is.") from error
+    return path
+
+
+def load_weights(method: nn.Module, path: Path) -> dict[str, Any]:
+    """Load what :func:`save_weights` wrote; returns the metadata.
+
+    Raises:
+        CheckpointError: no safetensors file, or names and shapes that are not this method's; nothing is loaded then.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise missing_extra("safetensors", "cli", "Loading weights") from error
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("equimodal", "{}"))
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, no mapping)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"`{path}`: expected a safetensors file. Found: {error}.") from error
+    own, _ = _parts(method)
+    missing, unknown = sorted(set(own) - set(found)), sorted(set(found) - set(own))
+    shapes = [f"{n}: {tuple(found[n].shape)} instead of {tuple(own[n].shape)}" for n in own
+              if n in found and found[n].shape != own[n].shape]  # fmt: skip
+    if missing or unknown or shapes:
+        raise CheckpointError(
+            f"`{path}`: expected the weights of this method and model. Missing {missing[:3]}, unknown {unknown[:3]}, "
+            f"of another shape {shapes[:3]}. Build the method with the options it was trained with."
+        )
+    for name, tensor in own.items():
+        tensor.data.copy_(found[name])
+    chosen = header.get("extra", {}).get("inference")
+    inference = getattr(method, "inference", None)
+    if inference is not None and chosen is not None:
+        inference.set_extra_state(chosen)
+    return dict(header)
+
+
+def _parts(method: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of the state, and the inference rule that was chosen."""
+    state = {name: value for name, value in method.state_dict().items() if isinstance(value, Tensor)}
+    inference = getattr(method, "inference", None)
+    return state, {} if inference is None else {"inference": inference.get_extra_state()}
