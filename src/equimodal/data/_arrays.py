@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -39,13 +39,28 @@ class Arrays(Mapping[str, Array]):
             near = difflib.get_close_matches(self.path.name, present, n=1, cutoff=0.6)
             hint = f" Did you mean {folder / near[0]}?" if near else ""
             raise DataError(f"{self.path}: expected a .npz file or a folder of .npy files. Found nothing there.{hint}")
+        self._names = self._read(None)
+
+    @overload
+    def _read(self, name: None) -> list[str]: ...
+    @overload
+    def _read(self, name: str) -> Array: ...
+    def _read(self, name: str | None) -> list[str] | Array:
+        """Names in the .npz file, or one of its arrays; the file is closed again in any case."""
         try:
-            self._file = np.load(self.path, allow_pickle=False)
+            with self.path.open("rb") as file:
+                content = np.load(file, allow_pickle=False)
+                if isinstance(content, np.lib.npyio.NpzFile):
+                    return content.files if name is None else np.asarray(content[name])
         except _BROKEN as error:
-            raise self._broken("the file", error) from error
-        if not isinstance(self._file, np.lib.npyio.NpzFile):
-            raise DataError(f"{self.path}: expected an .npz file (several named arrays). Found a single array.")
-        self._names = list(self._file.files)
+            raise self._broken("the file" if name is None else f"array `{name}`", error) from error
+        raise DataError(f"{self.path}: expected an .npz file (several named arrays). Found a single array.")
+
+    def _mapped(self, name: str) -> Array:
+        try:
+            return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        except _BROKEN as error:
+            raise self._broken(f"array `{name}`", error) from error
 
     def _broken(self, what: str, error: Exception) -> DataError:
         text = str(error)
@@ -63,13 +78,7 @@ class Arrays(Mapping[str, Array]):
         if name not in self._cache:
             if name not in self._names:
                 raise KeyError(name)
-            try:
-                if self.mapped:
-                    array = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                else:
-                    array = self._file[name]
-            except _BROKEN as error:
-                raise self._broken(f"array `{name}`", error) from error
+            array = self._mapped(name) if self.mapped else self._read(name)
             if array.dtype.kind not in "biufSU":
                 raise DataError(f"{self.path}: array `{name}`: expected numbers or text. Found dtype {array.dtype}.")
             self._cache[name] = array

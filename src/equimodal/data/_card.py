@@ -195,7 +195,7 @@ def _modality(name: str, node: Node) -> ModalityCard:
         units=_text(fields, "units"),
         description=_text(fields, "description"),
         shape=tuple(n.integer() for n in fields["shape"].items()) if "shape" in fields else None,
-        transforms=[(n, read_transform(n)) for n in transforms],
+        transforms=[read_transform(n) for n in transforms],
         standardise=standardise,
         default=fields["default"].flag() if "default" in fields else True,
         source=_texts(fields, "source"),

@@ -352,7 +352,7 @@ def _classes_in_training(
 
 def _target_tensor(labels: Array, goal: TargetCard) -> Tensor:
     if goal.task == "regression":
-        return torch.from_numpy(np.asarray(labels, dtype=np.float32))
+        return torch.from_numpy(np.array(labels, dtype=np.float32))
     # masks stay as small as they are stored; a split widens them batch by batch
     return torch.from_numpy(np.array(labels, dtype=np.int64 if labels.ndim == 1 else np.uint8))
 

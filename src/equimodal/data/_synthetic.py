@@ -119,7 +119,9 @@ def synthetic(
             nuisance; lower values shrink the code in proportion and add up to three nonlinear layers. By default from
             1 for the first to 0.3 for the last modality.
         features: numbers per modality, at least 2 C + 1.
-        train: samples, likewise ``validation`` and ``test``.
+        train: training samples.
+        validation: validation samples.
+        test: test samples.
         seed: of everything drawn.
         protocol: ``"independent"``, the only one: all samples are independent draws.
 

@@ -20,16 +20,17 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def read_transform(node: Node) -> Transform:
-    """The function for one entry of ``transforms``: a name (``sqrt``) or one name with its value (``scale: 0.1``)."""
+def read_transform(node: Node) -> tuple[Node, Transform]:
+    """Field and function of one entry of ``transforms``: a name (``sqrt``), or a name with a value (``scale: 2``)."""
     if isinstance(node.value, str):
-        name, value = node.choice(OPERATIONS), Node(None, node.file, f"{node.field}.{node.value}")
+        name, value = node.choice(OPERATIONS), None
+    elif isinstance(node.value, dict) and len(node.value) == 1:
+        node.record((), OPERATIONS)
+        name, value = next(iter(node.value.items()))
     else:
-        fields = node.record((), OPERATIONS)
-        if len(fields) != 1:
-            raise node.error("exactly one operation per entry, as in `- {scale: 0.5}`")
-        name, value = next(iter(fields.items()))
-    return _read(name, value)
+        raise node.error("exactly one operation per entry, as in `- {scale: 0.5}`")
+    field = Node(value, node.file, f"{node.field}.{name}")
+    return field, _read(name, field)
 
 
 def _read(name: str, value: Node) -> Transform:

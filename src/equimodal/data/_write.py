@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -146,7 +145,7 @@ def _write(workplace: Path, path: Path, arrays: Mapping[str, Array], text: str, 
         (new / "card.yaml").write_text(text, encoding="utf-8")
         _swap(workplace, [(new, path)])
         return
-    with open(workplace / "data.npz", "wb") as file:
+    with (workplace / "data.npz").open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **dict(arrays))
     (workplace / "card.yaml").write_text(text, encoding="utf-8")
     _swap(workplace, [(workplace / "data.npz", path), (workplace / "card.yaml", path.with_suffix(".yaml"))])
@@ -159,14 +158,14 @@ def _swap(workplace: Path, moves: Sequence[tuple[Path, Path]]) -> None:
         for number, (new, place) in enumerate(moves):
             kept = workplace / f"old{number}" if place.exists() else None
             if kept is not None:
-                os.replace(place, kept)
+                place.replace(kept)
             undo.append((place, kept))
-            os.replace(new, place)
+            new.replace(place)
     except OSError:
         for place, kept in reversed(undo):
             if kept is not None:
                 shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-                os.replace(kept, place)
+                kept.replace(place)
             elif place.exists():
                 shutil.rmtree(place) if place.is_dir() else place.unlink()
         raise

@@ -26,11 +26,11 @@ def check_widths(name: str, widths: Sequence[int], allow_empty: bool = False) ->
     return tuple(widths)
 
 
-def check_dropout(dropout: float) -> float:
+def check_share(name: str, share: float) -> float:
     """A share of units to drop, in [0, 1)."""
-    if not 0.0 <= dropout < 1.0:
-        raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout!r}.")
-    return float(dropout)
+    if not 0.0 <= share < 1.0:
+        raise ModelError(f"`{name}`: expected a number in [0, 1). Found {share!r}.")
+    return float(share)
 
 
 def check_odd(name: str, kernel: int) -> None:

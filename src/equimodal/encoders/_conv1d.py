@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.encoders._checks import (
     Norm,
-    check_dropout,
     check_norm,
     check_odd,
     check_positive,
     check_shape,
+    check_share,
     check_widths,
 )
 
@@ -30,6 +31,7 @@ class Conv1d(nn.Module):
         segments: parts of the sequence averaged separately; 1 forgets all order beyond the receptive field.
         dropout: share of pooled features dropped before the last map.
         norm: normalisation after each convolution; ``"layer"`` is over channels and time of one sample.
+        input_dropout: share of input numbers dropped; against overfitting of small sets.
 
     Raises:
         ModelError: an argument is out of range.
@@ -51,18 +53,19 @@ class Conv1d(nn.Module):
         segments: int = 4,
         dropout: float = 0.0,
         norm: Norm = "batch",
+        input_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, out_features=out_features, segments=segments)
         check_odd("kernel", kernel)
         check_norm(norm)
         widths = (in_channels, *check_widths("channels", channels))
-        rate = check_dropout(dropout)
+        rate, input_rate = check_share("dropout", dropout), check_share("input_dropout", input_dropout)
         self.in_channels = in_channels
         self.out_features = out_features
         self.shortest = 2 ** (len(widths) - 2)
-        blocks: list[nn.Module] = []
-        for position, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        blocks: list[nn.Module] = [nn.Dropout(input_rate)] if input_rate else []
+        for position, (before, after) in enumerate(pairwise(widths)):
             blocks.append(nn.Conv1d(before, after, kernel, padding=kernel // 2, bias=norm != "batch"))
             if position < len(widths) - 2:
                 blocks.append(nn.MaxPool1d(2))

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.encoders._checks import (
     Norm,
-    check_dropout,
     check_norm,
     check_odd,
     check_positive,
     check_shape,
+    check_share,
     check_widths,
 )
+from equimodal.errors import ModelError
 
 
 class Conv2d(nn.Module):
@@ -32,6 +35,7 @@ class Conv2d(nn.Module):
         stride: step of the first convolution; 2 makes the encoder about four times cheaper.
         dropout: share of pooled features dropped before the last map.
         norm: normalisation after each convolution; ``"layer"`` is over channels and positions of one sample.
+        input_dropout: share of input numbers dropped; against overfitting of small sets.
 
     Raises:
         ModelError: an argument is out of range.
@@ -54,19 +58,22 @@ class Conv2d(nn.Module):
         stride: int = 1,
         dropout: float = 0.0,
         norm: Norm = "batch",
+        input_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, out_features=out_features, stride=stride)
         check_odd("kernel", kernel)
         check_norm(norm)
-        rows, columns = check_widths("grid", grid)
+        cells = check_widths("grid", grid)
+        if len(cells) != 2:
+            raise ModelError(f"`grid`: expected (rows, columns), such as (4, 2). Found {grid!r}.")
         widths = (in_channels, *check_widths("channels", channels))
-        rate = check_dropout(dropout)
+        rate, input_rate = check_share("dropout", dropout), check_share("input_dropout", input_dropout)
         self.in_channels = in_channels
         self.out_features = out_features
         self.smallest = stride * 2 ** (len(widths) - 2)
-        blocks: list[nn.Module] = []
-        for position, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        blocks: list[nn.Module] = [nn.Dropout(input_rate)] if input_rate else []
+        for position, (before, after) in enumerate(pairwise(widths)):
             step = 1 if position else stride
             blocks.append(nn.Conv2d(before, after, kernel, stride=step, padding=kernel // 2, bias=norm != "batch"))
             if position < len(widths) - 2:
@@ -77,10 +84,8 @@ class Conv2d(nn.Module):
                 blocks.append(nn.GroupNorm(1, after))
             blocks.append(nn.ReLU())
         self.blocks = nn.Sequential(*blocks)
-        self.mean = nn.AdaptiveAvgPool2d((rows, columns))
-        self.out = nn.Sequential(
-            nn.Dropout(rate), nn.Linear(widths[-1] * (rows * columns + 1), out_features), nn.ReLU()
-        )
+        self.mean = nn.AdaptiveAvgPool2d(cells)
+        self.out = nn.Sequential(nn.Dropout(rate), nn.Linear(widths[-1] * (prod(cells) + 1), out_features), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, d)."""

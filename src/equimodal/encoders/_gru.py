@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equimodal.encoders._checks import check_dropout, check_positive, check_shape
+from equimodal.encoders._checks import check_positive, check_shape, check_share
 
 
 class GRU(nn.Module):
@@ -19,6 +19,7 @@ class GRU(nn.Module):
         bidirectional: also read the sequence backwards.
         layers: recurrent layers.
         dropout: share of pooled features dropped before the last map.
+        input_dropout: share of input numbers dropped; against overfitting of small sets.
 
     Raises:
         ModelError: an argument is out of range.
@@ -39,12 +40,14 @@ class GRU(nn.Module):
         bidirectional: bool = True,
         layers: int = 1,
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive(in_features=in_features, hidden=hidden, out_features=out_features, layers=layers)
-        rate = check_dropout(dropout)
+        rate, input_rate = check_share("dropout", dropout), check_share("input_dropout", input_dropout)
         self.in_features = in_features
         self.out_features = out_features
+        self.input_dropout = nn.Dropout(input_rate)
         self.recurrent = nn.GRU(in_features, hidden, layers, batch_first=True, bidirectional=bidirectional)
         pooled = 2 * hidden * (2 if bidirectional else 1)
         self.out = nn.Sequential(nn.Dropout(rate), nn.Linear(pooled, out_features), nn.ReLU())
@@ -57,6 +60,6 @@ class GRU(nn.Module):
             f"(B, T, {self.in_features}) with T >= 1",
             "Correct `in_features`, or flatten what belongs to one time step.",
         )
-        states: Tensor = self.recurrent(x)[0]
+        states: Tensor = self.recurrent(self.input_dropout(x))[0]
         features: Tensor = self.out(torch.cat([states.mean(dim=1), states.amax(dim=1)], dim=1))
         return features

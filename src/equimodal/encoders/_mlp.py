@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
-from equimodal.encoders._checks import Norm, check_dropout, check_norm, check_positive, check_shape, check_widths
+from equimodal.encoders._checks import Norm, check_norm, check_positive, check_shape, check_share, check_widths
 
 
 class MLP(nn.Module):
@@ -44,11 +45,11 @@ class MLP(nn.Module):
         check_positive(in_features=in_features, out_features=out_features)
         check_norm(norm)
         widths = (in_features, *check_widths("hidden", hidden, allow_empty=True), out_features)
-        rate, input_rate = check_dropout(dropout), check_dropout(input_dropout)
+        rate, input_rate = check_share("dropout", dropout), check_share("input_dropout", input_dropout)
         self.in_features = in_features
         self.out_features = out_features
         layers: list[nn.Module] = [nn.Dropout(input_rate)] if input_rate else []
-        for position, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for position, (before, after) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(before, after, bias=norm != "batch"))
             if norm == "batch":
                 layers.append(nn.BatchNorm1d(after))
