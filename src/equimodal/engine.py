@@ -61,11 +61,19 @@ class Phase:
 
 @dataclass(frozen=True)
 class Descent:
-    """What :meth:`Engine.descend` found; gradients are in place, these are the detached values of the first pass."""
+    """What :meth:`Engine.descend` found; gradients are in place, these are the detached values of the first pass.
+
+    Args:
+        loss: of this process.
+        losses: named parts of it.
+        sums: additive statistics of this process; empty on a process of which no sample takes part.
+        count: how many samples take part on all processes together; with 0 there is nothing to step.
+    """
 
     loss: Tensor
     losses: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,10 @@ class PlainEngine:
 
     def descend(self, phase: Phase, batches: Sequence[Batch], sharpness: Sharpness | None = None) -> Descent:
         """See :meth:`Engine.descend`."""
+        total = self._count(phase, batches)
+        if total == 0:
+            self._clear()
+            return Descent(torch.zeros(()), {}, {}, 0)
         trained = [p for p in phase.parameters if p.requires_grad]
         if not trained and not any(p.requires_grad for p in phase.auxiliary):
             raise ModelError(
@@ -171,13 +183,23 @@ class PlainEngine:
                 "Unfreeze the encoder or head, or use a control that does not train it."
             )
         if sharpness is None or sharpness.mode is None:
-            return self._descend_once(phase, batches)
-        return self._descend_sharp(phase, trained, batches, sharpness)
+            return self._descend_once(phase, batches, total)
+        return self._descend_sharp(phase, trained, batches, total, sharpness)
 
-    def _descend_once(self, phase: Phase, batches: Sequence[Batch]) -> Descent:
+    def _count(self, phase: Phase, batches: Sequence[Batch]) -> int:
+        """How many samples take part in the phase, on all processes."""
+        local = sum(phase.count(batch) for batch in batches)
+        if not is_distributed():
+            return local
+        device = next(iter((*phase.parameters, *phase.auxiliary))).device
+        return int(all_sum({"count": torch.tensor(local, device=device)})["count"])
+
+    def _descend_once(self, phase: Phase, batches: Sequence[Batch], total: int) -> Descent:
         self._clear()
+        for p in (*phase.parameters, *phase.auxiliary):  # also those that no optimizer of this engine has
+            p.grad = None
         counts = [phase.count(batch) for batch in batches]
-        total = sum(counts)
+        processes = dist.get_world_size() if is_distributed() else 1
         loss: Tensor | None = None
         losses: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
@@ -187,7 +209,7 @@ class PlainEngine:
             with self._precision(batch):
                 objective = phase.objective(batch)
             self._look_at(objective.total, phase, batch)
-            share = count / total
+            share = count * processes / total  # gradients are averaged over processes afterwards
             value = objective.total if share == 1 else objective.total * share
             self._backward(value)
             loss = value.detach() if loss is None else loss + value.detach()
@@ -197,29 +219,34 @@ class PlainEngine:
             for name, part in objective.sums.items():
                 sums[name] = sums[name] + part if name in sums else part
         self._finish_backward(phase)
-        return Descent(torch.zeros(()) if loss is None else loss, losses, sums)
+        return Descent(torch.zeros(()) if loss is None else loss, losses, sums, total)
 
     def _descend_sharp(
-        self, phase: Phase, trained: Sequence[nn.Parameter], batches: Sequence[Batch], sharpness: Sharpness
+        self,
+        phase: Phase,
+        trained: Sequence[nn.Parameter],
+        batches: Sequence[Batch],
+        total: int,
+        sharpness: Sharpness,
     ) -> Descent:
         module = sharpness.module
         if sharpness.mode == "momentum":
             directions = [self._momentum_of(p) for p in trained]
             if all(d is None for d in directions):  # the first step has no momentum yet
-                return self._descend_once(phase, batches)
+                return self._descend_once(phase, batches, total)
             with perturbed(trained, directions, sharpness.radius):
-                return self._descend_once(phase, batches)
+                return self._descend_once(phase, batches, total)
         if not sharpness.due(phase.name):
-            descent = self._descend_once(phase, batches)
+            descent = self._descend_once(phase, batches, total)
             sharpness.add_stored(phase.name, trained)
             return descent
         state = random_state(trained)
-        descent = self._descend_once(phase, batches)
+        descent = self._descend_once(phase, batches, total)
         first = [p.grad for p in trained]
         probes = [p.grad for p in phase.auxiliary]
         with perturbed(trained, first, sharpness.radius), paused_statistics(module):
             restore_random_state(state)
-            self._descend_once(phase, batches)
+            self._descend_once(phase, batches, total)
         for p, g in zip(phase.auxiliary, probes, strict=True):
             p.grad = g
         sharpness.combine(phase.name, trained, first)
@@ -372,5 +399,7 @@ def is_scale_invariant(optimizer: Optimizer) -> bool:
         "lr_decay",
         "ns_steps",
         "centered",
-    }  # Adam family and Lion, Adadelta, Adagrad, Muon, RMSprop
+        "etas",
+        "beta2_decay",
+    }  # Adam family and Lion, Adadelta, Adagrad, Muon, RMSprop, Rprop, Adafactor
     return any(keys & set(group) for group in optimizer.param_groups)

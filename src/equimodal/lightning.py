@@ -6,7 +6,7 @@ Needs the ``cli`` extra. The Trainer runs the loop; the method's own steps run i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -42,7 +42,8 @@ class LightningEngine(PlainEngine):
         self._module.manual_backward(loss)
 
     def _precision(self, batch: Batch) -> AbstractContextManager[object]:
-        return nullcontext()  # the Trainer's precision plug-in is already around training_step
+        plugin = self._module.trainer.precision_plugin
+        return cast("AbstractContextManager[object]", plugin.forward_context())
 
     def _step_optimizers(self) -> None:
         wrapped = self._module.optimizers()
@@ -166,7 +167,9 @@ class MethodModule(LightningModule):
         if len(self._pending) < self.accumulate and not last:
             return
         pending, self._pending = self._pending, []
-        self.last_report = self.method.training_step(pending if len(pending) > 1 else pending[0], self.engine)
+        # only forward passes are in lower precision (the engine sees to it), not what a method computes from them
+        with torch.autocast(self.device.type, enabled=False):
+            self.last_report = self.method.training_step(pending if len(pending) > 1 else pending[0], self.engine)
 
     def on_train_epoch_end(self) -> None:
         """Look at losses that were not looked at yet, then the method's moment and the scheduler."""

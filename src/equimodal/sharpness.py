@@ -90,7 +90,7 @@ class Sharpness(nn.Module):
             return True
         step = self._steps.get(phase, 0)
         self._steps[phase] = step + 1
-        return step % self.every == 0
+        return step % self.every == 0 or phase not in self._stored  # an earlier step may have failed
 
     @torch.no_grad()
     def combine(self, phase: str, parameters: Sequence[nn.Parameter], first: Sequence[Tensor | None]) -> None:
@@ -139,6 +139,9 @@ def perturbed(parameters: Sequence[nn.Parameter], directions: Sequence[Tensor | 
 def paused_statistics(module: nn.Module) -> Iterator[None]:
     """Batch normalisation in training mode keeps using batch statistics, but does not update its running ones."""
     paused = [m for m in module.modules() if getattr(m, "track_running_stats", False) is True and m.training]
+    # instance normalisation updates its running statistics whatever the flag says
+    instance = [b for m in paused if isinstance(m, nn.modules.instancenorm._InstanceNorm) for b in m.buffers(False)]
+    saved = [b.clone() for b in instance]
     for m in paused:
         setattr(m, "track_running_stats", False)  # noqa: B010 (the attribute is not declared on nn.Module)
     try:
@@ -146,6 +149,8 @@ def paused_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for m in paused:
             setattr(m, "track_running_stats", True)  # noqa: B010
+        for buffer, value in zip(instance, saved, strict=True):
+            buffer.copy_(value)
 
 
 def random_state(parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:

@@ -98,6 +98,7 @@ class Classification(nn.Module):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy, averaged as ``torch.nn.functional.cross_entropy`` does."""
         weight = None if self.class_weight is None else self.class_weight.to(output.dtype)
+        target = target if target.is_floating_point() else target.long()
         return nn.functional.cross_entropy(output, target, weight=weight, label_smoothing=self.label_smoothing)
 
     def residual(self, output: Tensor, target: Tensor) -> Tensor:
@@ -114,6 +115,7 @@ class Classification(nn.Module):
         if target.is_floating_point():
             q = (1 - smooth) * target.to(output.dtype) + smooth / self.num_classes
             return (q if weight is None else q * weight) / output.shape[0]
+        target = target.long()
         onehot = nn.functional.one_hot(target, self.num_classes).to(output.dtype)
         q = (1 - smooth) * onehot + smooth / self.num_classes
         if weight is None:

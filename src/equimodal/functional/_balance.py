@@ -58,7 +58,7 @@ def balance_terms(
     total = safe.sum()
     balance = ((total - safe) / total).clamp(0, maximum)
     balance = balance * ((count - 1) / balance.sum())
-    moving = clamped.sum() >= threshold
+    moving = (clamped.sum() >= threshold) & (clamped != clamped[0]).any()  # equal ones: exactly (M - 1) / M
     return torch.where(moving, balance, torch.full_like(balance, (count - 1) / count))
 
 

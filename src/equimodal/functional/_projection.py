@@ -114,4 +114,5 @@ def uncentred_covariance_sum(rows: Tensor) -> tuple[Tensor, int]:
     """
     flat = rows.reshape(-1, rows.shape[-1])
     flat = flat if flat.dtype == torch.float64 else flat.float()
-    return flat.mT @ flat, math.prod(rows.shape[:-1])
+    with torch.autocast(flat.device.type, enabled=False):  # which would compute the product in half precision
+        return flat.mT @ flat, math.prod(rows.shape[:-1])

@@ -90,17 +90,20 @@ class StepReport:
         scores: modality -> scalar, the training score of its unimodal output where the method computes one.
         coefficients: name -> modality -> scalar, what the method multiplied or weighted with.
         extras: further scalars (remaining plasticity, gradient norms ...).
+        phases: names of the phases that were stepped, in order; their losses are in ``losses``, beside parts of them.
     """
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)
     coefficients: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     extras: dict[str, Tensor] = field(default_factory=dict)
+    phases: list[str] = field(default_factory=list)
 
     @property
     def loss(self) -> Tensor:
-        """Sum of the phases' losses."""
-        return torch.stack([value.float() for value in self.losses.values()]).sum()
+        """Sum of the phases' losses; 0 where no sample took part in any."""
+        values = [self.losses[name].float() for name in self.phases]
+        return torch.stack(values).sum() if values else torch.zeros(())
 
 
 class Method(nn.Module):
@@ -186,14 +189,18 @@ class Method(nn.Module):
             BatchError: the batch does not fit the model.
             NonFiniteError: a loss is NaN or infinite (nothing has been stepped in that phase).
         """
-        given = cast("list[BatchLike]", batch if isinstance(batch, list) else [batch])
+        is_pair = isinstance(batch, list) and len(batch) == 2 and isinstance(cast(Any, batch[1]), Tensor)
+        given = cast("list[BatchLike]", batch if isinstance(batch, list) and not is_pair else [batch])
+        if not given:
+            raise BatchError("`batch`: expected at least one micro-batch. Found an empty list.")
         batches = [self.check_batch(b) for b in given]
         report = StepReport()
         batches = self.prepare(batches)
         for phase in self.phases(batches):
-            if not any(phase.count(b) for b in batches):
-                continue
             descent = engine.descend(phase, batches, self.sharpness)
+            if descent.count == 0:
+                continue
+            report.phases.append(phase.name)
             report.losses[phase.name] = descent.loss
             report.losses.update(descent.losses)
             scales = self.modify_gradients(phase, descent, engine, report)
@@ -209,6 +216,8 @@ class Method(nn.Module):
             raise BatchError(f"`inputs`: expected the modalities {list(self.modalities)}. Found unknown {unknown}.")
         if checked.target is None:
             raise BatchError("`target`: expected a tensor for training. Found None.")
+        if checked.target.device.type == "cpu":  # elsewhere it would synchronise; loaders look on the host
+            self.task.check_target(checked.target)
         return checked
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
@@ -309,7 +318,7 @@ class Method(nn.Module):
             raise MethodError(f"`batches`: expected validation data. Found the {part} split. Pass dataset.validation.")
         device = next(self.parameters()).device
         fused: list[Tensor] = []
-        unimodal: dict[str, list[Tensor]] = {}
+        unimodal: list[dict[str, Tensor]] = []
         masks: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
         targets: list[Tensor] = []
         with evaluating(self):
@@ -318,15 +327,17 @@ class Method(nn.Module):
                 joint, alone, presence = self.outputs(batch.inputs, batch.present)
                 if joint is not None:
                     fused.append(joint)
-                for m, z in alone.items():
-                    unimodal.setdefault(m, []).append(z)
+                unimodal.append(alone)
                 for m in self.modalities:
                     mask = None if presence is None else presence.get(m)
                     masks[m].append(torch.ones(len(batch), dtype=torch.bool, device=device) if mask is None else mask)
                 targets.append(cast(Tensor, batch.target))
         if not targets:
             raise MethodError("`batches`: expected at least one validation batch. Found none.")
-        joined = {m: torch.cat(z) for m, z in unimodal.items()}
+        joined = {  # a batch may leave a modality out; its rows are absent and not read
+            m: torch.cat([alone[m] if m in alone else torch.zeros_like(next(iter(alone.values()))) for alone in unimodal])
+            for m in dict.fromkeys(m for alone in unimodal for m in alone)
+        }
         present = {m: torch.cat(v) for m, v in masks.items()}
         return self.inference.fit(self.task, torch.cat(fused) if fused else None, joined, present, torch.cat(targets))
 
@@ -341,6 +352,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m in training:
             m.training = True
+
+
+def record_score(report: StepReport, modality: str, descent: Descent) -> None:
+    """Report the training score of a unimodal phase, unless all of its samples are on other processes."""
+    if "numerator" in descent.sums:
+        report.scores[modality] = (descent.sums["numerator"] / descent.sums["denominator"]).mean()
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

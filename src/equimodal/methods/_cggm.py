@@ -131,6 +131,7 @@ class CGGM(Method):
     )
 
     score_average: Tensor
+    seen: Tensor
     numerators: Tensor
     denominators: Tensor
     balance: Tensor
@@ -196,6 +197,7 @@ class CGGM(Method):
                     )
         count = len(self.modalities)
         self.register_buffer("score_average", torch.zeros(count))
+        self.register_buffer("seen", torch.zeros(count, dtype=torch.bool))
         self.register_buffer("numerators", torch.zeros(count, 1))
         self.register_buffer("denominators", torch.zeros(count, 1))
         self.register_buffer("balance", torch.full((count,), (count - 1) / count))
@@ -288,7 +290,7 @@ class CGGM(Method):
         self._update_balance(descent, engine, report)
         # exactly rho (M-1)/M where all are equal: a neutral rho then leaves gradients as they are, bit for bit
         count = len(self.modalities)
-        scale = self.balance / ((count - 1) / count) * (self.rho * (count - 1) / count)
+        scale = self.balance.float() / ((count - 1) / count) * (self.rho * (count - 1) / count)
         report.coefficients["balance"] = dict(zip(self.modalities, self.balance.clone().unbind(), strict=True))
         if not self.magnitude:
             return ()
@@ -332,17 +334,15 @@ class CGGM(Method):
             return
         known = (self.denominators > 0).all(1)
         score = (self.numerators / self.denominators.clamp_min(torch.finfo(torch.float32).tiny)).mean(1)
-        if self._windows == 0 and self.variant == "paper":
-            average = torch.where(known, score, self.score_average)
-            improvement = torch.zeros_like(average)
-        else:  # the released code compares its first batch with 0
-            average = torch.where(known, self.momentum * self.score_average + (1 - self.momentum) * score,
-                                  self.score_average)  # fmt: skip
-            improvement = average - self.score_average
+        # the first score of a modality has nothing to be compared with; the released code compares it with 0
+        compared = known & self.seen if self.variant == "paper" else known
+        improvement = torch.where(compared, (1 - self.momentum) * (score - self.score_average), 0)
+        average = torch.where(known & ~compared, score, self.score_average + improvement)
         self.balance.copy_(
             balance_terms(improvement, self.variant, floor=self.floor, maximum=self.maximum, threshold=self.threshold)
         )
         self.score_average.copy_(average)
+        self.seen.logical_or_(known)
         self._batches, self._windows = 0, self._windows + 1
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Phase, UpdateScale
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.inference import Rule
-from equimodal.methods._base import OWN_ROWS, Method, MethodInfo, StepReport
+from equimodal.methods._base import OWN_ROWS, Method, MethodInfo, StepReport, record_score
 from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
@@ -92,7 +92,7 @@ class Ensemble(Method):
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
     ) -> Sequence[UpdateScale]:
         """Only reports the training score."""
-        report.scores[phase.name] = (descent.sums["numerator"] / descent.sums["denominator"]).mean()
+        record_score(report, phase.name, descent)
         return ()
 
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from equimodal.batch import Batch, Presence, tree_map
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
 from equimodal.errors import BatchError, EquimodalWarning, MethodError, ModelError, ScheduleWarning, UnsupportedError
+from equimodal.functional import uncentred_covariance_sum
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport, evaluating, one_of, warn_once
+from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport, evaluating, one_of, record_score, warn_once
 from equimodal.methods._flat import FlatBank, Key, corresponding
 from equimodal.methods._heads import Heads
 from equimodal.operators import Layer, layer_inputs, project_gradient, projectable_layers, recorded_inputs
@@ -161,6 +162,15 @@ class MIE(Method):
         calibrated: bool = False,
     ) -> None:
         one_of("sam", sam, _SAM)
+        for name, value, good in (
+            ("radius", radius, radius > 0),
+            ("flat_ratio", flat_ratio, 0 <= flat_ratio <= 1),
+            ("sam_every", sam_every, sam_every >= 1),
+            ("temperature", temperature, temperature >= 0),
+            ("mixup_alpha", mixup_alpha, mixup_alpha >= 0),
+        ):
+            if not good:
+                raise MethodError(f"`{name}`: out of range. Found {value}.")
         released = variant == "released"
         sharpness = Sharpness(sam, radius=radius, ratio=flat_ratio, every=sam_every) if sam and not released else None
         if inference == "fused":
@@ -170,10 +180,6 @@ class MIE(Method):
         one_of("layers", layers, ("classifier", "linear", "all"))
         one_of("alternate", alternate, ("batch", "epoch", "stage"))
         one_of("variant", variant, ("paper", "released"))
-        if not temperature >= 0 or not mixup_alpha >= 0:
-            raise MethodError(
-                f"`temperature`, `mixup_alpha`: expected numbers >= 0. Found {temperature}, {mixup_alpha}."
-            )
         if not stage_epochs or any(n < 1 for n in stage_epochs):
             raise MethodError(f"`stage_epochs`: expected positive integers. Found {stage_epochs}.")
         self.projection, self.temperature, self.alternate = projection, temperature, alternate
@@ -221,8 +227,9 @@ class MIE(Method):
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Mixup, once per step, so that both passes see the same."""
-        self._plain = batches
-        return [self._mix(batch) for batch in batches] if self.mixup_alpha > 0 else batches
+        mixed = [self._mix(batch) for batch in batches] if self.mixup_alpha > 0 else batches
+        self._unmixed = list(zip(mixed, batches, strict=True))
+        return mixed
 
     def _mix(self, batch: Batch) -> Batch:
         if batch.presence is not None and any(batch.rows(m) is not None for m in batch.inputs):
@@ -297,8 +304,8 @@ class MIE(Method):
         if self.variant == "released":
             inputs = [x.mean(0, keepdim=True) for x in inputs]
         rows = torch.cat([layer_inputs(layer, x) for x in inputs])
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        return rows.mT @ rows, torch.full_like(like, rows.shape[0])
+        total, count = uncentred_covariance_sum(rows)
+        return total, torch.full_like(like, count)
 
     def _released_loss(self, modality: str, loss: Tensor, feature: Tensor, batch: Batch) -> Tensor:
         """The released forward phase: 1e-10 along each tensor's own gradient, never undone; classifier only."""
@@ -308,7 +315,7 @@ class MIE(Method):
             for p, g in zip(parameters, gradients, strict=True):
                 if g is not None:
                     p.data = p.data + 1e-10 * torch.nan_to_num(g / g.norm())
-        plain = next((b for b, mixed in zip(self._plain, [batch], strict=False)), batch).only(modality)
+        plain = next((plain for mixed, plain in self._unmixed if mixed is batch), batch).only(modality)
         target = batch.target if plain is None else plain.target
         sharp = self.task.loss(self.heads[modality](feature), cast(Tensor, target))
         return (1 - self.flat_ratio) * loss + self.flat_ratio * sharp
@@ -321,7 +328,7 @@ class MIE(Method):
     ) -> Sequence[UpdateScale]:
         """G <- G P for every corresponding layer."""
         modality = phase.name
-        report.scores[modality] = (descent.sums["numerator"] / descent.sums["denominator"]).mean()
+        record_score(report, modality, descent)
         if not self.projection:
             return ()
         for key, layer in self._layers[modality].items():

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
 from equimodal.errors import EquimodalWarning, MethodError, ModelError, ScheduleWarning, UnsupportedError
-from equimodal.functional import fuse
+from equimodal.functional import fuse, uncentred_covariance_sum
 from equimodal.inference import Prediction, Rule
-from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport, one_of, warn_once
+from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport, one_of, record_score, warn_once
 from equimodal.methods._flat import FlatBank, corresponding
 from equimodal.operators import (
     OrthogonalProjector,
@@ -231,11 +231,10 @@ class MLA(Method):
             sums = {"numerator": numerator, "denominator": denominator}
             for number, (layer, inputs) in enumerate(zip(self._layers, seen, strict=False)):
                 rows = torch.cat([layer_inputs(layer, x) for x in inputs])
-                rows = rows if rows.dtype == torch.float64 else rows.float()
                 if self.projector == "orthogonal":
-                    sums[f"rows/{number}"] = rows.sum(0)
+                    sums[f"rows/{number}"] = (rows if rows.dtype == torch.float64 else rows.float()).sum(0)
                 else:
-                    sums[f"square/{number}"] = rows.mT @ rows
+                    sums[f"square/{number}"], _ = uncentred_covariance_sum(rows)
                 sums[f"count/{number}"] = torch.full_like(numerator, rows.shape[0])
             return Objective(loss, {}, sums)
 
@@ -251,7 +250,7 @@ class MLA(Method):
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
     ) -> Sequence[UpdateScale]:
         """G_W <- G_W P."""
-        report.scores[phase.name] = (descent.sums["numerator"] / descent.sums["denominator"]).mean()
+        record_score(report, phase.name, descent)
         if self.projector == "orthogonal":
             for layer, projector in zip(self._layers, self._projectors, strict=True):
                 project_gradient(layer, projector.matrix)
@@ -263,14 +262,16 @@ class MLA(Method):
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
         """Show the projector this modality's mean feature, once its step is done."""
         if self.flat is not None:  # covariances are summed over processes when the projectors are refreshed
-            for number, key in enumerate(self._keys):
+            for number, key in enumerate(self._keys if descent.sums else ()):
                 covariance = self.flat.covariance(phase.name, key)
                 covariance.add_sum(descent.sums[f"square/{number}"], descent.sums[f"count/{number}"])
             if phase.name in self._flat_plasticity:
                 report.extras[f"plasticity/{phase.name}"] = self._flat_plasticity[phase.name]
         if self.projector != "orthogonal":
             return
-        sums = engine.all_sum({k: v for k, v in descent.sums.items() if "/" in k})
+        zeros = {f"{k}/{i}": p.matrix.new_zeros(n) for i, p in enumerate(self.projectors)
+                 for k, n in (("rows", len(p.matrix)), ("count", 1))}  # fmt: skip
+        sums = engine.all_sum({k: descent.sums.get(k, zero).to(zero.dtype) for k, zero in zeros.items()})
         for number, projector in enumerate(self._projectors):
             mean = sums[f"rows/{number}"] / sums[f"count/{number}"]
             strength = projector.update(mean, self.current_alpha(), self.alpha_scale == "relative")

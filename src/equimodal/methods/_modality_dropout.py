@@ -108,9 +108,10 @@ class ModalityDropout(Joint):
         kept = self._kept[next(i for i, b in enumerate(self._batches) if b is batch)]
         kept = kept.to(next(self.parameters()).device, non_blocking=True)
         presence = batch.presence
-        if presence is not None:  # a sample whose present modalities were all drawn keeps them
-            full = torch.ones_like(kept[:, 0])
-            available = torch.stack([presence.get(m, full) for m in self.modalities], dim=1)
+        if presence is not None or len(batch.inputs) < len(self.modalities):
+            full = torch.ones_like(kept[:, 0])  # a sample whose present modalities were all drawn keeps them
+            masks = [(presence or {}).get(m, full) if m in batch.inputs else ~full for m in self.modalities]
+            available = torch.stack(masks, dim=1)
             kept = kept | ~(kept & available).any(1, keepdim=True)
         scale = (1 - self.probability ** len(self.modalities)) / (1 - self.probability)
         features = self.multimodal.encode(batch.inputs, batch.present)

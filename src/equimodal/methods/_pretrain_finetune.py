@@ -11,7 +11,7 @@ from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Phase, UpdateScale
 from equimodal.errors import MethodError
 from equimodal.inference import Rule, apply_rule
-from equimodal.methods._base import MASKED, EpochContext, MethodInfo, StepReport
+from equimodal.methods._base import MASKED, EpochContext, MethodInfo, StepReport, record_score
 from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
 from equimodal.methods._joint import Joint
 from equimodal.sharpness import Sharpness
@@ -101,7 +101,7 @@ class PretrainFinetune(Joint):
         if context.epochs is None:
             raise MethodError("`context.epochs`: PretrainFinetune needs the number of epochs. Found None.")
         before = self.pretraining
-        self.pretraining = context.epoch < max(1, round(self.pretrain * context.epochs))
+        self.pretraining = context.epoch < max(1, min(round(self.pretrain * context.epochs), context.epochs - 1))
         if before and not self.pretraining and context.engine is not None:
             context.engine.reset_optimizer(self.parameters())
 
@@ -125,7 +125,7 @@ class PretrainFinetune(Joint):
     ) -> Sequence[UpdateScale]:
         """Only reports the training score of the unimodal part."""
         if phase.modality is not None:
-            report.scores[phase.name] = (descent.sums["numerator"] / descent.sums["denominator"]).mean()
+            record_score(report, phase.name, descent)
         return ()
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

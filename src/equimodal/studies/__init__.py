@@ -1,9 +1,11 @@
 """Runs and comparisons: configuration, training with selection on validation data, records, cost."""
 
 from equimodal.studies._build import build_data, build_method, build_model, method_options
-from equimodal.studies._compare import CONTROLS, Entry, StudyConfig, compare, summarise
+from equimodal.studies._compare import CONTROLS, Entry, StudyConfig, StudyError, compare, summarise
 from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from equimodal.studies._cost import interleaved, measure_cost, ratios
+from equimodal.studies._predict import predict_run, write_predictions
+from equimodal.studies._recipes import recipe, recipes
 from equimodal.studies._run import fit, load_run, run
 from equimodal.studies._weights import load_weights, save_weights
 
@@ -14,6 +16,7 @@ __all__ = [
     "ModelConfig",
     "RunConfig",
     "StudyConfig",
+    "StudyError",
     "TrainingConfig",
     "build_data",
     "build_method",
@@ -25,8 +28,12 @@ __all__ = [
     "load_weights",
     "measure_cost",
     "method_options",
+    "predict_run",
     "ratios",
+    "recipe",
+    "recipes",
     "run",
     "save_weights",
     "summarise",
+    "write_predictions",
 ]

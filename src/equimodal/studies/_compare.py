@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from equimodal.data import Dataset
 from equimodal.errors import DataError, EquimodalError, MethodError
@@ -19,7 +25,16 @@ from equimodal.studies._build import build_data
 from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from equimodal.studies._cost import measure_cost
 from equimodal.studies._records import environment, plain, read_json, read_lines, read_yaml, write_json, write_yaml
-from equimodal.studies._run import run
+from equimodal.studies._run import check_config, run
+
+
+class StudyError(EquimodalError):
+    """Some cells failed, the others are finished; ``study`` is the content of ``study.json``."""
+
+    def __init__(self, message: str, study: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.study = study
+
 
 CONTROLS = ("Joint", "MultiLoss", "Unimodal", "Ensemble")
 """Without these a comparison proves nothing."""
@@ -101,7 +116,7 @@ def compare(
 
     Raises:
         DataError: the folder holds another study.
-        EquimodalError: cells failed; the others are finished, and the failures are in ``study.json``.
+        StudyError: cells failed; the others are finished, and the failures are in ``study.json``.
     """
     folder = Path(folder)
     if workers < 1:
@@ -117,7 +132,7 @@ def compare(
     write_json(folder / "study.json", study)
     if failures:
         shown = "; ".join(f"{cell}: {why}" for cell, why in failures.items())
-        raise EquimodalError(f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}")
+        raise StudyError(f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study)
     return study
 
 
@@ -139,7 +154,7 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
                 f"change, these may not. Compare with {path}, or choose another folder."
             )
     entries = {label: vars(entry) for label, entry in config.rows(data).items()}
-    write_yaml(path, {**described, "entries": entries, "seeds": config.seeds})
+    write_yaml(path, {**described, "entries": entries, "seeds": config.seeds, "controls": config.controls})
 
 
 def _costs(config: StudyConfig, folder: Path, data: Dataset) -> dict[str, float]:
@@ -172,6 +187,9 @@ def _run_cells(
 ) -> dict[str, str]:
     folders = {cell: _cell_folder(folder, cell) for cell in cells}
     open_cells = [cell for cell in cells if not (folders[cell] / "metrics.json").exists()]
+    for cell in cells:
+        if cell not in open_cells:  # its numbers must not appear under other options
+            check_config(cells[cell], folders[cell])
     total = sum(c.training.epochs for c in cells.values())
     done = {cell: c.training.epochs for cell, c in cells.items() if cell not in open_cells}
     failures: dict[str, str] = {}
@@ -199,7 +217,7 @@ def _run_cells(
     context = multiprocessing.get_context("spawn")
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(min(workers, len(open_cells)), mp_context=context, initializer=_one_thread)
+    pool = ProcessPoolExecutor(min(workers, len(open_cells)), mp_context=context, initializer=_prepare_worker)
     try:
         running: dict[Future[None], str] = {
             pool.submit(_run_cell, cells[cell].to_dict(), str(folders[cell]), loggers): cell for cell in open_cells
@@ -211,6 +229,11 @@ def _run_cells(
                 failure = future.exception()
                 if isinstance(failure, EquimodalError):
                     failures[cell] = str(failure)
+                elif isinstance(failure, BrokenProcessPool):
+                    raise EquimodalError(
+                        f"A worker process died while {cell!r} ran; out of memory? Finished cells are kept: call again "
+                        "with the same folder, and with fewer workers."
+                    ) from failure
                 elif failure is not None:
                     raise failure
                 done[cell] = cells[cell].training.epochs
@@ -231,10 +254,18 @@ def _run_cells(
     return failures
 
 
-def _one_thread() -> None:
-    import torch
-
+def _prepare_worker() -> None:
+    """One thread; Ctrl-C is the parent's to handle; and no worker outlives its parent, however that ended."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _run_cell(config: dict[str, Any], folder: str, loggers: bool) -> None:
@@ -289,7 +320,8 @@ def summarise(
                     "modalities": list(data.modalities), "classes": len(data.classes)},
         "protocol": {"name": data.protocol.name, "description": data.protocol.description,
                      "validation": getattr(data.protocol, "validation", None)},
-        "selection": "epoch with the best validation score; inference rules and temperatures fitted on "
+        "selection": ("epoch with the best validation score" if config.training.selection == "best" else "last epoch")
+        + "; inference rules and temperatures fitted on "
         "validation data; "
                      "the test split is read once, after that",
         "budget": {"training": vars(config.training), "model": vars(config.model), "seeds": config.seeds},

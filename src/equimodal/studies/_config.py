@@ -58,6 +58,8 @@ class TrainingConfig:
         clip_norm: largest gradient norm; null does not clip.
         accumulate: micro-batches per update.
         precision: of Lightning's Trainer: 32-true, bf16-mixed or 64-true.
+        selection: ``best``, the epoch with the best validation score (the first of equals); or ``last``, which chooses
+            nothing: right where the validation split is so small that the best epoch is mostly a lucky one.
         patience: epochs without a better validation score before training stops; null never stops early.
         device: auto, cpu, gpu, mps: Lightning's accelerator.
     """
@@ -71,6 +73,7 @@ class TrainingConfig:
     clip_norm: float | None = None
     accumulate: int = 1
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    selection: Literal["best", "last"] = "best"
     patience: int | None = None
     device: str = "auto"
 
@@ -86,6 +89,7 @@ class TrainingConfig:
         for name, allowed in (
             ("optimizer", ("adamw", "adam", "sgd")),
             ("schedule", ("cosine", "constant", "step")),
+            ("selection", ("best", "last")),
             ("precision", ("32-true", "bf16-mixed", "64-true")),
         ):
             if getattr(self, name) not in allowed:

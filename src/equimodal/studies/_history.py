@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from equimodal.lightning import MethodModule
@@ -81,6 +82,20 @@ class History(Callback):
                 "epochs": trainer.max_epochs,
                 "score": measured.get("validation/score"),
             })  # fmt: skip
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's checkpoints, for a folder that may have been moved since they were written."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score and the paths, in the folder where the files are now."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        moved = {k: here(state_dict[k]) for k in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
 
 
 def flatten(report: StepReport) -> dict[str, Tensor]:

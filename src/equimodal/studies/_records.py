@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,25 @@ from equimodal.errors import CheckpointError, DataError, StorageError, missing_e
 
 def write_text(path: Path, text: str) -> Path:
     """Write ``text`` to ``path`` at once: a full disk or an interruption leaves what was there before."""
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """As :func:`write_text`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(name).replace(path)
+            partial.write_bytes(content)
+            partial.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StorageError(f"`{path}`: could not be written ({error.strerror or error}). Nothing was lost; free "
-        "space or "
-                           "choose another folder, then resume.") from error  # fmt: skip
+        raise StorageError(
+            f"`{path}`: could not be written ({error.strerror or error}). Nothing was lost; free space or choose "
+            "another folder, then resume."
+        ) from error
     return path
 
 

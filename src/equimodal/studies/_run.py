@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import logging
-import time
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
 from equimodal.diagnostics import evaluate, probe_scores, rule_scores
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method
 from equimodal.studies._build import build_data, optimizer_factory, scheduler_factory, seeded
-from equimodal.studies._config import RunConfig
+from equimodal.studies._config import RunConfig, TrainingConfig
 from equimodal.studies._records import (
     environment,
     plain,
     read_checkpoint,
     read_json,
+    read_lines,
     read_yaml,
     write_json,
     write_text,
@@ -64,18 +65,20 @@ def run(
     """
     folder = Path(folder)
     if resume and (folder / "metrics.json").exists():
+        check_config(config, folder)
         done: dict[str, Any] = read_json(folder / "metrics.json")
         return done
     if data is None:
         data = build_data(config.data)
+    if "test" not in data.parts:
+        require(data.test, TestSplit, "test")  # refused now, not after the training
     _prepare_folder(config, folder, data, resume)
-    started = time.perf_counter()
     with torch.random.fork_rng(devices=_devices()):
         method = seeded(config, data)
         best = fit(method, data.train, data.validation, config, folder, resume=resume, progress=progress, bar=bar,
                    loggers=loggers)  # fmt: skip
     metrics = _finish(method, data, config, best)
-    metrics["seconds"] = time.perf_counter() - started
+    metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
     save_weights(method, folder / "weights.safetensors", {"config": plain(config.to_dict())})
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -109,15 +112,9 @@ def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool
                 f"`{folder}`: expected an empty folder. Found the run of {known}. Continue it with --resume, or choose "
                 "another folder."
             )
-        stored = RunConfig.from_dict(read_yaml(known))
-        if plain(stored.to_dict()) != plain(config.to_dict()):
-            raise DataError(
-                f"`{folder}`: expected the configuration of the run that is resumed. Found other values; compare with "
-                f"{known}, or choose another folder."
-            )
+        check_config(config, folder)
         _check_fingerprint(folder, data)
         return
-    write_yaml(known, config.to_dict())
     write_json(
         folder / "environment.json",
         {
@@ -131,6 +128,19 @@ def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool
             },
         },
     )
+    write_yaml(known, config.to_dict())  # last: a folder with a configuration is a folder that can be resumed
+
+
+def check_config(config: RunConfig, folder: Path) -> None:
+    """Refuse to take the run that ``folder`` holds for another one."""
+    known = folder / "config.yaml"
+    stored, own = plain(RunConfig.from_dict(read_yaml(known)).to_dict()), plain(config.to_dict())
+    differing = [name for name in own if stored[name] != own[name]]
+    if differing:
+        raise DataError(
+            f"`{folder}`: expected the configuration of the run that it holds. Found other values of "
+            f"{', '.join(differing)}; compare with {known}, or choose another folder."
+        )
 
 
 def _check_fingerprint(folder: Path, data: Dataset) -> None:
@@ -168,12 +178,12 @@ def fit(
     train, validation = require(train, TrainSplit, "train"), require(validation, ValidationSplit, "validation")
     try:
         from lightning.pytorch import Trainer
-        from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+        from lightning.pytorch.callbacks import EarlyStopping
         from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
     except ImportError as error:
         raise missing_extra("lightning", "cli", "Training with the Trainer") from error
     from equimodal.lightning import MethodModule
-    from equimodal.studies._history import History
+    from equimodal.studies._history import Checkpoints, History
 
     settings = config.training
     module = MethodModule(
@@ -185,12 +195,13 @@ def fit(
         accumulate=settings.accumulate,
     )
     checkpoints = folder / "checkpoints"
-    best = ModelCheckpoint(
-        dirpath=checkpoints, filename="best", monitor="validation/score", mode="max", save_last=True,
-        save_on_train_epoch_end=True, enable_version_counter=False,
-    )  # fmt: skip
+    every: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     history = History(folder / "history.jsonl", progress)
-    callbacks: list[Any] = [history, best]
+    callbacks: list[Any] = [
+        history,
+        Checkpoints(dirpath=checkpoints, filename="best", monitor="validation/score", mode="max", **every),
+        Checkpoints(dirpath=checkpoints, filename="last", **every),  # after the best one, whose state it holds
+    ]
     if settings.patience is not None:
         callbacks.append(EarlyStopping("validation/score", mode="max", patience=settings.patience))
     made_loggers: Any = False
@@ -200,16 +211,22 @@ def fit(
     last = checkpoints / "last.ckpt"
     resumed = resume and last.exists()
     if resumed:
-        history.keep_until(int(read_checkpoint(last)["epoch"]))
+        content = read_checkpoint(last)
+        history.keep_until(int(content["epoch"]))
+        states = content.get("callbacks", {})
+        if any(state.get("stopped_epoch") for name, state in states.items() if name.startswith("EarlyStopping")):
+            return _select(method, checkpoints, settings)
     elif (folder / "history.jsonl").exists():
         write_text(folder / "history.jsonl", "")
     quiet = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = quiet.level
     quiet.setLevel(logging.WARNING)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
         warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
         try:
             trainer = Trainer(
                 max_epochs=settings.epochs,
@@ -230,22 +247,34 @@ def fit(
                 ckpt_path=str(last) if resumed else None,
                 weights_only=True,
             )
+        except StorageError:
+            raise
         except OSError as error:
             raise StorageError(
                 f"`{folder}`: a file could not be written ({error}). What was written before still is; free space and "
                 "continue with --resume."
             ) from error
+        except SystemExit as error:  # what the Trainer makes of Ctrl-C, after it has switched further ones off
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from error
         finally:
             quiet.setLevel(level)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    path = Path(best.best_model_path or last)
-    content = read_checkpoint(path)
+    return _select(method, checkpoints, settings)
+
+
+def _select(method: Method, checkpoints: Path, settings: TrainingConfig) -> dict[str, Any]:
+    """Load the selected epoch; which one it is, and its validation score."""
+    best = settings.selection == "best"
+    content = read_checkpoint(checkpoints / ("best.ckpt" if best else "last.ckpt"))
     state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
     method.load_state_dict(state)
-    method.to("cpu" if settings.device == "cpu" else next(module.parameters()).device)
-    score = float(best.best_model_score) if isinstance(best.best_model_score, Tensor) else None
-    return {"epoch": int(content["epoch"]), "score": score}
+    if settings.device == "cpu":
+        method.to("cpu")
+    name = "best_model_score" if best else "current_score"
+    scores = [float(s[name]) for s in content["callbacks"].values() if s.get(name) is not None]
+    by = "best validation score" if best else "last epoch, nothing chosen"
+    return {"by": by, "epoch": int(content["epoch"]), "score": scores[0] if scores else None}
 
 
 def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,7 +290,7 @@ def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str,
         "seed": config.seed,
         "data": data.name,
         "protocol": data.protocol.name,
-        "selection": {"by": "validation score", **best},
+        "selection": dict(best),
         "rule": rule,
         "test": {"score": on_test.score, "loss": on_test.loss, "unimodal": on_test.unimodal, **on_test.metrics},
         "validation": {"score": on_validation.score, "loss": on_validation.loss, "unimodal": on_validation.unimodal},

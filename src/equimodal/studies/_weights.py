@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equimodal.errors import CheckpointError, StorageError, missing_extra
+from equimodal.errors import CheckpointError, missing_extra
+from equimodal.studies._records import write_bytes
 
 
 def save_weights(method: nn.Module, path: Path, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -21,20 +22,12 @@ def save_weights(method: nn.Module, path: Path, metadata: Mapping[str, Any] | No
         metadata: plain values stored in the file's header.
     """
     try:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
     except ImportError as error:
         raise missing_extra("safetensors", "cli", "Saving weights") from error
     tensors, extra = _parts(method)
-    header = {"equimodal": json.dumps({"extra": extra, **dict(metadata or {})})}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, partial, metadata=header)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(f"`{path}`: could not be written ({error}). What was there before still is.") from error
-    return path
+    header = {"equimodal": json.dumps({**dict(metadata or {}), "extra": extra})}
+    return write_bytes(path, save({name: t.detach().contiguous().clone() for name, t in tensors.items()}, header))
 
 
 def load_weights(method: nn.Module, path: Path) -> dict[str, Any]:
@@ -64,15 +57,28 @@ def load_weights(method: nn.Module, path: Path) -> dict[str, Any]:
         )
     for name, tensor in own.items():
         tensor.data.copy_(found[name])
-    chosen = header.get("extra", {}).get("inference")
-    inference = getattr(method, "inference", None)
-    if inference is not None and chosen is not None:
-        inference.set_extra_state(chosen)
+    for name, value in header.get("extra", {}).items():
+        method.get_submodule(name).set_extra_state(value)
     return dict(header)
 
 
 def _parts(method: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of the state, and the inference rule that was chosen."""
-    state = {name: value for name, value in method.state_dict().items() if isinstance(value, Tensor)}
-    inference = getattr(method, "inference", None)
-    return state, {} if inference is None else {"inference": inference.get_extra_state()}
+    """Tensors of the state, and the extra state of those submodules where it is plain values.
+
+    That is what prediction depends on (the chosen inference rule, the part of a staged training); generators and the
+    like belong to checkpoints.
+    """
+    state = method.state_dict()
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    extra = {}
+    for name, value in state.items():
+        owner, _, last = name.rpartition(".")
+        if last == "_extra_state" and _is_plain(value):
+            extra[owner] = value
+    return tensors, extra
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -1,0 +1,5 @@
+"""The command line, ``equimodal COMMAND``: thin functions over the library, imported only when they are called."""
+
+from equimodal.cli._main import main
+
+__all__ = ["main"]

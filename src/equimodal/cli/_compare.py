@@ -1,0 +1,108 @@
+"""``equimodal compare``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from equimodal.cli._errors import Interrupted, UsageError
+from equimodal.cli._main import Context
+from equimodal.cli._parser import CommandParser, comma_list, peek, read_config, whole_numbers
+from equimodal.cli._progress import Progress
+from equimodal.cli._shared import add_parts, check_options, recipe
+from equimodal.errors import unknown_name
+from equimodal.methods import get
+from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, StudyError, TrainingConfig, compare
+from equimodal.studies._records import write_text
+
+_ABOUT = """Methods x seeds on one dataset with equal budgets, the controls included. Calling it again with the same
+folder continues: a finished cell is not run again. Example: equimodal compare --methods MLA,CGGM,MIE --seeds 0,1,2
+--workers 2 --out study. Entries with options come from YAML: entries: {MLA without projector: {method: MLA, options: {projector:
+null}}}"""
+
+
+def run(argv: Sequence[str], context: Context) -> int:
+    """Compare, or continue an unfinished comparison."""
+    said = peek(argv, ("data.name", "out"))
+    stored = _stored(said.get("out"))
+    name = said.get("data.name") or stored.get("data", {}).get("name") or "avdigits"
+    parser = _parser()
+    parser.defaults(recipe(name))
+    parser.defaults(stored)
+    values = parser.parse(argv)
+    if values["out"] is None:
+        raise UsageError("equimodal compare: error: --out is missing. Name the folder for the comparison: --out DIR")
+    config = study_config(values)
+    resume = f"equimodal compare --out {values['out']} --workers {values['workers']}"
+    return run_and_report(config, Path(values["out"]), values["workers"], context, resume, cost=values["cost"])
+
+
+def study_config(values: Mapping[str, Any]) -> StudyConfig:
+    """The comparison that the arguments describe."""
+    given = dict(values["entries"] or {})
+    names = values["methods"] or ([] if given else ["MLA", "CGGM", "MIE"])
+    entries = {get(name).__name__: Entry(get(name).__name__) for name in names}
+    for label, entry in given.items():
+        entries[label] = _entry(label, entry)
+    return StudyConfig(
+        entries,
+        values["seeds"],
+        DataConfig(**values["data"]),
+        ModelConfig(**values["model"]),
+        TrainingConfig(**values["training"]),
+        values["controls"],
+    )
+
+
+def run_and_report(
+    config: StudyConfig, folder: Path, workers: int, context: Context, resume: str, *, cost: bool = True
+) -> int:
+    """Run what is not finished, print the table, write the reports; the path of the report is printed last."""
+    from equimodal.report import markdown_table, render_report, text_table
+
+    failed: StudyError | None = None
+    try:
+        with Progress(context.quiet) as progress:
+            study = compare(config, folder, workers=workers, progress=progress, cost=cost)
+    except KeyboardInterrupt:
+        raise Interrupted(f"finished cells are kept. Continue with: {resume}") from None
+    except StudyError as error:
+        failed, study = error, error.study
+    if study["rows"]:
+        print(text_table(study))
+        write_text(folder / "table.md", markdown_table(study))
+        render_report(study, folder / "report.html")
+    if failed is not None:
+        raise failed
+    print(f"report: {folder / 'report.html'}" if sys.stdout.isatty() else folder / "report.html")
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser("compare", _ABOUT)
+    parser.add("--methods", comma_list, None, "Names, as MLA,CGGM,MIE (the default where there are no entries).")
+    parser.add("--entries", dict[str, Any] | None, None, "Label -> {method, options}; best given in a YAML file.")
+    parser.add("--seeds", whole_numbers, [0, 1, 2, 3, 4], "One run per entry and seed, as 0,1,2.")
+    parser.add("--controls", bool, True, "Add the controls, without which a comparison proves nothing.")
+    parser.add("--cost", bool, True, "Measure the cost of each entry in joint steps first.")
+    parser.add("--workers", int, 1, "Processes, each with one thread.")
+    parser.add("--out", str | None, None, "Folder of the comparison; one that is unfinished is continued.")
+    add_parts(parser)
+    return parser
+
+
+def _stored(out: str | None) -> dict[str, Any]:
+    known = Path(out) / "study.yaml" if out else None
+    return read_config(known) if known is not None and known.is_file() else {}
+
+
+def _entry(label: str, entry: Any) -> Entry:
+    if not isinstance(entry, Mapping) or "method" not in entry:
+        raise UsageError(f"equimodal compare: error: entry {label!r}: expected {{method: NAME, options: {{...}}}}.")
+    for key in entry:
+        if key not in ("method", "options"):
+            raise unknown_name(f"field of entry {label!r}", str(key), ("method", "options"))
+    name = get(str(entry["method"])).__name__
+    return Entry(name, check_options(label, name, entry.get("options") or {}))

@@ -1,0 +1,58 @@
+"""``equimodal describe METHOD``."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from equimodal.cli._main import Context
+from equimodal.cli._parser import CommandParser
+from equimodal.cli._shared import cli_options
+from equimodal.cli._signature import plain_text, type_name
+from equimodal.methods import get
+
+
+def run(argv: Sequence[str], _: Context) -> int:
+    """Print everything the registry knows about a method."""
+    parser = CommandParser(
+        "describe", "Everything about a method. Example: equimodal describe MLA", "METHOD", config=False
+    )
+    parser.add("method", str, text="Name of a method; equimodal list shows them.")
+    print(describe(parser.parse(argv)["method"]))
+    return 0
+
+
+def describe(name: str) -> str:
+    """The text for one method."""
+    method = get(name)
+    info = method.info
+    options, python_only = cli_options(name)
+    lines = [f"{method.__name__}: {info.title}{' (a control)' if info.control else ''}", ""]
+    facts = {
+        "paper": info.paper, "computes": info.equations, "family": info.family, "tasks": ", ".join(info.tasks),
+        "modalities": info.modalities, "fusion": info.fusion, "absent modalities": info.missing, "cost": info.cost,
+        "consulted": info.consulted,
+    }  # fmt: skip
+    for title, text in facts.items():
+        lines += _wrapped(f"{title}: {text}", "")
+    for title, entries in (
+        ("differs from the paper", info.deviations),
+        ("differs in the released code", info.released),
+    ):
+        lines.append(f"{title}:")
+        for entry in entries:
+            lines += _wrapped(f"- {entry}", "  ")
+    lines += ["", "options (--options.NAME VALUE, or options: in YAML):"]
+    for option in options.values():
+        source = info.defaults.get(option.name.split(".")[0] if option.name not in info.defaults else option.name)
+        default = "null" if option.default is None else option.default
+        lines += _wrapped(f"{option.name} ({type_name(option.hint)}, default {default}): {option.text}", "  ")
+        if source:
+            lines += _wrapped(f"source of the default: {source}", "      ")
+    if python_only:
+        lines += _wrapped(f"from Python only: {', '.join(python_only)}", "  ")
+    return "\n".join(plain_text(line) if line and line[0] != " " else line for line in lines)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, 110, initial_indent=indent, subsequent_indent=indent + "    ", break_long_words=False)

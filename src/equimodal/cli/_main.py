@@ -1,0 +1,148 @@
+"""Chooses the command, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from equimodal.cli._errors import Interrupted, UsageError
+from equimodal.errors import EquimodalError, EquimodalWarning, UnknownNameError
+
+COMMANDS = {
+    "demo": "train five methods on the embedded data, print a table, write an HTML report",
+    "train": "one run: a method on a dataset, with checkpoints and records in one folder",
+    "compare": "methods x seeds on one dataset, with the controls, restartable",
+    "evaluate": "scores of a finished run, per modality and per subset of modalities",
+    "predict": "probabilities of a finished run for any subset of modalities, as .npz or .csv",
+    "list": "the methods and datasets",
+    "describe": "a method: paper, equations, options with symbol and source of each default, deviations",
+    "data": "bundle own arrays, or describe a dataset",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every command is told besides its own arguments.
+
+    Args:
+        quiet: print results only, no progress.
+    """
+
+    quiet: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code.
+
+    0 success, 1 the library refused or failed (one line says why), 2 wrong usage, 130 interrupted, 141 the reader of
+    the output went away.
+
+    Args:
+        argv: the arguments after the program's name; default those of the process.
+
+    Example:
+        >>> main(["--version"])
+        equimodal 0.1.0
+        0
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = _take(arguments, "--debug")
+    context = Context(quiet=_take(arguments, "--quiet"))
+    _never_fail_on_letters(sys.stdout)
+    _never_fail_on_letters(sys.stderr)
+    with _short_warnings(debug):
+        try:
+            return _run(arguments, context)
+        except UsageError as error:
+            return _fail(f"{error}", 2, debug)
+        except UnknownNameError as error:
+            return _fail(f"error: {error}", 2, debug)
+        except Interrupted as stop:
+            return _fail(f"\ninterrupted: {stop}", 130, debug=False)
+        except KeyboardInterrupt:
+            return _fail("\ninterrupted", 130, debug=False)
+        except BrokenPipeError:
+            # whoever read the output has seen enough; nothing more must be written at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except EquimodalError as error:
+            return _fail(f"error: {error}", 1, debug)
+
+
+def _run(arguments: list[str], context: Context) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from equimodal import __version__
+
+        print(f"equimodal {__version__}")
+        return 0
+    name = arguments.pop(0)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"error: unknown command {name!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+    module = importlib.import_module(f"equimodal.cli._{name}")
+    try:
+        code: int = module.run(arguments, context)
+    except SystemExit as stop:  # --help and --print_config of the argument parser
+        return stop.code if isinstance(stop.code, int) else 0
+    sys.stdout.flush()
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: equimodal COMMAND [options]", "", "Train multimodal models so that every modality is learnt.", ""]
+    lines += [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines += [
+        "",
+        "equimodal COMMAND --help shows its options. Everywhere: --quiet (no progress), --debug (tracebacks).",
+        "Start with: equimodal demo",
+    ]
+    return "\n".join(lines)
+
+
+def _take(arguments: list[str], flag: str) -> bool:
+    found = flag in arguments
+    arguments[:] = [a for a in arguments if a != flag]
+    return found
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        print(message, file=sys.stderr)
+    return code
+
+
+def _never_fail_on_letters(stream: TextIO) -> None:
+    reconfigure = getattr(stream, "reconfigure", None)
+    if callable(reconfigure):  # a terminal that lacks a letter shows a question mark
+        reconfigure(errors="replace")
+
+
+@contextlib.contextmanager
+def _short_warnings(debug: bool) -> Iterator[None]:
+    """Warnings of this library as one line each; those of others only with --debug."""
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("default", EquimodalWarning)
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            print(f"warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,179 @@
+"""Argument parsers from signatures (jsonargparse): YAML in with --config, resolved YAML out with --print_config."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equimodal.cli._errors import UsageError
+from equimodal.cli._signature import Option, options_of
+from equimodal.errors import DataError, missing_extra
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+SHORT = {"--data": "--data.name", "--card": "--data.card", "--protocol": "--data.protocol"}
+"""Short forms, and what they stand for."""
+
+
+class CommandParser:
+    """A jsonargparse parser for one command.
+
+    Args:
+        command: its name.
+        about: one sentence.
+        arguments: its positional arguments, for the usage line.
+        config: offer ``--config`` and ``--print_config``.
+    """
+
+    def __init__(self, command: str, about: str, arguments: str = "", *, config: bool = True) -> None:
+        try:
+            from jsonargparse import ArgumentParser
+        except ImportError as error:
+            raise missing_extra("jsonargparse", "cli", "The command line") from error
+        self.prog = f"equimodal {command}"
+        self.see = f"{self.prog} --help"
+        self.known: list[str] = []
+        self._parser: ArgumentParser = ArgumentParser(
+            prog=self.prog, description=about, exit_on_error=False, default_env=False, allow_abbrev=False,
+            usage=f"{self.prog} {arguments} [options]".replace("  ", " "),
+        )  # fmt: skip
+        if config:
+            self._parser.add_argument("--config", action="config", help="YAML file with any of these options.")
+
+    def add(self, name: str, hint: Any = str, default: Any = None, text: str = "", group: Any = None) -> None:
+        """One argument; without dashes it is positional."""
+        to = self._parser if group is None else group
+        settings: dict[str, Any] = {"help": text}
+        if name.startswith("-"):
+            settings["default"] = default
+            self.known.append(name.lstrip("-"))
+        to.add_argument(name, type=hint, **settings)
+
+    def flag(self, name: str, text: str) -> None:
+        """An argument that is on when it is there."""
+        self._parser.add_argument(name, action="store_true", help=text)
+        self.known.append(name.lstrip("-"))
+
+    def add_all(
+        self,
+        prefix: str,
+        source: Callable[..., Any] | Mapping[str, Option],
+        title: str,
+        skip: Iterable[str] = (),
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
+        """Every option of a signature as ``--PREFIX.NAME``; ``notes`` are added to their help."""
+        group = self._parser.add_argument_group(title)
+        for name, option in (source if isinstance(source, Mapping) else options_of(source)).items():
+            if name in skip:
+                continue
+            note = f" [{notes[name]}]" if notes and name in notes else ""
+            self.add(f"--{prefix}{name}", option.hint, option.default, option.text + note, group)
+
+    def defaults(self, values: Mapping[str, Any]) -> None:
+        """Other defaults, nested as in a configuration file; fields that this command does not have are left out."""
+        self._parser.set_defaults(dict(_flat(values, self.known)))
+
+    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The values, nested.
+
+        Raises:
+            UsageError: one line, with the nearest known option where one is unknown.
+        """
+        try:
+            values: dict[str, Any] = self._parser.parse_args(long_forms(argv)).as_dict()
+        except argparse.ArgumentError as error:
+            raise self._usage(str(error)) from error
+        values.pop("config", None)
+        return values
+
+    def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Nested values that did not come from a command line, with their types checked."""
+        try:
+            checked: dict[str, Any] = self._parser.parse_object(dict(values)).as_dict()
+        except argparse.ArgumentError as error:
+            raise self._usage(str(error)) from error
+        return checked
+
+    def _usage(self, message: str) -> UsageError:
+        text = " ".join(message.split())
+        unknown = re.search(r"unrecognized arguments: (.*)", text) or re.search(r"Option '(\S+)' is not accepted", text)
+        if unknown:
+            name = unknown[1].split()[0].split("=")[0]
+            near = difflib.get_close_matches(name.lstrip("-"), self.known, n=1, cutoff=0.6)
+            dashes = "--" if name.startswith("--") else ""
+            hint = f" Did you mean {dashes + near[0]!r}?" if near else ""
+            kind = "option" if name.startswith("-") else "field or argument"
+            text = f"unknown {kind} {name!r}.{hint}"
+        text = re.sub(r"Parser key \"(\S+)\":", r"`\1`:", text)
+        text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"Expected one of \1", text)
+        text = re.sub(r"<class '(\w+)'>", r"\1", text).rstrip(".")
+        return UsageError(f"{self.prog}: error: {text}{'' if text.endswith('?') else '.'} See: {self.see}")
+
+
+def long_forms(argv: Sequence[str]) -> list[str]:
+    """``argv`` with the short forms written out."""
+    written = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        written.append(SHORT.get(name, name) + equals + value)
+    return written
+
+
+def peek(argv: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """What the command line, or the YAML files it names, say about ``names``; nothing else is looked at.
+
+    The options of a method, and the budget of a dataset, are known only after this.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append", default=[])
+    for name in names:
+        parser.add_argument(f"--{name}")
+    try:
+        found = vars(parser.parse_known_args(long_forms(argv))[0])
+    except argparse.ArgumentError as error:
+        raise UsageError(f"error: {error}") from error
+    said: dict[str, str] = {}
+    for path in found.pop("config"):
+        if Path(path).is_file():  # the real parser complains about the others
+            said |= {k: str(v) for k, v in _flat(read_config(Path(path)), names) if v is not None}
+    return said | {k: v for k, v in found.items() if v is not None}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    from equimodal.studies._records import read_yaml
+
+    try:
+        return read_yaml(path)
+    except DataError as error:
+        raise UsageError(f"error: {error}") from error
+
+
+def comma_list(value: Any) -> list[str]:
+    """``"a,b"`` or a YAML list."""
+    items = value if isinstance(value, list) else str(value).strip("[]").split(",")
+    return [str(item).strip() for item in items if str(item).strip()]
+
+
+def whole_numbers(value: Any) -> list[int]:
+    """``"0,1,2"`` or a YAML list."""
+    try:
+        return [int(item) for item in comma_list(value)]
+    except ValueError:
+        raise ValueError(f"Expected whole numbers, such as 0,1,2. Got value: {value}") from None
+
+
+def _flat(values: Mapping[str, Any], known: Iterable[str], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    known = list(known)
+    for name, value in values.items():
+        full = f"{prefix}{name}"
+        if full in known:
+            yield full, value
+        elif isinstance(value, Mapping):
+            yield from _flat(value, known, f"{full}.")

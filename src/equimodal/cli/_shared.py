@@ -1,0 +1,85 @@
+"""Arguments that several commands share: data, model, training, and the options of a method."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from equimodal import studies
+from equimodal.cli._parser import CommandParser
+from equimodal.cli._signature import Option, options_of
+from equimodal.errors import UnknownNameError
+from equimodal.methods import get
+from equimodal.sharpness import Sharpness
+from equimodal.studies import DataConfig, ModelConfig, TrainingConfig, method_options
+
+_DATA_NOTES = {"name": "short: --data", "card": "short: --card", "protocol": "short: --protocol"}
+
+
+def add_parts(parser: CommandParser, data: bool = True) -> None:
+    """Data, model and training, as in a run's ``config.yaml``."""
+    if data:
+        parser.add_all("data.", DataConfig, "data", notes=_DATA_NOTES)
+    parser.add_all("model.", ModelConfig, "model")
+    parser.add_all("training.", TrainingConfig, "training (the same for every method of a comparison)")
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """Model and training that suit a dataset, as defaults; nothing for a dataset without a recipe."""
+    known = getattr(studies, "recipe", None)
+    if known is None:
+        return {}
+    try:
+        model, training = known(name)
+    except UnknownNameError:
+        return {}
+    return {"model": vars(model), "training": vars(training)}
+
+
+def cli_options(name: str) -> tuple[dict[str, Option], list[str]]:
+    """The options of a method that a command line can give, and the names of those that only Python can."""
+    every = options_of(get(name))
+    plain: dict[str, Option] = {}
+    python_only = []
+    for option in method_options(name):
+        found = every[option]
+        if option == "sharpness":
+            for key, part in options_of(Sharpness).items():
+                default = None if key == "mode" else part.default
+                plain[f"sharpness.{key}"] = Option(f"sharpness.{key}", part.hint, default, part.text)
+        elif re.search(r"\bnn\.Module\b|\bmodule\.Module\b", str(found.hint)):
+            python_only.append(option)
+        else:
+            plain[option] = found
+    return plain, python_only
+
+
+def add_method_options(parser: CommandParser, name: str, prefix: str = "options.") -> None:
+    """``--options.NAME`` for every option of the method's constructor, with the source of its default."""
+    method = get(name)
+    title = f"options of {method.__name__} (more: equimodal describe {method.__name__})"
+    notes = {option: f"source: {source}" for option, source in method.info.defaults.items()}
+    parser.add_all(prefix, cli_options(name)[0], title, notes=notes)
+
+
+def clean_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a constructor takes them: sharpness that is switched off is left out."""
+    cleaned = dict(options)
+    if isinstance(cleaned.get("sharpness"), Mapping) and cleaned["sharpness"].get("mode") is None:
+        del cleaned["sharpness"]
+    return cleaned
+
+
+def check_options(label: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that an entry of a comparison gives, with their types checked; others keep their defaults."""
+    parser = CommandParser(f"compare: entry {label!r}", "", config=False)
+    parser.see = f"equimodal describe {name}"
+    add_method_options(parser, name)
+    checked: dict[str, Any] = parser.check({"options": dict(options)})["options"]
+    return clean_options({key: checked[key] for key in options})
+
+
+def percent(value: float | None) -> str:
+    """A score for people."""
+    return "-" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,89 @@
+"""``equimodal train``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from equimodal.cli._errors import Interrupted, UsageError
+from equimodal.cli._main import Context
+from equimodal.cli._parser import CommandParser, peek, read_config
+from equimodal.cli._progress import Progress
+from equimodal.cli._shared import add_method_options, add_parts, clean_options, percent, recipe
+from equimodal.methods import get
+from equimodal.studies import RunConfig
+from equimodal.studies import run as run_study
+
+_ABOUT = """Train a method, choose the epoch on validation data, report on test data. Leaves one folder with the
+resolved configuration, environment, history, metrics, checkpoints and weights. Example: equimodal train --method MLA
+--data avdigits --options.alpha 0.05 --training.epochs 20 --seed 1"""
+
+
+def run(argv: Sequence[str], context: Context) -> int:
+    """Train, or continue with ``--resume``."""
+    said = peek(argv, ("method", "data.name", "out"))
+    stored = _stored(said.get("out"), "--resume" in argv)
+    method = get(said.get("method") or stored.get("method") or "Joint").__name__
+    name = said.get("data.name") or stored.get("data", {}).get("name") or "avdigits"
+    values = _parser(method, name, stored).parse(argv)
+    out, resume = values.pop("out"), values.pop("resume")
+    values |= {"method": method, "options": clean_options(values.get("options", {}))}
+    config = RunConfig.from_dict(values)
+    folder = Path(out) if out else _new_folder(f"{method}-{Path(name).stem}-seed{config.seed}")
+    return _train(config, folder, resume, context)
+
+
+def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> int:
+    try:
+        with Progress(context.quiet) as progress:
+            metrics = run_study(
+                config,
+                folder,
+                resume=resume,
+                progress=lambda e: progress(e["epoch"], e["epochs"], f"validation {percent(e['score'])}"),
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"everything up to the last whole epoch is kept. Continue with: equimodal train --resume --out {folder}"
+        ) from None
+    chosen = metrics["selection"]
+    print(f"{metrics['method']} on {metrics['data']} ({metrics['protocol']}), seed {metrics['seed']}")
+    print(f"  selected: epoch {chosen['epoch'] + 1}, by {chosen['by']}, validation {percent(chosen['score'])}")
+    print(f"  test score: {percent(metrics['test']['score'])}, by rule {metrics['rule']!r}")
+    for title, scores in (("own output of", metrics["test"]["unimodal"]), ("probe of", metrics.get("probe", {}))):
+        for modality, score in scores.items():
+            print(f"  {title} {modality}: {percent(score)}")
+    print(folder)
+    return 0
+
+
+def _parser(method: str, name: str, stored: dict[str, Any]) -> CommandParser:
+    parser = CommandParser("train", _ABOUT)
+    parser.add("--method", str, method, "Name of the method; equimodal list shows them.")
+    parser.add("--seed", int, 0, "Decides initial weights, order of the batches and dropout.")
+    parser.add("--probe", bool, True, "Fit linear probes on every encoder's features at the end.")
+    parser.add("--out", str | None, None, "Folder to leave; default: a new one in runs/.")
+    parser.flag("--resume", "Continue the run in --out; its configuration is the default for every option.")
+    add_method_options(parser, method)
+    add_parts(parser)
+    parser.defaults(recipe(name))
+    parser.defaults(stored)
+    return parser
+
+
+def _stored(out: str | None, resume: bool) -> dict[str, Any]:
+    if not resume:
+        return {}
+    if out is None:
+        raise UsageError("equimodal train: error: --resume needs the folder of the run: --resume --out DIR")
+    known = Path(out) / "config.yaml"
+    return read_config(known) if known.is_file() else {}
+
+
+def _new_folder(name: str) -> Path:
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
