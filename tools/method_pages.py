@@ -1,0 +1,246 @@
+"""Write the pages that follow from the code: a page per method from the registry, docs/reference.md from `__all__`.
+
+`python tools/method_pages.py` writes what has changed. With `--check` it writes nothing, and its exit code is 1 if a
+page is missing, stale or left over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import re
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType
+
+from equimodal.errors import EquimodalError
+from equimodal.methods import Method, available, get
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (
+    "equimodal",
+    "equimodal.methods",
+    "equimodal.functional",
+    "equimodal.fusion",
+    "equimodal.encoders",
+    "equimodal.data",
+    "equimodal.diagnostics",
+    "equimodal.studies",
+    "equimodal.report",
+    "equimodal.lightning",
+    "equimodal.errors",
+    "equimodal.engine",
+)
+NOTE = "<!-- Written by tools/method_pages.py. Change the docstring, then run it again. -->\n"
+SECTIONS = ("Args", "Raises", "Warns", "Returns", "Example", "References", "Shapes")
+HAND_WRITTEN = {"index.md"}
+
+
+def pages() -> dict[Path, str]:
+    """Path below the repository -> text of every generated page."""
+    made = {Path("docs/methods") / f"{name.lower()}.md": method_page(name, get(name)) for name in available()}
+    made[Path("docs/reference.md")] = reference_page()
+    return made
+
+
+# ---- one method -----------------------------------------------------------------------------------------------------
+
+
+def method_page(name: str, method: type[Method]) -> str:
+    info = method.info
+    body, sections = parse(inspect.getdoc(method) or "")
+    lines = [NOTE, f"# {name}: {info.title}\n"]
+    lines.append(f"`from equimodal.methods import {name}`" + (" (a control)\n" if info.control else "\n"))
+    facts = {
+        "Paper": info.paper,
+        "Computed": info.equations,
+        "Family": info.family,
+        "Tasks": ", ".join(info.tasks),
+        "Modalities": info.modalities,
+        "Fusion and head": info.fusion,
+        "Absent modalities": info.missing,
+        "Cost of a step": info.cost,
+    }
+    lines.append("| | |\n|---|---|\n" + "\n".join(f"| {k} | {cell(v)} |" for k, v in facts.items()) + "\n")
+    lines.append(markdown(body) + "\n")
+    lines.append("## Arguments\n")
+    lines.append("`model` and `task` come first; all others are keyword-only.\n")
+    lines.append(arguments(method, sections.get("Args", "")) + "\n")
+    for title, key in (("Errors", "Raises"), ("Warnings", "Warns")):
+        if key in sections:
+            lines.append(f"## {title}\n")
+            entries = [f"- `{kind}`: {markdown(text)}" for kind, text in named(sections[key]).items()]
+            lines.append("\n".join(entries) + "\n")
+    lines.append("## What differs\n")
+    lines.append("From the paper:\n\n" + bullets(info.deviations))
+    lines.append("Authors' released code, against the paper:\n\n" + bullets(info.released))
+    lines.append(f"Consulted: {info.consulted}.\n")
+    if "Example" in sections:
+        lines.append("## Example\n")
+        lines.append(f"```pycon\n{textwrap.dedent(sections['Example']).strip()}\n```\n")
+    return "\n".join(lines)
+
+
+def arguments(method: type[Method], text: str) -> str:
+    described = named(text)
+    signature = inspect.signature(method.__init__).parameters
+    lines = []
+    for name, parameter in signature.items():
+        if name == "self":
+            continue
+        default = "" if parameter.default is inspect.Parameter.empty else f" = `{parameter.default!r}`"
+        if name not in described:
+            raise SystemExit(f"{method.__name__}: the docstring does not say what `{name}` is.")
+        source = method.info.defaults.get(name)
+        where = f" *Default: {source}.*" if source else ""
+        lines.append(f"- **`{name}`**{default}: {markdown(described[name])}{where}")
+    return "\n".join(lines)
+
+
+def bullets(entries: tuple[str, ...]) -> str:
+    return "\n".join(f"- {entry}" for entry in entries) + "\n"
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+# ---- docstrings -----------------------------------------------------------------------------------------------------
+
+
+def parse(doc: str) -> tuple[str, dict[str, str]]:
+    """Prose of a Google-style docstring, and its sections by name."""
+    prose: list[str] = []
+    sections: dict[str, list[str]] = {}
+    current: list[str] = prose
+    for line in doc.splitlines():
+        head = re.fullmatch(r"(\w+):", line)
+        if head and head[1] in SECTIONS:
+            current = sections.setdefault(head[1], [])
+        elif line and not line.startswith(" ") and current is not prose:
+            current = prose
+            current.append(line)
+        else:
+            current.append(line)
+    return "\n".join(prose).strip(), {name: "\n".join(lines) for name, lines in sections.items()}
+
+
+def named(section: str) -> dict[str, str]:
+    """The entries `name: text` of a section."""
+    entries: dict[str, list[str]] = {}
+    last: list[str] = []
+    for line in textwrap.dedent(section).splitlines():
+        head = re.match(r"([\w, .\[\]]+): (.*)", line)
+        if head and not line.startswith(" "):
+            last = entries.setdefault(head[1], [])
+            last.append(head[2])
+        elif line.strip():
+            last.append(line.strip())
+    return {name: " ".join(words) for name, words in entries.items()}
+
+
+def markdown(text: str) -> str:
+    """reStructuredText as our docstrings use it, as Markdown with GitHub's mathematics."""
+    text = re.sub(r"\.\. math::\s*\n?((?:.+\n?)+)", _display, text)
+    text = re.sub(r":math:`([^`]+)`", r"$\1$", text)
+    text = re.sub(r":\w+:`~?([^`]+)`", lambda m: f"`{m[1].removeprefix('equimodal.')}`", text)
+    text = re.sub(r"\[(\w+\d{4})\]_?", r"\1", text)
+    return text.replace("``", "`")
+
+
+def _display(match: re.Match[str]) -> str:
+    return "$$" + " ".join(line.strip() for line in match[1].strip().splitlines()) + "$$\n"
+
+
+# ---- the reference ---------------------------------------------------------------------------------------------------
+
+
+def reference_page() -> str:
+    lines = [NOTE, "# Reference\n"]
+    lines.append(
+        "Every public name with its first sentence. `help(name)` shows the rest: formula, shapes, defaults, errors\n"
+        "and a short example. Methods have [pages of their own](methods/index.md).\n"
+    )
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        lines.append(f"## {package}\n")
+        lines.append(f"{summary(module)}\n")
+        lines += [entry(module, name) for name in public(module)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def public(module: ModuleType) -> list[str]:
+    names = getattr(module, "__all__", None)
+    if names is None:
+        names = [n for n, v in vars(module).items() if not n.startswith("_") and _is_own(v, module)]
+    return [n for n in names if not n.startswith("_")]
+
+
+def _is_own(value: object, module: ModuleType) -> bool:
+    return (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == module.__name__
+
+
+def entry(module: ModuleType, name: str) -> str:
+    value = getattr(module, name)
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return f"- **`{name}`**: `{value!r}`".replace("typing.", "")
+    return f"- **`{name}{signature(value)}`**: {summary(value)}"
+
+
+def signature(value: object) -> str:
+    if inspect.isclass(value) and (issubclass(value, Exception) or getattr(value, "_is_protocol", False)):
+        return ""
+    if inspect.isclass(value) and issubclass(value, Method):
+        return "(model, task, ...)"
+    try:
+        parameters = inspect.signature(value).parameters.values()  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return ""
+    shown = []
+    for p in parameters:
+        prefix = "*" if p.kind is p.VAR_POSITIONAL else "**" if p.kind is p.VAR_KEYWORD else ""
+        optional = p.default is not inspect.Parameter.empty
+        shown.append(f"{prefix}{p.name}" + ("=..." if optional else ""))
+    return f"({', '.join(shown)})"
+
+
+def summary(value: object) -> str:
+    doc = inspect.getdoc(value)
+    if not doc:
+        raise SystemExit(f"{value!r} has no docstring.")
+    return markdown(" ".join(doc.split("\n\n")[0].split()))
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is not up to date")
+    check = parser.parse_args(arguments).check
+    try:
+        made = pages()
+    except (EquimodalError, ImportError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    stale = [p for p, text in made.items() if not (ROOT / p).exists() or (ROOT / p).read_text("utf-8") != text]
+    known = {p.name for p in made} | HAND_WRITTEN
+    left = [p.relative_to(ROOT) for p in sorted((ROOT / "docs/methods").glob("*.md")) if p.name not in known]
+    for page in stale:
+        print(f"{'stale' if check else 'written'}: {page}")
+        if not check:
+            (ROOT / page).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / page).write_text(made[page], "utf-8")
+    for page in left:
+        print(f"no such method: {page}")
+    if check and (stale or left):
+        print("Run: python tools/method_pages.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
