@@ -124,7 +124,19 @@ def _yaml(text: str, file: str) -> Any:
         import yaml
     except ImportError as error:
         raise missing_extra("pyyaml", "cli", "Reading a card") from error
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that is there twice, of which YAML would silently keep the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for position, key in enumerate(keys):
+                if key in keys[:position]:
+                    line = node.value[position][0].start_mark.line + 1
+                    raise DataError(f"{file}: line {line}: expected each field once. Found {key!r} a second time.")
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)  # noqa: S506  (a SafeLoader: it makes plain values only)
     except yaml.YAMLError as error:
         raise DataError(f"{file}: expected valid YAML. Found: {' '.join(str(error).split())}.") from error

@@ -34,7 +34,7 @@ class ModalityCard:
     units: str
     description: str
     shape: tuple[int, ...] | None
-    transforms: list[tuple[Node, Transform]]
+    transforms: tuple[Transform, ...]
     standardise: str
     default: bool
     source: tuple[str, ...]
@@ -195,7 +195,7 @@ def _modality(name: str, node: Node) -> ModalityCard:
         units=_text(fields, "units"),
         description=_text(fields, "description"),
         shape=tuple(n.integer() for n in fields["shape"].items()) if "shape" in fields else None,
-        transforms=[read_transform(n) for n in transforms],
+        transforms=tuple(read_transform(n, "int64" if kind == "tokens" else "float32") for n in transforms),
         standardise=standardise,
         default=fields["default"].flag() if "default" in fields else True,
         source=_texts(fields, "source"),

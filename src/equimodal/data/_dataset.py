@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from equimodal.data._arrays import take
-from equimodal.data._card import Card, Column, Part, TargetCard
+from equimodal.data._card import Card, Part, TargetCard
+from equimodal.data._checks import (
+    Used,
+    classes_in_training,
+    labels_of,
+    names_of,
+    presence_of,
+    same_count,
+    some_modality,
+    target_tensor,
+)
 from equimodal.data._modality import Modality
 from equimodal.data._protocol import Protocol, split_rows
 from equimodal.data._source import Rows, Source
@@ -187,38 +195,38 @@ def build(
         raise unknown_name(f"target of {card.name}", target, card.targets)
     chosen = card.protocols[protocol or card.protocol]
     goal = card.targets[target or card.target]
-    used = _Used(arrays, card, origin)
+    used = Used(arrays, card, origin)
 
-    values = used.column(chosen.column)
+    values = used.names(chosen.column)
     size = len(values)
-    names = _names(modalities, card, chosen.modalities)
+    names = names_of(modalities, card, chosen.modalities)
     sources = {}
     for name in names:
         entry = card.modalities[name]
-        raw, index = used.parts(entry.column)
-        _same_count(len(raw) if index is None else len(index), size, entry.column, chosen.column, used)
+        raw, index = used.samples(entry.column)
+        same_count(len(raw) if index is None else len(index), size, entry.column, chosen.column, used)
         sources[name] = Source(entry, raw, index, mapped)
-    present = _presence(used, names, size, chosen.column)
+    present = presence_of(used, names, size, chosen.column)
     labels = used.column(goal.column)
-    _same_count(len(labels), size, goal.column, chosen.column, used)
+    same_count(len(labels), size, goal.column, chosen.column, used)
     classes = goal.classes if goal.task == "classification" else ()
     if classes:
-        labels = _labels(labels, goal, used)
-    groups = {g: used.column(card.groups[g]) for g in chosen.groups}
+        labels = labels_of(labels, goal, used)
+    groups = {g: used.names(card.groups[g]) for g in chosen.groups}
     if chosen.carve is not None and chosen.carve.by in card.groups:
-        groups.setdefault(chosen.carve.by, used.column(card.groups[chosen.carve.by]))
+        groups.setdefault(chosen.carve.by, used.names(card.groups[chosen.carve.by]))
     for group, own in groups.items():
-        _same_count(len(own), size, card.groups[group], chosen.column, used)
+        same_count(len(own), size, card.groups[group], chosen.column, used)
     rows, record = split_rows(chosen, values, labels if classes else None, groups, origin, card.file)
     if classes:
-        _classes_in_training(labels, rows, classes, card, origin, record.name)
-    _some_modality(present, names, rows, origin)
+        classes_in_training(labels, rows, classes, card, origin, record.name)
+    some_modality(present, names, rows, origin)
     for name, source in sources.items():
         source.standardise(rows["train"], present.get(name))
     store = Store(
         name=card.name,
         sources=sources,
-        target=_target_tensor(labels, goal),
+        target=target_tensor(labels, goal, used),
         classes=classes,
         present={m: torch.from_numpy(mask) for m, mask in present.items()},
         size=size,
@@ -226,135 +234,6 @@ def build(
     specs = {n: _spec(card, n, s) for n, s in sources.items()}
     chosen_options = {"protocol": chosen.name, "target": goal.name, "modalities": list(names), **(options or {})}
     return Dataset(store, specs, rows, record, card, goal, used.seen, chosen_options)
-
-
-class _Used:
-    """Arrays asked for by the card, remembered for the fingerprint."""
-
-    def __init__(self, arrays: Mapping[str, Array], card: Card, origin: str) -> None:
-        self.arrays, self.card, self.origin = arrays, card, origin
-        self.seen: dict[str, Array] = {}
-
-    def array(self, name: str, field: str) -> Array:
-        array = take(self.arrays, name, field, self.card.file, self.origin)
-        if array.ndim == 0 or len(array) == 0:
-            raise DataError(f"{self.origin}: array `{name}`: expected samples on the first axis. Found {array.shape}.")
-        self.seen[name] = array
-        return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
-
-    def parts(self, column: Column) -> tuple[Array, Rows | None]:
-        array = self.array(column.array, column.field)
-        if column.index is None:
-            return array, None
-        index = self.array(column.index, column.field)
-        if index.dtype.kind not in "iu" or index.ndim != 1:
-            raise DataError(
-                f"{self.origin}: array `{column.index}` (index of `{column.field}` in {self.card.file}): "
-                "expected whole "
-                f"numbers of shape (N,). Found {index.dtype} {index.shape}."
-            )
-        low, high = int(index.min()), int(index.max())
-        if low < 0 or high >= len(array):
-            raise DataError(
-                f"{self.origin}: array `{column.index}`: expected indices 0 to {len(array) - 1} into `{column.array}`. "
-                f"Found {low} to {high}."
-            )
-        return array, index.astype(np.int64)
-
-    def column(self, column: Column) -> Array:
-        array, index = self.parts(column)
-        return array if index is None else array[index]
-
-
-def _same_count(found: int, size: int, column: Column, reference: Column, used: _Used) -> None:
-    if found != size:
-        name = column.array if column.index is None else column.index
-        raise DataError(
-            f"{used.origin}: array `{name}` (field `{column.field}` of {used.card.file}): expected {size} "
-            "samples as in "
-            f"`{reference.array if reference.index is None else reference.index}`. Found {found}."
-        )
-
-
-def _names(asked: Sequence[str] | None, card: Card, of_protocol: tuple[str, ...]) -> tuple[str, ...]:
-    if asked is None:
-        return of_protocol or tuple(n for n, m in card.modalities.items() if m.default)
-    for name in asked:
-        if name not in card.modalities:
-            raise unknown_name(f"modality of {card.name}", name, card.modalities)
-    if not asked or len(set(asked)) != len(asked):
-        raise DataError(f"`modalities`: expected different names of {list(card.modalities)}. Found {list(asked)}.")
-    return tuple(asked)
-
-
-def _presence(used: _Used, names: tuple[str, ...], size: int, reference: Column) -> dict[str, npt.NDArray[np.bool_]]:
-    masks: dict[str, npt.NDArray[np.bool_]] = {}
-    for name, (column, position) in used.card.present.items():
-        if name not in names:
-            continue
-        array = used.column(column)
-        _same_count(len(array), size, column, reference, used)
-        expected = "shape (N,)" if position is None else f"shape (N, columns) with a column {position}"
-        if array.ndim != (1 if position is None else 2) or (position is not None and position >= array.shape[1]):
-            raise DataError(f"{used.origin}: array `{column.array}`: expected {expected}. Found {array.shape}.")
-        flags = np.asarray(array if position is None else array[:, position])
-        if flags.dtype.kind not in "biu" or not np.isin(flags, (0, 1)).all():
-            raise DataError(
-                f"{used.origin}: array `{column.array}`: expected 0 (absent) and 1 (present) only. Found {flags.dtype} "
-                f"with the values {np.unique(flags)[:6].tolist()}."
-            )
-        if not flags.all():
-            masks[name] = flags.astype(bool)
-    return masks
-
-
-def _some_modality(
-    present: Mapping[str, npt.NDArray[np.bool_]], names: tuple[str, ...], rows: Mapping[Part, Rows], origin: str
-) -> None:
-    if set(names) <= set(present):
-        every = np.concatenate(list(rows.values()))
-        bad = every[~np.stack([present[n][every] for n in names]).any(0)]
-        if len(bad):
-            raise DataError(
-                f"{origin}: expected at least one present modality per sample. Found none of {list(names)} for "
-                f"{len(bad)} sample(s), first dataset indices {np.sort(bad)[:8].tolist()}. Remove these samples."
-            )
-
-
-def _labels(labels: Array, goal: TargetCard, used: _Used) -> Array:
-    where = f"{used.origin}: array `{goal.column.array}` (target {goal.name!r})"
-    if labels.ndim != 1 or labels.dtype.kind not in "biu":
-        raise DataError(f"{where}: expected one whole number per sample. Found {labels.dtype} {labels.shape}.")
-    labels = labels.astype(np.int64)
-    bad = np.flatnonzero((labels < 0) | (labels >= len(goal.classes)))
-    if len(bad):
-        raise DataError(
-            f"{where}: expected labels 0 to {len(goal.classes) - 1}, one per name in `targets.{goal.name}.classes` of "
-            f"{used.card.file}. Found {np.unique(labels[bad])[:6].tolist()} in {len(bad)} sample(s), first dataset "
-            f"indices {bad[:5].tolist()}."
-        )
-    return labels
-
-
-def _classes_in_training(
-    labels: Array, rows: Mapping[Part, Rows], classes: tuple[str, ...], card: Card, origin: str, protocol: str
-) -> None:
-    missing = np.flatnonzero(np.bincount(labels[rows["train"]], minlength=len(classes)) == 0)
-    if len(missing):
-        named = [classes[i] for i in missing[:5]]
-        elsewhere = [part for part, r in rows.items() if np.isin(labels[r], missing).any()]
-        also = f" although {' and '.join(elsewhere)} have samples of it" if elsewhere else ""
-        raise DataError(
-            f"{origin}: protocol {protocol!r}: expected every class in the training split. Found no training sample of "
-            f"{len(missing)} class(es): {named}{also}. Split otherwise, or remove the class from {card.file}."
-        )
-
-
-def _target_tensor(labels: Array, goal: TargetCard) -> Tensor:
-    if goal.task == "regression":
-        return torch.from_numpy(np.array(labels, dtype=np.float32))
-    # masks stay as small as they are stored; a split widens them batch by batch
-    return torch.from_numpy(np.array(labels, dtype=np.int64 if labels.ndim == 1 else np.uint8))
 
 
 def _spec(card: Card, name: str, source: Source) -> Modality:

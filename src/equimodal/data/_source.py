@@ -44,6 +44,18 @@ class Source:
             if not self._ready.numel() or np.shares_memory(self._ready.numpy(), array):
                 self._ready = self._ready.clone()  # standardisation works in place
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for another process; an array on disk is opened there again instead of being copied."""
+        state = dict(self.__dict__)
+        if isinstance(self._raw, np.memmap):
+            state["_raw"] = str(self._raw.filename)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if isinstance(state["_raw"], str):
+            self._raw = np.load(state["_raw"], mmap_mode="r", allow_pickle=False)
+
     @property
     def dtype(self) -> str:
         """Type of the prepared samples."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,85 +13,99 @@ from equimodal.data._schema import Node
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
-Transform = Callable[[Array], Array]
 
 STANDARDISE = ("none", "global", "per-feature", "per-channel")
 OPERATIONS = (
     "cast", "scale", "offset", "clip", "sqrt", "log", "log1p", "centre_on", "reshape", "transpose", "flatten",
 )  # fmt: skip
+_ELEMENTWISE: dict[str, Callable[[Array], Array]] = {"sqrt": np.sqrt, "log": np.log, "log1p": np.log1p}
 
 
-def read_transform(node: Node) -> tuple[Node, Transform]:
-    """Field and function of one entry of ``transforms``: a name (``sqrt``), or a name with a value (``scale: 2``)."""
+@dataclass(frozen=True)
+class Transform:
+    """One operation with its checked value; plain data, so that worker processes can receive it."""
+
+    name: str
+    value: tuple[float, ...]
+    node: Node
+
+    def __call__(self, x: Array) -> Array:
+        """``x`` (N, ...) after the operation."""
+        if self.name in _ELEMENTWISE:
+            # absent rows may hold anything; present ones are checked to be finite afterwards
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return _ELEMENTWISE[self.name](x)
+        if self.name == "scale":
+            return x * np.float32(self.value[0])
+        if self.name == "offset":
+            return x + np.float32(self.value[0])
+        if self.name == "clip":
+            return np.clip(x, np.float32(self.value[0]), np.float32(self.value[1]))
+        whole = [int(v) for v in self.value]
+        if self.name == "centre_on":
+            return np.asarray(x - np.take(x, whole[1:], axis=self._axis(whole[0], x)))
+        if self.name == "flatten":
+            return x.reshape(*x.shape[: self._axis(whole[0], x)], -1)
+        if self.name == "transpose":
+            return np.transpose(x, (0, *(self._axis(a, x) for a in whole)))
+        if self.name == "reshape":
+            return x.reshape(len(x), *whole)
+        return x  # cast: the kind of the modality decides, and was compared with the value when the card was read
+
+    def _axis(self, axis: int, x: Array) -> int:
+        if not 0 <= axis < x.ndim - 1:
+            raise self.node.error(f"an axis of one sample (shape {x.shape[1:]}), counted from 0", str(axis))
+        return axis + 1
+
+
+def read_transform(node: Node, dtype: str = "float32") -> Transform:
+    """One entry of ``transforms``: a name (``sqrt``), or one name with its value (``scale: 2``)."""
     if isinstance(node.value, str):
-        name, value = node.choice(OPERATIONS), None
+        name, given = node.choice(OPERATIONS), None
     elif isinstance(node.value, dict) and len(node.value) == 1:
         node.record((), OPERATIONS)
-        name, value = next(iter(node.value.items()))
+        name, given = next(iter(node.value.items()))
     else:
         raise node.error("exactly one operation per entry, as in `- {scale: 0.5}`")
-    field = Node(value, node.file, f"{node.field}.{name}")
-    return field, _read(name, field)
+    field = Node(given, node.file, f"{node.field}.{name}")
+    return Transform(name, tuple(_value(name, field, dtype)), field)
 
 
-def _read(name: str, value: Node) -> Transform:
+def _value(name: str, field: Node, dtype: str) -> list[float]:
     if name == "cast":
-        dtype = value.choice(("float32", "int64"))
-        return lambda x: x.astype(dtype, copy=False)
-    if name in ("sqrt", "log", "log1p"):
-        if value.value not in (None, True):
-            raise value.error(f"no value, as in `- {name}`")
-        function: Callable[[Array], Array] = {"sqrt": np.sqrt, "log": np.log, "log1p": np.log1p}[name]
-        return lambda x: _quiet(function, x)
-    if name == "scale":
-        factor = np.float32(value.number())
-        return lambda x: x * factor
-    if name == "offset":
-        addend = np.float32(value.number())
-        return lambda x: x + addend
+        if field.choice(("float32", "int64")) != dtype:
+            raise field.error(f"{dtype}, the type of this kind of modality")
+        return []
+    if name in _ELEMENTWISE:
+        if field.value not in (None, True):
+            raise field.error(f"no value, as in `- {name}`")
+        return []
+    if name in ("scale", "offset"):
+        return [field.number()]
     if name == "clip":
-        bounds = [n.number() for n in value.items()]
+        bounds = [n.number() for n in field.items()]
         if len(bounds) != 2 or bounds[0] >= bounds[1]:
-            raise value.error("[lowest, highest]")
-        return lambda x: np.clip(x, np.float32(bounds[0]), np.float32(bounds[1]))
+            raise field.error("[lowest, highest]")
+        return bounds
     if name == "centre_on":
-        fields = value.record(("axis", "index"))
-        axis, index = fields["axis"].integer(), fields["index"].integer()
-        return lambda x: x - np.take(x, [index], axis=_axis(axis, x, fields["axis"]))
+        parts = field.record(("axis", "index"))
+        return [parts["axis"].integer(), parts["index"].integer()]
     if name == "flatten":
-        start = 0 if value.value is None else value.integer()
-        return lambda x: x.reshape(*x.shape[: _axis(start, x, value)], -1)
-    axes = [n.integer() for n in value.items()]
-    if name == "transpose":
-        return lambda x: np.transpose(x, (0, *(_axis(a, x, value) for a in axes)))
-    return lambda x: x.reshape(len(x), *axes)
+        return [0 if field.value is None else field.integer()]
+    return [n.integer() for n in field.items()]
 
 
-def _axis(axis: int, x: Array, node: Node) -> int:
-    if not 0 <= axis < x.ndim - 1:
-        raise node.error(f"an axis of one sample (shape {x.shape[1:]}), counted from 0", str(axis))
-    return axis + 1
-
-
-def _quiet(function: Callable[[Array], Array], x: Array) -> Array:
-    """``function`` without NumPy's warnings: absent rows may hold anything, present ones are checked afterwards."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return function(x)
-
-
-def apply(transforms: list[tuple[Node, Transform]], x: Array, integer: bool) -> Array:
+def apply(transforms: Sequence[Transform], x: Array, integer: bool) -> Array:
     """``x`` (N, ...) as float32 (or int64) after all transforms; an operation that does not fit names its field."""
     x = x.astype(np.int64 if integer else np.float32, copy=False)
-    for node, transform in transforms:
+    for transform in transforms:
         before = x.shape
         try:
             x = transform(x)
         except DataError:
             raise
         except (ValueError, IndexError) as error:
-            raise node.error(f"an operation that fits samples of shape {before[1:]}", str(error)) from error
-        if len(x) != before[0]:
-            raise node.error("an operation that keeps the sample axis", f"{before} turned into {x.shape}")
+            raise transform.node.error(f"an operation that fits samples of shape {before[1:]}", str(error)) from error
     return x.astype(np.int64 if integer else np.float32, copy=False)
 
 
