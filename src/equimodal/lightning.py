@@ -117,14 +117,17 @@ class MethodModule(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
 
-    def on_fit_start(self) -> None:
-        """Make the engine; refuse what would silently go wrong."""
+    def setup(self, stage: str) -> None:
+        """Refuse what would silently go wrong, before the Trainer converts any weight."""
         if "16" in str(self.trainer.precision) and "bf16" not in str(self.trainer.precision):
             raise UnsupportedError(
                 f"`precision`: expected '32-true', '64-true' or 'bf16-mixed'. Found {self.trainer.precision!r}: "
                 "float16 "
                 "needs a loss scaler between the phases of a step. Use 'bf16-mixed'."
             )
+
+    def on_fit_start(self) -> None:
+        """Make the engine."""
         self._engine = LightningEngine(self, clip_norm=self._clip_norm, check_finite=self._check_finite)
         self._engine.broadcast(self.method)
 

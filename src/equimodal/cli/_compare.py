@@ -19,7 +19,8 @@ from equimodal.studies._records import write_text
 
 _ABOUT = """Methods x seeds on one dataset with equal budgets, the controls included. Calling it again with the same
 folder continues: a finished cell is not run again. Example: equimodal compare --methods MLA,CGGM,MIE --seeds 0,1,2
---workers 2 --out study. Entries with options come from YAML: entries: {MLA without projector: {method: MLA, options: {projector:
+--workers 2 --out study. Entries with options come from YAML: entries: {MLA without projector: {method: MLA, options:
+{projector:
 null}}}"""
 
 

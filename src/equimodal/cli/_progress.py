@@ -18,7 +18,7 @@ class Progress:
         pause: least seconds between two plain lines.
     """
 
-    def __init__(self, quiet: bool = False, stream: TextIO | None = None, pause: float = 5.0) -> None:
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None, pause: float = 15.0) -> None:
         self._stream = sys.stderr if stream is None else stream
         terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._mode = "silent" if quiet else "live" if terminal else "plain"

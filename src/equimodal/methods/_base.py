@@ -335,8 +335,8 @@ class Method(nn.Module):
         if not targets:
             raise MethodError("`batches`: expected at least one validation batch. Found none.")
         joined = {  # a batch may leave a modality out; its rows are absent and not read
-            m: torch.cat([alone[m] if m in alone else torch.zeros_like(next(iter(alone.values()))) for alone in unimodal])
-            for m in dict.fromkeys(m for alone in unimodal for m in alone)
+            m: torch.cat([z[m] if m in z else torch.zeros_like(next(iter(z.values()))) for z in unimodal])
+            for m in dict.fromkeys(m for z in unimodal for m in z)
         }
         present = {m: torch.cat(v) for m, v in masks.items()}
         return self.inference.fit(self.task, torch.cat(fused) if fused else None, joined, present, torch.cat(targets))

@@ -111,7 +111,11 @@ class CGGM(Method):
         defaults={
             "rho": "1.3, paper (Food-101, MOSI, IEMOCAP)",
             "direction_weight": "0.2, paper (MOSI, IEMOCAP)",
+            "magnitude": "on, paper",
             "direction": "penultimate, as the released models do implicitly",
+            "floor": "1e-3 (ours), an improvement of a tenth of a point",
+            "maximum": "1 (ours): the clamped rule never exceeds it",
+            "threshold": "1e-8 (ours)",
             "window": "ours, see deviations",
             "momentum": "ours, see deviations",
             "apply_to": "auto: paper's gradient scale where the optimizer keeps it, else the update",
@@ -321,8 +325,9 @@ class CGGM(Method):
             {f"{kind}/{m}": descent.sums.get(f"{kind}/{m}", zero) for m in self.modalities
              for kind in ("numerator", "denominator")}
         )  # fmt: skip
-        numerator = torch.stack([sums[f"numerator/{m}"] for m in self.modalities])
-        denominator = torch.stack([sums[f"denominator/{m}"] for m in self.modalities])
+        dtype = self.numerators.dtype  # as in a checkpoint, from which a run continues bit for bit
+        numerator = torch.stack([sums[f"numerator/{m}"] for m in self.modalities]).to(dtype)
+        denominator = torch.stack([sums[f"denominator/{m}"] for m in self.modalities]).to(dtype)
         for m, value in zip(self.modalities, (numerator / denominator).mean(1).unbind(), strict=True):
             report.scores[m] = value
         if self._batches == 0:

@@ -172,8 +172,8 @@ class Unimodal(Ensemble):
         own = None if mask is None else Presence({self.modality: mask})
         if self.modality not in inputs:
             size = 0 if mask is None else mask.shape[0]
-            device = next(self.heads.parameters()).device
-            return None, {self.modality: torch.zeros(size, self.task.outputs, device=device)}, None
+            like = next(self.heads.parameters())
+            return None, {self.modality: like.new_zeros(size, self.task.outputs)}, None
         features = self.multimodal.encode(inputs, own, [self.modality])
         outputs = self.unimodal_outputs(features)
         if mask is not None:  # uniform, not left out: there is no other modality to ask

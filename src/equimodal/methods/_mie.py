@@ -8,15 +8,28 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch, Presence, tree_map
+from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
-from equimodal.errors import BatchError, EquimodalWarning, MethodError, ModelError, ScheduleWarning, UnsupportedError
+from equimodal.errors import EquimodalWarning, MethodError, ModelError, ScheduleWarning, UnsupportedError
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport, evaluating, one_of, record_score, warn_once
+from equimodal.methods._base import (
+    EpochContext,
+    Method,
+    MethodInfo,
+    StepReport,
+    evaluating,
+    one_of,
+    record_score,
+    trainable,
+    warn_once,
+)
 from equimodal.methods._flat import FlatBank, Key, corresponding
 from equimodal.methods._heads import Heads
+from equimodal.methods._mie_released import released_loss
+from equimodal.methods._mixup import mixup
 from equimodal.operators import Layer, layer_inputs, project_gradient, projectable_layers, recorded_inputs
+from equimodal.processes import is_distributed
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
 
@@ -119,6 +132,10 @@ class MIE(Method):
             "sam": "full, paper",
             "radius": "0.05, Foret et al. 2021; the published 1e-10 has no effect",
             "flat_ratio": "0.3, released configuration files",
+            "sam_every": "5 (ours); only used by sam='every_k'",
+            "projection": "on, paper",
+            "sources": "others, paper: all modalities visited before",
+            "layers": "linear: the only ones that the released code multiplies",
             "temperature": "0.4, released configuration files",
             "stage_epochs": "(25, 50), released configuration of CREMA-D",
             "alternate": "batch (ours), see deviations",
@@ -227,28 +244,11 @@ class MIE(Method):
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Mixup, once per step, so that both passes see the same."""
-        mixed = [self._mix(batch) for batch in batches] if self.mixup_alpha > 0 else batches
+        mixed = batches
+        if self.mixup_alpha > 0:
+            mixed = [mixup(b, self.mixup_alpha, self.task.outputs, self._generator) for b in batches]
         self._unmixed = list(zip(mixed, batches, strict=True))
         return mixed
-
-    def _mix(self, batch: Batch) -> Batch:
-        if batch.presence is not None and any(batch.rows(m) is not None for m in batch.inputs):
-            raise BatchError(
-                "`mixup_alpha`: mixing samples needs all modalities in all of them. Found absent ones. Use 0."
-            )
-        share = _draw_beta(self.mixup_alpha, self._generator)
-        order = torch.randperm(len(batch), generator=self._generator)
-        target = cast(Tensor, batch.target)
-        order = order.to(target.device, non_blocking=True)
-        if not target.is_floating_point():
-            target = nn.functional.one_hot(target, self.task.outputs).float()
-
-        def mix(t: Tensor) -> Tensor:
-            if not t.is_floating_point():
-                raise BatchError("`mixup_alpha`: only floating-point inputs can be mixed. Found integers. Use 0.")
-            return share * t + (1 - share) * t.index_select(0, order)
-
-        return Batch({m: tree_map(mix, x) for m, x in batch.inputs.items()}, mix(target), None, batch.index)
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per active modality: all of them, or the one whose epoch or stage it is."""
@@ -256,6 +256,11 @@ class MIE(Method):
             raise MethodError(
                 f"MIE(alternate={self.alternate!r}) needs to know the epoch. Call "
                 "method.on_train_epoch_start(EpochContext(epoch, loader=...)) before each epoch."
+            )
+        if self.variant == "released" and is_distributed():
+            raise UnsupportedError(
+                "`variant`: 'released' leaves each process at weights of its own, perturbed along its own gradient. "
+                "Use one process, or variant='paper'."
             )
         self._steps += 1
         if self.projection and self.alternate == "batch" and self._steps == 1000 and not self._refreshed:
@@ -271,21 +276,14 @@ class MIE(Method):
 
     def _phase(self, modality: str) -> Phase:
         gather = self.projection and self.alternate != "stage"
-        layers = list(self._layers[modality].values()) if gather else []
 
         def objective(batch: Batch) -> Objective:
             own = batch.only(modality)
             if own is None or own.target is None:
                 raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
-            with recorded_inputs(layers) as seen:
-                feature = self.multimodal.encode(own.inputs, None, [modality])[modality]
-                output = self.heads[modality](feature)
+            feature, output, sums = self._forward(modality, own, gather)
             loss = self.task.loss(output, own.target)
-            numerator, denominator = self.task.score_terms(output.detach(), own.target)
-            sums = {"numerator": numerator, "denominator": denominator}
-            for number, (layer, inputs) in enumerate(zip(layers, seen, strict=True)):
-                if inputs:
-                    sums[f"square/{number}"], sums[f"count/{number}"] = self._second_moment(layer, inputs, numerator)
+            sums["numerator"], sums["denominator"] = self.task.score_terms(output.detach(), own.target)
             if self.variant == "released":
                 loss = self._released_loss(modality, loss, feature, batch)
             return Objective(loss, {}, sums)
@@ -298,30 +296,34 @@ class MIE(Method):
             modality=modality,
         )
 
-    @torch.no_grad()
-    def _second_moment(self, layer: Layer, inputs: Sequence[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of outer products of the layer's inputs, and their number; of the batch mean in the released variant."""
-        if self.variant == "released":
-            inputs = [x.mean(0, keepdim=True) for x in inputs]
-        rows = torch.cat([layer_inputs(layer, x) for x in inputs])
-        total, count = uncentred_covariance_sum(rows)
-        return total, torch.full_like(like, count)
+    def _forward(self, modality: str, own: Batch, gather: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Features and output of a branch and, if wanted, the second moments of its layers' inputs."""
+        layers = list(self._layers[modality].values()) if gather else []
+        with recorded_inputs(layers) as seen:
+            feature = self.multimodal.encode(own.inputs, None, [modality])[modality]
+            output = self.heads[modality](feature)
+        sums: dict[str, Tensor] = {}
+        for number, (layer, inputs) in enumerate(zip(layers, seen, strict=True)):
+            if self.variant == "released":  # the covariance of the batch mean
+                inputs = [x.mean(0, keepdim=True) for x in inputs]
+            if inputs:
+                total, count = uncentred_covariance_sum(torch.cat([layer_inputs(layer, x) for x in inputs]))
+                sums[f"square/{number}"], sums[f"count/{number}"] = total, torch.full_like(total[0, :1], count)
+        return feature, output, sums
+
+    def _add(self, modality: str, sums: Mapping[str, Tensor]) -> None:
+        """Add second moments to the running covariances (summed over processes when projectors are refreshed)."""
+        for number, key in enumerate(self._layers[modality]):
+            if f"square/{number}" in sums:
+                self.flat.covariance(modality, key).add_sum(sums[f"square/{number}"], sums[f"count/{number}"])
 
     def _released_loss(self, modality: str, loss: Tensor, feature: Tensor, batch: Batch) -> Tensor:
-        """The released forward phase: 1e-10 along each tensor's own gradient, never undone; classifier only."""
-        parameters = [p for p in self._phase_parameters(modality) if p.requires_grad]
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        with torch.no_grad():
-            for p, g in zip(parameters, gradients, strict=True):
-                if g is not None:
-                    p.data = p.data + 1e-10 * torch.nan_to_num(g / g.norm())
         plain = next((plain for mixed, plain in self._unmixed if mixed is batch), batch).only(modality)
-        target = batch.target if plain is None else plain.target
-        sharp = self.task.loss(self.heads[modality](feature), cast(Tensor, target))
-        return (1 - self.flat_ratio) * loss + self.flat_ratio * sharp
-
-    def _phase_parameters(self, modality: str) -> list[nn.Parameter]:
-        return [*self.multimodal.parameters_of(modality), *self.heads[modality].parameters()]
+        target = cast(Tensor, batch.target if plain is None else plain.target)
+        branch = trainable([*self.multimodal.parameters_of(modality), *self.heads[modality].parameters()])
+        return released_loss(
+            loss, lambda: self.task.loss(self.heads[modality](feature), target), branch, self.flat_ratio
+        )
 
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
@@ -345,12 +347,8 @@ class MIE(Method):
         return [self.flat.projector(modality, k).matrix for k in same]
 
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
-        """Add the batch to the running covariances (summed over processes when projectors are refreshed)."""
-        for number, key in enumerate(self._layers[phase.name]):
-            if f"square/{number}" in descent.sums:
-                self.flat.covariance(phase.name, key).add_sum(
-                    descent.sums[f"square/{number}"], descent.sums[f"count/{number}"]
-                )
+        """Add the batch to the running covariances."""
+        self._add(phase.name, descent.sums)
 
     # ---- schedule ---------------------------------------------------------------------------------------------------
 
@@ -405,25 +403,18 @@ class MIE(Method):
         """Covariances of one branch over the training data, in evaluation mode."""
         if context.loader is None:
             raise MethodError(
-                "`context.loader`: MIE(alternate='stage') passes over the training data between stages. Found "
-                "None. Give "
-                "EpochContext(epoch, loader=train_loader), or use alternate='epoch' or 'batch'."
+                "`context.loader`: MIE(alternate='stage') passes over the training data between stages. Found None. "
+                "Give EpochContext(epoch, loader=train_loader), or use alternate='epoch' or 'batch'."
             )
         self.flat.reset(modality)
-        layers = list(self._layers[modality].values())
         device = next(self.parameters()).device
         with evaluating(self):
             for raw in context.loader:
-                own = self.check_batch(raw).to(device).only(modality)
-                if own is None:
-                    continue
-                with recorded_inputs(layers) as seen:
-                    feature = self.multimodal.encode(own.inputs, None, [modality])[modality]
-                    self.heads[modality](feature)
-                for key, layer, inputs in zip(self._layers[modality], layers, seen, strict=True):
-                    if inputs:
-                        like = self.flat.covariance(modality, key).count.reshape(1)
-                        self.flat.covariance(modality, key).add_sum(*self._second_moment(layer, inputs, like))
+                batch = self.check_batch(raw).to(device)
+                own = batch.only(modality) if modality in batch.inputs else None
+                if own is not None:
+                    _, _, sums = self._forward(modality, own, gather=True)
+                    self._add(modality, sums)
 
     def on_validation_end(self, value: float) -> None:
         """Remember the best model so far, from which the next stage starts."""
@@ -447,9 +438,3 @@ class MIE(Method):
 def published_classifier(width: int, outputs: int) -> nn.Sequential:
     """d -> 256 -> 64 -> C with one ReLU after the first layer, as in the released models."""
     return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, outputs))
-
-
-def _draw_beta(alpha: float, generator: torch.Generator) -> float:
-    """One draw from Beta(alpha, alpha), as a ratio of Gamma draws from the given generator."""
-    gamma = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator)
-    return float(gamma[0] / gamma.sum())

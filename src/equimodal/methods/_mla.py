@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
 from equimodal.errors import EquimodalWarning, MethodError, ModelError, ScheduleWarning, UnsupportedError
-from equimodal.functional import fuse, uncentred_covariance_sum
+from equimodal.functional import fuse, product_weights, uncentred_covariance_sum
 from equimodal.inference import Prediction, Rule
 from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport, one_of, record_score, warn_once
 from equimodal.methods._flat import FlatBank, corresponding
@@ -269,8 +269,10 @@ class MLA(Method):
                 report.extras[f"plasticity/{phase.name}"] = self._flat_plasticity[phase.name]
         if self.projector != "orthogonal":
             return
-        zeros = {f"{k}/{i}": p.matrix.new_zeros(n) for i, p in enumerate(self.projectors)
-                 for k, n in (("rows", len(p.matrix)), ("count", 1))}  # fmt: skip
+        zeros: dict[str, Tensor] = {}  # for a process of which no sample takes part
+        for number, projector in enumerate(self.projectors):
+            row = cast(OrthogonalProjector, projector).matrix[0]
+            zeros[f"rows/{number}"], zeros[f"count/{number}"] = torch.zeros_like(row), torch.zeros_like(row[:1])
         sums = engine.all_sum({k: descent.sums.get(k, zero).to(zero.dtype) for k, zero in zeros.items()})
         for number, projector in enumerate(self._projectors):
             mean = sums[f"rows/{number}"] / sums[f"count/{number}"]
@@ -335,20 +337,25 @@ class MLA(Method):
         prediction = super().combine(fused, unimodal, present)
         if self.variant != "released" or prediction.rule != "uncertainty":
             return prediction
-        weights = released_batch_weights(prediction.unimodal)
+        weights = released_batch_weights(prediction.unimodal, present)
         output = fuse(prediction.unimodal, weights).clamp_min(1e-30).log()
         return Prediction(output, prediction.unimodal, weights, prediction.rule)
 
 
-def released_batch_weights(unimodal: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def released_batch_weights(
+    unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """The authors' released weights: entropies with softmax over the BATCH axis, summed over the whole batch.
 
     Kept to reproduce published numbers. A prediction then depends on the other samples of its batch.
     """
+    equal = product_weights(unimodal, present)  # 0 where absent: such rows count in no entropy and get no weight
     entropies = []
-    for z in unimodal.values():
-        log_p = torch.log_softmax(z.float(), dim=0)
+    for m, z in unimodal.items():
+        log_p = torch.log_softmax(z[equal[m] > 0].float(), dim=0)
         entropies.append(-(log_p.exp() * log_p).sum())
     e = torch.stack(entropies)
-    weights = torch.softmax(e.amax() - e, dim=0)
-    return {m: w.expand(z.shape[0]) for (m, z), w in zip(unimodal.items(), weights, strict=True)}
+    shares = torch.softmax(e.amax() - e, dim=0)
+    raw = {m: share * (equal[m] > 0) for m, share in zip(unimodal, shares, strict=True)}
+    total = torch.stack(list(raw.values())).sum(0)
+    return {m: w / total for m, w in raw.items()}

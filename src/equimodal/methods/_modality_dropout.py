@@ -110,7 +110,10 @@ class ModalityDropout(Joint):
         presence = batch.presence
         if presence is not None or len(batch.inputs) < len(self.modalities):
             full = torch.ones_like(kept[:, 0])  # a sample whose present modalities were all drawn keeps them
-            masks = [(presence or {}).get(m, full) if m in batch.inputs else ~full for m in self.modalities]
+            masks = [
+                (full if presence is None else presence.get(m, full)) if m in batch.inputs else ~full
+                for m in self.modalities
+            ]
             available = torch.stack(masks, dim=1)
             kept = kept | ~(kept & available).any(1, keepdim=True)
         scale = (1 - self.probability ** len(self.modalities)) / (1 - self.probability)

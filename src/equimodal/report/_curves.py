@@ -99,7 +99,9 @@ def _score(study: Study, lines: Sequence[Stroke]) -> Section:
         panels.append(Panel("Validation score", _figure("score", drawn, study.factor, _label(study))))
     if loss:
         panels.append(Panel("Training loss", _figure("loss", loss, 1.0, "loss", log=True)))
-    text = "Mean over seeds; the band is one standard deviation. The training loss is each method's own: its level does not compare."
+    text = "Mean over seeds; the band is one standard deviation."
+    if loss:
+        text += " The training loss is each method's own: its level does not compare."
     return Section("Training", text, _used(lines, [*drawn, *loss]), panels)
 
 
@@ -154,7 +156,7 @@ def _extras(study: Study) -> list[Section]:
                 used += drawn
         text = "As the method reports it; mean over the steps of an epoch."
         if group == "plasticity":
-            text = "Remaining plasticity trace(P)/d of the projectors: 1 is a free layer, 0 one that cannot learn any more."
+            text = "Remaining plasticity trace(P)/d of the projectors: 1 is a free layer, 0 one that cannot learn."
         made.append(Section(group.replace("_", " ").capitalize(), text, _used(lines, used), panels))
     return made
 
@@ -192,7 +194,7 @@ def _figure(name: str, drawn: Sequence[tuple[Stroke, Series]], factor: float, yl
         from matplotlib.ticker import NullFormatter, StrMethodFormatter
     except ImportError as error:
         raise missing_extra("matplotlib", "cli", "The HTML report") from error
-    settings: dict[str, Any] = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,  # ids differ from figure to figure, and are the same in every run
         "font.size": 10,

@@ -242,7 +242,7 @@ def _run_cells(
             tell(next(iter(running.values()), ""))
     except BaseException:
         for process in list((pool._processes or {}).values()):
-            process.terminate()
+            process.kill()  # every file is whole at any moment; a polite end would wait for the epoch
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     finally:
@@ -313,7 +313,7 @@ def summarise(
             "cost": costs.get(label),
             "seconds": statistics.fmean(m["seconds"] for m in metrics),
         })  # fmt: skip
-    return plain({
+    study: dict[str, Any] = plain({
         "title": f"{data.name}: {len(rows)} entries, {len(config.seeds)} seed(s)",
         "created": time.strftime("%Y-%m-%d %H:%M"),
         "dataset": {"name": data.name, "fingerprint": data.fingerprint, "samples": data.parts,
@@ -329,7 +329,8 @@ def summarise(
         "histories": histories,
         "incomplete": incomplete,
         "environment": environment(),
-    })  # type: ignore[no-any-return]  # fmt: skip
+    })  # fmt: skip
+    return study
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:

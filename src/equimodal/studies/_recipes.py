@@ -12,14 +12,18 @@ _VECTOR = {"hidden": [128], "dropout": 0.5, "input_dropout": 0.3}
 # splits of these sets are one speaker, one subject, four actors, eight videos: the best epoch on them is mostly a lucky
 # one, so the last epoch of a cosine schedule is taken and nothing is chosen.
 _RECIPES: dict[str, tuple[ModelConfig, TrainingConfig]] = {
-    "avdigits": (
+    "avdigits": (  # the embedded one
+        ModelConfig(size="small"),
+        TrainingConfig(epochs=12, batch_size=64, lr=2e-3, weight_decay=0.01, selection="last"),
+    ),
+    "avdigits-real": (
         ModelConfig(size="small", encoders={m: {"dropout": 0.5} for m in ("image", "audio")}),
         TrainingConfig(epochs=6, batch_size=64, lr=2e-3, weight_decay=0.01, selection="last"),
     ),
     "ravdess": (
         ModelConfig(
             encoders={
-                "audio": {"encoder": "conv1d", "channels": [64, 128], "segments": 1, "dropout": 0.5},
+                "audio": {"encoder": "conv1d", "channels": [64, 128], "segments": 1, "stride": 2, "dropout": 0.5},
                 "visual": {"hidden": [128], "dropout": 0.5},
             }
         ),
@@ -29,11 +33,11 @@ _RECIPES: dict[str, tuple[ModelConfig, TrainingConfig]] = {
         ModelConfig(
             encoders={
                 "skeleton": {"channels": [64, 128], "dropout": 0.5},
-                "inertial": {"channels": [64, 128], "dropout": 0.5},
+                "inertial": {"channels": [64, 128], "stride": 2, "dropout": 0.5},
                 "depth": {"channels": [16, 32, 64], "dropout": 0.5},
             }
         ),
-        TrainingConfig(epochs=60, batch_size=32, lr=1e-3, weight_decay=0.01, selection="last"),
+        TrainingConfig(epochs=40, batch_size=32, lr=1.5e-3, weight_decay=0.01, selection="last"),
     ),
     "mosi": (
         ModelConfig(encoders={m: dict(_VECTOR) for m in ("text", "audio", "video")}),
@@ -55,7 +59,7 @@ def recipe(name: str) -> tuple[ModelConfig, TrainingConfig]:
 
     Example:
         >>> recipe("utdmhad")[1].epochs
-        60
+        40
     """
     return copy.deepcopy(_RECIPES.get(name, (ModelConfig(), TrainingConfig())))
 

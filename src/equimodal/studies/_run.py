@@ -271,10 +271,10 @@ def _select(method: Method, checkpoints: Path, settings: TrainingConfig) -> dict
     method.load_state_dict(state)
     if settings.device == "cpu":
         method.to("cpu")
-    name = "best_model_score" if best else "current_score"
-    scores = [float(s[name]) for s in content["callbacks"].values() if s.get(name) is not None]
     by = "best validation score" if best else "last epoch, nothing chosen"
-    return {"by": by, "epoch": int(content["epoch"]), "score": scores[0] if scores else None}
+    epoch = int(content["epoch"])
+    scores = {r["epoch"]: r["validation"]["score"] for r in read_lines(checkpoints.parent / "history.jsonl")}
+    return {"by": by, "epoch": epoch, "score": scores.get(epoch)}
 
 
 def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]) -> dict[str, Any]:
