@@ -1,0 +1,94 @@
+"""Predictions of a finished run, for its own and for other data."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from equimodal.data import write_bundle
+from equimodal.errors import DataError, UnknownNameError
+from equimodal.studies import DataConfig, load_run, predict_run, run, write_predictions
+from tests.studies.helpers import TINY, config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("run") / "a"
+    run(config("MLA"), place, loggers=False)
+    return place
+
+
+def test_predictions_are_those_of_the_method(folder: Path) -> None:
+    table = predict_run(folder)
+    _, data, method = load_run(folder)
+    whole = data.test.batch()
+    expected = method.predict(whole.inputs)
+    assert np.array_equal(table["index"], data.test.rows.numpy())
+    assert np.allclose(table["probabilities"], expected.probabilities.numpy(), atol=1e-6)
+    assert np.allclose(table["probabilities"].sum(1), 1, atol=1e-5)
+    assert np.array_equal(table["prediction"], table["probabilities"].argmax(1))
+    assert np.array_equal(table["target"], data.test.target.numpy())
+    assert set(table["part"]) == {"test"}
+    assert np.allclose(table["weight_m1"] + table["weight_m2"], 1, atol=1e-6)
+
+
+def test_a_subset_of_the_modalities_and_several_parts(folder: Path) -> None:
+    table = predict_run(folder, None, ["validation", "test"], ["m2"])
+    _, data, method = load_run(folder)
+    assert list(dict.fromkeys(table["part"])) == ["validation", "test"]
+    expected = method.predict({"m2": data.test.batch().inputs["m2"]})
+    assert np.allclose(table["probabilities"][-len(data.test) :], expected.probabilities.numpy(), atol=1e-6)
+    with pytest.raises(UnknownNameError, match="modality 'm3'"):
+        predict_run(folder, None, ["test"], ["m3"])
+    with pytest.raises(UnknownNameError, match="split 'tset'"):
+        predict_run(folder, None, ["tset"])
+
+
+def bundle(path: Path, change: Any = None, **options: Any) -> DataConfig:
+    """The raw test samples of the run's data, with other statistics of the training part."""
+    from equimodal.data import load
+
+    raw = load("synthetic", **TINY)
+    split = np.repeat([0, 1, 2], [72, 24, 24])
+    inputs = {m: raw._store.sources[m]._raw.copy() for m in raw.modalities}
+    for m in inputs:
+        inputs[m][split == 0] = inputs[m][split == 0] * 3 + 5
+    write_bundle(path, inputs=inputs, target=raw._store.target.numpy(), split=split, **options)
+    return DataConfig(str(path))
+
+
+def test_other_data_are_prepared_with_the_statistics_of_the_run(folder: Path, tmp_path: Path) -> None:
+    """The same test samples, standardised differently by their own bundle, get the same predictions."""
+    same = predict_run(folder, bundle(tmp_path / "other.npz"))
+    assert np.allclose(same["probabilities"], predict_run(folder)["probabilities"], atol=1e-4)
+
+
+def test_other_data_must_fit(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="classes of the run"):
+        predict_run(folder, bundle(tmp_path / "other.npz", classes=["a", "b", "c"]))
+    with pytest.raises(DataError, match=r"modality 'm1' of shape \(7,\).*Found \(8,\)"):
+        predict_run(folder, DataConfig("synthetic", options={**TINY, "features": 8}))
+
+
+def test_absent_samples_are_left_out_where_nothing_remains(folder: Path, tmp_path: Path) -> None:
+    present = np.arange(120) % 2 == 0
+    data = bundle(tmp_path / "half.npz", present={"m2": present})
+    alone = predict_run(folder, data, ["test"], ["m2"])
+    assert np.array_equal(alone["index"], np.arange(96, 120)[present[96:]])
+    assert len(predict_run(folder, data)["index"]) == 24
+
+
+def test_files(folder: Path, tmp_path: Path) -> None:
+    table = predict_run(folder)
+    with np.load(write_predictions(table, tmp_path / "p.npz"), allow_pickle=False) as stored:
+        assert all(np.array_equal(stored[name], value) for name, value in table.items())
+    with write_predictions(table, tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24
+    assert list(rows[0]) == ["index", "part", "target", "prediction", "weight_m1", "weight_m2", "p_0", "p_1", "p_2"]
+    assert float(rows[3]["p_1"]) == pytest.approx(float(table["probabilities"][3, 1]), abs=1e-5)
+    assert rows[3]["target"] == str(table["classes"][table["target"][3]])

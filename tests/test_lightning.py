@@ -1,0 +1,210 @@
+"""The adapter to Lightning: equal to the plain engine, accumulation, precision, order of the moments."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from equimodal import Batch, PlainEngine
+from equimodal.errors import MethodError, NonFiniteError, UnsupportedError
+from equimodal.lightning import MethodModule
+from equimodal.methods import EpochContext, Method
+from tests.helpers import assert_identical, assert_near, make_batch, make_method, split, weights
+
+
+def adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=1e-2)
+
+
+def batches(count: int = 2, number: int = 3, dtype: torch.dtype = torch.float64) -> list[Batch]:
+    found = [make_batch(count, 8, seed) for seed in range(number)]
+    return [b._map(lambda t: t.to(dtype) if t.is_floating_point() else t) for b in found]
+
+
+def fit(
+    method: Method, train: Iterable[Any], epochs: int = 2, validation: Iterable[Any] | None = None, **options: Any
+) -> MethodModule:
+    trainer_options = {k: options.pop(k) for k in ("precision", "callbacks") if k in options}
+    module = MethodModule(method, options.pop("optimizer", adam), lr=options.pop("lr", None), **options)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, **trainer_options,
+        )  # fmt: skip
+        loaders = [None if b is None else DataLoader(list(b), batch_size=None) for b in (train, validation)]
+        trainer.fit(module, loaders[0], loaders[1])
+    return module
+
+
+def plain(method: Method, train: list[Any], epochs: int = 2, **options: Any) -> Method:
+    engine = PlainEngine(adam(method.parameter_groups()), **options)
+    for epoch in range(epochs):
+        context = EpochContext(epoch, epochs, len(train), train, engine)
+        method.train()
+        method.on_train_epoch_start(context)
+        for batch in train:
+            method.training_step(batch, engine)
+        method.on_train_epoch_end(context)
+    return method
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("Joint", {}), ("MLA", {}), ("CGGM", {"window": 1}), ("MIE", {}), ("MIE", {"sam": "momentum"}), ("Ensemble", {})],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_the_trainer_and_a_plain_loop_give_the_same_weights(name: str, options: dict[str, Any]) -> None:
+    ours, other = make_method(name, 3, **options), make_method(name, 3, **options)
+    fit(ours, batches(3), clip_norm=0.5)
+    plain(other, batches(3), clip_norm=0.5)
+    assert_identical(weights(ours), weights(other))
+
+
+@pytest.mark.parametrize(("number", "accumulate"), [(5, 1), (5, 2), (5, 4), (5, 7), (4, 2)])
+def test_accumulation_makes_one_update_per_k_batches(number: int, accumulate: int) -> None:
+    method = make_method("Joint", 2)
+    steps: list[int] = []
+    original = method.training_step
+
+    def counted(batch: Any, engine: Any) -> Any:
+        steps.append(len(batch) if isinstance(batch, list) else 1)
+        return original(batch, engine)
+
+    method.training_step = counted  # type: ignore[method-assign]
+    module = fit(method, batches(2, number), epochs=2, accumulate=accumulate)
+    updates = -(-number // accumulate)
+    assert len(steps) == 2 * updates
+    assert sum(steps) == 2 * number
+    assert steps[0] == min(accumulate, number)
+    assert module.trainer.global_step == 2 * updates
+
+
+def test_accumulated_parts_equal_the_whole_batch() -> None:
+    whole = make_batch(2, 12)
+    a, b = make_method("Joint", 2), make_method("Joint", 2)
+    fit(a, split(whole, 3), accumulate=3)
+    fit(b, [whole])
+    assert_near(weights(a), weights(b))
+
+
+@pytest.mark.parametrize("name", ["Joint", "MLA", "CGGM", "MIE"])
+def test_bfloat16_trains_float32_weights(name: str) -> None:
+    method = make_method(name, 2).float()
+    before = weights(method)
+    seen: list[torch.dtype] = []
+    method.multimodal.head.register_forward_hook(lambda m, i, o: seen.append(o.dtype))  # type: ignore[attr-defined]
+    fit(method, batches(dtype=torch.float32), precision="bf16-mixed", validation=batches(dtype=torch.float32))
+    after = weights(method)
+    assert all(t.dtype != torch.bfloat16 for t in after.values())
+    assert any(not torch.equal(t, before[n]) for n, t in after.items())
+    assert all(torch.isfinite(t).all() for t in after.values())
+    if name in ("Joint", "CGGM"):
+        assert set(seen) == {torch.bfloat16}
+
+
+def test_float16_is_refused_before_a_step() -> None:
+    method = make_method("Joint", 2).float()
+    before = weights(method)
+    with pytest.raises(UnsupportedError, match="bf16-mixed"):
+        fit(method, batches(dtype=torch.float32), precision="16-true")
+    assert_identical(weights(method), before)
+
+
+def test_the_moments_come_in_order_with_what_they_need() -> None:
+    method = make_method("MLA", 2)
+    events: list[str] = []
+
+    def spy(name: str, shown: Callable[[Any], str]) -> None:
+        original = getattr(method, name)
+
+        def called(*arguments: Any) -> Any:
+            events.append(f"{name} {shown(arguments[0])}".strip())
+            return original(*arguments)
+
+        setattr(method, name, called)
+
+    def context(c: EpochContext) -> str:
+        assert c.loader is not None
+        assert c.engine is not None
+        return f"{c.epoch} of {c.epochs}, {c.steps} steps"
+
+    spy("on_train_epoch_start", context)
+    spy("training_step", lambda _: "")
+    spy("on_validation_end", lambda value: "score" if 0 <= value <= 1 else f"{value}")
+    spy("on_train_epoch_end", context)
+    fit(method, batches(), epochs=2, validation=batches())
+    one = [
+        "on_train_epoch_start {} of 2, 3 steps", "training_step", "training_step", "training_step",
+        "on_validation_end score", "on_train_epoch_end {} of 2, 3 steps",
+    ]  # fmt: skip
+    assert events == [line.format(epoch) for epoch in range(2) for line in one]
+
+
+def test_the_validation_score_is_exact_whatever_the_batch_sizes() -> None:
+    method = make_method("MLA", 2)
+    whole = make_batch(2, 13, seed=9)
+    parts = [Batch.of(b) for b in split(whole, 4)]
+    kept: dict[str, Tensor] = {}
+
+    class Keep(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+            kept.update({k: v.clone() for k, v in trainer.callback_metrics.items()})
+
+    fit(method, batches(), epochs=1, validation=parts, callbacks=[Keep()])
+    prediction = method.predict(whole.inputs)
+    target = whole.target
+    assert target is not None
+    expected = (prediction.output.argmax(1) == target).double().mean()
+    assert float(kept["validation/score"]) == pytest.approx(float(expected))
+    for m, z in prediction.unimodal.items():
+        own = (z.argmax(1) == target).double().mean()
+        assert float(kept[f"validation/score/{m}"]) == pytest.approx(float(own))
+    assert float(kept["validation/loss"]) == pytest.approx(float(method.task.loss(prediction.output, target)), rel=1e-5)
+
+
+def test_the_schedule_steps_once_per_epoch() -> None:
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(
+        make_method("Joint", 2),
+        batches(number=2),
+        epochs=3,
+        lr=0.1,
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda e: 0.5**e),
+        callbacks=[Rates()],
+    )
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
+def test_a_loss_that_is_not_finite_is_found_at_the_end_of_the_epoch_at_the_latest() -> None:
+    method = make_method("Joint", 2)
+    spoilt = batches()
+    bad = Batch({m: t * float("nan") if m == spoilt[1].modalities[0] else t for m, t in spoilt[1].inputs.items()},
+                spoilt[1].target)  # fmt: skip
+    with pytest.raises(NonFiniteError, match="audio.raw"):
+        fit(make_method("Joint", 2), [spoilt[0], bad])
+    with pytest.raises(NonFiniteError, match="joint"):
+        fit(method, [spoilt[0], bad], check_finite=False)
+
+
+def test_the_engine_exists_only_while_training() -> None:
+    module = MethodModule(make_method("Joint", 2), adam)
+    with pytest.raises(MethodError, match="Trainer.fit"):
+        _ = module.engine
+    with pytest.raises(MethodError, match="accumulate"):
+        MethodModule(make_method("Joint", 2), adam, accumulate=0)

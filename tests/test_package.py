@@ -1,0 +1,112 @@
+"""The package as a whole: what importing it needs, what is declared, what no file may hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import equimodal
+
+PACKAGES = ("", ".data", ".encoders", ".functional", ".fusion", ".methods", ".report", ".diagnostics", ".cli")
+# everything outside torch, numpy and the standard library that the extras bring
+OPTIONAL = (
+    "jsonargparse", "lightning", "matplotlib", "pytorch_lightning", "rich", "safetensors", "scipy", "sklearn",
+    "tensorboard", "torchmetrics", "yaml",
+)  # fmt: skip
+
+
+def in_a_fresh_process(code: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(equimodal.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_imports_need_torch_and_numpy_only() -> None:
+    imports = "; ".join(f"import equimodal{package}" for package in PACKAGES)
+    in_a_fresh_process(f"import sys\nfor name in {OPTIONAL!r}: sys.modules[name] = None\n{imports}")
+
+
+def test_import_leaves_torch_as_it_was() -> None:
+    code = (
+        "import random, numpy, torch\n"
+        "def state(): return (torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads(),\n"
+        "                     random.getstate(), numpy.random.get_state()[1].tolist())\n"
+        "before = state()\nimport equimodal.methods, equimodal.data\nassert state() == before"
+    )
+    in_a_fresh_process(code)
+
+
+def test_version_is_the_declared_one(project: dict[str, Any], root: Path) -> None:
+    assert equimodal.__version__ == project["project"]["version"]
+    assert f"version: {equimodal.__version__}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_every_range_has_a_lower_bound_and_holds_the_tested_version(project: dict[str, Any], root: Path) -> None:
+    tested = {}
+    for line in (root / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            tested[canonicalize_name(name)] = version
+    ranges = [*project["project"]["dependencies"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        ranges += [r for r in extra if not r.startswith("equimodal")]
+    assert len(ranges) > 15
+    for text in ranges:
+        requirement = Requirement(text)
+        assert any(s.operator == ">=" for s in requirement.specifier), text
+        assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), text
+
+
+def test_every_lower_bound_has_a_reason(root: Path) -> None:
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    bounds = re.findall(r'^\s+"[A-Za-z-]+(?:\[\w+\])?>=([\d.]+).*?",?(.*)$', text, flags=re.MULTILINE)
+    assert len(bounds) > 15
+    for version, comment in bounds:
+        assert re.match(r"\s*# \d", comment), f">={version}: {comment!r}"
+
+
+def test_the_licence_and_typing_marker_are_there(root: Path) -> None:
+    assert "Apache License" in (root / "LICENSE").read_text(encoding="utf-8")
+    assert (Path(equimodal.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        (r"cuda:\d|[\"']cuda[\"']|\.cuda\(\)", "a device literal"),
+        (r"^\s*assert ", "an assert for user input"),
+        (r"except\s*:", "a bare except"),
+        (r"np\.random\.(?:seed|rand|randn|randint|shuffle)\(", "numpy's global random state"),
+    ],
+)
+def test_no_source_file_holds(pattern: str, what: str) -> None:
+    files = sorted(Path(equimodal.__file__).parent.rglob("*.py"))
+    assert len(files) > 20
+    found = [
+        f"{f.name}:{i}"
+        for f in files
+        for i, line in enumerate(f.read_text().splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert not found, f"{what}: {found}"
+
+
+def test_no_file_outgrows_its_reader() -> None:
+    long = {
+        f.name: n for f in Path(equimodal.__file__).parent.rglob("*.py") if (n := len(f.read_text().splitlines())) > 400
+    }
+    assert not long
