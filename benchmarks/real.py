@@ -1,10 +1,11 @@
 """The comparison on real data: controls, the three founding methods and their ablations, with matched budgets.
 
     python benchmarks/real.py run --data-dir DIR --out runs/benchmark [--datasets ...] [--seeds 0,1,2,3,4] [--workers 2]
-    python benchmarks/real.py report --out runs/benchmark
+    python benchmarks/real.py report --data-dir DIR --out runs/benchmark
 
-``run`` is restartable: a finished cell is not run again. ``report`` writes ``benchmarks/results/DATASET.json`` and the
-tables of ``docs/benchmarks.md`` between its markers.
+``run`` is restartable: a finished cell is not run again. ``report`` measures the cost of every entry, writes
+``benchmarks/results/DATASET.json`` and the tables of ``docs/benchmarks.md`` between its markers; rows with fewer seeds
+than asked for are marked. Each modality alone is read off the Ensemble, whose members are trained independently.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from equimodal.data import load
-from equimodal.studies import DataConfig, Entry, StudyConfig, compare, recipe
+from equimodal.data import Dataset, load
+from equimodal.studies import DataConfig, Entry, RunConfig, StudyConfig, build_data, compare, measure_cost, recipe, summarise
 
 DATASETS = ("avdigits", "ravdess", "utdmhad", "mosi", "mfeat")
 ENTRIES = {
-    "PretrainFinetune": Entry("PretrainFinetune"),
-    "ModalityDropout": Entry("ModalityDropout"),
+    "Joint": Entry("Joint"),
+    "MultiLoss": Entry("MultiLoss"),
+    "Ensemble": Entry("Ensemble"),
     "MLA": Entry("MLA"),
-    "MLA, no projector": Entry("MLA", {"projector": None}),
-    "MLA, flat projector": Entry("MLA", {"projector": "flat"}),
     "CGGM": Entry("CGGM"),
-    "CGGM, magnitude only": Entry("CGGM", {"direction": None}),
     "CGGM, released": Entry("CGGM", {"variant": "released"}),
     "MIE": Entry("MIE"),
+    "PretrainFinetune": Entry("PretrainFinetune"),
+    "ModalityDropout": Entry("ModalityDropout"),
+    "MLA, no projector": Entry("MLA", {"projector": None}),
+    "MLA, flat projector": Entry("MLA", {"projector": "flat"}),
+    "CGGM, magnitude only": Entry("CGGM", {"direction": None}),
     "MIE, without SAM": Entry("MIE", {"sam": None}),
     "MIE, without projection": Entry("MIE", {"projection": False}),
 }
@@ -41,15 +45,17 @@ CONTROLS = ("Joint", "MultiLoss", "Ensemble", "PretrainFinetune", "ModalityDropo
 PAGE = Path("docs/benchmarks.md")
 
 
+def study_of(arguments: argparse.Namespace, name: str, labels: list[str]) -> StudyConfig:
+    path = arguments.data_dir / f"{name}.npz"
+    model, training = recipe(load(str(path)).name)
+    seeds = [int(s) for s in arguments.seeds.split(",")]
+    entries = {label: ENTRIES[label] for label in labels}
+    return StudyConfig(entries, seeds, DataConfig(str(path)), model, training, controls=False)
+
+
 def run(arguments: argparse.Namespace) -> int:
     for name in arguments.datasets.split(","):
-        path = arguments.data_dir / f"{name}.npz"
-        model, training = recipe(load(str(path)).name)
-        study = StudyConfig(
-            dict(ENTRIES), [int(s) for s in arguments.seeds.split(",")], DataConfig(str(path)), model, training
-        )
         started = time.time()
-
         said = [-1]
 
         def tell(
@@ -59,7 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
                 said[0] = done
                 print(f"{name}: {done}/{total} epochs, {time.time() - started:.0f} s, {what}", flush=True)
 
-        compare(study, arguments.out / name, workers=arguments.workers, progress=tell, cost=not arguments.no_cost)
+        study = study_of(arguments, name, arguments.entries.split(";"))
+        compare(study, arguments.out / name, workers=arguments.workers, progress=tell, cost=False)
     return 0
 
 
@@ -68,7 +75,10 @@ def report(arguments: argparse.Namespace) -> int:
     results.mkdir(parents=True, exist_ok=True)
     text, summary = [], []
     for name in arguments.datasets.split(","):
-        study = json.loads((arguments.out / name / "study.json").read_text(encoding="utf-8"))
+        config = study_of(arguments, name, list(ENTRIES))
+        data = build_data(config.data)
+        costs = measure_cost(data, first_cells(config, data))
+        study = summarise(config, arguments.out / name, data, costs, {})
         kept = {k: study[k] for k in ("dataset", "protocol", "selection", "budget", "rows", "incomplete", "environment")}
         kept["plasticity"] = plasticity(study)
         for row in kept["rows"]:
@@ -84,6 +94,11 @@ def report(arguments: argparse.Namespace) -> int:
     PAGE.write_text(page, encoding="utf-8")
     print("\n".join(verdicts(summary)))
     return 0
+
+
+def first_cells(config: StudyConfig, data: Dataset) -> dict[str, RunConfig]:
+    return {name.removesuffix(f"/seed{config.seeds[0]}"): cell for name, cell in config.cells(data).items()
+            if name.endswith(f"/seed{config.seeds[0]}")}  # fmt: skip
 
 
 def between(page: str, marker: str, content: str) -> str:
@@ -197,15 +212,13 @@ def remaining(summary: list[tuple[str, dict[str, Any]]]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("run", "report"))
-    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--data-dir", type=Path, required=True, help="the folder with the .npz files")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--datasets", default=",".join(DATASETS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--no-cost", action="store_true", help="do not measure the cost of each entry first")
+    parser.add_argument("--entries", default=";".join(ENTRIES), help="labels, separated by semicolons")
     arguments = parser.parse_args()
-    if arguments.command == "run" and arguments.data_dir is None:
-        parser.error("run needs --data-dir, the folder with the .npz files")
     return run(arguments) if arguments.command == "run" else report(arguments)
 
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 import equimodal.engine as engine_module
 from equimodal import Batch, Classification, Engine, MultimodalModel, PlainEngine
-from equimodal.engine import Descent, Objective, Phase, UpdateScale, is_scale_invariant
+from equimodal.engine import Descent, Objective, Phase, UpdateScale
 from equimodal.errors import MethodError, ModelError, NonFiniteError, OptimizerWarning
 from equimodal.fusion import Concat
 from equimodal.methods import CGGM, MLA, Ensemble, EpochContext, Joint, StepReport
@@ -221,6 +221,8 @@ def test_gradients_of_parameters_without_an_optimizer_do_not_pile_up() -> None:
     a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     engine = PlainEngine(torch.optim.SGD([a], lr=0.0))
     phase = Phase("joint", lambda batch: Objective((a * 3 + b * 4).sum()), [a, b])
+    with pytest.warns(OptimizerWarning, match="1 of its parameters are in no optimizer"):
+        engine.descend(phase, [any_batch()])
     for _ in range(3):
         engine.descend(phase, [any_batch()])
         assert b.grad is not None

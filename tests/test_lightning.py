@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from equimodal import Batch, PlainEngine
 from equimodal.errors import MethodError, NonFiniteError, UnsupportedError
@@ -22,6 +22,11 @@ from tests.helpers import assert_identical, assert_near, make_batch, make_method
 
 def adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=1e-2)
+
+
+def as_loader(batches: Iterable[Any]) -> DataLoader[Any]:
+    """The batches as they are; the Trainer would take a list for several loaders."""
+    return DataLoader(cast("Dataset[Any]", list(batches)), batch_size=None)
 
 
 def batches(count: int = 2, number: int = 3, dtype: torch.dtype = torch.float64) -> list[Batch]:
@@ -41,8 +46,7 @@ def fit(
             max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, **trainer_options,
         )  # fmt: skip
-        loaders = [None if b is None else DataLoader(list(b), batch_size=None) for b in (train, validation)]
-        trainer.fit(module, loaders[0], loaders[1])
+        trainer.fit(module, as_loader(train), None if validation is None else as_loader(validation))
     return module
 
 
@@ -102,7 +106,7 @@ def test_bfloat16_trains_float32_weights(name: str) -> None:
     method = make_method(name, 2).float()
     before = weights(method)
     seen: list[torch.dtype] = []
-    method.multimodal.head.register_forward_hook(lambda m, i, o: seen.append(o.dtype))  # type: ignore[attr-defined]
+    method.multimodal.head.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
     fit(method, batches(dtype=torch.float32), precision="bf16-mixed", validation=batches(dtype=torch.float32))
     after = weights(method)
     assert all(t.dtype != torch.bfloat16 for t in after.values())

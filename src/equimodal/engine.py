@@ -8,6 +8,7 @@ method computes anything non-linear from them.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equimodal.batch import Batch, tree_tensors
-from equimodal.errors import MethodError, ModelError, NonFiniteError
+from equimodal.errors import MethodError, ModelError, NonFiniteError, OptimizerWarning
 from equimodal.processes import all_sum, average_gradients, is_distributed
 from equimodal.sharpness import Sharpness, paused_statistics, perturbed, random_state, restore_random_state
 
@@ -163,6 +164,7 @@ class PlainEngine:
         self.autocast = autocast
         self.check_finite = check_finite
         self._suspect: dict[str, Tensor] = {}
+        self._known: set[str] = set()
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
@@ -183,6 +185,8 @@ class PlainEngine:
                 f"Phase {phase.name!r}: expected parameters that require gradients. Found all of them frozen. "
                 "Unfreeze the encoder or head, or use a control that does not train it."
             )
+        if phase.name not in self._known:
+            self._warn_about_unknown(phase)
         if sharpness is None or sharpness.mode is None:
             return self._descend_once(phase, batches, total)
         return self._descend_sharp(phase, trained, batches, total, sharpness)
@@ -253,6 +257,19 @@ class PlainEngine:
         sharpness.combine(phase.name, trained, first)
         return descent
 
+    def _warn_about_unknown(self, phase: Phase) -> None:
+        """Once per phase: parameters that no optimizer has stay as they are, which is rarely what was meant."""
+        self._known.add(phase.name)
+        known = {id(p) for o in self._optimizers for g in o.param_groups for p in g["params"]}
+        left = sum(p.requires_grad and id(p) not in known for p in (*phase.parameters, *phase.auxiliary))
+        if left:
+            warnings.warn(
+                f"Phase {phase.name!r}: {left} of its parameters are in no optimizer and will not be trained. Build "
+                "the optimizer from method.parameters(), which has the method's own heads too, or freeze them.",
+                OptimizerWarning,
+                stacklevel=4,
+            )
+
     def _clear(self) -> None:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -290,9 +307,8 @@ class PlainEngine:
     # ---- finite losses ---------------------------------------------------------------------------------------------
 
     def _look_at(self, loss: Tensor, phase: Phase, batch: Batch) -> None:
-        check = loss.device.type == "cpu" if self.check_finite is None else self.check_finite
         finite = torch.isfinite(loss.detach())
-        if not check:
+        if not self._checks(loss.device):
             known = self._suspect.get(phase.name)
             self._suspect[phase.name] = finite if known is None else known & finite
         elif not bool(finite):
@@ -302,6 +318,18 @@ class PlainEngine:
             raise NonFiniteError(
                 f"Loss of phase {phase.name!r}: expected a finite number. Found {float(loss.detach())}, with finite "
                 f"inputs.{found} Nothing was stepped. Lower the learning rate, clip gradients, or check the model."
+            )
+
+    def _checks(self, device: torch.device) -> bool:
+        return device.type == "cpu" if self.check_finite is None else self.check_finite
+
+    def _look_at_gradients(self, phase: Phase, parameters: Sequence[nn.Parameter]) -> None:
+        norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+        if not bool(torch.isfinite(torch.stack(norms)).all()):
+            self._clear()
+            raise NonFiniteError(
+                f"Gradient of phase {phase.name!r}: expected finite numbers. Found NaN or infinity with a finite loss. "
+                "Nothing was stepped. Lower the learning rate, or look for a division by zero or a root of zero."
             )
 
     def raise_if_not_finite(self) -> None:
@@ -320,8 +348,11 @@ class PlainEngine:
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         """See :meth:`Engine.step`."""
+        moved = [p for p in phase.parameters if p.grad is not None]
+        if moved and self._checks(moved[0].device):
+            self._look_at_gradients(phase, moved)
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_([p for p in phase.parameters if p.grad is not None], self.clip_norm)
+            nn.utils.clip_grad_norm_(moved, self.clip_norm)
         before = [[p.detach().clone() for p in s.parameters] for s in scales]
         self._step_optimizers()
         with torch.no_grad():
@@ -356,17 +387,3 @@ class PlainEngine:
         if is_distributed():
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.data, src=0)
-
-
-def is_scale_invariant(optimizer: Optimizer) -> bool:
-    """Whether the optimizer divides by a running size of the gradient, so that a slowly varying scale cancels."""
-    keys = {
-        "betas",
-        "rho",
-        "lr_decay",
-        "ns_steps",
-        "centered",
-        "etas",
-        "beta2_decay",
-    }  # Adam family and Lion, Adadelta, Adagrad, Muon, RMSprop, Rprop, Adafactor
-    return any(keys & set(group) for group in optimizer.param_groups)

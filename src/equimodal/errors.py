@@ -65,7 +65,7 @@ class EquimodalWarning(UserWarning):
 
 
 class OptimizerWarning(EquimodalWarning):
-    """The optimizer cancels what the method does (gradient scales under an Adam-type optimizer)."""
+    """The optimizer cancels what the method does, or does not have the parameters that the method trains."""
 
 
 class ScheduleWarning(EquimodalWarning):

@@ -18,14 +18,14 @@ import yaml
 from equimodal.cli import _demo
 from equimodal.data import load
 from equimodal.studies import DataConfig, ModelConfig, RunConfig, StudyConfig, TrainingConfig, recipe
-from tests.cli.helpers import TINY, CLI
+from tests.cli.helpers import CLI, TINY
 
 
 def last_line(text: str) -> str:
     return text.splitlines()[-1]
 
 
-# ---- train -----------------------------------------------------------------------------------------------------------------
+# ---- train ---------------------------------------------------------------------------------------------------------
 
 
 def test_train_leaves_a_run_and_prints_its_folder_last(cli: CLI) -> None:
@@ -50,7 +50,18 @@ def test_zero_is_a_value_and_null_is_none(cli: CLI) -> None:
     shown = yaml.safe_load(cli(["train", "--method", "MLA", "--options.projector", "null", "--print_config"]))
     assert shown["options"]["projector"] is None
     found = yaml.safe_load(
-        cli(["train", "--method", "Joint", "--options.sharpness.mode", "full", "--options.sharpness.ratio", "0", "--print_config"])
+        cli(
+            [
+                "train",
+                "--method",
+                "Joint",
+                "--options.sharpness.mode",
+                "full",
+                "--options.sharpness.ratio",
+                "0",
+                "--print_config",
+            ]
+        )
     )
     assert found["options"]["sharpness"] == {"mode": "full", "radius": 0.05, "ratio": 0.0, "every": 5}
 
@@ -135,7 +146,7 @@ def test_ctrl_c_leaves_a_comparison_that_continues(cli: CLI, root: Path) -> None
     assert sorted(p.parent.parent.name for p in Path("s").glob("cells/*/*/metrics.json")) == ["Joint", "MLA"]
 
 
-# ---- compare and demo ------------------------------------------------------------------------------------------------------
+# ---- compare and demo ----------------------------------------------------------------------------------------------
 
 
 def test_compare_prints_a_table_and_writes_the_reports(cli: CLI) -> None:
@@ -174,7 +185,18 @@ def test_wrong_entries_are_refused_before_anything_runs(cli: CLI, entry: str, sa
 
 def test_cells_that_fail_are_told_after_the_table(cli: CLI) -> None:
     Path("c.yaml").write_text("entries:\n  bad: {method: MLA, options: {alpha: -1}}\n  good: {method: Joint}\n")
-    arguments = ["compare", "--config", "c.yaml", *TINY, "--training.epochs", "1", "--seeds", "0", "--controls", "false"]
+    arguments = [
+        "compare",
+        "--config",
+        "c.yaml",
+        *TINY,
+        "--training.epochs",
+        "1",
+        "--seeds",
+        "0",
+        "--controls",
+        "false",
+    ]
     text = cli([*arguments, "--cost", "false", "--out", "s", "--quiet"], 1)
     assert "good" in text
     assert cli.err.startswith("error: 1 of 2 cells failed")
@@ -185,14 +207,15 @@ def test_cells_that_fail_are_told_after_the_table(cli: CLI) -> None:
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     """The demo on tiny data, in this process."""
     seen: list[StudyConfig] = []
-    original = _demo.run_and_report
+    original: Any = vars(_demo)["run_and_report"]
 
     def run(config: StudyConfig, folder: Path, workers: int, *rest: Any, **options: Any) -> int:
         seen.append(config)
         small = dict(zip(TINY[2:12:2], map(int, TINY[3:12:2]), strict=True))
         config.data = DataConfig("synthetic", options={k.removeprefix("--data.options."): v for k, v in small.items()})
         config.model = ModelConfig(feature_size=6, size="small")
-        return original(config, folder, 1, *rest, cost=False, **options)
+        code: int = original(config, folder, 1, *rest, cost=False, **options)
+        return code
 
     monkeypatch.setattr(_demo, "run_and_report", run)
     return seen
@@ -227,7 +250,7 @@ def test_an_unfinished_demo_is_continued(cli: CLI, monkeypatch: pytest.MonkeyPat
     assert _demo._folder(config) == Path("equimodal-demo-2")
 
 
-# ---- evaluate and predict ----------------------------------------------------------------------------------------------------
+# ---- evaluate and predict ------------------------------------------------------------------------------------------
 
 
 def test_evaluate_and_predict_a_finished_run(cli: CLI) -> None:
@@ -253,7 +276,7 @@ def test_evaluate_and_predict_a_finished_run(cli: CLI) -> None:
     assert "unknown" in cli.error(["predict", "a", "--modalities", "m9"], 2).lower()
 
 
-# ---- data --------------------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------------------------
 
 
 def test_arrays_become_a_bundle_that_trains(cli: CLI) -> None:
@@ -289,7 +312,7 @@ def test_a_bundle_of_bad_files_is_refused(cli: CLI) -> None:
     rest = ["--target", "x.npy", "--split", "x.npy"]
     for file, said in (
         ("none.npy", "No such file"),
-        ("bad.npy", "pickle"),
+        ("bad.npy", "Python objects"),
         ("text.npy", "text.npy"),
         ("two.npz", "FILE.npz:NAME"),
         ("two.npz:c", "'c'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -33,7 +34,7 @@ def command(arguments: list[str], **options: Any) -> subprocess.CompletedProcess
     )
 
 
-# ---- help, list, describe ------------------------------------------------------------------------------------------------
+# ---- help, list, describe ------------------------------------------------------------------------------------------
 
 
 def test_help_names_every_command(cli: CLI) -> None:
@@ -105,7 +106,7 @@ SNAPSHOT = {
 def test_the_help_of_a_method_has_its_options_with_types_and_sources(cli: CLI, name: str) -> None:
     text = cli(["train", "--method", name, "--help"])
     joined = " ".join(text.split())
-    found = sorted({word.removeprefix("--options.") for word in text.split() if word.startswith("--options.")})
+    found = sorted(re.findall(r"^  --options\.(\S+)", text, re.MULTILINE))
     assert found
     if name in SNAPSHOT:
         assert found == SNAPSHOT[name]
@@ -135,7 +136,7 @@ def test_options_come_from_the_signature() -> None:
     assert found["epochs"].text == "passes over the training data."
 
 
-# ---- what goes wrong -----------------------------------------------------------------------------------------------------
+# ---- what goes wrong -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_warnings_are_one_line_each_and_only_ours(cli: CLI, monkeypatch: pytest.
     assert cli.err == "warning: a class is absent\n"
 
 
-# ---- progress ------------------------------------------------------------------------------------------------------------
+# ---- progress ------------------------------------------------------------------------------------------------------
 
 
 class Terminal(io.StringIO):
@@ -274,7 +275,7 @@ def test_progress_can_be_silent() -> None:
     assert stream.getvalue() == ""
 
 
-# ---- processes -----------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_line_starts_without_torch() -> None:

@@ -74,15 +74,6 @@ def test_conv1d_averages_segments_and_takes_the_maximum() -> None:
     assert encoder(torch.tensor([[[1.0], [3.0], [5.0], [7.0]]])).tolist() == [[2.0, 6.0, 7.0]]
 
 
-def test_input_norm_makes_the_scale_of_a_feature_irrelevant() -> None:
-    encoder = Conv1d(3, (8,), 5, input_norm=True)
-    x = torch.randn(8, 20, 3)
-    scaled = x * torch.tensor([1.0, 100.0, 0.01]) + torch.tensor([0.0, 5.0, -7.0])
-    torch.testing.assert_close(encoder(scaled), encoder(x), rtol=1e-2, atol=1e-2)
-    plain = Conv1d(3, (8,), 5)
-    assert not torch.allclose(plain(scaled), plain(x), rtol=1e-2, atol=1e-2)
-
-
 def test_conv2d_keeps_rows_of_the_grid_apart() -> None:
     encoder = Conv2d(1, channels=(1,), out_features=3, kernel=1, grid=(2, 1), norm="none")
     _set(encoder, convolution=torch.ones(1, 1, 1, 1), out=torch.eye(3))

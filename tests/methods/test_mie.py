@@ -220,7 +220,7 @@ def test_against_the_paper_by_stage() -> None:
     reference = Reference(method)
     scores = [0.3, 0.9, 0.5, 0.4, 0.8, 0.7]  # best after epoch 1, the first of the second stage
     stages = [0, 1, 1, 2, 3, 3]
-    assert [method.stage_of(e) for e in range(6)] == stages
+    assert [method.stages.of(e) for e in range(6)] == stages
     kept: dict[str, Tensor] = {}
     best, last = -1.0, 0
     for stage, value in zip(stages, scores, strict=True):

@@ -90,7 +90,7 @@ def test_schedules_by_hand(schedule: Any, expected: list[float]) -> None:
     assert rates == pytest.approx(expected, abs=1e-6)
 
 
-# ---- cost ----------------------------------------------------------------------------------------------------------------
+# ---- cost ----------------------------------------------------------------------------------------------------------
 
 
 def test_steps_are_timed_in_turn() -> None:

@@ -14,8 +14,8 @@ from torch import nn
 
 from equimodal.errors import CheckpointError, StorageError
 from equimodal.methods import get
-from equimodal.studies import load_run, load_weights, run, save_weights
 from equimodal.studies import _history as history_module
+from equimodal.studies import load_run, load_weights, run, save_weights
 from equimodal.studies._records import append_line, plain, read_checkpoint, read_lines, write_json, write_text
 from tests.helpers import make_method
 from tests.studies.helpers import assert_same_run, config, history
@@ -88,7 +88,7 @@ def test_weights_of_another_model_are_refused_as_a_whole(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="unknown"):
         load_weights(two, tmp_path / "three.safetensors")
     wide = make_method("Ensemble", 2)
-    wide.heads = nn.ModuleDict()  # type: ignore[assignment]
+    wide.heads = nn.ModuleDict()
     with pytest.raises(CheckpointError, match="unknown"):
         save_weights(two, tmp_path / "two.safetensors")
         load_weights(wide, tmp_path / "two.safetensors")
@@ -109,7 +109,7 @@ def test_weights_come_back_with_their_metadata(tmp_path: Path, name: str) -> Non
     assert get(name).__name__ == name
 
 
-# ---- a full disk -----------------------------------------------------------------------------------------------------------
+# ---- a full disk ---------------------------------------------------------------------------------------------------
 
 
 def disk_full(*_: Any, **__: Any) -> Any:
@@ -143,7 +143,7 @@ def test_a_disk_that_fills_up_at_a_checkpoint_keeps_the_last_one(
 
     run(config(), tmp_path / "whole", loggers=False)
     saved = [0]
-    original = torch_io._atomic_save
+    original: Any = vars(torch_io)["_atomic_save"]
 
     def save(*arguments: Any) -> None:
         saved[0] += 1
@@ -164,7 +164,7 @@ def test_a_disk_that_fills_up_at_the_history_keeps_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(config(), tmp_path / "whole", loggers=False)
-    original = history_module.append_line
+    original: Any = vars(history_module)["append_line"]
 
     def append(path: Path, record: Any) -> None:
         if record["epoch"] == 2:
@@ -186,7 +186,7 @@ def test_appending_to_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch
         append_line(tmp_path / "h.jsonl", {"epoch": 0})
 
 
-# ---- records ---------------------------------------------------------------------------------------------------------------
+# ---- records -------------------------------------------------------------------------------------------------------
 
 
 def test_an_incomplete_last_line_is_left_out(tmp_path: Path) -> None:

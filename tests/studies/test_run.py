@@ -51,7 +51,7 @@ def stop_at_step(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseExcept
     monkeypatch.setattr(MethodModule, "training_step", step)
 
 
-# ---- what a run leaves -------------------------------------------------------------------------------------------------
+# ---- what a run leaves ---------------------------------------------------------------------------------------------
 
 
 def test_the_folder_holds_the_whole_record(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_prediction_in_the_first_part_of_a_staged_training_survives_saving(tmp_p
     assert evaluate(method, loader(data.test, 256)).loss == pytest.approx(metrics["test"]["loss"], abs=1e-6)
 
 
-# ---- the choice ----------------------------------------------------------------------------------------------------------
+# ---- the choice ----------------------------------------------------------------------------------------------------
 
 
 def test_the_first_of_the_best_epochs_is_selected(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_training_stops_early_on_validation_data(tmp_path: Path) -> None:
     assert scores.index(max(scores)) == len(scores) - 3
 
 
-# ---- resuming --------------------------------------------------------------------------------------------------------------
+# ---- resuming ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("method", "options"), RESUMED, ids=lambda v: v if isinstance(v, str) else None)
@@ -272,7 +272,7 @@ def test_changed_data_are_refused_when_resuming(tmp_path: Path) -> None:
         run(settings, tmp_path / "a", resume=True, loggers=False, data=arrays(1))
 
 
-# ---- what stops it ---------------------------------------------------------------------------------------------------------
+# ---- what stops it -------------------------------------------------------------------------------------------------
 
 
 def test_nan_in_the_data_names_modality_batch_and_sample_and_keeps_the_checkpoint(tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments, context)
         except UsageError as error:
-            return _fail(f"{error}", 2, debug)
+            return _fail(_one_line(error), 2, debug)
         except UnknownNameError as error:
-            return _fail(f"error: {error}", 2, debug)
+            return _fail(f"error: {_one_line(error)}", 2, debug)
         except Interrupted as stop:
             return _fail(f"\ninterrupted: {stop}", 130, debug=False)
         except KeyboardInterrupt:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except EquimodalError as error:
-            return _fail(f"error: {error}", 1, debug)
+            return _fail(f"error: {_one_line(error)}", 1, debug)
 
 
 def _run(arguments: list[str], context: Context) -> int:
@@ -125,6 +125,10 @@ def _fail(message: str, code: int, debug: bool) -> int:
         sys.stdout.flush()
         print(message, file=sys.stderr)
     return code
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _never_fail_on_letters(stream: TextIO) -> None:

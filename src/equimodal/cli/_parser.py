@@ -38,7 +38,13 @@ class CommandParser:
         self.prog = f"equimodal {command}"
         self.see = f"{self.prog} --help"
         self.known: list[str] = []
-        self._parser: ArgumentParser = ArgumentParser(
+
+        class Plain(ArgumentParser):
+            def format_help(self, *rest: Any) -> str:
+                """Without the backspace that jsonargparse prints before ``[=flags]``."""
+                return str(super().format_help(*rest)).replace(" \b[", "[")
+
+        self._parser: ArgumentParser = Plain(
             prog=self.prog, description=about, exit_on_error=False, default_env=False, allow_abbrev=False,
             usage=f"{self.prog} {arguments} [options]".replace("  ", " "),
         )  # fmt: skip
@@ -166,7 +172,7 @@ def whole_numbers(value: Any) -> list[int]:
     try:
         return [int(item) for item in comma_list(value)]
     except ValueError:
-        raise ValueError(f"Expected whole numbers, such as 0,1,2. Got value: {value}") from None
+        raise argparse.ArgumentTypeError(f"expected whole numbers, such as 0,1,2. Found {value!r}") from None
 
 
 def _flat(values: Mapping[str, Any], known: Iterable[str], prefix: str = "") -> Iterable[tuple[str, Any]]:

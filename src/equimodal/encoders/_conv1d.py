@@ -33,8 +33,6 @@ class Conv1d(nn.Module):
         dropout: share of pooled features dropped before the last map.
         norm: normalisation after each convolution; ``"layer"`` is over channels and time of one sample.
         input_dropout: share of input numbers dropped; against overfitting of small sets.
-        input_norm: normalise each feature over batch and time first, for inputs standardised as a whole (a spectrogram
-            whose bands differ in level).
 
     Raises:
         ModelError: an argument is out of range.
@@ -59,7 +57,6 @@ class Conv1d(nn.Module):
         dropout: float = 0.0,
         norm: Norm = "batch",
         input_dropout: float = 0.0,
-        input_norm: bool = False,
     ) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, out_features=out_features, segments=segments, stride=stride)
@@ -70,9 +67,7 @@ class Conv1d(nn.Module):
         self.in_channels = in_channels
         self.out_features = out_features
         self.shortest = stride * 2 ** (len(widths) - 2)
-        blocks: list[nn.Module] = [nn.BatchNorm1d(in_channels, affine=False)] if input_norm else []
-        if input_rate:
-            blocks.append(nn.Dropout(input_rate))
+        blocks: list[nn.Module] = [nn.Dropout(input_rate)] if input_rate else []
         for position, (before, after) in enumerate(pairwise(widths)):
             step, around = (1, 1 if position else stride), (0, kernel // 2)
             blocks.append(nn.Conv2d(before, after, (1, kernel), step, padding=around, bias=norm != "batch"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale, is_scale_invariant
+from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
 from equimodal.errors import EquimodalWarning, MethodError, ModelError, OptimizerWarning
 from equimodal.functional import balance_terms, direction_loss, output_weight_gradient
 from equimodal.fusion import Concat
@@ -17,6 +17,7 @@ from equimodal.inference import Rule
 from equimodal.methods._base import Method, MethodInfo, StepReport, one_of, warn_once
 from equimodal.methods._heads import Heads, masked_loss
 from equimodal.operators import recorded_inputs
+from equimodal.optimizers import is_scale_invariant
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
 

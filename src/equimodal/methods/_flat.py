@@ -8,7 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from equimodal.operators import FlatProjector, InputCovariance, Layer, input_width
+from equimodal.operators import FlatProjector, InputCovariance, Layer, input_width, projectable_layers
 
 Key = tuple[str, tuple[int, ...], int]
 """Part of the branch, shape of the weight, position among the part's layers of that shape."""
@@ -38,6 +38,22 @@ def corresponding(branches: Mapping[str, Mapping[str, list[Layer]]]) -> dict[str
         for key in keyed[modality]:
             owners[key] = owners.get(key, 0) + 1
     return {m: {k: layer for k, layer in layers.items() if owners[k] > 1} for m, layers in keyed.items()}
+
+
+def branch_layers(model: nn.Module, modality: str, head: nn.Module, layers: str) -> dict[str, list[Layer]]:
+    """The layers of a branch whose gradients can be projected: of its classifier and, unless excluded, its encoder.
+
+    Args:
+        model: its method ``encoder(modality)``, if it has one, gives the encoder.
+        modality: whose branch.
+        head: the branch's classifier.
+        layers: ``"classifier"``, ``"linear"`` or ``"all"`` (convolutions too).
+    """
+    branch = {"classifier": projectable_layers(head)}
+    encoder = getattr(model, "encoder", None)
+    if layers != "classifier" and callable(encoder):
+        branch["encoder"] = projectable_layers(encoder(modality), convolutions=layers == "all")
+    return branch
 
 
 class FlatBank(nn.Module):

@@ -32,6 +32,7 @@ class Heads(nn.Module):
         if heads is not None and set(heads) != set(self.names):
             raise ModelError(f"`heads`: expected one per modality {list(self.names)}. Found {sorted(heads)}.")
         self.heads = nn.ModuleList(heads[m] if heads is not None else build(model.feature_sizes[m]) for m in self.names)
+        like_model(self, model)
 
     def __getitem__(self, modality: str) -> nn.Module:
         return self.heads[self.names.index(modality)]
@@ -44,6 +45,11 @@ class Heads(nn.Module):
 def linear_heads(model: Multimodal, task: Task, heads: Mapping[str, nn.Module] | None = None) -> Heads:
     """A linear layer d_m -> C per modality, unless ``heads`` are given."""
     return Heads(model, heads, lambda width: nn.Linear(width, task.outputs))
+
+
+def published_classifier(width: int, outputs: int) -> nn.Sequential:
+    """d -> 256 -> 64 -> C with one ReLU after the first layer, as in the released models of MIE."""
+    return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, outputs))
 
 
 def can_split(model: Multimodal) -> bool:
@@ -124,3 +130,9 @@ def unimodal_phase(
 def nothing(_: Tensor) -> Mapping[str, Tensor]:
     """No statistics."""
     return {}
+
+
+def like_model(module: nn.Module, model: Multimodal) -> nn.Module:
+    """``module`` on the device and in the floating-point type of the model's first parameter."""
+    first = next((p for m in model.modalities for p in model.parameters_of(m)), None)
+    return module if first is None or not first.is_floating_point() else module.to(first.device, first.dtype)

@@ -24,11 +24,12 @@ from equimodal.methods._base import (
     trainable,
     warn_once,
 )
-from equimodal.methods._flat import FlatBank, Key, corresponding
-from equimodal.methods._heads import Heads
+from equimodal.methods._flat import FlatBank, Key, branch_layers, corresponding
+from equimodal.methods._heads import Heads, published_classifier
 from equimodal.methods._mie_released import released_loss
 from equimodal.methods._mixup import mixup
-from equimodal.operators import Layer, layer_inputs, project_gradient, projectable_layers, recorded_inputs
+from equimodal.methods._stages import Stages
+from equimodal.operators import layer_inputs, project_gradient, recorded_inputs
 from equimodal.processes import is_distributed
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
@@ -197,50 +198,35 @@ class MIE(Method):
         one_of("layers", layers, ("classifier", "linear", "all"))
         one_of("alternate", alternate, ("batch", "epoch", "stage"))
         one_of("variant", variant, ("paper", "released"))
-        if not stage_epochs or any(n < 1 for n in stage_epochs):
-            raise MethodError(f"`stage_epochs`: expected positive integers. Found {stage_epochs}.")
         self.projection, self.temperature, self.alternate = projection, temperature, alternate
         self.sources: Literal["others", "previous"] = sources
-        self.stage_epochs, self.mixup_alpha, self.variant = tuple(stage_epochs), mixup_alpha, variant
+        self.stages, self.mixup_alpha, self.variant = Stages(stage_epochs), mixup_alpha, variant
         self.flat_ratio = flat_ratio
         self.heads = Heads(self.multimodal, heads, lambda width: published_classifier(width, task.outputs))
-        self._layers = corresponding({m: self._branch_layers(m, layers) for m in self.modalities})
+        self._layers = corresponding({m: branch_layers(self.model, m, self.heads[m], layers) for m in self.modalities})
         self.flat = FlatBank(self._layers)
         self._plasticity: dict[str, Tensor] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self._active: str | None = None  # None: every modality
         self._known_epoch = alternate == "batch"
         self._refreshed, self._steps = False, 0
-        self._stage = -1
-        self._best: float | None = None
-        self._best_state: dict[str, Tensor] | None = None
         for m in self.modalities:
             if not any(p.requires_grad for p in self.multimodal.parameters_of(m)):
                 warn_once(self, f"The encoder of {m!r} is frozen: MIE trains only its classifier.", EquimodalWarning)
 
-    def _branch_layers(self, modality: str, layers: str) -> dict[str, list[Layer]]:
-        branch = {"classifier": projectable_layers(self.heads[modality])}
-        encoder = getattr(self.model, "encoder", None)
-        if layers != "classifier" and callable(encoder):
-            branch["encoder"] = projectable_layers(encoder(modality), convolutions=layers == "all")
-        return branch
-
-    # ---- state ------------------------------------------------------------------------------------------------------
-
     def get_extra_state(self) -> dict[str, Any]:
         """Position in the schedule, the best model so far (for stages) and the mixup generator."""
-        names = ("_active", "_known_epoch", "_refreshed", "_steps", "_stage", "_best", "_best_state", "_plasticity")
-        return {"generator": self._generator.get_state(), **{n: getattr(self, n) for n in names}}
+        names = ("_active", "_known_epoch", "_refreshed", "_steps", "_plasticity")
+        own = {"generator": self._generator.get_state(), "stages": self.stages.state_dict()}
+        return own | {n: getattr(self, n) for n in names}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` gave."""
-        for name, value in state.items():
-            if name == "generator":
-                self._generator.set_state(value.cpu())
-            else:
-                setattr(self, name, value)
-
-    # ---- training ---------------------------------------------------------------------------------------------------
+        rest = dict(state)
+        self._generator.set_state(rest.pop("generator").cpu())
+        self.stages.load_state_dict(rest.pop("stages"))
+        for name, value in rest.items():
+            setattr(self, name, value)
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Mixup, once per step, so that both passes see the same."""
@@ -350,8 +336,6 @@ class MIE(Method):
         """Add the batch to the running covariances."""
         self._add(phase.name, descent.sums)
 
-    # ---- schedule ---------------------------------------------------------------------------------------------------
-
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Choose the active modality; at a new stage: covariances of the last one, best model, fresh optimizer."""
         self._known_epoch = True
@@ -372,26 +356,15 @@ class MIE(Method):
         self._plasticity = self.flat.refresh(self.temperature, all_sum, self.sources)
         self._refreshed = True
 
-    def stage_of(self, epoch: int) -> int:
-        """Number of the stage that ``epoch`` belongs to."""
-        stage, end = 0, self.stage_epochs[0]
-        while epoch >= end:
-            stage += 1
-            end += self.stage_epochs[stage % len(self.stage_epochs)]
-        return stage
-
     def _enter_stage(self, context: EpochContext) -> None:
-        stage = self.stage_of(context.epoch)
-        if stage == self._stage:
+        stage = self.stages.of(context.epoch)
+        if stage == self.stages.current:
             return
-        previous, self._stage = self._active, stage
+        previous, self.stages.current = self._active, stage
         self._active = self.modalities[stage % len(self.modalities)]
         if previous is None:
             return
-        if self._best_state is not None:
-            own = self.state_dict()
-            for name, value in self._best_state.items():
-                own[name].copy_(value)
+        self.stages.restore(self.state_dict())
         if self.projection:
             self._collect(previous, context)
             self._refresh(context)
@@ -418,12 +391,9 @@ class MIE(Method):
 
     def on_validation_end(self, value: float) -> None:
         """Remember the best model so far, from which the next stage starts."""
-        if self.alternate == "stage" and (self._best is None or value > self._best):
-            self._best = value
-            branch = [*self.model.state_dict(prefix="model.").items(), *self.heads.state_dict(prefix="heads.").items()]
-            self._best_state = {name: tensor.detach().clone() for name, tensor in branch}
-
-    # ---- outputs ----------------------------------------------------------------------------------------------------
+        if self.alternate == "stage":
+            model, heads = self.model.state_dict(prefix="model."), self.heads.state_dict(prefix="heads.")
+            self.stages.remember(value, {**model, **heads})
 
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
         """None: there is no joint head."""
@@ -433,8 +403,3 @@ class MIE(Method):
         """Outputs of the branches."""
         outputs: dict[str, Tensor] = self.heads(features)
         return outputs
-
-
-def published_classifier(width: int, outputs: int) -> nn.Sequential:
-    """d -> 256 -> 64 -> C with one ReLU after the first layer, as in the released models."""
-    return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, outputs))

@@ -15,6 +15,7 @@ from equimodal.functional import fuse, product_weights, uncentred_covariance_sum
 from equimodal.inference import Prediction, Rule
 from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport, one_of, record_score, warn_once
 from equimodal.methods._flat import FlatBank, corresponding
+from equimodal.methods._heads import like_model
 from equimodal.operators import (
     OrthogonalProjector,
     input_width,
@@ -173,6 +174,7 @@ class MLA(Method):
                 "Add a linear layer to the encoders that differ."
             )
         self.head = nn.Linear(next(iter(widths.values())), task.outputs) if head is None else head
+        like_model(self.head, self.multimodal)
         self.projector = None if variant == "released" else projector
         self.alpha, self.alpha_schedule, self.alpha_scale = alpha, alpha_schedule, alpha_scale
         self.projector_reset, self.temperature = projector_reset, temperature
