@@ -46,7 +46,12 @@ LOOP_BOUND, REFRESH_BOUND = 1.03, 0.050
 def encoder() -> nn.Module:
     layers: list[nn.Module] = []
     for before, after in ((1, 32), (32, 64), (64, 128)):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [
+            nn.Conv2d(before, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, WIDTH))
 
 
@@ -169,7 +174,9 @@ def main() -> int:
     ok = refresh < REFRESH_BOUND
     print(f"{'entry':<32}{'time':>8}{'bound':>8}{'memory':>9}{'bound':>8}")
     for label, time_ratio, bound, memory_ratio, memory_bound in rows:
-        good = time_ratio <= bound and (memory_ratio is None or memory_bound is None or memory_ratio <= memory_bound + 5e-4)
+        good = time_ratio <= bound and (
+            memory_ratio is None or memory_bound is None or memory_ratio <= memory_bound + 5e-4
+        )
         ok &= good
         shown = f"{memory_ratio:>9.3f}{memory_bound:>8.2f}" if memory_ratio is not None else " " * 17
         print(f"{label:<32}{time_ratio:>8.3f}{bound:>8.2f}{shown}{'' if good else '   exceeded'}")
@@ -183,7 +190,9 @@ def main() -> int:
         "rounds": arguments.rounds,
         "joint_step_seconds": statistics.median(seconds["Joint"]),
         "refresh_seconds": refresh,
-        "rows": [dict(zip(("entry", "time", "time_bound", "memory", "memory_bound"), row, strict=True)) for row in rows],
+        "rows": [
+            dict(zip(("entry", "time", "time_bound", "memory", "memory_bound"), row, strict=True)) for row in rows
+        ],
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from equimodal.data import Dataset, load
-from equimodal.studies import DataConfig, Entry, RunConfig, StudyConfig, build_data, compare, measure_cost, recipe, summarise
+from equimodal.studies import (
+    DataConfig,
+    Entry,
+    RunConfig,
+    StudyConfig,
+    build_data,
+    compare,
+    measure_cost,
+    recipe,
+    summarise,
+)
 
 DATASETS = ("avdigits", "ravdess", "utdmhad", "mosi", "mfeat")
 ENTRIES = {
@@ -79,7 +89,9 @@ def report(arguments: argparse.Namespace) -> int:
         data = build_data(config.data)
         costs = measure_cost(data, first_cells(config, data))
         study = summarise(config, arguments.out / name, data, costs, {})
-        kept = {k: study[k] for k in ("dataset", "protocol", "selection", "budget", "rows", "incomplete", "environment")}
+        kept = {
+            k: study[k] for k in ("dataset", "protocol", "selection", "budget", "rows", "incomplete", "environment")
+        }
         kept["plasticity"] = plasticity(study)
         for row in kept["rows"]:
             row["auto"] = auto(row, arguments.out / name, study["budget"]["seeds"])
@@ -111,7 +123,11 @@ def auto(row: dict[str, Any], folder: Path, seeds: list[int]) -> list[float]:
     """Mean and spread of the test score under the rule that each run's VALIDATION data choose."""
     scores = []
     for seed in seeds:
-        cell = folder / "cells" / "".join(c if c.isalnum() or c in "-_./[]=+," else "_" for c in f"{row['method']}/seed{seed}")
+        cell = (
+            folder
+            / "cells"
+            / "".join(c if c.isalnum() or c in "-_./[]=+," else "_" for c in f"{row['method']}/seed{seed}")
+        )
         if (cell / "metrics.json").exists():
             found = json.loads((cell / "metrics.json").read_text(encoding="utf-8"))["rules"]
             if found:
@@ -147,22 +163,30 @@ def table(name: str, study: dict[str, Any]) -> list[str]:
         "",
         f"Protocol `{study['protocol']['name']}`; {study['dataset']['samples']['train']} training, "
         f"{study['dataset']['samples']['validation']} validation, {study['dataset']['samples']['test']} test samples; "
-        f"{budget['epochs']} epochs, batch {budget['batch_size']}, AdamW {budget['lr']}; seeds {study['budget']['seeds']}; "
-        f"epoch: {budget['selection']}.",
+        f"{budget['epochs']} epochs, batch {budget['batch_size']}, AdamW {budget['lr']}; "
+        f"epoch: {budget['selection']}; {len(study['budget']['seeds'])} seeds unless the row says otherwise.",
         "",
-        "| | test accuracy | rule chosen on validation | " + " | ".join(f"{m}: probe (gap)" for m in modalities) + " | cost |",
+        "| | test accuracy | rule chosen on validation | "
+        + " | ".join(f"{m}: probe (gap)" for m in modalities)
+        + " | cost |",
         "|---|---|---|" + "---|" * len(modalities) + "---|",
     ]
     for row in sorted(study["rows"], key=lambda r: -r["score_mean"]):
         mark = " (control)" if row["control"] else ""
+        if row["seeds"] < len(study["budget"]["seeds"]):
+            mark += f" ({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
         probes = []
         for m in modalities:
             pair, gap = row["per_modality"].get(m), row["under_trained"].get(m)
             probes.append("-" if pair is None else f"{100 * pair[0]:.1f}" + (f" ({100 * gap[0]:+.1f})" if gap else ""))
         cost = "-" if row["cost"] is None else f"{row['cost']:.2f}"
         score = percent([row["score_mean"], row["score_std"]])
-        lines.append(f"| {row['method']}{mark} | {score} | {percent(row['auto'])} | " + " | ".join(probes) + f" | {cost} |")
-    return [*lines, ""]
+        lines.append(
+            f"| {row['method']}{mark} | {score} | {percent(row['auto'])} | " + " | ".join(probes) + f" | {cost} |"
+        )
+    alone = next(row["own_outputs"] for row in study["rows"] if row["method"] == "Ensemble")
+    said = ", ".join(f"{m} {percent(alone[m])}" for m in modalities)
+    return [*lines, "", f"Each modality alone: {said}.", ""]
 
 
 def verdicts(summary: list[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -173,16 +197,29 @@ def verdicts(summary: list[tuple[str, dict[str, Any]]]) -> list[str]:
     def line(label: str, differences: list[float], needed: int) -> None:
         held = sum(d >= -1e-9 for d in differences)
         cells = " | ".join(f"{100 * d:+.1f}" for d in differences)
-        lines.append(f"| {label} | {cells} | {held} of {len(differences)}{'' if held >= needed else ', expected ' + str(needed)} |")
+        wanted = "" if held >= needed else f", expected {needed}"
+        lines.append(f"| {label} | {cells} | {held} of {len(differences)}{wanted} |")
 
-    line("Joint - (reference - 2)", [s["Joint"] - (REFERENCES[n] - 2) / 100 for (n, _), s in zip(summary, scores, strict=True)], 5)
+    line(
+        "Joint - (reference - 2)",
+        [s["Joint"] - (REFERENCES[n] - 2) / 100 for (n, _), s in zip(summary, scores, strict=True)],
+        5,
+    )
     for method in FOUNDING:
         line(f"{method} - Joint", [s[method] - s["Joint"] for s in scores], 4)
     for method in FOUNDING:
         line(f"{method} - Joint, rule of each chosen on validation", [s[method] - s["Joint"] for s in autos], 4)
     line("CGGM - CGGM released", [s["CGGM"] - s["CGGM, released"] for s in scores], 5)
-    line("best of the three - best control", [max(s[m] for m in FOUNDING) - max(s[c] for c in CONTROLS) for s in scores], 4)
-    line("the same, rule of each chosen on validation", [max(s[m] for m in FOUNDING) - max(s[c] for c in CONTROLS) for s in autos], 4)
+    line(
+        "best of the three - best control",
+        [max(s[m] for m in FOUNDING) - max(s[c] for c in CONTROLS) for s in scores],
+        4,
+    )
+    line(
+        "the same, rule of each chosen on validation",
+        [max(s[m] for m in FOUNDING) - max(s[c] for c in CONTROLS) for s in autos],
+        4,
+    )
     return lines
 
 
@@ -199,7 +236,10 @@ def rules(summary: list[tuple[str, dict[str, Any]]]) -> list[str]:
 
 def remaining(summary: list[tuple[str, dict[str, Any]]]) -> list[str]:
     marks = (0.0, 0.1, 0.25, 0.5, 1.0)
-    lines = ["| | | " + " | ".join(f"{round(100 * m)} % of training" for m in marks) + " |", "|---|---|" + "---|" * len(marks)]
+    lines = [
+        "| | | " + " | ".join(f"{round(100 * m)} % of training" for m in marks) + " |",
+        "|---|---|" + "---|" * len(marks),
+    ]
     for name, study in summary:
         for label in ("MLA", "MLA, flat projector", "MIE"):
             curve = study["plasticity"].get(label)

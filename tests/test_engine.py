@@ -18,6 +18,7 @@ from equimodal.engine import Descent, Objective, Phase, UpdateScale
 from equimodal.errors import MethodError, ModelError, NonFiniteError, OptimizerWarning
 from equimodal.fusion import Concat
 from equimodal.methods import CGGM, MLA, Ensemble, EpochContext, Joint, StepReport
+from equimodal.optimizers import is_scale_invariant
 from tests.helpers import (
     CLASSES,
     NAMES,

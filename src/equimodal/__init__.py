@@ -1,14 +1,36 @@
 """Balanced multimodal learning: train models so that every modality is learnt, and see whether it was."""
 
-from equimodal.batch import Batch, Presence
-from equimodal.engine import Engine, PlainEngine
-from equimodal.errors import EquimodalError, EquimodalWarning
-from equimodal.inference import Inference, Prediction
-from equimodal.model import Multimodal, MultimodalModel
-from equimodal.sharpness import Sharpness
-from equimodal.tasks import Classification, Task
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from equimodal.batch import Batch, Presence
+    from equimodal.engine import Engine, PlainEngine
+    from equimodal.errors import EquimodalError, EquimodalWarning
+    from equimodal.inference import Inference, Prediction
+    from equimodal.model import Multimodal, MultimodalModel
+    from equimodal.sharpness import Sharpness
+    from equimodal.tasks import Classification, Task
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Batch": "batch",
+    "Classification": "tasks",
+    "Engine": "engine",
+    "EquimodalError": "errors",
+    "EquimodalWarning": "errors",
+    "Inference": "inference",
+    "Multimodal": "model",
+    "MultimodalModel": "model",
+    "PlainEngine": "engine",
+    "Prediction": "inference",
+    "Presence": "batch",
+    "Sharpness": "sharpness",
+    "Task": "tasks",
+}
 
 __all__ = [
     "Batch",
@@ -26,3 +48,16 @@ __all__ = [
     "Task",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that the command line starts without torch (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,7 +13,7 @@ DATA = [
     "--data.options.classes", "3", "--data.options.features", "7",
 ]  # fmt: skip
 TINY = [
-    *DATA, "--model.feature_size", "6", "--model.size", "small", "--training.epochs", "2", 
+    *DATA, "--model.feature_size", "6", "--model.size", "small", "--training.epochs", "2",
     "--training.batch_size", "16", "--training.device", "cpu",
 ]  # fmt: skip
 

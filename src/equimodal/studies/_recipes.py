@@ -37,7 +37,7 @@ _RECIPES: dict[str, tuple[ModelConfig, TrainingConfig]] = {
                 "depth": {"channels": [16, 32, 64], "dropout": 0.5},
             }
         ),
-        TrainingConfig(epochs=40, batch_size=32, lr=1.5e-3, weight_decay=0.01, selection="last"),
+        TrainingConfig(epochs=60, batch_size=32, lr=1e-3, weight_decay=0.01, selection="last"),
     ),
     "mosi": (
         ModelConfig(encoders={m: dict(_VECTOR) for m in ("text", "audio", "video")}),
@@ -59,7 +59,7 @@ def recipe(name: str) -> tuple[ModelConfig, TrainingConfig]:
 
     Example:
         >>> recipe("utdmhad")[1].epochs
-        40
+        60
     """
     return copy.deepcopy(_RECIPES.get(name, (ModelConfig(), TrainingConfig())))
 
