@@ -50,8 +50,13 @@ __all__ = [
 ]
 
 
+_PACKAGES = ("data", "diagnostics", "encoders", "functional", "fusion", "methods", "report", "studies")
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that the command line starts without torch (PEP 562)."""
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -60,4 +65,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_PACKAGES])
