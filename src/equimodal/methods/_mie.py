@@ -34,8 +34,6 @@ from equimodal.processes import is_distributed
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
 
-_SAM = ("full", "every_k", "momentum", None)
-
 
 class MIE(Method):
     r"""Modal-aware interactive enhancement, published as IGM ([Jiang2025]_, equations 3 to 10).
@@ -179,7 +177,7 @@ class MIE(Method):
         inference: Rule = "mean",
         calibrated: bool = False,
     ) -> None:
-        one_of("sam", sam, _SAM)
+        one_of("sam", sam, ("full", "every_k", "momentum", None))
         for name, value, good in (
             ("radius", radius, radius > 0),
             ("flat_ratio", flat_ratio, 0 <= flat_ratio <= 1),
@@ -200,8 +198,8 @@ class MIE(Method):
         one_of("variant", variant, ("paper", "released"))
         self.projection, self.temperature, self.alternate = projection, temperature, alternate
         self.sources: Literal["others", "previous"] = sources
-        self.stages, self.mixup_alpha, self.variant = Stages(stage_epochs), mixup_alpha, variant
-        self.flat_ratio = flat_ratio
+        self.stages, self.mixup_alpha = Stages(stage_epochs), mixup_alpha
+        self.variant, self.flat_ratio = variant, flat_ratio
         self.heads = Heads(self.multimodal, heads, lambda width: published_classifier(width, task.outputs))
         self._layers = corresponding({m: branch_layers(self.model, m, self.heads[m], layers) for m in self.modalities})
         self.flat = FlatBank(self._layers)
@@ -216,9 +214,8 @@ class MIE(Method):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Position in the schedule, the best model so far (for stages) and the mixup generator."""
-        names = ("_active", "_known_epoch", "_refreshed", "_steps", "_plasticity")
         own = {"generator": self._generator.get_state(), "stages": self.stages.state_dict()}
-        return own | {n: getattr(self, n) for n in names}
+        return own | {n: getattr(self, n) for n in ("_active", "_known_epoch", "_refreshed", "_steps", "_plasticity")}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` gave."""
@@ -230,9 +227,8 @@ class MIE(Method):
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Mixup, once per step, so that both passes see the same."""
-        mixed = batches
-        if self.mixup_alpha > 0:
-            mixed = [mixup(b, self.mixup_alpha, self.task.outputs, self._generator) for b in batches]
+        alpha, classes = self.mixup_alpha, self.task.outputs
+        mixed = [mixup(b, alpha, classes, self._generator) for b in batches] if alpha > 0 else batches
         self._unmixed = list(zip(mixed, batches, strict=True))
         return mixed
 
@@ -250,13 +246,11 @@ class MIE(Method):
             )
         self._steps += 1
         if self.projection and self.alternate == "batch" and self._steps == 1000 and not self._refreshed:
-            warn_once(
-                self,
-                "MIE's projectors are refreshed by on_train_epoch_end, which was not called in 1000 steps, so "
-                "gradients are "
-                "not projected. Call method.on_train_epoch_end(EpochContext(epoch)) after each epoch.",
-                ScheduleWarning,
+            message = (
+                "MIE's projectors are refreshed by on_train_epoch_end, which was not called in 1000 steps, so no "
+                "gradient is projected. Call method.on_train_epoch_end(EpochContext(epoch)) after each epoch."
             )
+            warn_once(self, message, ScheduleWarning)
         for m in self.modalities if self._active is None else (self._active,):
             yield self._phase(m)
 

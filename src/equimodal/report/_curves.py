@@ -152,7 +152,10 @@ def _extras(study: Study) -> list[Section]:
                 if series is not None:
                     drawn.append((line, series))
             if drawn:
-                panels.append(Panel(row.label, _figure(f"extra{position}-{number}", drawn, 1.0, "value")))
+                limits = (0.0, 1.03) if group == "plasticity" else None
+                panels.append(
+                    Panel(row.label, _figure(f"extra{position}-{number}", drawn, 1.0, "value", limits=limits))
+                )
                 used += drawn
         text = "As the method reports it; mean over the steps of an epoch."
         if group == "plasticity":
@@ -187,7 +190,14 @@ def _label(study: Study) -> str:
     return "score, %" if study.percent else "score"
 
 
-def _figure(name: str, drawn: Sequence[tuple[Stroke, Series]], factor: float, ylabel: str, log: bool = False) -> str:
+def _figure(
+    name: str,
+    drawn: Sequence[tuple[Stroke, Series]],
+    factor: float,
+    ylabel: str,
+    log: bool = False,
+    limits: tuple[float, float] | None = None,
+) -> str:
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -219,6 +229,8 @@ def _figure(name: str, drawn: Sequence[tuple[Stroke, Series]], factor: float, yl
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             few = max(v for _, s in drawn for v in s.mean) < 30 * min(v for _, s in drawn for v in s.mean)
             axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
+        if limits is not None:
+            axes.set_ylim(*limits)
         axes.grid(visible=True, linewidth=0.6)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -120,7 +120,7 @@ def _facts(record: Study) -> list[tuple[str, list[tuple[str, str]]]]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if v is not None and v != {})
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_plain(v) for v in value)
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -50,7 +50,7 @@ class TrainingConfig:
 
     Args:
         epochs: passes over the training data.
-        batch_size: samples per batch.
+        batch_size: samples per batch; an incomplete last one is left out (other samples in every epoch).
         optimizer: adamw, adam or sgd (momentum 0.9).
         lr: learning rate.
         weight_decay: of the optimizer.

@@ -242,7 +242,14 @@ def fit(
             )
             trainer.fit(
                 module,
-                loader(train, settings.batch_size, shuffle=True, seed=config.seed),
+                loader(
+                    train,
+                    settings.batch_size,
+                    shuffle=True,
+                    seed=config.seed,
+                    # a few left-over samples would make batch statistics of their own, the last ones of every epoch
+                    drop_last=len(train) > settings.batch_size,
+                ),
                 loader(validation, max(256, settings.batch_size)),
                 ckpt_path=str(last) if resumed else None,
                 weights_only=True,
