@@ -14,7 +14,7 @@ from torch import Tensor
 from equimodal.data import Dataset, from_arrays
 from equimodal.studies import DataConfig, ModelConfig, RunConfig, TrainingConfig
 
-SIZES = {"train": 72, "validation": 24, "test": 24}
+SIZES = {"train": 80, "validation": 24, "test": 24}
 TINY: dict[str, Any] = {**SIZES, "classes": 3, "features": 7}
 
 
