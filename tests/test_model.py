@@ -18,7 +18,8 @@ from tests.helpers import CLASSES, NAMES, WIDTH, make_batch, make_encoders, make
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_forward_with_mixed_encoders_and_awkward_names(count: int) -> None:
     model, batch = make_model(count), make_batch(count)
-    assert isinstance(model, Multimodal)
+    typed: Multimodal = model  # a type checker sees that the protocol is met
+    assert typed.modalities == model.modalities
     assert model.modalities == NAMES[:count]
     assert model(batch.inputs).shape == (12, CLASSES)
     features = model.encode(batch.inputs)

@@ -67,7 +67,7 @@ def test_the_folder_holds_the_whole_record(tmp_path: Path) -> None:
     data = build_data(settings.data)
     assert environment["data"]["fingerprint"] == data.fingerprint
     assert environment["data"]["protocol"] == "independent"
-    assert environment["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(environment["versions"]["torch"].split("+")[0])
     assert [r["epoch"] for r in history(folder)] == [0, 1, 2]
     assert set(history(folder)[0]["losses"]) == {"m1", "m2"}
     assert set(history(folder)[0]["validation"]["unimodal"]) == {"m1", "m2"}

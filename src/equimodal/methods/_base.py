@@ -19,6 +19,7 @@ from equimodal.model import Multimodal
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
 
+_MEMBERS = ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters_of")
 MASKED = "supported per sample: absent rows are not encoded; the fusion fills them by its declared rule"
 OWN_ROWS = "supported per sample: each modality trains on the samples that have it"
 
@@ -136,9 +137,9 @@ class Method(nn.Module):
         calibrated: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(model, Multimodal) or not isinstance(model, nn.Module):
-            missing = [n for n in ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters_of")
-                       if not hasattr(model, n)]  # fmt: skip
+        # not isinstance(model, Multimodal): from Python 3.12 on that does not see the sub-modules of a module
+        missing = [n for n in _MEMBERS if not hasattr(model, n)]
+        if missing or not isinstance(model, nn.Module):
             raise ModelError(
                 "`model`: expected an nn.Module with the members of equimodal.Multimodal. "
                 f"{type(model).__name__} lacks "
