@@ -9,8 +9,9 @@ from equimodal.studies._config import ModelConfig, TrainingConfig
 _VECTOR = {"hidden": [128], "dropout": 0.5, "input_dropout": 0.3}
 
 # Found by short trials of JOINT training, which also looked at its test accuracy to see whether the references are
-# reached; no balancing method took part in that choice. The validation splits of these sets are one speaker, one subject, four actors, eight videos: the best epoch on them is mostly a lucky
-# one, so the last epoch of a cosine schedule is taken and nothing is chosen.
+# reached; no balancing method took part in that choice. The validation splits of these sets are one speaker, one
+# subject, four actors, eight videos: the best epoch on them is mostly a lucky one, so the last epoch of a cosine
+# schedule is taken and nothing is chosen.
 _RECIPES: dict[str, tuple[ModelConfig, TrainingConfig]] = {
     "avdigits": (  # the embedded one
         ModelConfig(size="small"),
