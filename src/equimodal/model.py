@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from equimodal.batch import Presence, Tree, tree_map, tree_tensors
 from equimodal.errors import BatchError, ModelError
 
 
+@runtime_checkable
 class Multimodal(Protocol):
     """What a method asks of a model. An ``nn.Module`` with these members needs no base class of ours."""
 

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,6 @@ class Method(nn.Module):
         calibrated: bool = False,
     ) -> None:
         super().__init__()
-        # not isinstance(model, Multimodal): from Python 3.12 on that does not see the sub-modules of a module
         missing = [n for n in _MEMBERS if not hasattr(model, n)]
         if missing or not isinstance(model, nn.Module):
             raise ModelError(
@@ -145,6 +144,9 @@ class Method(nn.Module):
                 f"{type(model).__name__} lacks "
                 f"{missing or 'being an nn.Module'}. Build a MultimodalModel(encoders, fusion, head) or add them."
             )
+        if TYPE_CHECKING:  # at run time, from Python 3.12 on, this check does not see the sub-modules of a module
+            if not isinstance(model, Multimodal):
+                raise ModelError
         self.model = model
         self.task = task
         if task.name not in self.info.tasks:
