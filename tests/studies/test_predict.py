@@ -53,7 +53,7 @@ def bundle(path: Path, change: Any = None, **options: Any) -> DataConfig:
     from equimodal.data import load
 
     raw = load("synthetic", **TINY)
-    split = np.repeat([0, 1, 2], [72, 24, 24])
+    split = np.repeat([0, 1, 2], [80, 24, 24])
     inputs = {m: raw._store.sources[m]._raw.copy() for m in raw.modalities}
     for m in inputs:
         inputs[m][split == 0] = inputs[m][split == 0] * 3 + 5
@@ -75,10 +75,10 @@ def test_other_data_must_fit(folder: Path, tmp_path: Path) -> None:
 
 
 def test_absent_samples_are_left_out_where_nothing_remains(folder: Path, tmp_path: Path) -> None:
-    present = np.arange(120) % 2 == 0
+    present = np.arange(128) % 2 == 0
     data = bundle(tmp_path / "half.npz", present={"m2": present})
     alone = predict_run(folder, data, ["test"], ["m2"])
-    assert np.array_equal(alone["index"], np.arange(96, 120)[present[96:]])
+    assert np.array_equal(alone["index"], np.arange(104, 128)[present[104:]])
     assert len(predict_run(folder, data)["index"]) == 24
 
 
