@@ -374,8 +374,15 @@ def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
         raise MethodError(f"`{name}`: expected one of {', '.join(map(repr, allowed))}. Found {value!r}.")
 
 
-def warn_once(method: Method, message: str, category: type[EquimodalWarning]) -> None:
+def warn_once(method: Method, message: str, category: type[EquimodalWarning], stacklevel: int = 3) -> None:
     """Warn, the first time only for each method object."""
     if message not in method._warned:
         method._warned.add(message)
-        warnings.warn(message, category, stacklevel=3)
+        warnings.warn(message, category, stacklevel=stacklevel)
+
+
+def warn_if_frozen(method: Method, consequence: str) -> None:
+    """Warn about every encoder without trainable parameters, with what that means for the method."""
+    for m in method.modalities:
+        if not trainable(method.multimodal.parameters_of(m)):
+            warn_once(method, f"The encoder of {m!r} is frozen: {consequence}", EquimodalWarning, 4)

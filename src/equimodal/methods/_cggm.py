@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
-from equimodal.errors import EquimodalWarning, MethodError, ModelError, OptimizerWarning
+from equimodal.errors import MethodError, ModelError, OptimizerWarning
 from equimodal.functional import balance_terms, direction_loss, output_weight_gradient
 from equimodal.fusion import Concat
 from equimodal.inference import Rule
-from equimodal.methods._base import Method, MethodInfo, StepReport, one_of, warn_once
+from equimodal.methods._base import Method, MethodInfo, StepReport, one_of, warn_if_frozen, warn_once
 from equimodal.methods._heads import Heads, masked_loss
 from equimodal.operators import recorded_inputs
 from equimodal.optimizers import is_scale_invariant
@@ -207,9 +207,7 @@ class CGGM(Method):
         self.register_buffer("denominators", torch.zeros(count, 1))
         self.register_buffer("balance", torch.full((count,), (count - 1) / count))
         self._batches, self._windows = 0, 0
-        for m in self.modalities:
-            if not any(p.requires_grad for p in self.multimodal.parameters_of(m)):
-                warn_once(self, f"The encoder of {m!r} is frozen: CGGM cannot modulate it.", EquimodalWarning)
+        warn_if_frozen(self, "CGGM cannot modulate it.")
 
     def _column_blocks(self) -> dict[str, slice]:
         fusion = getattr(self.model, "fusion", None)

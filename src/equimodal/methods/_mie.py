@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
-from equimodal.errors import EquimodalWarning, MethodError, ModelError, ScheduleWarning, UnsupportedError
+from equimodal.errors import MethodError, ModelError, ScheduleWarning, UnsupportedError
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.inference import Rule
 from equimodal.methods._base import (
@@ -22,6 +22,7 @@ from equimodal.methods._base import (
     one_of,
     record_score,
     trainable,
+    warn_if_frozen,
     warn_once,
 )
 from equimodal.methods._flat import FlatBank, Key, branch_layers, corresponding
@@ -208,9 +209,7 @@ class MIE(Method):
         self._active: str | None = None  # None: every modality
         self._known_epoch = alternate == "batch"
         self._refreshed, self._steps = False, 0
-        for m in self.modalities:
-            if not any(p.requires_grad for p in self.multimodal.parameters_of(m)):
-                warn_once(self, f"The encoder of {m!r} is frozen: MIE trains only its classifier.", EquimodalWarning)
+        warn_if_frozen(self, "MIE trains only its classifier.")
 
     def get_extra_state(self) -> dict[str, Any]:
         """Position in the schedule, the best model so far (for stages) and the mixup generator."""

@@ -10,10 +10,19 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
-from equimodal.errors import EquimodalWarning, MethodError, ModelError, ScheduleWarning, UnsupportedError
+from equimodal.errors import MethodError, ModelError, ScheduleWarning, UnsupportedError
 from equimodal.functional import fuse, product_weights, uncentred_covariance_sum
 from equimodal.inference import Prediction, Rule
-from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport, one_of, record_score, warn_once
+from equimodal.methods._base import (
+    EpochContext,
+    Method,
+    MethodInfo,
+    StepReport,
+    one_of,
+    record_score,
+    warn_if_frozen,
+    warn_once,
+)
 from equimodal.methods._flat import FlatBank, corresponding
 from equimodal.methods._heads import like_model
 from equimodal.operators import (
@@ -194,11 +203,7 @@ class MLA(Method):
         self._flat_plasticity: dict[str, Tensor] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self._batch, self._batches = 0, None if alpha_schedule == "epoch" else 1
-        for m in self.modalities:
-            if not any(p.requires_grad for p in self.multimodal.parameters_of(m)):
-                warn_once(
-                    self, f"The encoder of {m!r} is frozen: MLA trains only the shared head on it.", EquimodalWarning
-                )
+        warn_if_frozen(self, "MLA trains only the shared head on it.")
 
     def get_extra_state(self) -> dict[str, Any]:
         """Position in the epoch and the state of the shuffling generator."""

@@ -1,7 +1,8 @@
 """Runs and comparisons: configuration, training with selection on validation data, records, cost."""
 
+from equimodal.report import CONTROLS
 from equimodal.studies._build import build_data, build_method, build_model, method_options
-from equimodal.studies._compare import CONTROLS, Entry, StudyConfig, StudyError, compare, summarise
+from equimodal.studies._compare import Entry, StudyConfig, StudyError, compare, summarise
 from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from equimodal.studies._cost import interleaved, measure_cost, ratios
 from equimodal.studies._predict import predict_run, write_predictions

@@ -36,10 +36,6 @@ class StudyError(EquimodalError):
         self.study = study
 
 
-CONTROLS = ("Joint", "MultiLoss", "Unimodal", "Ensemble")
-"""Without these a comparison proves nothing."""
-
-
 @dataclass
 class Entry:
     """One row of a comparison.
