@@ -137,6 +137,36 @@ def test_high_temperature_is_a_null_space_projection() -> None:
     assert (p - torch.diag(torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=F64))).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("seed", [17, 22, 35, 106, 128, 133])
+def test_flat_projector_of_a_covariance_with_many_dead_units(seed: int) -> None:
+    # LAPACK's float32 solver does not converge on most of these (rarely active, mostly dead rectified units)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.relu(torch.randn(900, 64, generator=generator) - 1.5 - 1.5 * torch.rand(64, generator=generator))
+    rows = rows * 10 ** (-3 * torch.rand(64, generator=generator))
+    alive = torch.rand(64, generator=generator) < 0.3
+    rows = rows * alive
+    rows[:, alive.nonzero()[0]] += 3
+    covariance = rows.mT @ rows / 900
+    projector = flat_projector(covariance, 0.4)
+    assert projector.dtype == torch.float32
+    torch.testing.assert_close(projector.double(), flat_projector(covariance.double(), 0.4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(projector @ torch.eye(64)[~alive].mT, torch.eye(64)[~alive].mT, rtol=0, atol=1e-5)
+
+
+def test_flat_projector_falls_back_to_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    solve = torch.linalg.eigh
+
+    def picky(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("did not converge")
+        return solve(matrix)
+
+    covariance = torch.diag(torch.tensor([3.0, 1.0, 0.0]))
+    expected = flat_projector(covariance, 0.4)
+    monkeypatch.setattr(torch.linalg, "eigh", picky)
+    torch.testing.assert_close(flat_projector(covariance, 0.4), expected, rtol=0, atol=1e-6)
+
+
 def test_flat_projector_precision_and_errors() -> None:
     assert flat_projector(covariance().half(), 0.4).dtype == torch.float32
     for tau in (-0.1, math.nan):

@@ -77,7 +77,7 @@ def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
         raise MethodError(f"`temperature`: expected a number >= 0. Found {temperature}.")
     dtype = torch.float64 if covariance.dtype == torch.float64 else torch.float32
     matrix = covariance.to(dtype)
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    values, vectors = _eigh((matrix + matrix.mT) / 2)
     spread = values[-1] - values[0]
     isotropic = spread <= len(values) * torch.finfo(dtype).eps * values[-1].abs()
     relative = torch.where(isotropic, torch.zeros_like(values), (values - values[0]) / spread)
@@ -85,6 +85,15 @@ def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
     damping = 1 - torch.exp(-temperature * relative)
     result: Tensor = torch.eye(len(values), dtype=dtype, device=matrix.device) - (vectors * damping) @ vectors.mT
     return (result + result.mT) / 2
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors; in float64 where LAPACK's float32 solver gives up, as it does when many units are dead."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        values, vectors = torch.linalg.eigh(matrix.double())
+    return values.to(matrix.dtype), vectors.to(matrix.dtype)
 
 
 def plasticity(projector: Tensor) -> Tensor:

@@ -214,6 +214,7 @@ def _run_cells(
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     pool = ProcessPoolExecutor(min(workers, len(open_cells)), mp_context=context, initializer=_prepare_worker)
+    unexpected: list[BaseException] = []
     try:
         running: dict[Future[None], str] = {
             pool.submit(_run_cell, cells[cell].to_dict(), str(folders[cell]), loggers): cell for cell in open_cells
@@ -227,11 +228,12 @@ def _run_cells(
                     failures[cell] = str(failure)
                 elif isinstance(failure, BrokenProcessPool):
                     raise EquimodalError(
-                        f"A worker process died while {cell!r} ran; out of memory? Finished cells are kept: call again "
-                        "with the same folder, and with fewer workers."
+                        f"A worker process died while {cell!r} ran: out of memory, or a script without "
+                        "`if __name__ == '__main__':` around its calls. Finished cells are kept: call again with the "
+                        "same folder, and with fewer workers."
                     ) from failure
                 elif failure is not None:
-                    raise failure
+                    unexpected.append(failure)  # the other cells go on; it is raised when they are done
                 done[cell] = cells[cell].training.epochs
             for cell in running.values():
                 done[cell] = len(read_lines(folders[cell] / "history.jsonl"))
@@ -247,6 +249,8 @@ def _run_cells(
         else:
             os.environ["OMP_NUM_THREADS"] = threads
     pool.shutdown()
+    if unexpected:
+        raise unexpected[0]
     return failures
 
 
