@@ -88,7 +88,7 @@ def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors; in float64 where LAPACK's float32 solver gives up, as it does when many units are dead."""
+    """Eigenvalues and vectors; in float64 where the float32 solver gives up, as it does when many units are dead."""
     try:
         values, vectors = torch.linalg.eigh(matrix)
     except torch.linalg.LinAlgError:
