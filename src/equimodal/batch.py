@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,33 @@ from equimodal.errors import BatchError, NonFiniteError
 
 Tree = Any
 """A tensor, or any nesting of dicts, lists and tuples of tensors, with samples on the first axis."""
+
+
+class Tokens(NamedTuple):
+    """A sequence of vectors per sample, some of which may be padding.
+
+    Args:
+        values: (B, T, d).
+        mask: (B, T) boolean, ``True`` where there is a real token. Values elsewhere are never used.
+
+    Example:
+        >>> Tokens.full(torch.zeros(2, 5, 3)).mask.shape
+        torch.Size([2, 5])
+    """
+
+    values: Tensor
+    mask: Tensor
+
+    @classmethod
+    def full(cls, values: Tensor) -> Tokens:
+        """Every token of ``values`` (B, T, d) is real."""
+        return cls(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+    @classmethod
+    def of_lengths(cls, values: Tensor, lengths: Tensor) -> Tokens:
+        """The first ``lengths[b]`` tokens of sample b are real; ``lengths`` is (B,) integers."""
+        position = torch.arange(values.shape[1], device=values.device)
+        return cls(values, position < lengths.to(values.device)[:, None])
 
 
 def tree_map(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
@@ -277,7 +304,8 @@ def _raise_if_not_finite(name: str, tree: Tree, rows: Tensor | None, index: Tens
         if not tensor.is_floating_point():
             continue
         values = tensor if rows is None else tensor.index_select(0, rows)
-        if bool(torch.isfinite(values).all()):
+        # a finite sum has finite terms, and is quicker than a look at each; a sum may be infinite without any
+        if bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()):
             continue
         bad = (~torch.isfinite(values.flatten(1) if values.ndim > 1 else values[:, None])).any(1).nonzero()[:, 0]
         bad = bad if rows is None else rows[bad]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Presence, Tree, tree_map, tree_tensors
+from equimodal.batch import Presence, Tokens, Tree, tree_map, tree_tensors
 from equimodal.errors import BatchError, ModelError
+from equimodal.features import Kind, Width, check_feature
 
 
 @runtime_checkable
@@ -21,8 +22,8 @@ class Multimodal(Protocol):
         """Names of the modalities."""
 
     @property
-    def feature_sizes(self) -> Mapping[str, int]:
-        """Width of each modality's feature vector."""
+    def feature_sizes(self) -> Mapping[str, Width]:
+        """Width d_m of each modality's features; one number per scale for multi-scale maps."""
 
     @property
     def head(self) -> nn.Module:
@@ -33,10 +34,14 @@ class Multimodal(Protocol):
         inputs: Mapping[str, Tree],
         present: Mapping[str, Tensor] | None = None,
         modalities: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """Features (B, d_m) of the modalities asked for (default: all in ``inputs``); absent rows are not encoded."""
+    ) -> dict[str, Tree]:
+        """Features of the modalities asked for (default: all in ``inputs``); absent rows are not encoded.
 
-    def fuse(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor:
+        A vector (B, d), :class:`~equimodal.batch.Tokens` (B, T, d), a map (B, d, *spatial) or a tuple of maps. Rows of
+        absent samples are zero, and no token of theirs is real.
+        """
+
+    def fuse(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tree:
         """The head's input."""
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
@@ -47,15 +52,18 @@ class MultimodalModel(nn.Module):
     """Encoders, fusion and head, each a plain module.
 
     Args:
-        encoders: modality -> module that maps its input to a feature vector (B, d_m). Modality names are free text.
+        encoders: modality -> module that maps its input to features: a vector (B, d_m),
+            :class:`~equimodal.batch.Tokens` (B, T, d_m), a map (B, d_m, *spatial) with 2 or 3 spatial axes, or a tuple
+            of maps of several scales. Modality names are free text.
         fusion: module called with (features, present), for example :class:`equimodal.fusion.Concat`.
-        head: module that maps the fused features to the output.
-        feature_sizes: modality -> d_m. Default: ``fusion.feature_sizes``, else each encoder's ``out_features``.
+        head: module that maps what the fusion returns to the output, whose axis 1 is the task's outputs.
+        feature_sizes: modality -> d_m, or one number per scale. Default: ``fusion.feature_sizes``, else each encoder's
+            ``out_features``.
 
     Raises:
-        ModelError: no encoder, an encoder without parameters, an encoder shared between two modalities, or unknown
-            feature sizes.
-        BatchError: (when called) an unknown modality.
+        ModelError: no encoder, an encoder without parameters, an encoder shared between two modalities, unknown
+            feature sizes, or (when called) features of another kind or shape.
+        BatchError: (when called) an unknown modality, or a batch of one sample with batch normalisation.
 
     Presence: rows without a modality are gathered out before its encoder, so their content, even NaN, influences
     nothing; their features are zero and the fusion fills them by its declared rule.
@@ -78,7 +86,7 @@ class MultimodalModel(nn.Module):
         encoders: Mapping[str, nn.Module],
         fusion: nn.Module,
         head: nn.Module,
-        feature_sizes: Mapping[str, int] | None = None,
+        feature_sizes: Mapping[str, Width] | None = None,
     ) -> None:
         super().__init__()
         if not encoders:
@@ -105,15 +113,17 @@ class MultimodalModel(nn.Module):
                     )
                 owner[id(parameter)] = modality
         self._feature_sizes = self._resolve_feature_sizes(encoders, feature_sizes)
+        self._kinds: dict[str, Kind] = {}
 
     def _resolve_feature_sizes(
-        self, encoders: Mapping[str, nn.Module], given: Mapping[str, int] | None
-    ) -> dict[str, int]:
-        sizes: Mapping[str, int] = given if given is not None else getattr(self.fusion, "feature_sizes", None) or {}
+        self, encoders: Mapping[str, nn.Module], given: Mapping[str, Width] | None
+    ) -> dict[str, Width]:
+        sizes: Mapping[str, Width] = given if given is not None else getattr(self.fusion, "feature_sizes", None) or {}
         found = {}
         for modality, encoder in encoders.items():
             size = sizes.get(modality, getattr(encoder, "out_features", None))
-            if not isinstance(size, int):
+            size = tuple(size) if isinstance(size, list) else size
+            if not isinstance(size, (int, tuple)):
                 raise ModelError(
                     f"`feature_sizes`: the width of {modality!r}'s features is unknown. Give it as "
                     f"MultimodalModel(..., feature_sizes={{{modality!r}: 128, ...}}) or to the fusion."
@@ -130,8 +140,8 @@ class MultimodalModel(nn.Module):
         return self._names
 
     @property
-    def feature_sizes(self) -> Mapping[str, int]:
-        """modality -> width of its feature vector."""
+    def feature_sizes(self) -> Mapping[str, Width]:
+        """modality -> width of its features; one number per scale for multi-scale maps."""
         return self._feature_sizes
 
     def encoder(self, modality: str) -> nn.Module:
@@ -149,8 +159,8 @@ class MultimodalModel(nn.Module):
         inputs: Mapping[str, Tree],
         present: Mapping[str, Tensor] | None = None,
         modalities: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """modality -> features (B, d_m); rows of absent samples are zero and their encoder does not see them."""
+    ) -> dict[str, Tree]:
+        """modality -> features; rows of absent samples are zero and their encoder does not see them."""
         unknown = sorted(set(inputs) - set(self._names))
         if unknown:
             raise BatchError(f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}.")
@@ -161,53 +171,98 @@ class MultimodalModel(nn.Module):
             raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
         return {m: self._encode_one(m, inputs[m], None if presence is None else presence.rows(m)) for m in wanted}
 
-    def _encode_one(self, modality: str, inputs: Tree, rows: Tensor | None) -> Tensor:
-        if rows is None:
-            return self._call_encoder(modality, inputs)
-        first = tree_tensors(inputs)[0]
-        size = first.shape[0]
-        if rows.shape[0] == 0:
+    def _encode_one(self, modality: str, inputs: Tree, rows: Tensor | None) -> Tree:
+        width, kind = self._feature_sizes[modality], self._kinds.get(modality)
+        if rows is not None and rows.shape[0] == 0 and kind in ("vector", "tokens") and isinstance(width, int):
+            first = tree_tensors(inputs)[0]
             dtype = first.dtype if first.is_floating_point() else torch.get_default_dtype()
-            return torch.zeros(size, self._feature_sizes[modality], device=first.device, dtype=dtype)
-        feature = self._call_encoder(modality, tree_map(lambda t: t.index_select(0, rows), inputs))
-        return feature.new_zeros(size, *feature.shape[1:]).index_copy(0, rows, feature)
+            zeros = first.new_zeros((first.shape[0], width), dtype=dtype)
+            return zeros if kind == "vector" else _no_tokens(zeros)
+        return _scattered(self.encoder(modality), lambda x: self._call_encoder(modality, x), inputs, rows)
 
-    def _call_encoder(self, modality: str, inputs: Tree) -> Tensor:
-        encoder = self.encoder(modality)
+    def _call_encoder(self, modality: str, inputs: Tree) -> Tree:
+        samples = tree_tensors(inputs)[0].shape[0]
         try:
-            feature = encoder(inputs)
+            feature = self.encoder(modality)(inputs)
         except ValueError as error:
-            if self.training and tree_tensors(inputs)[0].shape[0] == 1 and _has_batch_norm(encoder):
-                raise BatchError(
-                    f"`inputs[{modality!r}]`: expected at least 2 samples, because its encoder has batch "
-                    "normalisation. "
-                    "Found 1. Use a larger batch, drop the last batch, or another normalisation."
-                ) from error
+            if is_batch_of_one(error):
+                raise one_sample_error(f"inputs[{modality!r}]", "its encoder") from error
             raise
-        if not isinstance(feature, Tensor):
-            raise ModelError(
-                f"`encoders[{modality!r}]`: expected a tensor (B, d). Found {type(feature).__name__}. "
-                "Wrap the encoder so that it returns one pooled feature vector per sample."
-            )
-        expected = (tree_tensors(inputs)[0].shape[0], self._feature_sizes[modality])
-        if feature.shape != expected:
-            raise ModelError(
-                f"`encoders[{modality!r}]`: expected features of shape {expected}. Found {tuple(feature.shape)}. "
-                "Correct `feature_sizes` or the encoder."
-            )
+        self._kinds[modality] = check_feature(
+            feature, samples, self._feature_sizes[modality], f"encoders[{modality!r}]"
+        )
         return feature
 
-    def fuse(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor:
+    def fuse(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tree:
         """The fusion's output for these features."""
-        fused: Tensor = self.fusion(features, present)
-        return fused
+        return self.fusion(features, present)
 
     def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The fused output (B, C). A modality missing from ``inputs`` counts as absent for every sample."""
+        """The fused output (B, C, ...). A modality missing from ``inputs`` counts as absent for every sample."""
         presence = Presence.of(present)
-        output: Tensor = self.head(self.fuse(self.encode(inputs, presence), presence))
+        features = self.encode(inputs, presence)
+        try:
+            output: Tensor = self.head(self.fuse(features, presence))
+        except ValueError as error:
+            if is_batch_of_one(error):
+                raise one_sample_error("inputs", "the fusion or head") from error
+            raise
         return output
 
 
-def _has_batch_norm(module: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+def encode_rows(encoder: nn.Module, inputs: Tree, rows: Tensor | None) -> Tree:
+    """Features of all samples from an encoder that only sees those that have the modality; the others' are zero.
+
+    For models of another structure, whose ``encode`` it does.
+
+    Args:
+        encoder: module from inputs to features of any kind.
+        inputs: tensor or nesting, samples on the first axis; what absent rows hold is not read.
+        rows: row indices of the samples that have the modality (:meth:`Presence.rows`); ``None``: all have it.
+
+    Where nobody has it, the shape is asked for with one sample of zeros, in evaluation mode.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 1.0], [0.0, float("nan")]])
+        >>> encode_rows(nn.Linear(2, 3), x, rows=torch.tensor([0]))[1].tolist()
+        [0.0, 0.0, 0.0]
+    """
+    return _scattered(encoder, encoder, inputs, rows)
+
+
+def _scattered(encoder: nn.Module, call: Callable[[Tree], Tree], inputs: Tree, rows: Tensor | None) -> Tree:
+    if rows is None:
+        return call(inputs)
+    size = tree_tensors(inputs)[0].shape[0]
+    if rows.shape[0]:
+        feature = call(tree_map(lambda t: t.index_select(0, rows), inputs))
+        return tree_map(lambda t: t.new_zeros(size, *t.shape[1:]).index_copy(0, rows, t), feature)
+    training = [m for m in encoder.modules() if m.training]
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            feature = call(tree_map(lambda t: torch.zeros_like(t[:1]), inputs))
+    finally:
+        for m in training:
+            m.training = True
+    if isinstance(feature, Tokens):
+        return _no_tokens(feature.values.new_zeros(size, feature.values.shape[2]))
+    return tree_map(lambda t: t.new_zeros(size, *t.shape[1:]), feature)
+
+
+def _no_tokens(zeros: Tensor) -> Tokens:
+    """One token of padding per sample, from zeros (B, d)."""
+    return Tokens(zeros.unsqueeze(1), torch.zeros(zeros.shape[0], 1, dtype=torch.bool, device=zeros.device))
+
+
+def is_batch_of_one(error: ValueError) -> bool:
+    """Whether torch refused batch normalisation over a single value per channel."""
+    return not isinstance(error, BatchError) and "Expected more than 1 value per channel" in str(error)
+
+
+def one_sample_error(field: str, where: str) -> BatchError:
+    """The error for batch normalisation over a single sample."""
+    return BatchError(
+        f"`{field}`: expected at least 2 samples, because {where} has batch normalisation. Found 1. "
+        "Use a larger batch, drop the last batch, or another normalisation."
+    )

@@ -1,88 +1,133 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from equimodal.batch import Tokens, Tree
 from equimodal.errors import ModelError
+from equimodal.features import Width, as_tokens, clean, kind_of, pool
+from equimodal.fusion._base import Fill, Fusion, spread
+
+Sequences = Literal["pool", "time", "aligned"]
 
 
-class _VectorFusion(nn.Module):
-    """What concat and sum share: known feature sizes, the order of modalities, the filling of absent rows."""
+class Concat(Fusion):
+    r"""Concatenation :math:`[h_1; \dots; h_M]` of features, in the order of ``feature_sizes``.
 
-    def __init__(self, feature_sizes: Mapping[str, int], fill: Literal["zeros", "learnt"] = "zeros") -> None:
-        super().__init__()
-        if not feature_sizes or any(not isinstance(d, int) or d < 1 for d in feature_sizes.values()):
-            raise ModelError(
-                f"`feature_sizes`: expected modality -> positive integer, at least one. Found {dict(feature_sizes)}."
-            )
-        if fill not in ("zeros", "learnt"):
-            raise ModelError(f"`fill`: expected 'zeros' or 'learnt'. Found {fill!r}.")
-        self.feature_sizes = dict(feature_sizes)
-        self.fill = fill
-        # a list, not a dict: modality names may hold characters that module names may not
-        self.tokens = nn.ParameterList(
-            [nn.Parameter(torch.zeros(d)) for d in feature_sizes.values()] if fill == "learnt" else []
-        )
+    With an affine head the output is a sum of one term per modality, so unimodal outputs can be split from it exactly.
 
-    def _prepare(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> list[Tensor]:
-        if not features or set(features) - set(self.feature_sizes):
-            raise ModelError(f"`features`: expected the modalities {list(self.feature_sizes)}. Found {list(features)}.")
-        first = next(iter(features.values()))
-        filled = []
-        for position, (modality, size) in enumerate(self.feature_sizes.items()):
-            feature = features.get(modality)
-            if feature is None:  # a modality that the caller left out altogether is absent for every sample
-                feature = first.new_zeros(first.shape[0], size)
-                mask: Tensor | None = torch.zeros(first.shape[0], dtype=torch.bool, device=first.device)
-            else:
-                mask = None if present is None else present.get(modality)
-            if feature.ndim != 2 or feature.shape[1] != size:
-                raise ModelError(
-                    f"`features[{modality!r}]`: expected (B, {size}). Found {tuple(feature.shape)}. "
-                    "Pool or flatten in the encoder, or correct `feature_sizes`."
-                )
-            if mask is not None:
-                token = self.tokens[position] if self.fill == "learnt" else feature.new_zeros(())
-                feature = torch.where(mask[:, None], feature, token.to(feature.dtype))
-            filled.append(feature)
-        return filled
-
-
-class Concat(_VectorFusion):
-    r"""Concatenation :math:`[h_1; \dots; h_M]` of feature vectors, in the order of ``feature_sizes``.
-
-    With a linear head the logits are the sum of one linear map per modality, so unimodal outputs can be split from it
-    exactly.
+    Vectors are joined to one vector. Maps of equal size are joined along their channels, and so is each scale of
+    multi-scale maps; a vector beside a map is repeated over its positions. Tokens are treated as ``sequences`` says.
 
     Args:
-        feature_sizes: modality -> width d_m of its feature vector.
-        fill: what stands for an absent modality: zeros, or one learnt vector per modality.
+        feature_sizes: modality -> width d_m of its features, or one width per scale.
+        fill: what stands for an absent modality: zeros, one learnt vector per modality, or ``"renormalise"``: zeros,
+            and the others are multiplied by M / (number present).
+        sequences: what becomes of tokens. ``"pool"``: the mean of the real ones, so the result is a vector.
+            ``"time"``: all tokens one after the other (equal widths), so the result is tokens. ``"aligned"``: features
+            of the same time step side by side (equal lengths), so the result is tokens.
 
     Raises:
-        ModelError: unknown modality or a feature of another shape.
+        ModelError: unknown modality, a feature of another shape, maps of different sizes, or tokens that do not fit.
 
     Example:
         >>> Concat({"audio": 2, "video": 1})({"audio": torch.ones(4, 2), "video": torch.zeros(4, 1)}).shape
         torch.Size([4, 3])
     """
 
+    additive: ClassVar[bool] = True
+
+    def __init__(self, feature_sizes: Mapping[str, Width], fill: Fill = "zeros", sequences: Sequences = "pool") -> None:
+        super().__init__(feature_sizes, fill)
+        check_sequences(sequences, get_args(Sequences))
+        self.sequences: Sequences = sequences
+        if sequences == "time" and len(set(self.feature_sizes.values())) != 1:
+            raise ModelError(
+                f"`feature_sizes`: expected one width for all modalities with sequences='time'. Found "
+                f"{self.feature_sizes}. Use sequences='pool', or encoders of equal width."
+            )
+
     @property
     def out_features(self) -> int:
-        """Sum of the feature sizes."""
-        return sum(self.feature_sizes.values())
+        """Sum of the widths (with ``sequences="time"`` the common width)."""
+        if self.sequences == "time":
+            return next(iter(self.single_widths().values()))
+        return sum(sum(d) if isinstance(d, tuple) else d for d in self.feature_sizes.values())
 
-    def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor:
-        """modality -> (B, d_m) to (B, sum d_m)."""
-        return torch.cat(self._prepare(features, present), dim=1)
+    def combine(self, filled: list[Tree]) -> Tree:
+        kinds = {kind_of(f) for f in filled}
+        if "multiscale" in kinds:
+            scales = same_scales(filled)
+            return tuple(torch.cat(same_grid(maps), dim=1) for maps in scales)
+        if "map" in kinds:
+            return torch.cat(same_grid(filled), dim=1)
+        if "tokens" not in kinds or self.sequences == "pool":
+            return torch.cat([pool(f) for f in filled], dim=1)
+        if self.sequences == "time":
+            tokens = [as_tokens(f) for f in filled]
+            return Tokens(torch.cat([t.values for t in tokens], 1), torch.cat([t.mask for t in tokens], 1))
+        values, mask = aligned(filled)
+        return Tokens(torch.cat(values, dim=2), mask)
 
-    def columns(self, modality: str) -> slice:
-        """The columns of the fused vector that belong to ``modality``."""
-        start = 0
-        for name, size in self.feature_sizes.items():
-            if name == modality:
-                return slice(start, start + size)
-            start += size
-        raise ModelError(f"`modality`: expected one of {list(self.feature_sizes)}. Found {modality!r}.")
+
+def check_sequences(found: str, allowed: tuple[str, ...]) -> None:
+    """Refuse an unknown treatment of tokens."""
+    if found not in allowed:
+        raise ModelError(f"`sequences`: expected one of {', '.join(map(repr, allowed))}. Found {found!r}.")
+
+
+def same_scales(filled: list[Tree]) -> list[list[Tensor]]:
+    """Multi-scale maps per scale instead of per modality.
+
+    Raises:
+        ModelError: a modality has no or another number of scales.
+    """
+    if len({len(f) if isinstance(f, (tuple, list)) and not isinstance(f, Tokens) else 0 for f in filled}) != 1:
+        raise ModelError(
+            "`features`: expected multi-scale maps with equally many scales of every modality. Found "
+            f"{[kind_of(f) for f in filled]}."
+        )
+    return [list(maps) for maps in zip(*filled, strict=True)]
+
+
+def same_grid(filled: list[Tree]) -> list[Tensor]:
+    """Maps of one size; vectors and pooled tokens are repeated over the positions.
+
+    Raises:
+        ModelError: the maps differ in size.
+    """
+    grids = [f.shape[2:] for f in filled if kind_of(f) == "map"]
+    if any(grid != grids[0] for grid in grids):
+        raise ModelError(
+            f"`features`: expected maps of one size. Found {[tuple(g) for g in grids]}. Resample inside the encoders, "
+            "for example with torch.nn.Upsample."
+        )
+    grid = grids[0]
+    return [f if kind_of(f) == "map" else spread(pool(f), grid) for f in filled]
+
+
+def aligned(filled: list[Tree]) -> tuple[list[Tensor], Tensor]:
+    """Values per modality at common time steps, and the steps at which any modality has a token.
+
+    Raises:
+        ModelError: the sequences differ in length.
+    """
+    sequences = [clean(f) for f in filled if isinstance(f, Tokens)]
+    # a modality without any features is one step of padding
+    lengths = {t.values.shape[1] for t in sequences}
+    longest = max(lengths)
+    if len(lengths - {1, longest}) > 0:
+        raise ModelError(
+            f"`features`: expected sequences of one length with sequences='aligned'. Found lengths {sorted(lengths)}. "
+            "Align them when the data are prepared, or use sequences='pool' or 'time'."
+        )
+    masks = [t.mask if t.values.shape[1] == longest else t.mask.expand(-1, longest) for t in sequences]
+    mask = torch.stack(masks).any(0)
+    values = []
+    for f in filled:
+        value = clean(f).values if isinstance(f, Tokens) else pool(f).unsqueeze(1)
+        values.append(value.expand(-1, longest, -1))
+    return values, mask

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
+from equimodal.batch import Tokens, Tree
 from equimodal.errors import ModelError
-from equimodal.fusion._concat import _VectorFusion
+from equimodal.features import Width, kind_of, pool
+from equimodal.fusion._base import Fill, Fusion
+from equimodal.fusion._concat import aligned, check_sequences, same_grid, same_scales
 
 
-class Sum(_VectorFusion):
-    r"""Sum :math:`\sum_m h_m` of feature vectors of one width.
+class Sum(Fusion):
+    r"""Sum :math:`\sum_m h_m` of features of one width.
+
+    With an affine head the output is a sum of one term per modality, so unimodal outputs can be split from it exactly.
+    Maps of equal size are added position by position, multi-scale maps scale by scale.
 
     Args:
-        feature_sizes: modality -> width d, equal for all.
-        fill: what stands for an absent modality: zeros, or one learnt vector per modality.
+        feature_sizes: modality -> width d (or widths per scale), equal for all.
+        fill: what stands for an absent modality: zeros, one learnt vector per modality, or ``"renormalise"``: zeros,
+            and the sum is multiplied by M / (number present), which makes it M times the mean.
+        sequences: what becomes of tokens. ``"pool"``: the mean of the real ones, so the result is a vector.
+            ``"aligned"``: tokens of the same time step are added (equal lengths), so the result is tokens.
 
     Raises:
         ModelError: widths differ, unknown modality or a feature of another shape.
@@ -25,16 +33,33 @@ class Sum(_VectorFusion):
         tensor([[2., 2.]])
     """
 
-    def __init__(self, feature_sizes: Mapping[str, int], fill: Literal["zeros", "learnt"] = "zeros") -> None:
+    additive: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        feature_sizes: Mapping[str, Width],
+        fill: Fill = "zeros",
+        sequences: Literal["pool", "aligned"] = "pool",
+    ) -> None:
         super().__init__(feature_sizes, fill)
         if len(set(self.feature_sizes.values())) != 1:
             raise ModelError(f"`feature_sizes`: expected one width for all modalities. Found {self.feature_sizes}.")
+        check_sequences(sequences, ("pool", "aligned"))
+        self.sequences: Literal["pool", "aligned"] = sequences
 
     @property
     def out_features(self) -> int:
         """The common width."""
-        return next(iter(self.feature_sizes.values()))
+        width = next(iter(self.feature_sizes.values()))
+        return sum(width) if isinstance(width, tuple) else width
 
-    def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor:
-        """modality -> (B, d) to (B, d)."""
-        return torch.stack(self._prepare(features, present)).sum(dim=0)
+    def combine(self, filled: list[Tree]) -> Tree:
+        kinds = {kind_of(f) for f in filled}
+        if "multiscale" in kinds:
+            return tuple(torch.stack(same_grid(maps)).sum(dim=0) for maps in same_scales(filled))
+        if "map" in kinds:
+            return torch.stack(same_grid(filled)).sum(dim=0)
+        if "tokens" not in kinds or self.sequences == "pool":
+            return torch.stack([pool(f) for f in filled]).sum(dim=0)
+        values, mask = aligned(filled)
+        return Tokens(torch.stack(values).sum(dim=0), mask)
