@@ -13,7 +13,7 @@ from torch import Tensor
 
 from equimodal import Batch, Classification, Inference
 from equimodal.errors import MethodError, UnsupportedError
-from equimodal.inference import RULES, apply_rule
+from equimodal.inference import apply_rule, rules_for
 from tests.helpers import NAMES, make_batch, make_method, split
 
 F64 = torch.float64
@@ -145,7 +145,7 @@ def test_bad_arguments() -> None:
 
 
 @pytest.mark.parametrize("name", ["Joint", "MultiLoss", "Ensemble", "MLA", "CGGM", "MIE"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*rules_for("categorical"), "auto"])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_rules_are_available_to_every_method_with_unimodal_outputs(name: str, rule: Any, calibrated: bool) -> None:
     if rule == "fused" and name in ("Ensemble", "MLA", "MIE"):
@@ -204,3 +204,72 @@ def test_prediction_does_not_depend_on_the_batch_it_is_in() -> None:
         whole = method.predict(batch.inputs).output
         parts = torch.cat([method.predict(b.inputs).output for b in split(batch, 3)])
         assert (whole - parts).abs().max() < 1e-12
+
+
+# ---- other distributions --------------------------------------------------------------------------------------------
+
+
+def test_labels_are_weighed_one_by_one() -> None:
+    z = {m: randn(4, 3, seed=i) for i, m in enumerate(NAMES[:2])}
+    prediction = Inference(tuple(z), "uncertainty", distribution="bernoulli")(None, z, None)
+    p = np.stack([special.expit(v.numpy()) for v in z.values()])
+    e = special.entr(p) + special.entr(1 - p)
+    w = special.softmax(-e, axis=0)
+    assert np.abs(prediction.probabilities.numpy() - (w * p).sum(0)).max() < 1e-12
+    assert prediction.weights[NAMES[0]].shape == (4, 3)
+
+
+def test_pixels_are_weighed_one_by_one() -> None:
+    z = {m: randn(2, 3, 4, 5, seed=i) for i, m in enumerate(NAMES[:2])}
+    whole = Inference(tuple(z), "uncertainty")(None, z, None)
+    assert whole.weights[NAMES[0]].shape == (2, 4, 5)
+    pixel = Inference(tuple(z), "uncertainty")(None, {m: v[:, :, 2, 3] for m, v in z.items()}, None)
+    assert torch.allclose(whole.output[:, :, 2, 3], pixel.output, rtol=1e-12)
+
+
+def test_temperatures_of_gaussians_scale_their_deviation() -> None:
+    z = {m: randn(5, 2, seed=i) for i, m in enumerate(NAMES[:2])}
+    inference = Inference(tuple(z), "precision", calibrated=True, distribution="gaussian")
+    inference.temperature.copy_(torch.tensor([2.0, 1.0]))
+    scaled = inference.scaled(z)
+    assert torch.equal(scaled[NAMES[0]][:, 0], z[NAMES[0]][:, 0])
+    assert torch.allclose(scaled[NAMES[0]][:, 1].exp(), 4 * z[NAMES[0]][:, 1].exp())
+    prediction = inference(None, z, None)
+    with pytest.raises(UnsupportedError, match="predicts numbers"):
+        _ = prediction.probabilities
+
+
+def test_fitting_on_pixels_leaves_ignored_ones_out() -> None:
+    from equimodal import Segmentation
+    from equimodal.functional import fit_temperature
+
+    z = {m: 4 * randn(3, 2, 6, 5, seed=i) for i, m in enumerate(NAMES[:2])}
+    y = torch.randint(0, 2, (3, 6, 5), generator=torch.Generator().manual_seed(0))
+    y[:, ::2] = 255
+    inference = Inference(tuple(z), "mean", calibrated=True)
+    inference.fit(Segmentation(2, ignore_index=255), None, z, None, y)
+    rows = z[NAMES[0]].movedim(1, -1)[y != 255]
+    assert float(inference.temperature[0]) == pytest.approx(float(fit_temperature(rows, y[y != 255])), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "rule", "sentence"),
+    [
+        ("categorical", "precision", "no variance"),
+        ("bernoulli", "precision", "no variance"),
+        ("gaussian", "product", "what 'precision' computes"),
+        ("point", "uncertainty", "gaussian_nll"),
+        ("point", "product", "no probabilities"),
+    ],
+)
+def test_rules_that_make_no_sense(distribution: Any, rule: Any, sentence: str) -> None:
+    with pytest.raises(UnsupportedError, match=sentence):
+        Inference(NAMES[:2], rule, distribution=distribution)
+    with pytest.raises(UnsupportedError, match=sentence):
+        apply_rule(rule, outputs(2), None, distribution=distribution)
+
+
+def test_measures_that_make_no_sense() -> None:
+    for distribution in ("bernoulli", "gaussian", "point"):
+        with pytest.raises(UnsupportedError, match="`measure`"):
+            Inference(NAMES[:2], "mean", measure="energy", distribution=distribution)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,15 +16,33 @@ from equimodal.functional import (
     project_rows,
     uncentred_covariance_sum,
 )
+from equimodal.recording import is_compiled, watch
+from equimodal.recording import recorded_inputs as recorded_inputs
 
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-def projectable_layers(module: nn.Module, convolutions: bool = False) -> list[Layer]:
+def is_pointwise(module: nn.Module) -> bool:
+    """Whether ``module`` is a 1x1 convolution: a linear map of the channels at every position."""
+    return (
+        isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        and module.groups == 1
+        and set(module.kernel_size) == {1}
+        and set(module.stride) == {1}
+        and module.padding in ("same", "valid", (0,) * len(module.kernel_size))
+    )
+
+
+def projectable_layers(module: nn.Module, convolutions: bool = False, pointwise: bool = False) -> list[Layer]:
     """The layers of ``module`` whose weight gradient can be projected on its input space, in definition order.
 
     Linear layers that a parent uses without calling them (the output projection inside ``nn.MultiheadAttention``) are
     left out: their inputs cannot be observed. Convolutions count only without groups.
+
+    Args:
+        module: where to look.
+        convolutions: 1-D and 2-D convolutions too, by their unfolded patches.
+        pointwise: 1x1 convolutions too, with positions as rows.
     """
     found: list[Layer] = []
     inside_attention = {
@@ -35,8 +52,11 @@ def projectable_layers(module: nn.Module, convolutions: bool = False) -> list[La
         if id(m) in inside_attention:
             continue
         is_convolution = isinstance(m, (nn.Conv1d, nn.Conv2d)) and m.groups == 1 and m.padding_mode == "zeros"
-        if isinstance(m, nn.Linear) or (convolutions and is_convolution):
+        wanted = isinstance(m, nn.Linear) or (convolutions and is_convolution) or (pointwise and is_pointwise(m))
+        if wanted:
             found.append(m)  # type: ignore[arg-type]
+    if is_compiled(module):
+        watch(module)
     return found
 
 
@@ -44,6 +64,8 @@ def layer_inputs(layer: Layer, inputs: Tensor) -> Tensor:
     """The rows (n, d) that the layer's weight, seen as a matrix (out, d), is multiplied with."""
     if isinstance(layer, nn.Linear):
         return inputs.reshape(-1, inputs.shape[-1])
+    if is_pointwise(layer):
+        return channels_as_rows(inputs)
     if isinstance(layer, nn.Conv1d):
         inputs = inputs.unsqueeze(-2)
         kernel, dilation, padding, stride = (
@@ -54,6 +76,8 @@ def layer_inputs(layer: Layer, inputs: Tensor) -> Tensor:
         )
         pad: Any = padding if isinstance(padding, str) else (0, padding[0])
         return _unfold(inputs, kernel, dilation, pad, (1, stride[0]))
+    if isinstance(layer, nn.Conv3d):
+        raise ModelError("`layer`: expected a 1x1x1 convolution among the 3-D ones. Found a larger kernel.")
     return _unfold(
         inputs,
         (layer.kernel_size[0], layer.kernel_size[1]),
@@ -61,6 +85,11 @@ def layer_inputs(layer: Layer, inputs: Tensor) -> Tensor:
         layer.padding,
         (layer.stride[0], layer.stride[1]),
     )
+
+
+def channels_as_rows(tensor: Tensor) -> Tensor:
+    """(B, d) as it is, (B, d, *positions) as rows (B * positions, d)."""
+    return tensor if tensor.ndim == 2 else tensor.movedim(1, -1).flatten(0, -2)
 
 
 def _unfold(
@@ -73,22 +102,6 @@ def _unfold(
         padding = 0
     patches = nn.functional.unfold(inputs, kernel, dilation, padding, stride)
     return patches.mT.reshape(-1, patches.shape[1])
-
-
-@contextlib.contextmanager
-def recorded_inputs(layers: Sequence[Layer], detach: bool = True) -> Iterator[list[list[Tensor]]]:
-    """Collect the inputs of ``layers`` while they are called inside the block, one list per layer."""
-    seen: list[list[Tensor]] = [[] for _ in layers]
-
-    def watch(position: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, arguments: seen[position].append(arguments[0].detach() if detach else arguments[0])
-
-    handles = [layer.register_forward_pre_hook(watch(i)) for i, layer in enumerate(layers)]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def project_gradient(layer: Layer, projector: Tensor) -> None:

@@ -106,8 +106,8 @@ def reference(
             (g,) = torch.autograd.grad(task, output.weight, create_graph=True)  # type: ignore[arg-type]
             terms = []
             for i, m in enumerate(names):
-                last = probes[m] if isinstance(probes[m], nn.Linear) else list(probes[m].children())[-1]
-                (gm,) = torch.autograd.grad(own[m], last.weight, retain_graph=True)  # type: ignore[arg-type]
+                last = [x for x in probes[m].modules() if isinstance(x, nn.Linear)][-1]
+                (gm,) = torch.autograd.grad(own[m], last.weight, retain_graph=True)
                 gi = g if direction == "penultimate" else g[:, 6 * i : 6 * (i + 1)]
                 cosine = (gi * gm).sum() / (gi.norm() * gm.norm())
                 terms.append(abs(balance[i]) - balance[i] * cosine)

@@ -314,7 +314,8 @@ def test_zero_temperature_is_no_projection() -> None:
 
 def test_published_classifier_and_prediction() -> None:
     method = make_method("MIE", 2, small=False)
-    shapes = [tuple(layer.weight.shape) for layer in method.heads[NAMES[0]] if isinstance(layer, nn.Linear)]  # type: ignore[index]
+    branch: Any = method.heads[NAMES[0]]  # type: ignore[index]
+    shapes = [tuple(layer.weight.shape) for layer in branch.modules() if isinstance(layer, nn.Linear)]
     assert shapes == [(256, 6), (64, 256), (CLASSES, 64)]
     batch = make_batch(2)
     prediction = method.predict(batch.inputs)

@@ -135,7 +135,7 @@ def test_the_projection_matters() -> None:
     for projector in ("orthogonal", "flat", None):
         method, batches = build(INPUTS, projector=projector)
         train(method, engine_for(method), range(2), batches)
-        results.append(method.head.weight.detach().clone())  # type: ignore[operator]
+        results.append(method._layers[0].weight.detach().clone())
     assert (results[0] - results[2]).abs().max() > 1e-3
     assert (results[1] - results[2]).abs().max() > 1e-3
     assert (results[0] - results[1]).abs().max() > 1e-3
@@ -154,7 +154,7 @@ def test_the_first_step_of_all_is_not_projected() -> None:
         from equimodal.methods import StepReport
 
         one.modify_gradients(phase, descent, engine, StepReport())
-    assert torch.equal(method.head.weight.grad, plain.head.weight.grad)  # type: ignore[arg-type]
+    assert torch.equal(method._layers[0].weight.grad, plain._layers[0].weight.grad)  # type: ignore[arg-type]
 
 
 def test_the_bias_is_not_projected() -> None:
@@ -165,8 +165,8 @@ def test_the_bias_is_not_projected() -> None:
     before = weights(method.head)
     method.training_step(batches[0], sgd(method, momentum=0.0))
     after = weights(method.head)
-    assert torch.equal(before["weight"], after["weight"])
-    assert not torch.equal(before["bias"], after["bias"])
+    assert torch.equal(before["1.weight"], after["1.weight"])
+    assert not torch.equal(before["1.bias"], after["1.bias"])
 
 
 def test_an_encoder_gets_no_gradient_from_another_modalitys_loss() -> None:
@@ -332,7 +332,7 @@ def test_a_frozen_encoder_warns_and_trains_the_head() -> None:
     method.training_step(make_batch(2), sgd(method))
     after = weights(method)
     assert_identical(*({n: t for n, t in w.items() if n.startswith("model.encoders.1")} for w in (before, after)))
-    assert not torch.equal(before["head.weight"], after["head.weight"])
+    assert not torch.equal(before["head.1.weight"], after["head.1.weight"])
 
 
 def test_one_modality_is_refused() -> None:

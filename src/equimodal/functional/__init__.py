@@ -17,12 +17,27 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
+from equimodal.functional._opinions import (
+    binary_uncertainty,
+    fit_gaussian_scale,
+    fuse_binary,
+    fuse_gaussians,
+    fuse_numbers,
+    softmin_weights,
+)
 from equimodal.functional._projection import (
     flat_projector,
     orthogonal_projector_update,
     plasticity,
     project_rows,
     uncentred_covariance_sum,
+)
+from equimodal.functional._residuals import (
+    binary_cross_entropy_residual,
+    gaussian_nll,
+    gaussian_nll_residual,
+    soft_dice,
+    softmax_backward,
 )
 from equimodal.functional._uncertainty import (
     MEASURES,
@@ -37,18 +52,29 @@ from equimodal.functional._uncertainty import (
 __all__ = [
     "MEASURES",
     "balance_terms",
+    "binary_cross_entropy_residual",
+    "binary_uncertainty",
     "cosine_similarity",
     "direction_loss",
     "entropy",
+    "fit_gaussian_scale",
     "fit_temperature",
     "flat_projector",
     "fuse",
+    "fuse_binary",
+    "fuse_gaussians",
+    "fuse_numbers",
+    "gaussian_nll",
+    "gaussian_nll_residual",
     "orthogonal_projector_update",
     "output_weight_gradient",
     "plasticity",
     "product_weights",
     "project_rows",
+    "soft_dice",
+    "softmax_backward",
     "softmax_cross_entropy_residual",
+    "softmin_weights",
     "uncentred_covariance_sum",
     "uncertainty",
     "uncertainty_weights",

@@ -2,6 +2,7 @@
 
 from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport
 from equimodal.methods._cggm import CGGM
+from equimodal.methods._complete import refuse_incomplete
 from equimodal.methods._ensemble import Ensemble, Unimodal
 from equimodal.methods._joint import Joint
 from equimodal.methods._mie import MIE
@@ -28,4 +29,5 @@ __all__ = [
     "available",
     "controls",
     "get",
+    "refuse_incomplete",
 ]

@@ -15,52 +15,18 @@ from equimodal.batch import Batch, Presence, Tree, tree_tensors
 from equimodal.engine import Descent, Engine, Phase, UpdateScale
 from equimodal.errors import BatchError, EquimodalWarning, MethodError, ModelError
 from equimodal.inference import Inference, Prediction, Rule
-from equimodal.model import Multimodal
+from equimodal.methods._info import MASKED as MASKED
+from equimodal.methods._info import OWN_ROWS as OWN_ROWS
+from equimodal.methods._info import MethodInfo as MethodInfo
+from equimodal.model import Multimodal, is_batch_of_one, one_sample_error
 from equimodal.sharpness import Sharpness
-from equimodal.tasks import Task
+from equimodal.tasks import Task, distribution_of, mean_ratio
+from equimodal.unimodal import Way, unimodal_outputs
 
 _MEMBERS = ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters_of")
-MASKED = "supported per sample: absent rows are not encoded; the fusion fills them by its declared rule"
-OWN_ROWS = "supported per sample: each modality trains on the samples that have it"
+ALL_TASKS = ("classification", "multilabel", "regression", "segmentation")
 
 BatchLike = Batch | Mapping[str, Any] | tuple[Any, Any]
-
-
-@dataclass(frozen=True)
-class MethodInfo:
-    """What a registry entry must say about a method; an empty field fails the tests.
-
-    Args:
-        title: full name.
-        paper: authors, title, venue, year, identifier.
-        equations: what of the paper is computed, in words with equation or algorithm numbers.
-        family: one of the families of the docs.
-        tasks: names of the tasks it supports.
-        modalities: how many it takes.
-        fusion: what it asks of fusion and head.
-        missing: what it does with absent modalities.
-        cost: cost of a step in joint steps.
-        defaults: hyperparameter -> source of its default.
-        deviations: what differs from the paper.
-        released: what differs between the paper and the authors' released code.
-        consulted: public sources read for it (facts only, no code).
-        control: whether it is a control without which no claim counts.
-    """
-
-    title: str
-    paper: str
-    equations: str
-    family: str
-    tasks: tuple[str, ...]
-    modalities: str
-    fusion: str
-    missing: str
-    cost: str
-    defaults: Mapping[str, str]
-    deviations: tuple[str, ...]
-    released: tuple[str, ...]
-    consulted: str
-    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +85,8 @@ class Method(nn.Module):
         sharpness: a :class:`~equimodal.Sharpness`, or ``None`` for plain gradients.
         inference: rule that turns outputs into a prediction, see :class:`~equimodal.inference.Inference`.
         calibrated: fit one temperature per modality on validation data.
+        unimodal: where unimodal outputs come from instead of the method's own: ``"split"``, ``"masked"``,
+            ``"shapley"`` or an object of :mod:`equimodal.unimodal`.
 
     Raises:
         ModelError, MethodError: the model does not have the members, or a hyperparameter is out of range.
@@ -135,6 +103,7 @@ class Method(nn.Module):
         sharpness: Sharpness | None = None,
         inference: Rule = "fused",
         calibrated: bool = False,
+        unimodal: Way | nn.Module | None = None,
     ) -> None:
         super().__init__()
         missing = [n for n in _MEMBERS if not hasattr(model, n)]
@@ -164,7 +133,10 @@ class Method(nn.Module):
         if sharpness is not None:
             sharpness.attach(self)
         self._warned: set[str] = set()
-        self.inference = Inference(self.modalities, inference, calibrated=calibrated)
+        self.inference = Inference(
+            self.modalities, inference, calibrated=calibrated, distribution=distribution_of(task)
+        )
+        self.unimodal = unimodal_outputs(unimodal, model, task)
 
     # ---- what the model offers ---------------------------------------------------------------------------------------
 
@@ -197,10 +169,19 @@ class Method(nn.Module):
         if not given:
             raise BatchError("`batch`: expected at least one micro-batch. Found an empty list.")
         batches = [self.check_batch(b) for b in given]
+        with engine.iteration(self):
+            return self._step(batches, engine)
+
+    def _step(self, batches: list[Batch], engine: Engine) -> StepReport:
         report = StepReport()
         batches = self.prepare(batches)
         for phase in self.phases(batches):
-            descent = engine.descend(phase, batches, self.sharpness)
+            try:
+                descent = engine.descend(phase, batches, self.sharpness)
+            except ValueError as error:
+                if is_batch_of_one(error):
+                    raise one_sample_error(f"batch (phase {phase.name})", "the model or a head") from error
+                raise
             if descent.count == 0:
                 continue
             report.phases.append(phase.name)
@@ -251,14 +232,21 @@ class Method(nn.Module):
 
     # ---- outputs -----------------------------------------------------------------------------------------------------
 
-    def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
+    def fused_output(self, features: Mapping[str, Tree], present: Presence | None) -> Tensor | None:
         """Output of the joint head; ``None`` for a method that does not train one."""
         output: Tensor = self.multimodal.head(self.multimodal.fuse(features, present))
         return output
 
-    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def unimodal_outputs(self, features: Mapping[str, Tree]) -> dict[str, Tensor]:
         """Outputs of each modality alone, from its features; empty where the method has none."""
         return {}
+
+    def outputs_of(
+        self, features: Mapping[str, Tree], present: Presence | None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Fused and unimodal outputs from features; the latter as ``unimodal`` says, else by the method's own way."""
+        alone = self.unimodal_outputs(features) if self.unimodal is None else self.unimodal(features, present)
+        return self.fused_output(features, present), alone
 
     def outputs(
         self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None
@@ -266,7 +254,7 @@ class Method(nn.Module):
         """Fused output, unimodal outputs and presence, before the inference rule."""
         presence = self.presence_of(inputs, present)
         features = self.multimodal.encode(inputs, presence)
-        return self.fused_output(features, presence), self.unimodal_outputs(features), presence
+        return (*self.outputs_of(features, presence), presence)
 
     def combine(
         self, fused: Tensor | None, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
@@ -306,7 +294,7 @@ class Method(nn.Module):
             return self.combine(*self.outputs(inputs, present))
 
     def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Output logits (B, C) of the inference rule, with gradients."""
+        """Output (B, C, ...) of the inference rule, with gradients."""
         return self.combine(*self.outputs(inputs, present)).output
 
     @torch.no_grad()
@@ -360,7 +348,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def record_score(report: StepReport, modality: str, descent: Descent) -> None:
     """Report the training score of a unimodal phase, unless all of its samples are on other processes."""
     if "numerator" in descent.sums:
-        report.scores[modality] = (descent.sums["numerator"] / descent.sums["denominator"]).mean()
+        report.scores[modality] = mean_ratio(descent.sums["numerator"], descent.sums["denominator"])
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

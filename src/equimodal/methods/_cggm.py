@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch
+from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
 from equimodal.errors import MethodError, ModelError, OptimizerWarning
+from equimodal.features import Channels, Rows, Width, single_width
 from equimodal.functional import balance_terms, direction_loss, output_weight_gradient
 from equimodal.fusion import Concat
 from equimodal.inference import Rule
-from equimodal.methods._base import Method, MethodInfo, StepReport, one_of, warn_if_frozen, warn_once
-from equimodal.methods._heads import Heads, masked_loss
-from equimodal.operators import recorded_inputs
+from equimodal.methods._base import ALL_TASKS, Method, MethodInfo, StepReport, one_of, warn_if_frozen, warn_once
+from equimodal.methods._heads import Heads, adapted
+from equimodal.methods._shares import LossShares, own_rows
+from equimodal.operators import Layer, channels_as_rows, input_width, is_pointwise, layer_inputs, recorded_inputs
 from equimodal.optimizers import is_scale_invariant
 from equimodal.sharpness import Sharpness
-from equimodal.tasks import Task
+from equimodal.tasks import Task, mean_ratio
 
 
 class CGGM(Method):
@@ -37,40 +40,42 @@ class CGGM(Method):
     closed form, :math:`G = r^\top u`, so the direction term has a true gradient and costs one small product.
 
     Args:
-        model: any fusion; the head must end in an affine layer.
+        model: any fusion; the head must end in an affine layer (linear, or a 1x1 convolution with pixels as rows).
         task: gives loss, score and residual.
         rho: :math:`\rho > 0`; 1.3 published for Food-101, MOSI and IEMOCAP (1.0 BraTS).
         direction_weight: :math:`\lambda \ge 0`; published 0.05 Food-101, 0.2 MOSI and IEMOCAP, 0.1 BraTS.
         magnitude: modulate the magnitude; ``False`` is the ablation.
         direction: ``"penultimate"`` (paper): f_m is d_m -> D -> C with D the width of the head's last input, so that G
-            and G_m have one shape. ``"block"``: for a linear head on Concat, f_m is linear and G_m is compared with m's
-            column block of G. ``None`` is the ablation.
+            and G_m have one shape. ``"block"``: for a head of one linear layer (or 1x1 convolution) on Concat, f_m is
+            linear and G_m is compared with m's column block of G. ``None`` is the ablation.
         window: pool the scores of this many batches before they are compared; 1 compares single batches (paper).
         momentum: of the moving average over windows, in [0, 1); 0 takes the scores as they are (paper).
-        floor: added to each (clamped) improvement, see :func:`~equimodal.functional.balance_terms`.
+        floor: added to each (clamped) improvement, see :func:`~equimodal.functional.balance_terms`. In the unit of the
+            score; where that is the target's (minus the MAE of a regression), improvements are first divided by the
+            mean size of the scores, which leaves the equation as it is.
         maximum: bound of B_m.
         threshold: below this sum of improvements all modalities count as equal.
         apply_to: ``"gradient"`` (paper) or ``"update"``, which scales the optimizer's step; ``"auto"`` takes the update
             for optimizers that would cancel a gradient scale (Adam and relatives) and the gradient otherwise.
-        classifiers: modality -> module from (B, d_m) to (B, C) that ends in a linear layer, instead of the default.
+        classifiers: modality -> module from its features to (B, C, ...) that ends in an affine layer, instead of the
+            default.
         classifier_lr_ratio: learning rate of the classifiers relative to the model's in :meth:`parameter_groups`; 0.5
-            is
-            the published 5e-4 to 1e-3.
+            is the published 5e-4 to 1e-3.
         variant: ``"paper"`` with the safe balance rule, or ``"released"``: raw differences of single-batch scores,
-            scale
-            on the gradient, and a direction term without gradient (a constant added to the loss, so left out).
+            scale on the gradient, and a direction term without gradient (a constant added to the loss, so left out).
         sharpness: see :class:`~equimodal.Sharpness`.
         inference: ``"fused"`` (paper); the classifiers' outputs serve the other rules.
         calibrated: fit one temperature per modality on validation data.
 
     Raises:
-        ModelError: the head does not end in an affine layer, or ``direction="block"`` without a linear head on Concat.
+        ModelError: the head does not end in an affine layer, or ``direction="block"`` without one such layer on Concat.
         MethodError: a hyperparameter is out of range.
 
     Warns:
         OptimizerWarning: ``apply_to="gradient"`` with an optimizer that cancels it.
 
-    Absent modalities: a modality's classifier sees the samples that have it; in a batch without any its score keeps.
+    Absent modalities: a modality's classifier sees the samples that have it; in a batch without any its score keeps,
+    and so does the score of a class or region that a window does not show.
 
     Deviations from the paper: the balance rule is made safe (clamped, pooled and averaged improvements: the raw B
     reaches 1e8 and flips gradients), and under Adam-type optimizers the update is scaled (each can be switched off).
@@ -104,7 +109,7 @@ class CGGM(Method):
         "arXiv 2411.01409",
         equations="balance term (6), magnitude (7), direction loss (10, 11), total loss (11)",
         family="gradient modulation",
-        tasks=("classification",),
+        tasks=ALL_TASKS,
         modalities="two or more",
         fusion="any; the head must end in an affine layer",
         missing="supported per sample: each classifier sees the samples that have its modality",
@@ -133,6 +138,7 @@ class CGGM(Method):
             "raw per-batch balance terms",
         ),
         consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py), read for facts",
+        engine={"processes, trainer, accumulation: direction": "differs: cosines are averaged over the parts"},
     )
 
     score_average: Tensor
@@ -189,39 +195,47 @@ class CGGM(Method):
         self.variant: Literal["paper", "released"] = variant
         self._output_layer = output_layer(self.multimodal.head)
         self._blocks = self._column_blocks() if self.direction == "block" else None
-        width = self._output_layer.in_features
+        width = input_width(self._output_layer)
         self.classifiers = Heads(self.multimodal, classifiers, lambda d: self._default_classifier(d, width))
         self._classifier_outputs = [output_layer(self.classifiers[m]) for m in self.modalities]
         if self.direction == "penultimate":
             for m, layer in zip(self.modalities, self._classifier_outputs, strict=True):
-                if layer.in_features != width:
+                if input_width(layer) != width:
                     raise ModelError(
-                        f"`classifiers[{m!r}]`: expected a last linear layer of {width} inputs, as the model's "
-                        "head has. "
-                        f"Found {layer.in_features}. Use direction='block' or None, or that width."
+                        f"`classifiers[{m!r}]`: expected a last layer of {width} inputs, as the model's head has. "
+                        f"Found {input_width(layer)}. Use direction='block' or None, or that width."
                     )
         count = len(self.modalities)
-        self.register_buffer("score_average", torch.zeros(count))
-        self.register_buffer("seen", torch.zeros(count, dtype=torch.bool))
-        self.register_buffer("numerators", torch.zeros(count, 1))
-        self.register_buffer("denominators", torch.zeros(count, 1))
+        table = (count, task.score_size)
+        for name in ("score_average", "numerators", "denominators"):
+            self.register_buffer(name, torch.zeros(table))
+        self.register_buffer("seen", torch.zeros(table, dtype=torch.bool))
         self.register_buffer("balance", torch.full((count,), (count - 1) / count))
         self._batches, self._windows = 0, 0
         warn_if_frozen(self, "CGGM cannot modulate it.")
 
     def _column_blocks(self) -> dict[str, slice]:
         fusion = getattr(self.model, "fusion", None)
-        if not isinstance(fusion, Concat) or self._output_layer is not self.multimodal.head:
+        layers = [m for m in self.multimodal.head.modules() if not isinstance(m, (nn.Sequential, Rows, Channels))]
+        if not isinstance(fusion, Concat) or layers != [self._output_layer]:
             raise ModelError(
-                "`direction`: 'block' needs a linear head on Concat. Found "
+                "`direction`: 'block' needs a head of one linear layer or 1x1 convolution on Concat. Found "
                 f"{type(self.multimodal.head).__name__} on {type(fusion).__name__}. Use direction='penultimate'."
             )
-        return {m: fusion.columns(m) for m in self.modalities}
+        blocks = {m: fusion.columns(m) for m in self.modalities}
+        if max(block.stop for block in blocks.values()) != input_width(self._output_layer):
+            raise ModelError(
+                "`direction`: 'block' needs a Concat whose channels belong to one modality each. Found "
+                f"sequences={fusion.sequences!r}. Use direction='penultimate'."
+            )
+        return blocks
 
-    def _default_classifier(self, features: int, width: int) -> nn.Module:
+    def _default_classifier(self, features: Width, width: int) -> nn.Module:
+        size, outputs = single_width(features, "feature_sizes"), self.task.outputs
+        body: nn.Module = nn.Linear(size, outputs)
         if self.direction == "penultimate":
-            return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, self.task.outputs))
-        return nn.Linear(features, self.task.outputs)
+            body = nn.Sequential(nn.Linear(size, width), nn.ReLU(), nn.Linear(width, outputs))
+        return adapted(body, self.task)
 
     def parameter_groups(self, lr: float | None = None) -> list[dict[str, Any]]:
         """Model and classifiers, the latter at ``classifier_lr_ratio`` times the rate."""
@@ -245,24 +259,26 @@ class CGGM(Method):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: model and classifiers in a single backward pass; the classifiers see detached features."""
-        return [Phase("joint", self._objective, list(self.model.parameters()), list(self.classifiers.parameters()))]
+        objective = partial(self._objective, LossShares(self.task, batches, self.modalities))
+        return [Phase("joint", objective, list(self.model.parameters()), list(self.classifiers.parameters()))]
 
-    def _objective(self, batch: Batch) -> Objective:
+    def _objective(self, shares: LossShares, batch: Batch) -> Objective:
         target = cast(Tensor, batch.target)
         features = self.multimodal.encode(batch.inputs, batch.present)
         fused = self.multimodal.fuse(features, batch.present)
         with recorded_inputs([self._output_layer], detach=False) as seen:
             output = self.multimodal.head(fused)
         penultimate = seen[0][-1]
-        task_loss = self.task.loss(output, target)
+        task_loss = shares.loss(output, target, batch)
         total, losses, sums = task_loss, {"task": task_loss.detach()}, {}
         own_gradients: dict[str, Tensor] = {}
         for position, m in enumerate(self.modalities):
             if m not in features:
                 continue
             with recorded_inputs([self._classifier_outputs[position]]) as inputs:
-                z = self.classifiers[m](features[m].detach())
-            own, rows, labels = masked_loss(self.task, z, batch, m)
+                z = self.classifiers[m](detached(features[m]))
+            rows, labels = own_rows(z, batch, m)
+            own = shares.loss(rows, labels, batch, m)
             total = total + own
             losses[f"unimodal/{m}"] = own.detach()
             if rows.shape[0] == 0:
@@ -272,15 +288,20 @@ class CGGM(Method):
                 if self._turns_direction:
                     present = batch.rows(m)
                     hidden = inputs[0][-1] if present is None else inputs[0][-1].index_select(0, present)
-                    own_gradients[m] = output_weight_gradient(self.task.residual(rows, labels), hidden)
+                    own_gradients[m] = self._weight_gradient(rows, labels, self._classifier_outputs[position], hidden)
         if self._turns_direction and len(own_gradients) == len(self.modalities):
-            gradient = output_weight_gradient(self.task.residual(output, target), penultimate)
+            gradient = self._weight_gradient(output, target, self._output_layer, penultimate)
             blocks = self._blocks
             parts = gradient if blocks is None else [gradient[:, blocks[m]] for m in own_gradients]
             direction = direction_loss(parts, list(own_gradients.values()), self.balance)
             total = total + self.direction_weight * direction
             losses["direction"] = direction.detach()
         return Objective(total, losses, sums)
+
+    def _weight_gradient(self, output: Tensor, target: Tensor, layer: Layer, inputs: Tensor) -> Tensor:
+        """Gradient of the loss of ``output`` with respect to the weight of the layer that made it, (C, D)."""
+        residual = channels_as_rows(self.task.residual(output, target))
+        return output_weight_gradient(residual, layer_inputs(layer, inputs))
 
     @property
     def _turns_direction(self) -> bool:
@@ -318,17 +339,14 @@ class CGGM(Method):
 
     @torch.no_grad()
     def _update_balance(self, descent: Descent, engine: Engine, report: StepReport) -> None:
-        like = next(iter(descent.sums.values()), torch.zeros(1))
-        zero = torch.zeros_like(like)
-        sums = engine.all_sum(
-            {f"{kind}/{m}": descent.sums.get(f"{kind}/{m}", zero) for m in self.modalities
-             for kind in ("numerator", "denominator")}
-        )  # fmt: skip
-        dtype = self.numerators.dtype  # as in a checkpoint, from which a run continues bit for bit
-        numerator = torch.stack([sums[f"numerator/{m}"] for m in self.modalities]).to(dtype)
-        denominator = torch.stack([sums[f"denominator/{m}"] for m in self.modalities]).to(dtype)
-        for m, value in zip(self.modalities, (numerator / denominator).mean(1).unbind(), strict=True):
-            report.scores[m] = value
+        zero = torch.zeros_like(self.numerators[0])
+        names = [f"{kind}/{m}" for kind in ("numerator", "denominator") for m in self.modalities]
+        # in the buffers' type, as in a checkpoint, from which a run continues bit for bit
+        sums = engine.all_sum({n: descent.sums.get(n, zero).to(zero.dtype) for n in names})
+        numerator, denominator = torch.stack([sums[n] for n in names]).chunk(2)
+        for position, m in enumerate(self.modalities):
+            if f"numerator/{m}" in descent.sums:  # a batch without any sample of it says nothing
+                report.scores[m] = mean_ratio(numerator[position], denominator[position])
         if self._batches == 0:
             self.numerators, self.denominators = numerator, denominator
         else:
@@ -336,12 +354,15 @@ class CGGM(Method):
         self._batches += 1
         if self._batches < self.window:
             return
-        known = (self.denominators > 0).all(1)
-        score = (self.numerators / self.denominators.clamp_min(torch.finfo(torch.float32).tiny)).mean(1)
+        known = self.denominators > 0
+        score = torch.where(known, self.numerators, 0) / torch.where(known, self.denominators, 1)
         # the first score of a modality has nothing to be compared with; the released code compares it with 0
         compared = known & self.seen if self.variant == "paper" else known
-        improvement = torch.where(compared, (1 - self.momentum) * (score - self.score_average), 0)
-        average = torch.where(known & ~compared, score, self.score_average + improvement)
+        change = torch.where(compared, (1 - self.momentum) * (score - self.score_average), 0)
+        average = torch.where(known & ~compared, score, self.score_average + change)
+        improvement = change.sum(1) / compared.sum(1).clamp_min(1)
+        if self.variant == "paper" and getattr(self.task, "relative_score", False):
+            improvement = improvement / average.abs().mean().clamp_min(torch.finfo(average.dtype).tiny)
         self.balance.copy_(
             balance_terms(improvement, self.variant, floor=self.floor, maximum=self.maximum, threshold=self.threshold)
         )
@@ -355,18 +376,23 @@ class CGGM(Method):
         return outputs
 
 
-def output_layer(head: nn.Module) -> nn.Linear:
-    """The affine layer at the end of ``head``.
+def detached(feature: Tree) -> Tree:
+    """The same features, through which no gradient flows."""
+    return tree_map(lambda t: t.detach(), feature)
+
+
+def output_layer(head: nn.Module) -> Layer:
+    """The affine layer at the end of ``head``: linear, or a 1x1 convolution of 1 to 3 dimensions.
 
     Raises:
-        ModelError: the last module is no linear layer.
+        ModelError: the last module is neither.
     """
     last = head
     while isinstance(last, nn.Sequential) and len(last):
-        last = last[-1]
-    if not isinstance(last, nn.Linear):
-        raise ModelError(
-            "`head`: CGGM needs a head that ends in an affine layer (nn.Linear, or an nn.Sequential that ends in one). "
-            f"Found {type(last).__name__}."
-        )
-    return last
+        last = last[-2] if isinstance(last[-1], Channels) and len(last) > 1 else last[-1]
+    if isinstance(last, nn.Linear) or is_pointwise(last):
+        return cast(Layer, last)
+    raise ModelError(
+        "`head`: CGGM needs a head that ends in an affine layer (nn.Linear, a 1x1 convolution, or an nn.Sequential "
+        f"that ends in one). Found {type(last).__name__}."
+    )

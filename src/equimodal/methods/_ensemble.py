@@ -12,8 +12,9 @@ from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Phase, UpdateScale
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.inference import Rule
-from equimodal.methods._base import OWN_ROWS, Method, MethodInfo, StepReport, record_score
+from equimodal.methods._base import ALL_TASKS, OWN_ROWS, Method, MethodInfo, StepReport, record_score
 from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
+from equimodal.methods._shares import LossShares
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
 
@@ -52,7 +53,7 @@ class Ensemble(Method):
         "ICML 2023, arXiv 2305.01233.",
         equations="mean over m of softmax(head_m(h_m)), each trained on its own loss",
         family="alternating",
-        tasks=("classification",),
+        tasks=ALL_TASKS,
         modalities="any number",
         fusion="ignored",
         missing=OWN_ROWS,
@@ -85,8 +86,9 @@ class Ensemble(Method):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality."""
+        shares = LossShares(self.task, batches, self.trained_modalities(), alone=True)
         for m in self.trained_modalities():
-            yield unimodal_phase(self.multimodal, self.task, m, self.heads[m], nothing)
+            yield unimodal_phase(self.multimodal, self.task, m, self.heads[m], nothing, shares)
 
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
@@ -115,7 +117,8 @@ class Unimodal(Ensemble):
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
         sharpness: see :class:`~equimodal.Sharpness`.
 
-    Samples without the modality are left out in training; at prediction time they get uniform probabilities.
+    Samples without the modality are left out in training; at prediction time their output is 0: uniform
+    probabilities, or the number 0 in a regression.
 
     Example:
         >>> from torch import nn
@@ -132,7 +135,7 @@ class Unimodal(Ensemble):
         paper="Control; no paper of its own.",
         equations="L(head_m(h_m), y)",
         family="objective",
-        tasks=("classification",),
+        tasks=ALL_TASKS,
         modalities="one of any number",
         fusion="ignored",
         missing="samples without the modality are left out in training and get uniform probabilities at "
@@ -172,13 +175,19 @@ class Unimodal(Ensemble):
         own = None if mask is None else Presence({self.modality: mask})
         if self.modality not in inputs:
             size = 0 if mask is None else mask.shape[0]
+            if self.task.dense:
+                raise UnsupportedError(
+                    f"`inputs`: expected {self.modality!r}, the one modality of this method, from whose size the "
+                    "output has its own. Give it with a presence of False."
+                )
             like = next(self.heads.parameters())
             return None, {self.modality: like.new_zeros(size, self.task.outputs)}, None
         features = self.multimodal.encode(inputs, own, [self.modality])
         outputs = self.unimodal_outputs(features)
         if mask is not None:  # uniform, not left out: there is no other modality to ask
             z = outputs[self.modality]
-            outputs = {self.modality: torch.where(mask[:, None], z, torch.zeros_like(z))}
+            rows = mask.reshape(-1, *([1] * (z.ndim - 1)))
+            outputs = {self.modality: torch.where(rows, z, torch.zeros_like(z))}
         return None, outputs, None
 
 

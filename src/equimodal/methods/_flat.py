@@ -49,7 +49,7 @@ def branch_layers(model: nn.Module, modality: str, head: nn.Module, layers: str)
         head: the branch's classifier.
         layers: ``"classifier"``, ``"linear"`` or ``"all"`` (convolutions too).
     """
-    branch = {"classifier": projectable_layers(head)}
+    branch = {"classifier": projectable_layers(head, pointwise=True)}
     encoder = getattr(model, "encoder", None)
     if layers != "classifier" and callable(encoder):
         branch["encoder"] = projectable_layers(encoder(modality), convolutions=layers == "all")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch
+from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Phase
-from equimodal.errors import ModelError
-from equimodal.fusion import Concat, Sum
+from equimodal.errors import ModelError, UnsupportedError
+from equimodal.features import Width, on_rows, pool, single_width
+from equimodal.fusion import Late
+from equimodal.methods._shares import LossShares
 from equimodal.model import Multimodal
-from equimodal.tasks import Task
+from equimodal.tasks import Task, distribution_of
+from equimodal.unimodal import OwnHeads, Shapley, Split, UnimodalOutputs
 
 
 class Heads(nn.Module):
@@ -20,12 +24,12 @@ class Heads(nn.Module):
 
     Args:
         model: gives the modalities and their feature widths.
-        heads: modality -> module from (B, d_m) to (B, C), or ``None`` for ``build(d_m)`` each.
+        heads: modality -> module from its features to (B, C), or ``None`` for ``build(d_m)`` each.
         build: makes the head of one width.
     """
 
     def __init__(
-        self, model: Multimodal, heads: Mapping[str, nn.Module] | None, build: Callable[[int], nn.Module]
+        self, model: Multimodal, heads: Mapping[str, nn.Module] | None, build: Callable[[Width], nn.Module]
     ) -> None:
         super().__init__()
         self.names = tuple(model.modalities)
@@ -37,14 +41,34 @@ class Heads(nn.Module):
     def __getitem__(self, modality: str) -> nn.Module:
         return self.heads[self.names.index(modality)]
 
-    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: Mapping[str, Tree]) -> dict[str, Tensor]:
         """Outputs of the modalities in ``features``, each from its own head."""
         return {m: self[m](h) for m, h in features.items()}
 
 
 def linear_heads(model: Multimodal, task: Task, heads: Mapping[str, nn.Module] | None = None) -> Heads:
-    """A linear layer d_m -> C per modality, unless ``heads`` are given."""
-    return Heads(model, heads, lambda width: nn.Linear(width, task.outputs))
+    """:func:`default_head` per modality, unless ``heads`` are given."""
+    return Heads(model, heads, lambda width: default_head(width, task))
+
+
+def default_head(width: Width, task: Task) -> nn.Module:
+    """An affine map from one modality's features of any kind to the task's outputs.
+
+    A vector goes through ``nn.Linear(d, C)``; tokens are averaged first (padding left out); a map is averaged over its
+    positions, or, for a task with one output per position, read position by position (a 1x1 convolution).
+
+    Raises:
+        ModelError: multi-scale features, for which there is no usual head: give ``heads=``.
+    """
+    return adapted(nn.Linear(single_width(width, "feature_sizes"), task.outputs), task)
+
+
+def adapted(body: nn.Module, task: Task) -> nn.Module:
+    """``body``, linear layers over the last axis, as a head for features of any kind (see :func:`default_head`).
+
+    The layers in it are called with rows: (B, d), or (B, *spatial, d) for a task with one output per position.
+    """
+    return on_rows(body, bool(getattr(task, "dense", False)))
 
 
 def published_classifier(width: int, outputs: int) -> nn.Sequential:
@@ -52,49 +76,50 @@ def published_classifier(width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, outputs))
 
 
-def can_split(model: Multimodal) -> bool:
-    """Whether the fused output is a sum of one affine map per modality."""
-    return isinstance(model.head, nn.Linear) and isinstance(getattr(model, "fusion", None), (Concat, Sum))
+def published_head(width: Width, task: Task) -> nn.Module:
+    """:func:`published_classifier` on features of any kind."""
+    return adapted(published_classifier(single_width(width, "feature_sizes"), task.outputs), task)
 
 
-def split_outputs(model: Multimodal, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    r"""Unimodal outputs of an additive head: :math:`u_m = W_m h_m + b / M`, which sum to the fused output exactly.
+def usual_way(model: Multimodal, task: Task) -> UnimodalOutputs | None:
+    """Unimodal outputs that a jointly trained model has by itself, if any.
 
-    Defined up to constants that sum to zero (the split of the bias is a convention).
+    The heads of a late fusion; else the exact split of an additive head, except for a regression, where the addends are
+    shares of the number and none of them predicts it.
+    """
+    module = cast(nn.Module, model)
+    if isinstance(getattr(model, "fusion", None), Late):
+        return OwnHeads(module, task)
+    if distribution_of(task) in SHARED or Split.refusal(model) is not None:
+        return None
+    return Split(module)
+
+
+SHARED = ("gaussian", "point")
+"""Outputs whose addends are no predictions."""
+
+
+def check_way(way: object, task: Task, inference: str) -> None:
+    """Refuse a rule that would average addends as if each were a prediction.
 
     Raises:
-        ModelError: the head is not linear, or the fusion neither concat nor sum.
+        UnsupportedError: a regression whose unimodal outputs are a split or Shapley values, with another rule than
+            ``"fused"``.
     """
-    fusion, head = getattr(model, "fusion", None), model.head
-    if not isinstance(head, nn.Linear) or not isinstance(fusion, (Concat, Sum)):
-        raise ModelError(
-            "`head`: expected a linear layer on Concat or Sum, from which unimodal outputs can be split exactly. "
-            f"Found {type(head).__name__} on {type(fusion).__name__}. Use a method with heads of its own (MultiLoss)."
+    if inference != "fused" and isinstance(way, (Split, Shapley)) and distribution_of(task) in SHARED:
+        raise UnsupportedError(
+            f"`inference`: {inference!r} needs unimodal predictions, and unimodal={way.name!r} gives shares of the "
+            "number, which sum to it. Use unimodal='masked', inference='fused', or MultiLoss."
         )
-    count = len(model.modalities)
-    bias = None if head.bias is None else head.bias / count
-    weight = {m: head.weight[:, fusion.columns(m)] if isinstance(fusion, Concat) else head.weight for m in features}
-    return {m: nn.functional.linear(h, weight[m], bias) for m, h in features.items()}
-
-
-def masked_loss(task: Task, output: Tensor, batch: Batch, modality: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of one modality's output over the rows that have it, with those rows of output and target.
-
-    With no such row the loss is an exact 0 that still reaches the head, so that gradients exist.
-    """
-    target = batch.target
-    if target is None:
-        raise ModelError("`target`: expected a tensor for training. Found None.")
-    rows = batch.rows(modality) if modality in batch.inputs else None
-    if rows is not None:
-        output, target = output.index_select(0, rows), target.index_select(0, rows)
-    if output.shape[0] == 0:
-        return output.sum() * 0, output, target
-    return task.loss(output, target), output, target
 
 
 def unimodal_phase(
-    model: Multimodal, task: Task, modality: str, head: nn.Module, observe: Callable[[Tensor], Mapping[str, Tensor]]
+    model: Multimodal,
+    task: Task,
+    modality: str,
+    head: nn.Module,
+    observe: Callable[[Tensor], Mapping[str, Tensor]],
+    shares: LossShares | None = None,
 ) -> Phase:
     """The phase that trains one encoder and head on the samples that have the modality.
 
@@ -104,6 +129,7 @@ def unimodal_phase(
         modality: whose turn it is.
         head: maps its features to the output.
         observe: statistics of the features (n, d), added to the objective's sums.
+        shares: makes micro-batches count as one batch.
     """
 
     def objective(batch: Batch) -> Objective:
@@ -112,10 +138,10 @@ def unimodal_phase(
             raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
         feature = model.encode(own.inputs, None, [modality])[modality]
         output = head(feature)
-        loss = task.loss(output, own.target)
+        loss = task.loss(output, own.target) if shares is None else shares.loss(output, own.target, batch, modality)
         with torch.no_grad():
             numerator, denominator = task.score_terms(output.detach(), own.target)
-            sums = {"numerator": numerator, "denominator": denominator, **observe(feature.detach())}
+            sums = {"numerator": numerator, "denominator": denominator, **observe(pool(feature).detach())}
         return Objective(loss, {}, sums)
 
     return Phase(

@@ -14,6 +14,7 @@ from equimodal.errors import MethodError, ModelError, ScheduleWarning, Unsupport
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.inference import Rule
 from equimodal.methods._base import (
+    ALL_TASKS,
     EpochContext,
     Method,
     MethodInfo,
@@ -26,9 +27,10 @@ from equimodal.methods._base import (
     warn_once,
 )
 from equimodal.methods._flat import FlatBank, Key, branch_layers, corresponding
-from equimodal.methods._heads import Heads, published_classifier
-from equimodal.methods._mie_released import released_loss
-from equimodal.methods._mixup import mixup
+from equimodal.methods._heads import Heads, published_head
+from equimodal.methods._mie_released import ENGINE, released_loss
+from equimodal.methods._mixup import check_mixable, mixup
+from equimodal.methods._shares import LossShares
 from equimodal.methods._stages import Stages
 from equimodal.operators import layer_inputs, project_gradient, recorded_inputs
 from equimodal.processes import is_distributed
@@ -39,9 +41,8 @@ from equimodal.tasks import Task
 class MIE(Method):
     r"""Modal-aware interactive enhancement, published as IGM ([Jiang2025]_, equations 3 to 10).
 
-    One branch per modality, an encoder and a classifier d -> 256 -> 64 -> C of its own; the prediction is the mean of
-    the
-    branches' softmax. Only the active modality trains.
+    One branch per modality, an encoder and a classifier d -> 256 -> 64 -> C of its own (position by position for a
+    segmentation); the prediction is the mean of the branches' softmax. Only the active modality trains.
 
     *Forward phase*: the gradient used is :math:`(1-a)\, g + a\, g'`, g' taken at
     :math:`\theta_m + \rho\, g/\|g\|_2` (:class:`~equimodal.Sharpness`).
@@ -65,27 +66,23 @@ class MIE(Method):
         projection: multiply by P; ``False`` is the ablation.
         temperature: :math:`\tau`; 0.4 published.
         sources: ``"others"``: P from the average covariance of all other modalities visited so far; ``"previous"``: of
-            the
-            one visited just before. The same for two modalities.
+            the one visited just before. The same for two modalities.
         layers: ``"classifier"``, ``"linear"`` (classifier and encoder; convolutions off, as only linear layers have any
             effect in the released code) or ``"all"`` (convolutions too, by unfolded patches).
         alternate: ``"batch"`` (every modality steps on every batch; covariances are gathered while training and
-            projectors
-            refreshed once per epoch), ``"epoch"`` (one modality per epoch) or ``"stage"`` (paper: see
+            projectors refreshed once per epoch), ``"epoch"`` (one modality per epoch) or ``"stage"`` (paper: see
             ``stage_epochs``).
         stage_epochs: lengths of the stages in epochs, repeated over the modalities; (25, 50) published for CREMA-D.
-            Each
-            stage starts from the best model so far with fresh optimizer state, and the covariances of the modality
-            before
-            are collected in evaluation mode in a pass over the training data.
-        mixup_alpha: parameter of the Beta distribution of mixup on inputs and one-hot targets; 1.0 published, 0 is off
-            (default, so that methods are compared on equal data).
+            Each stage starts from the best model so far with fresh optimizer state, and the covariances of the modality
+            before are collected in evaluation mode in a pass over the training data.
+        mixup_alpha: parameter of the Beta distribution of mixup on inputs and targets (one-hot for classes); 1.0
+            published, 0 is off (default, so that methods are compared on equal data). Not for segmentation, whose label
+            maps cannot be mixed.
         heads: modality -> classifier, instead of the published one.
         seed: of the mixup generator.
         variant: ``"paper"``, or ``"released"``: perturbation 1e-10 per tensor and never undone, the second loss
-            re-evaluates
-            only the classifier on features from before the perturbation, covariances of batch means, and a layer is
-            multiplied by the P of EVERY layer of equal shape.
+            re-evaluates only the classifier on features from before the perturbation, covariances of batch means, and a
+            layer is multiplied by the P of EVERY layer of equal shape.
         inference: ``"mean"`` (paper), ``"uncertainty"``, ``"product"`` or ``"auto"``.
         calibrated: fit one temperature per modality on validation data.
 
@@ -123,7 +120,7 @@ class MIE(Method):
         equations="sharpness-aware objective of the forward phase, covariance, flat projector and modified gradient of "
         "the backward phase",
         family="alternating, gradient projection, sharpness-aware",
-        tasks=("classification",),
+        tasks=ALL_TASKS,
         modalities="two or more",
         fusion="ignored; one classifier per modality",
         missing="supported per sample: each branch trains on the samples that have its modality",
@@ -141,6 +138,7 @@ class MIE(Method):
             "alternate": "batch (ours), see deviations",
             "mixup_alpha": "0 (ours); 1.0 in the released configuration of CREMA-D",
         },
+        complete={"mixup_alpha": "mixing two samples needs every modality in both"},
         deviations=(
             "alternation by batch is the default; alternate='stage' is the paper's schedule",
             "mixup is off by default, so that methods are compared on equal data",
@@ -154,6 +152,7 @@ class MIE(Method):
             "the best model is chosen on the test set",
         ),
         consulted="paper; njustkmg/IJCAI25-IGM (train_CREMA.py, models/AudioVideo.py, configs), read for facts",
+        engine=ENGINE,
     )
 
     def __init__(
@@ -201,7 +200,9 @@ class MIE(Method):
         self.sources: Literal["others", "previous"] = sources
         self.stages, self.mixup_alpha = Stages(stage_epochs), mixup_alpha
         self.variant, self.flat_ratio = variant, flat_ratio
-        self.heads = Heads(self.multimodal, heads, lambda width: published_classifier(width, task.outputs))
+        if mixup_alpha > 0:
+            check_mixable(task)
+        self.heads = Heads(self.multimodal, heads, lambda width: published_head(width, task))
         self._layers = corresponding({m: branch_layers(self.model, m, self.heads[m], layers) for m in self.modalities})
         self.flat = FlatBank(self._layers)
         self._plasticity: dict[str, Tensor] = {}
@@ -226,8 +227,8 @@ class MIE(Method):
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Mixup, once per step, so that both passes see the same."""
-        alpha, classes = self.mixup_alpha, self.task.outputs
-        mixed = [mixup(b, alpha, classes, self._generator) for b in batches] if alpha > 0 else batches
+        alpha = self.mixup_alpha
+        mixed = [mixup(b, alpha, self.task, self._generator) for b in batches] if alpha > 0 else batches
         self._unmixed = list(zip(mixed, batches, strict=True))
         return mixed
 
@@ -250,10 +251,12 @@ class MIE(Method):
                 "gradient is projected. Call method.on_train_epoch_end(EpochContext(epoch)) after each epoch."
             )
             warn_once(self, message, ScheduleWarning)
-        for m in self.modalities if self._active is None else (self._active,):
-            yield self._phase(m)
+        active = self.modalities if self._active is None else (self._active,)
+        shares = LossShares(self.task, batches, active, alone=True)
+        for m in active:
+            yield self._phase(m, shares)
 
-    def _phase(self, modality: str) -> Phase:
+    def _phase(self, modality: str, shares: LossShares) -> Phase:
         gather = self.projection and self.alternate != "stage"
 
         def objective(batch: Batch) -> Objective:
@@ -261,7 +264,7 @@ class MIE(Method):
             if own is None or own.target is None:
                 raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
             feature, output, sums = self._forward(modality, own, gather)
-            loss = self.task.loss(output, own.target)
+            loss = shares.loss(output, own.target, batch, modality)
             sums["numerator"], sums["denominator"] = self.task.score_terms(output.detach(), own.target)
             if self.variant == "released":
                 loss = self._released_loss(modality, loss, feature, batch)
@@ -300,9 +303,8 @@ class MIE(Method):
         plain = next((plain for mixed, plain in self._unmixed if mixed is batch), batch).only(modality)
         target = cast(Tensor, batch.target if plain is None else plain.target)
         branch = trainable([*self.multimodal.parameters_of(modality), *self.heads[modality].parameters()])
-        return released_loss(
-            loss, lambda: self.task.loss(self.heads[modality](feature), target), branch, self.flat_ratio
-        )
+        sharp = lambda: self.task.loss(self.heads[modality](feature), target)  # noqa: E731
+        return released_loss(loss, sharp, branch, self.flat_ratio)
 
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport

@@ -10,6 +10,17 @@ from torch import Tensor, nn
 PERTURBATION = 1e-10
 """The perturbation in the released configuration of CREMA-D."""
 
+ENGINE = {
+    "processes, trainer: variant='released'": "refused: each process would be left at weights of its own, "
+    "perturbed along its own gradient",
+    "processes, trainer: mixup_alpha": "differs: every process mixes its own samples",
+    "accumulation: mixup_alpha": "differs: samples are mixed within a micro-batch",
+    "accumulation: variant='released'": "differs: the weights are perturbed in every micro-batch",
+    "compiled-loss: variant='released'": "refused: its loss changes weights",
+    "float16, nonfinite: variant='released'": "differs: its perturbation of 1e-10 is never undone",
+}
+"""What of MIE departs from the claims of the engine features."""
+
 
 def released_loss(
     loss: Tensor, sharp_loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter], ratio: float

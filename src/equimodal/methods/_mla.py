@@ -14,6 +14,7 @@ from equimodal.errors import MethodError, ModelError, ScheduleWarning, Unsupport
 from equimodal.functional import fuse, product_weights, uncentred_covariance_sum
 from equimodal.inference import Prediction, Rule
 from equimodal.methods._base import (
+    ALL_TASKS,
     EpochContext,
     Method,
     MethodInfo,
@@ -24,7 +25,8 @@ from equimodal.methods._base import (
     warn_once,
 )
 from equimodal.methods._flat import FlatBank, corresponding
-from equimodal.methods._heads import like_model
+from equimodal.methods._heads import default_head, like_model
+from equimodal.methods._shares import LossShares
 from equimodal.operators import (
     OrthogonalProjector,
     input_width,
@@ -34,7 +36,7 @@ from equimodal.operators import (
     recorded_inputs,
 )
 from equimodal.sharpness import Sharpness
-from equimodal.tasks import Task
+from equimodal.tasks import Task, distribution_of
 
 
 class MLA(Method):
@@ -54,8 +56,9 @@ class MLA(Method):
     Args:
         model: gives the encoders, all of one feature width d. Its fusion and head take no part.
         task: gives the loss.
-        head: the shared head, (B, d) -> (B, C); a deeper head gets one projector per linear layer. Default
-            ``nn.Linear(d, C)``, as published.
+        head: the shared head, features -> (B, C, ...); a deeper head gets one projector per linear layer or 1x1
+            convolution (positions are its rows). Default ``nn.Linear(d, C)``, as published, on whatever features the
+            encoders give; one output per position in a segmentation.
         projector: ``"orthogonal"`` (paper); ``"flat"`` damps the dominant directions of the other modalities' features
             instead of removing them (MIE's spectrum); ``None`` is the ablation.
         alpha: :math:`\alpha_0` of the published schedule :math:`\alpha = \alpha_0^{1 + b/B}`, b the batch in an epoch
@@ -72,13 +75,17 @@ class MLA(Method):
             and one weight per BATCH is formed from entropies whose softmax runs over the batch axis, so a prediction
             depends on which samples share its batch.
         sharpness: see :class:`~equimodal.Sharpness`.
-        inference: ``"uncertainty"`` (paper), ``"mean"``, ``"product"`` or ``"auto"``.
+        inference: ``None`` is ``"uncertainty"`` (paper), from the entropy per sample, per pixel of a segmentation, per
+            label, or from the predicted variance of ``Regression(loss="gaussian_nll")``; and ``"mean"`` for other
+            regressions, whose numbers say nothing about their uncertainty. Or ``"mean"``, ``"product"``,
+            ``"precision"``, ``"auto"``.
         calibrated: fit one temperature per modality on validation data before entropies are compared (beyond the
             paper).
 
     Raises:
         ModelError: feature widths differ, or the head has no linear layer to project.
         MethodError: a hyperparameter is out of range.
+        UnsupportedError: the task does not allow the inference rule, or has no released variant.
 
     Absent modalities: samples without m do not enter its loss, its feature mean or the fusion.
 
@@ -115,7 +122,7 @@ class MLA(Method):
         equations="shared head and alternation (3, 4), projector update and projected gradient (5, 6), entropy weights "
         "and fusion (7 to 9)",
         family="alternating, gradient projection, inference rule",
-        tasks=("classification",),
+        tasks=ALL_TASKS,
         modalities="two or more",
         fusion="ignored; encoders of equal feature width and one shared head",
         missing="supported per sample: each modality trains on the samples that have it and drops out of the fusion",
@@ -128,7 +135,7 @@ class MLA(Method):
             "projector_reset": "never, paper",
             "order": "fixed, paper",
             "temperature": "0.4, MIE paper; only used by projector='flat'",
-            "inference": "uncertainty, paper equations 7 to 9",
+            "inference": "None: uncertainty, paper equations 7 to 9, where the task predicts any",
         },
         deviations=("none in the defaults; every option beyond the paper is off",),
         released=(
@@ -160,11 +167,13 @@ class MLA(Method):
         seed: int = 0,
         variant: Literal["paper", "released"] = "paper",
         sharpness: Sharpness | None = None,
-        inference: Rule = "uncertainty",
+        inference: Rule | None = None,
         calibrated: bool = False,
     ) -> None:
         if inference == "fused":
             raise UnsupportedError("`inference`: MLA trains no joint head. Use uncertainty, mean, product or auto.")
+        if inference is None:
+            inference = "mean" if distribution_of(task) == "point" else "uncertainty"
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         one_of("projector", projector, ("orthogonal", "flat", None))
         one_of("alpha_schedule", alpha_schedule, ("epoch", "constant"))
@@ -172,6 +181,11 @@ class MLA(Method):
         one_of("projector_reset", projector_reset, ("never", "epoch", "cycle"))
         one_of("order", order, ("fixed", "shuffled"))
         one_of("variant", variant, ("paper", "released"))
+        if variant == "released" and task.name != "classification":
+            raise UnsupportedError(
+                f"`variant`: the released code of MLA weighs class predictions only. Found the task {task.name!r}. "
+                "Use variant='paper'."
+            )
         if not 0 < alpha < 1:
             raise MethodError(f"`alpha`: expected a number in (0, 1). Found {alpha}.")
         if not temperature >= 0:
@@ -182,13 +196,13 @@ class MLA(Method):
                 f"`model`: MLA's shared head needs encoders of equal feature width. Found {widths}. "
                 "Add a linear layer to the encoders that differ."
             )
-        self.head = nn.Linear(next(iter(widths.values())), task.outputs) if head is None else head
+        self.head = default_head(next(iter(widths.values())), task) if head is None else head
         like_model(self.head, self.multimodal)
         self.projector = None if variant == "released" else projector
         self.alpha, self.alpha_schedule, self.alpha_scale = alpha, alpha_schedule, alpha_scale
         self.projector_reset, self.temperature = projector_reset, temperature
         self.order, self.variant = order, variant
-        self._layers = projectable_layers(self.head)
+        self._layers = projectable_layers(self.head, pointwise=True)
         if self.projector is not None and not self._layers:
             raise ModelError(
                 "`head`: expected at least one linear layer whose gradient can be projected. Found none in "
@@ -207,25 +221,28 @@ class MLA(Method):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Position in the epoch and the state of the shuffling generator."""
-        return {"batch": self._batch, "batches": self._batches, "generator": self._generator.get_state()}
+        own = {"batch": self._batch, "batches": self._batches, "generator": self._generator.get_state()}
+        return own | {"plasticity": dict(self._flat_plasticity)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` gave."""
         self._batch, self._batches = state["batch"], state["batches"]
         self._generator.set_state(state["generator"].cpu())
+        self._flat_plasticity = dict(state["plasticity"])
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality, in a fixed or shuffled order."""
+        shares = LossShares(self.task, batches, self.modalities, alone=True)
         positions = range(len(self.modalities))
         if self.order == "shuffled":
             positions = torch.randperm(len(self.modalities), generator=self._generator).tolist()  # type: ignore[assignment]
         for position in positions:
-            yield self._phase(self.modalities[position])
+            yield self._phase(self.modalities[position], shares)
         self._end_of_batch()
 
-    def _phase(self, modality: str) -> Phase:
+    def _phase(self, modality: str, shares: LossShares) -> Phase:
         def objective(batch: Batch) -> Objective:
             own = batch.only(modality)
             if own is None or own.target is None:
@@ -233,7 +250,7 @@ class MLA(Method):
             feature = self.multimodal.encode(own.inputs, None, [modality])[modality]
             with recorded_inputs(self._layers if self.projector is not None else []) as seen:
                 output = self.head(feature)
-            loss = self.task.loss(output, own.target)
+            loss = shares.loss(output, own.target, batch, modality)
             numerator, denominator = self.task.score_terms(output.detach(), own.target)
             sums = {"numerator": numerator, "denominator": denominator}
             for number, (layer, inputs) in enumerate(zip(self._layers, seen, strict=False)):
@@ -242,7 +259,7 @@ class MLA(Method):
                     sums[f"rows/{number}"] = (rows if rows.dtype == torch.float64 else rows.float()).sum(0)
                 else:
                     sums[f"square/{number}"], _ = uncentred_covariance_sum(rows)
-                sums[f"count/{number}"] = torch.full_like(numerator, rows.shape[0])
+                sums[f"count/{number}"] = torch.full_like(numerator[:1], rows.shape[0])
             return Objective(loss, {}, sums)
 
         return Phase(

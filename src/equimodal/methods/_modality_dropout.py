@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch
+from equimodal.batch import Batch, Tree, tree_map
 from equimodal.errors import MethodError
 from equimodal.inference import Rule
-from equimodal.methods._base import MASKED, MethodInfo
+from equimodal.methods._base import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
@@ -50,7 +50,7 @@ class ModalityDropout(Joint):
         paper="Control; Neverova et al., ModDrop, TPAMI 2016, arXiv 1501.00102.",
         equations="h_m <- mask_m h_m / P(kept), mask ~ Bernoulli(1 - q), never all dropped",
         family="feed-forward",
-        tasks=("classification",),
+        tasks=ALL_TASKS,
         modalities="any number",
         fusion="any",
         missing=MASKED,
@@ -60,6 +60,11 @@ class ModalityDropout(Joint):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        engine={
+            "processes, trainer": "differs: every process draws the masks of its own samples",
+            "accumulation": "differs: the masks of each micro-batch are drawn in turn",
+            "compiled-loss": "refused: the masks of a batch are looked up by object; compile the encoders",
+        },
     )
 
     def __init__(
@@ -118,4 +123,13 @@ class ModalityDropout(Joint):
             kept = kept | ~(kept & available).any(1, keepdim=True)
         scale = (1 - self.probability ** len(self.modalities)) / (1 - self.probability)
         features = self.multimodal.encode(batch.inputs, batch.present)
-        return {m: h * (kept[:, self.modalities.index(m), None].to(h.dtype) * scale) for m, h in features.items()}
+        return {m: _scaled(h, kept[:, self.modalities.index(m)], scale) for m, h in features.items()}
+
+
+def _scaled(feature: Tree, kept: Tensor, scale: float) -> Tree:
+    """Rows that are kept times ``scale``, the others zero; masks of tokens stay as they are."""
+
+    def apply(t: Tensor) -> Tensor:
+        return t * (kept.reshape(-1, *([1] * (t.ndim - 1))).to(t.dtype) * scale) if t.is_floating_point() else t
+
+    return tree_map(apply, feature)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
@@ -11,9 +12,10 @@ from equimodal.batch import Batch
 from equimodal.engine import Objective, Phase
 from equimodal.errors import MethodError
 from equimodal.inference import Rule
-from equimodal.methods._base import MASKED, MethodInfo
-from equimodal.methods._heads import linear_heads, masked_loss
+from equimodal.methods._base import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._heads import linear_heads
 from equimodal.methods._joint import Joint
+from equimodal.methods._shares import LossShares, own_rows
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
 
@@ -51,7 +53,7 @@ class MultiLoss(Joint):
         paper="Control; part of many methods (G-Blend, MMPareto, QMF ...).",
         equations="L(z, y) + weight * sum_m L(u_m, y)",
         family="objective",
-        tasks=("classification",),
+        tasks=ALL_TASKS,
         modalities="any number",
         fusion="any",
         missing=MASKED,
@@ -83,21 +85,22 @@ class MultiLoss(Joint):
     def _has_unimodal(self) -> bool:
         return True
 
-    def _objective(self, batch: Batch) -> Objective:
+    def _objective(self, shares: LossShares, batch: Batch) -> Objective:
         features = self._features(batch)
         output = self.multimodal.head(self.multimodal.fuse(features, batch.present))
-        fused = self.task.loss(output, cast(Tensor, batch.target))
+        fused = shares.loss(output, cast(Tensor, batch.target), batch)
         losses = {"fused": fused.detach()}
         total = fused
         for m, z in self.heads(features).items():
-            own, _, _ = masked_loss(self.task, z, batch, m)
+            own = shares.loss(*own_rows(z, batch, m), batch, m)
             total = total + self.weight * own
             losses[f"unimodal/{m}"] = own.detach()
         return Objective(total, losses)
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the sum of losses."""
-        return [Phase("joint", self._objective, [*self.model.parameters(), *self.heads.parameters()])]
+        objective = partial(self._objective, LossShares(self.task, batches, self.modalities))
+        return [Phase("joint", objective, [*self.model.parameters(), *self.heads.parameters()])]
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the own heads."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,11 +12,12 @@ from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Phase, UpdateScale
 from equimodal.errors import MethodError
 from equimodal.inference import Rule, apply_rule
-from equimodal.methods._base import MASKED, EpochContext, MethodInfo, StepReport, record_score
+from equimodal.methods._base import ALL_TASKS, MASKED, EpochContext, MethodInfo, StepReport, record_score
 from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
 from equimodal.methods._joint import Joint
+from equimodal.methods._shares import LossShares
 from equimodal.sharpness import Sharpness
-from equimodal.tasks import Task
+from equimodal.tasks import Task, distribution_of
 
 
 class PretrainFinetune(Joint):
@@ -56,7 +58,7 @@ class PretrainFinetune(Joint):
         paper="Control; no paper of its own.",
         equations="L(head_m(h_m), y) for the first epochs, then L(head(fuse(h)), y)",
         family="staged",
-        tasks=("classification",),
+        tasks=ALL_TASKS,
         modalities="any number",
         fusion="any",
         missing=MASKED,
@@ -113,12 +115,15 @@ class PretrainFinetune(Joint):
                 "epochs)) "
                 "before each epoch."
             )
+        shares = LossShares(self.task, batches, self.modalities if self.pretraining else (), self.pretraining)
         if self.pretraining:
             for m in self.modalities:
-                yield unimodal_phase(self.multimodal, self.task, m, self.heads[m], nothing)
+                yield unimodal_phase(self.multimodal, self.task, m, self.heads[m], nothing, shares)
             return
         frozen = {id(p) for m in self.modalities for p in self.multimodal.parameters_of(m)} if self.freeze else set()
-        yield Phase("joint", self._joint_objective, [p for p in self.model.parameters() if id(p) not in frozen])
+        yield Phase(
+            "joint", partial(self._joint_objective, shares), [p for p in self.model.parameters() if id(p) not in frozen]
+        )
 
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
@@ -141,5 +146,5 @@ class PretrainFinetune(Joint):
         """In the unimodal part the joint head is untrained, so the mean of the unimodal outputs stands in for it."""
         fused, unimodal, presence = super().outputs(inputs, present)
         if self.pretraining:
-            fused = apply_rule("mean", unimodal, presence)[0]
+            fused = apply_rule("mean", unimodal, presence, distribution=distribution_of(self.task))[0]
         return fused, unimodal, presence

@@ -1,52 +1,23 @@
-"""A task: its loss, its score (higher is better), the residual dL/doutput in closed form, and its metrics."""
+"""One class per sample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.errors import TargetError, missing_extra
 from equimodal.functional import softmax_cross_entropy_residual
-
-
-@runtime_checkable
-class Task(Protocol):
-    """What a method asks of a task. Implement it to bring your own."""
-
-    @property
-    def name(self) -> str:
-        """Kind of the task, as methods declare it in ``MethodInfo.tasks``."""
-
-    @property
-    def outputs(self) -> int:
-        """Size of the output's axis 1."""
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean loss, a scalar."""
-
-    def residual(self, output: Tensor, target: Tensor) -> Tensor:
-        """dL/doutput, differentiable with respect to ``output``."""
-
-    def score_terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Numerators and denominators (K,), additive over samples; the score is the mean of their ratios."""
-
-    def probabilities(self, output: Tensor) -> Tensor:
-        """What users read off an output."""
-
-    def check_target(self, target: Tensor | None) -> None:
-        """Raise :class:`~equimodal.errors.TargetError` for a target of the wrong kind, shape or range."""
-
-    def metrics(self) -> Any:
-        """A ``torchmetrics.MetricCollection`` fed with (probabilities, target)."""
-
-
-def score(task: Task, output: Tensor, target: Tensor) -> Tensor:
-    """Score of ``output``: the mean over k of numerator_k / denominator_k. Higher is better."""
-    numerator, denominator = task.score_terms(output, target)
-    return (numerator / denominator).mean()
+from equimodal.tasks._protocol import (
+    Distribution,
+    at_least_float32,
+    counting_dtype,
+    positive_integer,
+    positive_weights,
+    score,
+)
 
 
 class Classification(nn.Module):
@@ -63,25 +34,28 @@ class Classification(nn.Module):
         TargetError: an argument is out of range, or (in :meth:`check_target`) a label is.
 
     Example:
+        >>> import torch
         >>> task = Classification(3)
         >>> task.score(torch.eye(3), torch.tensor([0, 1, 1]))
         tensor(0.6667)
     """
 
     name = "classification"
+    distribution: ClassVar[Distribution] = "categorical"
+    dense = False
+    score_size = 1
+    main_metric = "accuracy"
+    higher_is_better = True
     class_weight: Tensor | None
 
     def __init__(
         self, num_classes: int, class_weight: Sequence[float] | Tensor | None = None, label_smoothing: float = 0.0
     ) -> None:
         super().__init__()
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-            raise TargetError(f"`num_classes`: expected an integer >= 2. Found {num_classes!r}.")
+        positive_integer("num_classes", num_classes, 2)
         if not 0 <= label_smoothing < 1:
             raise TargetError(f"`label_smoothing`: expected a number in [0, 1). Found {label_smoothing}.")
-        weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32)
-        if weight is not None and (weight.shape != (num_classes,) or not bool((weight > 0).all())):
-            raise TargetError(f"`class_weight`: expected {num_classes} positive numbers. Found {class_weight}.")
+        weight = positive_weights("class_weight", class_weight, num_classes)
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.register_buffer("class_weight", weight, persistent=False)
@@ -100,6 +74,19 @@ class Classification(nn.Module):
         weight = None if self.class_weight is None else self.class_weight.to(output.dtype)
         target = target if target.is_floating_point() else target.long()
         return nn.functional.cross_entropy(output, target, weight=weight, label_smoothing=self.label_smoothing)
+
+    def loss_terms(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss, (1,)."""
+        return self.loss(output, target).reshape(1)
+
+    def loss_weights(self, target: Tensor) -> Tensor | None:
+        """(1,) sum of the samples' class weights; ``None`` without class weights, where each counts the same."""
+        if self.class_weight is None:
+            return None
+        dtype = counting_dtype(target.device)
+        if target.is_floating_point():  # as torch averages soft targets
+            return torch.full((1,), float(target.shape[0]), device=target.device, dtype=dtype)
+        return self.class_weight.to(dtype)[target.long()].sum().reshape(1)
 
     def residual(self, output: Tensor, target: Tensor) -> Tensor:
         r""":math:`\partial L/\partial z`: :math:`(p - \mathrm{onehot}(y))/B` for the plain cross-entropy, (B, C).
@@ -134,7 +121,7 @@ class Classification(nn.Module):
 
     def probabilities(self, output: Tensor) -> Tensor:
         """softmax over the classes, (B, C), in float32 at least."""
-        return torch.softmax(output if output.dtype == torch.float64 else output.float(), dim=1)
+        return torch.softmax(at_least_float32(output), dim=1)
 
     def check_target(self, target: Tensor | None) -> None:
         """Raise unless ``target`` is (B,) integers in [0, C) or (B, C) probabilities; synchronises on a CUDA device."""
@@ -147,6 +134,10 @@ class Classification(nn.Module):
                     f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}; "
                     "for class indices convert with .long()."
                 )
+            bad = ~((target >= 0) & (target <= 1))  # also where NaN
+            if bool(bad.any()):
+                rows = bad.any(1).nonzero()[:5, 0].tolist()
+                raise TargetError(f"`target`: expected {expected}. Found {target[bad][:5].tolist()} in rows {rows}.")
             return
         if target.ndim != 1 or target.dtype == torch.bool:
             raise TargetError(f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}.")

@@ -1,0 +1,134 @@
+"""What a method asks of a task, and what follows from it for every task."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from equimodal.errors import TargetError
+
+Distribution = Literal["categorical", "bernoulli", "gaussian", "point"]
+"""What an output says about the target: softmax over axis 1, one sigmoid per channel, means and log-variances, or a
+number without any uncertainty."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a method asks of a task. Implement it to bring your own.
+
+    Three more members are read where a task has them:
+
+    * ``distribution``: what an output is, one of :data:`Distribution`; without it ``"categorical"``. It decides how the
+      inference rules combine outputs.
+    * ``loss_terms(output, target)`` (T,) and ``loss_weights(target)`` (T,): means that sum to the loss, and what each
+      of them averages over (the sum of class weights, say; additive over samples). They make micro-batches count
+      exactly as one batch. Without them, or where ``loss_weights`` returns ``None``, every sample counts the same.
+    * ``relative_score``: ``True`` where the score has the unit of the target, so that only relative changes mean
+      anything.
+    """
+
+    @property
+    def name(self) -> str:
+        """Kind of the task, as methods declare it in ``MethodInfo.tasks``."""
+
+    @property
+    def outputs(self) -> int:
+        """Size of the output's axis 1."""
+
+    @property
+    def dense(self) -> bool:
+        """Whether there is one output per pixel instead of one per sample."""
+
+    @property
+    def score_size(self) -> int:
+        """K, the length of what :meth:`score_terms` returns."""
+
+    @property
+    def main_metric(self) -> str:
+        """Name of the metric of :meth:`metrics` that studies report."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher value of the main metric is better; if not, the score is minus that metric."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean loss, a scalar."""
+
+    def residual(self, output: Tensor, target: Tensor) -> Tensor:
+        """dL/doutput, differentiable with respect to ``output``."""
+
+    def score_terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerators and denominators (K,), additive over samples; the score is the mean of their ratios."""
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """What users read off an output."""
+
+    def check_target(self, target: Tensor | None) -> None:
+        """Raise :class:`~equimodal.errors.TargetError` for a target of the wrong kind, shape or range."""
+
+    def metrics(self) -> Any:
+        """A ``torchmetrics.MetricCollection`` fed with (probabilities, target)."""
+
+
+def mean_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The score of summed terms: the mean of numerator_k / denominator_k over the k with denominator_k > 0.
+
+    NaN where no denominator is above 0: then there is nothing to judge.
+
+    Args:
+        numerator: (K,).
+        denominator: (K,).
+
+    Example:
+        >>> mean_ratio(torch.tensor([1.0, 3.0, 0.0]), torch.tensor([2.0, 4.0, 0.0]))
+        tensor(0.6250)
+    """
+    some = denominator > 0
+    ratio = torch.where(some, numerator, 0) / torch.where(some, denominator, 1)
+    return ratio.sum() / some.sum()
+
+
+def score(task: Task, output: Tensor, target: Tensor) -> Tensor:
+    """Score of ``output``, a scalar; higher is better. See :func:`mean_ratio`."""
+    return mean_ratio(*task.score_terms(output, target))
+
+
+def distribution_of(task: Task) -> Distribution:
+    """What an output of ``task`` says about the target.
+
+    Raises:
+        TargetError: the task names a distribution that is not known.
+    """
+    found = getattr(task, "distribution", "categorical")
+    if found not in get_args(Distribution):
+        raise TargetError(f"`task.distribution`: expected one of {', '.join(get_args(Distribution))}. Found {found!r}.")
+    return cast(Distribution, found)
+
+
+def counting_dtype(device: torch.device) -> torch.dtype:
+    """Type in which counts and weights are summed: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def at_least_float32(output: Tensor) -> Tensor:
+    """``output`` in float32, or in float64 if it is."""
+    return output if output.dtype == torch.float64 else output.float()
+
+
+def positive_integer(name: str, value: object, least: int = 1) -> int:
+    """``value`` if it is an integer of at least ``least``; else :class:`~equimodal.errors.TargetError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise TargetError(f"`{name}`: expected an integer >= {least}. Found {value!r}.")
+    return value
+
+
+def positive_weights(name: str, values: Any, count: int) -> Tensor | None:
+    """(count,) positive numbers as float32, or ``None``; else :class:`~equimodal.errors.TargetError`."""
+    if values is None:
+        return None
+    weight = torch.as_tensor(values, dtype=torch.float32)
+    if weight.shape != (count,) or not bool((weight > 0).all()) or not bool(torch.isfinite(weight).all()):
+        raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values}.")
+    return weight
