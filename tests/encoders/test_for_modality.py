@@ -1,6 +1,8 @@
-"""The encoder that is chosen for a modality when the user brings none."""
+"""The encoder that is chosen for a modality when the user brings none, or names one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +10,21 @@ from torch import nn
 
 from equimodal.data import Modality
 from equimodal.data._modality import Kind
-from equimodal.encoders import GRU, MLP, Columns, Conv1d, Conv2d, Size, for_modality
+from equimodal.encoders import (
+    GRU,
+    MLP,
+    Columns,
+    Conv1d,
+    Conv2d,
+    EncoderName,
+    Size,
+    TextTransformer,
+    Transformer,
+    VideoResNet,
+    for_modality,
+)
 from equimodal.errors import ModelError, UnknownNameError
+from tests.encoders.families import CLIP_LAYERS, LAYERS, RESNET
 
 # the modalities of the benchmark
 SHAPES: list[tuple[Kind, tuple[int, ...], type[nn.Module]]] = [
@@ -21,6 +36,8 @@ SHAPES: list[tuple[Kind, tuple[int, ...], type[nn.Module]]] = [
     ("sequence", (128, 6), Conv1d),
     ("vector", (35,), MLP),
     ("vector", (240,), MLP),
+    ("video", (1, 16, 32, 32), VideoResNet),
+    ("volume", (2, 16, 16, 16), VideoResNet),
 ]
 
 
@@ -64,9 +81,58 @@ def test_options_win_over_size() -> None:
     assert any(isinstance(m, nn.Dropout) and m.p == 0.5 for m in encoder.modules())
 
 
+def test_tokens_have_a_small_transformer() -> None:
+    words = Modality("words", (40,), "tokens", dtype="int64")
+    encoder = for_modality(words, 32, vocabulary=100)
+    assert isinstance(encoder, TextTransformer)
+    assert encoder(torch.randint(0, 100, (3, 40))).shape == (3, 32)
+    with pytest.raises(ModelError, match="`vocabulary`: expected the number of token ids"):
+        for_modality(words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "name", "options"),
+    [
+        ("image", (3, 32, 32), "resnet18", {"config": RESNET}),
+        ("image", (1, 40, 32), "resnet50", {"config": RESNET, "tuning": "frozen"}),
+        ("image", (2, 16, 24), "vit", {"config": LAYERS, "patch_size": 8, "pool": "mean"}),
+        ("image", (1, 20, 30), "ast", {"config": LAYERS}),
+        ("image", (3, 16, 16), "clip", {"config": CLIP_LAYERS, "patch_size": 8}),
+        ("tokens", (12,), "bert", {"config": LAYERS, "vocabulary": 20}),
+        ("tokens", (12,), "clip", {"config": CLIP_LAYERS, "vocabulary": 20}),
+        ("video", (2, 4, 32, 32), "resnet18", {"config": RESNET}),
+    ],
+)
+def test_backbones_by_name(kind: Kind, shape: tuple[int, ...], name: EncoderName, options: dict[str, Any]) -> None:
+    pytest.importorskip("transformers")
+    encoder = for_modality(Modality("m", shape, kind), 7, encoder=name, **options)
+    x = torch.full((2, *shape), 19) if kind == "tokens" else torch.randn(2, *shape)
+    assert encoder(x).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "name"),
+    [("sequence", (30, 7), "transformer"), ("video", (2, 8, 16, 16), "r3d"), ("video", (2, 8, 16, 16), "r2plus1d")],
+)
+def test_other_encoders_of_torch_alone(kind: Kind, shape: tuple[int, ...], name: EncoderName) -> None:
+    encoder = for_modality(Modality("m", shape, kind), 7, encoder=name)
+    assert isinstance(encoder, (Transformer, VideoResNet))
+    assert encoder(torch.randn(2, *shape)).shape == (2, 7)
+
+
 def test_what_has_no_encoder_is_refused_with_the_next_step() -> None:
-    with pytest.raises(ModelError, match="'tokens'.*module of your own"):
-        for_modality(Modality("words", (40,), "tokens", dtype="int64"))
+    class Graph:
+        kind = "graph"
+        shape = (3,)
+
+    with pytest.raises(ModelError, match="'graph'.*module of your own"):
+        for_modality(Graph())
+    with pytest.raises(ModelError, match="one channel for the encoder 'ast'"):
+        for_modality(Modality("a", (2, 40, 64), "image"), encoder="ast")
+    with pytest.raises(ModelError, match="square images for the encoder 'clip'"):
+        for_modality(Modality("a", (3, 40, 64), "image"), encoder="clip")
+    with pytest.raises(UnknownNameError, match="'vector'.*'resnet18'.*Known: mlp"):
+        for_modality(Modality("v", (7,), "vector"), encoder="resnet18")
     with pytest.raises(ModelError, match="`size`.*'huge'"):
         for_modality(Modality("v", (7,), "vector"), size="huge")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="`options` for the encoder 'mlp'.*kernel"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from equimodal.errors import BatchError, ModelError
 
@@ -50,3 +50,24 @@ def check_shape(found: Sequence[int], fits: bool, expected: str, hint: str) -> N
     """Refuse an input that does not fit the encoder, with both shapes in the message."""
     if not fits:
         raise BatchError(f"Input of the encoder: expected {expected}. Found {tuple(found)}. {hint}")
+
+
+def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse a value that is none of ``allowed``."""
+    if value not in allowed:
+        raise ModelError(f"`{name}`: expected one of {list(allowed)}. Found {value!r}.")
+
+
+def check_pair(name: str, value: Any) -> tuple[int, int]:
+    """Height and width, given as two numbers or as one for both."""
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
+    if len(pair) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in pair):
+        raise ModelError(f"`{name}`: expected a positive integer or (height, width). Found {value!r}.")
+    return pair[0], pair[1]
+
+
+def check_patches(settings: Any) -> None:
+    """Refuse images that are no whole number of patches high and wide: what is left over would not be read."""
+    image, patch = check_pair("image_size", settings.image_size), check_pair("patch_size", settings.patch_size)
+    if image[0] % patch[0] or image[1] % patch[1]:
+        raise ModelError(f"`image_size`: expected multiples of the patch size {patch}. Found {image}.")

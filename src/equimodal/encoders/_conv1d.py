@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from equimodal.batch import Tokens, Tree
 from equimodal.encoders._checks import (
     Norm,
+    check_choice,
     check_norm,
     check_odd,
     check_positive,
@@ -15,9 +18,11 @@ from equimodal.encoders._checks import (
     check_share,
     check_widths,
 )
+from equimodal.encoders._encoder import Encoder
+from equimodal.encoders._masks import check_mask, masked_norm, real_first, segment_means, values_of, within
 
 
-class Conv1d(nn.Module):
+class Conv1d(Encoder):
     r"""Convolutions along time for sequences (sensor signals, skeletons, frame-wise features).
 
     Blocks of convolution, max pooling by 2 (not in the last), normalisation and ReLU; then the mean of ``segments``
@@ -33,18 +38,23 @@ class Conv1d(nn.Module):
         dropout: share of pooled features dropped before the last map.
         norm: normalisation after each convolution; ``"layer"`` is over channels and time of one sample.
         input_dropout: share of input numbers dropped; against overfitting of small sets.
+        pool: ``"segments"`` for one vector; ``"tokens"`` for one per remaining step, the linear map then reads each.
 
     Raises:
         ModelError: an argument is out of range.
-        BatchError: (when called) the input is not (B, T, F), or T is too short for the pooling.
+        BatchError: (when called) the input is not (B, T, F), T is too short for the pooling, or a mask does not fit.
 
-    Shapes: (B, T, F) to (B, d), any T >= stride * 2^(blocks - 1). The transposition to PyTorch's (B, F, T) is done
-        inside.
+    Shapes: (B, T, F), or :class:`~equimodal.batch.Tokens` of it, to (B, d), or to Tokens of (B, T', d) with
+        T' = T / stride / 2^(blocks - 1); any T >= stride * 2^(blocks - 1). With a mask, the real steps are moved
+        together and nothing else counts, in the statistics of the normalisation either: a padded sequence gives what
+        it gives alone. The transposition to PyTorch's (B, F, T) is done inside.
 
     Example:
         >>> Conv1d(6, channels=(32, 64))(torch.zeros(4, 128, 6)).shape
         torch.Size([4, 64])
     """
+
+    out_features: int
 
     def __init__(
         self,
@@ -57,8 +67,10 @@ class Conv1d(nn.Module):
         dropout: float = 0.0,
         norm: Norm = "batch",
         input_dropout: float = 0.0,
+        pool: Literal["segments", "tokens"] = "segments",
     ) -> None:
         super().__init__()
+        check_choice("pool", pool, ("segments", "tokens"))
         check_positive(in_channels=in_channels, out_features=out_features, segments=segments, stride=stride)
         check_odd("kernel", kernel)
         check_norm(norm)
@@ -66,6 +78,8 @@ class Conv1d(nn.Module):
         rate, input_rate = check_share("dropout", dropout), check_share("input_dropout", input_dropout)
         self.in_channels = in_channels
         self.out_features = out_features
+        self.pool = pool
+        self.segments = segments
         self.shortest = stride * 2 ** (len(widths) - 2)
         blocks: list[nn.Module] = [nn.Dropout(input_rate)] if input_rate else []
         for position, (before, after) in enumerate(pairwise(widths)):
@@ -80,17 +94,48 @@ class Conv1d(nn.Module):
             blocks.append(nn.ReLU())
         self.blocks = nn.Sequential(*blocks)
         self.mean = nn.AdaptiveAvgPool2d((1, segments))
-        self.out = nn.Sequential(nn.Dropout(rate), nn.Linear(widths[-1] * (segments + 1), out_features), nn.ReLU())
+        read = widths[-1] * (segments + 1 if pool == "segments" else 1)
+        self.out = nn.Sequential(nn.Dropout(rate), nn.Linear(read, out_features), nn.ReLU())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, F) to (B, d)."""
+    def forward(self, x: Tensor | Tokens) -> Tree:
+        """(B, T, F) to (B, d), or to Tokens (B, T', d)."""
+        values: Tensor = values_of(x)
         check_shape(
-            x.shape,
-            x.ndim == 3 and x.shape[2] == self.in_channels and x.shape[1] >= self.shortest,
+            values.shape,
+            values.ndim == 3 and values.shape[2] == self.in_channels and values.shape[1] >= self.shortest,
             f"(B, T, {self.in_channels}) with T >= {self.shortest}",
             "Correct `in_channels`, flatten what belongs to one time step, or use fewer blocks.",
         )
+        check_mask(x)
+        if isinstance(x, Tokens):
+            return self._of_tokens(x)
         # (B, T, F) read as (B, F, 1, T) has its channels innermost: about twice as fast on a CPU as nn.Conv1d
-        maps: Tensor = self.blocks(x.contiguous().unsqueeze(1).permute(0, 3, 1, 2))
+        maps: Tensor = self.blocks(values.contiguous().unsqueeze(1).permute(0, 3, 1, 2))
+        if self.pool == "tokens":
+            return Tokens.full(self.out(maps.squeeze(2).mT))
         features: Tensor = self.out(torch.cat([self.mean(maps).flatten(1), maps.amax(dim=(2, 3))], dim=1))
+        return features
+
+    def _of_tokens(self, x: Tokens) -> Tree:
+        values, lengths, _ = real_first(x)
+        maps = values.unsqueeze(1).permute(0, 3, 1, 2)
+        for block in self.blocks:
+            real = within(lengths, maps.shape[3])[:, None, None]
+            if isinstance(block, nn.MaxPool2d):
+                maps = block(maps.masked_fill(~real, float("-inf")))
+                lengths = (lengths // 2).maximum((lengths > 0).to(lengths.dtype))
+            elif isinstance(block, (nn.BatchNorm2d, nn.GroupNorm)):
+                maps = masked_norm(block, maps, real)
+            else:
+                maps = block(maps)
+                if isinstance(block, nn.Conv2d):
+                    step = block.stride[1]
+                    lengths = (lengths + step - 1) // step
+            maps = maps.masked_fill(~within(lengths, maps.shape[3])[:, None, None], 0.0)
+        steps = maps.squeeze(2)
+        real = within(lengths, steps.shape[2])
+        if self.pool == "tokens":
+            return Tokens(self.out(steps.mT).masked_fill(~real[..., None], 0.0), real)
+        largest = steps.masked_fill(~real[:, None], float("-inf")).amax(2).masked_fill(lengths[:, None] == 0, 0.0)
+        features: Tensor = self.out(torch.cat([segment_means(steps, lengths, self.segments), largest], dim=1))
         return features

@@ -16,10 +16,11 @@ from equimodal.encoders._checks import (
     check_share,
     check_widths,
 )
+from equimodal.encoders._encoder import Encoder
 from equimodal.errors import ModelError
 
 
-class Conv2d(nn.Module):
+class Conv2d(Encoder):
     r"""Convolutions for images, depth maps and spectrograms.
 
     Blocks of convolution, max pooling by 2 (not in the last), normalisation and ReLU; then the means over a coarse
@@ -47,6 +48,8 @@ class Conv2d(nn.Module):
         >>> Conv2d(1, channels=(8, 16), grid=(4, 2))(torch.zeros(3, 40, 64)).shape
         torch.Size([3, 64])
     """
+
+    out_features: int
 
     def __init__(
         self,
@@ -97,12 +100,12 @@ class Conv2d(nn.Module):
             f"(B, {self.in_channels}, H, W) with H, W >= {self.smallest}",
             "Correct `in_channels`, move the channels to the second place, or use fewer blocks.",
         )
-        maps: Tensor = self.blocks(_channels_last(x))
+        maps: Tensor = self.blocks(channels_last(x))
         features: Tensor = self.out(torch.cat([self.mean(maps).flatten(1), maps.amax(dim=(2, 3))], dim=1))
         return features
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """The same numbers with the channels innermost in memory: about twice as fast on a CPU."""
     if x.shape[1] == 1:  # both layouts are the same bytes, but only these strides tell the convolution
         return x.squeeze(1).contiguous().unsqueeze(-1).permute(0, 3, 1, 2)

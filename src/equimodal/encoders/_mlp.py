@@ -6,9 +6,10 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from equimodal.encoders._checks import Norm, check_norm, check_positive, check_shape, check_share, check_widths
+from equimodal.encoders._encoder import Encoder
 
 
-class MLP(nn.Module):
+class MLP(Encoder):
     r"""Layers of :math:`\mathrm{dropout}(\mathrm{ReLU}(\mathrm{norm}(W x + b)))` for vectors.
 
     Every layer, also the last, has this form, so features are non-negative like those of the convolutional encoders.
@@ -31,6 +32,8 @@ class MLP(nn.Module):
         >>> MLP(35, hidden=(128,), out_features=64)(torch.zeros(4, 35)).shape
         torch.Size([4, 64])
     """
+
+    out_features: int
 
     def __init__(
         self,
