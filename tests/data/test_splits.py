@@ -18,7 +18,7 @@ from equimodal.data import (
 )
 from equimodal.data._card import parse_card
 from equimodal.data._dataset import build
-from equimodal.errors import DataError, EquimodalError, UnsupportedError
+from equimodal.errors import DataError, EquimodalError
 from tests.data.helpers import arrays, card
 
 
@@ -112,13 +112,13 @@ def test_the_task_fits_the_target(data: Dataset) -> None:
     assert data.task.outputs == 3
 
 
-def test_a_regression_target_loads_but_is_no_task_yet() -> None:
+def test_a_regression_target_has_its_task() -> None:
     data = build(arrays(), parse_card(card(), "small.yaml"), origin="small.npz", target="score")
     assert data.train.target.dtype == torch.float32
     assert data.classes == ()
     assert data.train.class_counts == {}
-    with pytest.raises(UnsupportedError, match=r"'score' is a regression target.*Load with target='y'"):
-        _ = data.task
+    assert data.task.name == "regression"
+    assert data.task.outputs == 1
 
 
 def test_rows_cannot_be_changed_from_outside() -> None:

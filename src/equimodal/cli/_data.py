@@ -1,9 +1,9 @@
-"""``equimodal data bundle`` and ``equimodal data describe``."""
+"""``equimodal data``: bundle, describe, and what is needed for prepared datasets."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list
 from equimodal.cli._signature import options_of
-from equimodal.data import describe, load, write_bundle
+from equimodal.data import describe, load, unpack_bundle, write_bundle
 from equimodal.errors import DataError
 
 _BUNDLE = """Write own arrays as a bundle with its card, checked before anything is written. An array is FILE.npy, or
@@ -25,17 +25,23 @@ _FILES = ("target", "split")
 _FILE_MAPS = ("inputs", "present", "groups")
 
 
-def run(argv: Sequence[str], _: Context) -> int:
+def run(argv: Sequence[str], context: Context) -> int:
     """Dispatch to the action."""
-    actions = {"bundle": _bundle, "describe": _describe}
+    if argv and argv[0] in ("prepare", "check", "preset"):
+        from equimodal.cli import _prepare
+
+        action: Callable[[Sequence[str], Context], int] = getattr(_prepare, argv[0])
+        return action(argv[1:], context)
+    actions = {"bundle": _bundle, "describe": _describe, "unpack": _unpack}
     if argv and argv[0] in actions:
         return actions[argv[0]](argv[1:])
-    text = "usage: equimodal data bundle|describe [options]; equimodal data bundle --help shows the options"
+    text = "usage: equimodal data prepare|check|preset|bundle|unpack|describe [options]; each has --help"
     if argv and argv[0] in ("-h", "--help"):
         print(text)
         return 0
     raise UsageError(
-        f"equimodal data: error: expected bundle or describe. Found {argv[0] if argv else 'nothing'!r}. {text}"
+        "equimodal data: error: expected prepare, check, preset, bundle, unpack or describe. "
+        f"Found {argv[0] if argv else 'nothing'!r}. {text}"
     )
 
 
@@ -46,6 +52,17 @@ def _describe(argv: Sequence[str]) -> int:
     parser.add("--data.protocol", str | None, None, "Split protocol. [short: --protocol]")
     values = parser.parse(argv)
     print(describe(load(values["name"], card=values["data"]["card"], protocol=values["data"]["protocol"])))
+    return 0
+
+
+def _unpack(argv: Sequence[str]) -> int:
+    parser = CommandParser("data unpack", "Write an .npz as a folder of .npy files, which is memory-mapped.", "NPZ DIR",
+                           config=False)  # fmt: skip
+    parser.add("path", str, text="NAME.npz")
+    parser.add("out", str, text="The folder; it must not exist.")
+    parser.add("--card", str | None, None, "Its card, where it is not beside it or shipped.")
+    values = parser.parse(argv)
+    print(unpack_bundle(values["path"], values["out"], values["card"]))
     return 0
 
 

@@ -11,11 +11,13 @@ from equimodal.data._dataset import Dataset
 from equimodal.data._describe import describe
 from equimodal.data._errors import SplitError
 from equimodal.data._loader import Loader, loader
+from equimodal.data._missing import Missing, take_away
 from equimodal.data._modality import Modality
 from equimodal.data._protocol import Protocol
 from equimodal.data._registry import available, load
 from equimodal.data._splits import Split, TestSplit, TrainSplit, ValidationSplit, require
 from equimodal.data._synthetic import SyntheticDataset, synthetic
+from equimodal.data._unpack import unpack_bundle
 from equimodal.data._write import from_arrays, write_bundle
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Card",
     "Dataset",
     "Loader",
+    "Missing",
     "Modality",
     "Protocol",
     "Split",
@@ -42,5 +45,7 @@ __all__ = [
     "require",
     "shipped_cards",
     "synthetic",
+    "take_away",
+    "unpack_bundle",
     "write_bundle",
 ]

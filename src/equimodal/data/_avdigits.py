@@ -11,6 +11,7 @@ import numpy as np
 from equimodal.data._arrays import Arrays
 from equimodal.data._card import parse_card
 from equimodal.data._dataset import Dataset, build
+from equimodal.data._missing import Missing
 from equimodal.errors import DataError, unknown_name
 
 DEFAULT_NOISE = {"image": 0.5, "audio": 0.7}
@@ -63,7 +64,12 @@ _CARD: dict[str, Any] = {
 }
 
 
-def load_avdigits(noise: Mapping[str, float] | None = None, protocol: str | None = None, seed: int = 0) -> Dataset:
+def load_avdigits(
+    noise: Mapping[str, float] | None = None,
+    protocol: str | None = None,
+    seed: int = 0,
+    missing: Missing | Mapping[str, Any] | str | None = None,
+) -> Dataset:
     """The embedded dataset `avdigits`: 3000 / 600 / 1000 pairs of a handwritten and a spoken digit.
 
     Noise is the dial of the imbalance: with the default the image is learnt fast and dominates joint training, while
@@ -75,6 +81,7 @@ def load_avdigits(noise: Mapping[str, float] | None = None, protocol: str | None
             left out keeps its default, ``{"image": 0.5, "audio": 0.7}``. 0 switches it off.
         protocol: ``"speaker-disjoint"``, the default: no voice and no image in two parts.
         seed: of the noise.
+        missing: modalities to take away from samples, see :class:`Missing`.
 
     Raises:
         DataError: a noise below 0 or not finite.
@@ -101,6 +108,7 @@ def load_avdigits(noise: Mapping[str, float] | None = None, protocol: str | None
         origin="avdigits",
         protocol=protocol,
         options={"noise": dial, "seed": seed},
+        missing=missing,
     )
     for position, (name, source) in enumerate(dataset._store.sources.items()):
         if dial[name] > 0:

@@ -10,6 +10,7 @@ from typing import Any
 from equimodal.data._arrays import Arrays
 from equimodal.data._card import Card, parse_card
 from equimodal.data._dataset import Dataset, build
+from equimodal.data._missing import Missing
 from equimodal.errors import DataError, missing_extra, unknown_name
 
 
@@ -59,6 +60,7 @@ def load_bundle(
     *,
     target: str | None = None,
     modalities: Sequence[str] | None = None,
+    missing: Missing | Mapping[str, Any] | str | None = None,
 ) -> Dataset:
     """Load a bundle: plain arrays in one .npz file or a folder of .npy files, described by a card.
 
@@ -71,6 +73,7 @@ def load_bundle(
         protocol: name of the split protocol; the card's default otherwise.
         target: name of the target; the card's default otherwise.
         modalities: modalities to load, in this order; the card's default otherwise.
+        missing: modalities to take away from samples, see :class:`Missing`.
 
     Raises:
         DataError: anything unreadable or inconsistent; names file, field, expected and found.
@@ -90,7 +93,7 @@ def load_bundle(
     """
     path = Path(path)
     arrays = Arrays(path)
-    found = load_card(card if card is not None else _find_card(path))
+    found = load_card(card if card is not None else find_card(path))
     return build(
         arrays,
         found,
@@ -99,10 +102,12 @@ def load_bundle(
         target=target,
         modalities=modalities,
         mapped=arrays.mapped,
+        missing=missing,
     )
 
 
-def _find_card(path: Path) -> str | Path:
+def find_card(path: Path) -> str | Path:
+    """Where the card of a bundle is: beside it, in it, or the name of a shipped one."""
     stem = path.name if path.is_dir() else path.stem
     beside = [path.parent / f"{stem}.yaml"]
     if path.is_dir():

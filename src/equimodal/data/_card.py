@@ -26,7 +26,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ModalityCard:
-    """How one modality is read: column, kind, transforms, standardisation, provenance."""
+    """How one modality is read: column, kind, transforms, standardisation, mask, provenance."""
 
     name: str
     column: Column
@@ -36,6 +36,7 @@ class ModalityCard:
     shape: tuple[int, ...] | None
     transforms: tuple[Transform, ...]
     standardise: str
+    mask: Column | None
     default: bool
     source: tuple[str, ...]
     licence: str
@@ -44,13 +45,14 @@ class ModalityCard:
 
 @dataclass(frozen=True)
 class TargetCard:
-    """One target: column, task kind and class names."""
+    """One target: column, task kind, class names, and the regions (sets of classes) a segmentation is scored by."""
 
     name: str
     column: Column
-    task: Literal["classification", "regression", "segmentation"]
+    task: Literal["classification", "multilabel", "regression", "segmentation"]
     classes: tuple[str, ...]
     description: str
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ def _modality(name: str, node: Node) -> ModalityCard:
             "shape",
             "transforms",
             "standardise",
+            "mask",
             "default",
             "source",
             "licence",
@@ -187,6 +190,10 @@ def _modality(name: str, node: Node) -> ModalityCard:
     standardise = fields["standardise"].choice(STANDARDISE) if "standardise" in fields else "none"
     if kind == "tokens" and standardise != "none":
         raise fields["standardise"].error("'none' for tokens, which are names and no quantities")
+    if "mask" in fields and kind not in ("sequence", "tokens"):
+        raise fields["mask"].error("no mask for this kind", hint="Only `sequence` and `tokens` have one.")
+    if "mask" in fields and standardise == "per-channel":
+        raise fields["standardise"].error("'none', 'global' or 'per-feature' for a sequence with a mask")
     transforms = fields["transforms"].items() if "transforms" in fields else []
     return ModalityCard(
         name=name,
@@ -197,6 +204,7 @@ def _modality(name: str, node: Node) -> ModalityCard:
         shape=tuple(n.integer() for n in fields["shape"].items()) if "shape" in fields else None,
         transforms=tuple(read_transform(n, "int64" if kind == "tokens" else "float32") for n in transforms),
         standardise=standardise,
+        mask=_column(fields["mask"]) if "mask" in fields else None,
         default=fields["default"].flag() if "default" in fields else True,
         source=_texts(fields, "source"),
         licence=_text(fields, "licence"),
@@ -205,18 +213,33 @@ def _modality(name: str, node: Node) -> ModalityCard:
 
 
 def _target(name: str, node: Node) -> TargetCard:
-    fields = node.record(("array", "task"), ("index", "classes", "description"))
+    fields = node.record(("array", "task"), ("index", "classes", "description", "regions"))
     task = cast(
-        Literal["classification", "regression", "segmentation"],
-        fields["task"].choice(("classification", "regression", "segmentation")),
+        Literal["classification", "multilabel", "regression", "segmentation"],
+        fields["task"].choice(("classification", "multilabel", "regression", "segmentation")),
     )
     classes = _texts(fields, "classes")
-    if task == "classification":
-        if len(classes) < 2:
+    if task == "multilabel" and not classes:
+        raise node._child("classes", node.value.get("classes")).error("the names of the labels, at least one")
+    if task in ("classification", "multilabel"):
+        if task == "classification" and len(classes) < 2:
             raise node._child("classes", node.value.get("classes")).error("the names of at least two classes")
         if len(set(classes)) != len(classes):
             raise fields["classes"].error("names that differ")
-    return TargetCard(name, _column_of(fields, node.field), task, classes, _text(fields, "description"))
+    regions = _regions(fields["regions"], classes, task) if "regions" in fields else {}
+    return TargetCard(name, _column_of(fields, node.field), task, classes, _text(fields, "description"), regions)
+
+
+def _regions(node: Node, classes: tuple[str, ...], task: str) -> dict[str, tuple[int, ...]]:
+    if task != "segmentation":
+        raise node.error("no regions", hint="Only a segmentation target has them.")
+    found = {}
+    for name, entry in node.named("region").items():
+        listed = entry.items() if isinstance(entry.value, (list, tuple)) else [entry]
+        found[name] = tuple(classes.index(n.choice(classes)) for n in listed)
+        if not found[name] or len(set(found[name])) != len(found[name]):
+            raise entry.error("different classes, at least one")
+    return found
 
 
 def _present(node: Node, modalities: tuple[str, ...]) -> dict[str, tuple[Column, int | None]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equimodal.data._arrays import take
-from equimodal.data._card import Card, Column, Part, TargetCard
+from equimodal.data._card import Card, Column, ModalityCard, Part, TargetCard
 from equimodal.data._source import Rows
 from equimodal.errors import DataError, unknown_name
 
@@ -122,6 +122,26 @@ def presence_of(used: Used, names: tuple[str, ...], size: int, reference: Column
     return masks
 
 
+def mask_of(used: Used, entry: ModalityCard, raw: Array, size: int, reference: Column) -> npt.NDArray[np.bool_]:
+    """(N, T) booleans, ``True`` at the real steps of a sequence, from such an array or from lengths (N,)."""
+    if entry.mask is None:  # for the type checker
+        raise ValueError
+    array = used.column(entry.mask)
+    same_count(len(array), size, entry.mask, reference, used)
+    steps = raw.shape[1] if raw.ndim > 1 else 0
+    if array.ndim == 1 and array.dtype.kind in "iu":
+        if int(array.min()) < 0 or int(array.max()) > steps:
+            found = f"{int(array.min())} to {int(array.max())}"
+            raise DataError(f"{used.where(entry.mask)}: expected lengths 0 to {steps}. Found {found}.")
+        return np.asarray(np.arange(steps) < array[:, None])
+    if array.shape != (size, steps) or array.dtype.kind not in "biu" or not np.isin(array, (0, 1)).all():
+        raise DataError(
+            f"{used.where(entry.mask)}: expected lengths (N,), or 0 (padding) and 1 (real) of shape {(size, steps)}. "
+            f"Found {array.dtype} {array.shape}."
+        )
+    return np.asarray(array, dtype=np.bool_)
+
+
 def some_modality(
     present: Mapping[str, npt.NDArray[np.bool_]], names: tuple[str, ...], rows: Mapping[Part, Rows], origin: str
 ) -> None:
@@ -171,6 +191,13 @@ def target_tensor(labels: Array, goal: TargetCard, used: Used) -> Tensor:
     """The target of all samples, in the type it is kept in."""
     if goal.task == "classification":
         return torch.from_numpy(labels)
+    if goal.task == "multilabel":
+        if labels.shape != (len(labels), len(goal.classes)) or labels.dtype.kind not in "biu" or labels.max() > 1:
+            raise DataError(
+                f"{used.where(goal.column)}: expected 0 or 1 per sample and label, shape (N, {len(goal.classes)}). "
+                f"Found {labels.dtype} {labels.shape}, largest {labels.max()}."
+            )
+        return torch.from_numpy(np.array(labels, dtype=np.uint8))
     if labels.dtype.kind not in ("biuf" if goal.task == "regression" else "biu"):
         expected = "numbers" if goal.task == "regression" else "whole numbers"
         raise DataError(f"{used.where(goal.column)}: expected {expected}. Found {labels.dtype}.")

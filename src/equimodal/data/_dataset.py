@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,20 +18,22 @@ from equimodal.data._checks import (
     Used,
     classes_in_training,
     labels_of,
+    mask_of,
     names_of,
     presence_of,
     same_count,
     some_modality,
     target_tensor,
 )
+from equimodal.data._missing import Missing, in_training
 from equimodal.data._modality import Modality
 from equimodal.data._protocol import Protocol, split_rows
 from equimodal.data._source import Rows, Source
 from equimodal.data._splits import Store, TestSplit, TrainSplit, ValidationSplit
-from equimodal.errors import DataError, UnsupportedError, unknown_name
+from equimodal.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
-    from equimodal.tasks import Classification
+    from equimodal.tasks import Task
 
 Array = npt.NDArray[Any]
 
@@ -108,23 +111,67 @@ class Dataset:
         return self._store.size
 
     @cached_property
-    def task(self) -> Classification:
-        """The task object for the target.
+    def task(self) -> Task:
+        """The task object for the target: the usual one of its kind, unless :meth:`choose_task` gave it options.
+
+        Classes make a :class:`~equimodal.tasks.Classification`, labels a :class:`~equimodal.tasks.MultiLabel`, numbers
+        a :class:`~equimodal.tasks.Regression`, masks a :class:`~equimodal.tasks.Segmentation` with the regions that the
+        card names.
 
         Raises:
-            UnsupportedError: the target is not a class.
-        """
-        kind = self._target.task
-        if kind != "classification":
-            others = [n for n, t in self._card.targets.items() if t.task == "classification"]
-            instead = f"Load with target={others[0]!r} for classification." if others else "Use the arrays directly."
-            raise UnsupportedError(
-                f"{self.name}: target {self._target.name!r} is a {kind} target, and there is no {kind} task yet. "
-                f"{instead}"
-            )
-        from equimodal.tasks import Classification
+            DataError: a mask whose card does not name its classes.
 
-        return Classification(len(self.classes))
+        Example:
+            >>> from equimodal.data import load_avdigits
+            >>> load_avdigits().task.outputs
+            10
+        """
+        return self._make_task({})
+
+    def choose_task(self, **options: Any) -> Task:
+        """Make :attr:`task` anew with options of its constructor; returns it.
+
+        Args:
+            **options: for a :class:`~equimodal.tasks.Regression` for example ``loss="gaussian_nll"``, for a
+                :class:`~equimodal.tasks.Segmentation` ``class_weight=[1, 5]``.
+
+        Raises:
+            UnknownNameError: an option that the task does not have.
+            TargetError: an option out of range.
+
+        Example:
+            >>> from equimodal.data import load_avdigits
+            >>> load_avdigits().choose_task(label_smoothing=0.1)
+            Classification(num_classes=10, label_smoothing=0.1)
+        """
+        self.__dict__["task"] = self._make_task(options)  # where the cached property keeps it
+        return self.task
+
+    def _make_task(self, options: Mapping[str, Any]) -> Task:
+        from equimodal.tasks import Classification, MultiLabel, Regression, Segmentation
+
+        goal = self._target
+        known: dict[str, type[Any]] = {
+            "classification": Classification, "multilabel": MultiLabel, "regression": Regression,
+            "segmentation": Segmentation,
+        }  # fmt: skip
+        names = list(inspect.signature(known[goal.task]).parameters)[1:]
+        for name in options:
+            if name not in names:
+                raise unknown_name(f"option of a {goal.task} task:", name, names)
+        if goal.task == "classification":
+            return Classification(len(goal.classes), **options)
+        if goal.task == "multilabel":
+            return MultiLabel(len(goal.classes), **options)
+        if goal.task == "regression":
+            return Regression(max(1, int(self._store.target[0].numel())), **options)
+        if len(goal.classes) < 2:
+            raise DataError(
+                f"{self._card.file}: field `targets.{goal.name}.classes`: expected the names of at least two classes, "
+                f"the background included. Found {list(goal.classes)}."
+            )
+        fixed: dict[str, Any] = {"regions": goal.regions or None, "names": goal.classes}
+        return Segmentation(len(goal.classes), **{**fixed, **options})
 
     @cached_property
     def train(self) -> TrainSplit:
@@ -154,6 +201,34 @@ class Dataset:
     def parts(self) -> dict[str, int]:
         """Samples per part; ``test`` is missing when the protocol has none."""
         return {part: len(rows) for part, rows in self._rows.items()}
+
+    @property
+    def presence(self) -> dict[str, dict[str, float]]:
+        """Part -> modality -> share of its samples that have it."""
+        masks, full = self._store.present, torch.ones(self._store.size, dtype=torch.bool)
+        return {
+            part: {m: round(float(masks.get(m, full)[rows].float().mean()), 6) for m in self._modalities}
+            for part, rows in self._rows.items()
+        }
+
+    def standardisation(self, modality: str) -> tuple[Array, Array]:
+        """Mean and scale of a modality: a sample x of the bundle, after its transforms, becomes (x - mean) * scale.
+
+        Both come from the training rows that have the modality, have the shape of a sample or one that broadcasts to
+        it, and are 0 and 1 where the card says ``standardise: none``.
+
+        Raises:
+            UnknownNameError: no such modality.
+
+        Example:
+            >>> from equimodal.data import synthetic
+            >>> mean, scale = synthetic(2, train=64, validation=8, test=8).standardisation("m1")
+            >>> mean.shape == scale.shape
+            True
+        """
+        if modality not in self._modalities:
+            raise unknown_name(f"modality of {self.name}", modality, self._modalities)
+        return self._store.sources[modality].statistics()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -187,6 +262,7 @@ def build(
     modalities: Sequence[str] | None = None,
     mapped: bool = False,
     options: Mapping[str, Any] | None = None,
+    missing: Missing | Mapping[str, Any] | str | None = None,
 ) -> Dataset:
     """A checked :class:`Dataset` from plain arrays and a card; ``origin`` names the data in messages."""
     if protocol is not None and protocol not in card.protocols:
@@ -205,7 +281,8 @@ def build(
         entry = card.modalities[name]
         raw, index = used.samples(entry.column)
         same_count(len(raw) if index is None else len(index), size, entry.column, chosen.column, used)
-        sources[name] = Source(entry, raw, index, mapped)
+        mask = None if entry.mask is None else mask_of(used, entry, raw, size, chosen.column)
+        sources[name] = Source(entry, raw, index, mapped, mask)
     present = presence_of(used, names, size, chosen.column)
     labels = used.column(goal.column)
     same_count(len(labels), size, goal.column, chosen.column, used)
@@ -220,7 +297,11 @@ def build(
     rows, record = split_rows(chosen, values, labels if classes else None, groups, origin, card.file)
     if classes:
         classes_in_training(labels, rows, classes, card, origin, record.name)
+    taken = Missing.of(missing)
+    if taken is not None:
+        present = taken.apply(present, names, rows, used, size)
     some_modality(present, names, rows, origin)
+    in_training(present, rows, origin)
     for name, source in sources.items():
         source.standardise(rows["train"], present.get(name))
     store = Store(
@@ -233,6 +314,8 @@ def build(
     )
     specs = {n: _spec(card, n, s) for n, s in sources.items()}
     chosen_options = {"protocol": chosen.name, "target": goal.name, "modalities": list(names), **(options or {})}
+    if taken is not None:
+        chosen_options["missing"] = taken.record()
     return Dataset(store, specs, rows, record, card, goal, used.seen, chosen_options)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from equimodal.batch import Batch
 from equimodal.data._splits import Split, TrainSplit
+from equimodal.data.augment._augmentation import Augmentation, Bound
 from equimodal.errors import DataError
 
 S = TypeVar("S", bound=Split)
@@ -26,13 +27,16 @@ class Loader(Generic[S]):
     """
 
     def __init__(
-        self, split: S, batch_size: int, shuffle: bool, seed: int, drop_last: bool, num_workers: int, positions: Tensor
-    ) -> None:
+        self, split: S, batch_size: int, shuffle: bool, seed: int, drop_last: bool, num_workers: int, positions: Tensor,
+        augment: Augmentation | None = None,
+    ) -> None:  # fmt: skip
         self.split = split
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.num_workers = num_workers
+        self.augment = augment
+        self._bound = None if augment is None else augment.bind(split)
         self._positions = positions
         whole, rest = divmod(len(positions), batch_size)
         # batch normalisation cannot train on one sample, so a training epoch leaves a single remaining one out
@@ -70,7 +74,7 @@ class Loader(Generic[S]):
         order = self.order(epoch)
         size = self.batch_size
         work = [(n, order[n * size : (n + 1) * size]) for n in range(start, self._length)]
-        view = _Batches(self.split, work)
+        view = _Batches(self.split, work, self._bound, self.seed, epoch)
         # batches are made whole, hence batch_size=None: the workers only run `view`
         batches = (
             DataLoader(view, batch_size=None, num_workers=self.num_workers) if self.num_workers and work else iter(view)
@@ -106,6 +110,7 @@ class Loader(Generic[S]):
             "shuffle": self.shuffle,
             "seed": self.seed,
             "batches": self._length,
+            **({} if self.augment is None else {"augment": self.augment.plain()}),
         }
 
     def __repr__(self) -> str:
@@ -115,16 +120,21 @@ class Loader(Generic[S]):
 class _Batches(Dataset[Batch]):
     """Item i is the i-th batch, checked; module-level so that worker processes can receive it."""
 
-    def __init__(self, split: Split, work: list[tuple[int, Tensor]]) -> None:
+    def __init__(
+        self, split: Split, work: list[tuple[int, Tensor]], augment: Bound | None, seed: int, epoch: int
+    ) -> None:
         self._split = split
         self._work = work
+        self._augment = augment
+        self._seed, self._epoch = seed, epoch
 
     def __len__(self) -> int:
         return len(self._work)
 
     def __getitem__(self, item: int) -> Batch:
         number, positions = self._work[item]
-        return self._split.batch(positions).check_finite(number)
+        batch = self._split.batch(positions).check_finite(number)
+        return batch if self._augment is None else self._augment(batch, self._seed, self._epoch, number)
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[i] for i in range(len(self)))
@@ -139,6 +149,7 @@ def loader(
     drop_last: bool = False,
     num_workers: int = 0,
     indices: Tensor | Sequence[int] | None = None,
+    augment: Augmentation | Mapping[str, Any] | None = None,
 ) -> Loader[S]:
     """A :class:`Loader` over ``split``: batches by whole-array indexing, checked for NaN and infinity.
 
@@ -151,9 +162,12 @@ def loader(
             case (batch normalisation cannot train on it), unless it is the only batch.
         num_workers: processes that prepare batches ahead; 0 prepares them in place, which is best for data in memory.
         indices: positions in the split (0 to len - 1) to use; all by default.
+        augment: augmentations of a training split: modality -> operations (:mod:`equimodal.data.augment`). Their random
+            numbers depend on ``seed``, the epoch and the number of the batch alone.
 
     Raises:
-        DataError: a batch size below 1, positions out of range, or no batch at all.
+        DataError: a batch size below 1, positions out of range, no batch at all, or an augmentation that does not fit.
+        SplitError: augmentation of a split that is not for training.
         NonFiniteError: while iterating: NaN or infinity in a present input, with the batch number and sample indices.
 
     Example:
@@ -177,7 +191,8 @@ def loader(
             f"Found {int(positions.min())} to {int(positions.max())}."
         )
     shuffled = isinstance(split, TrainSplit) if shuffle is None else shuffle
-    made = Loader(split, batch_size, shuffled, seed, drop_last, num_workers, positions)
+    changed = Augmentation.of(augment) if augment else None
+    made = Loader(split, batch_size, shuffled, seed, drop_last, num_workers, positions, changed)
     if len(made) == 0:
         raise DataError(
             f"`batch_size`: expected at most {len(positions)}, the number of samples, with `drop_last`. Found "

@@ -8,9 +8,12 @@ from typing import Literal, get_args
 
 from equimodal.errors import DataError
 
-Kind = Literal["image", "sequence", "vector", "tokens"]
+Kind = Literal["image", "sequence", "vector", "tokens", "video", "volume"]
 KINDS: tuple[str, ...] = get_args(Kind)
-_AXES = {"image": 3, "sequence": 2, "vector": 1, "tokens": 1}
+_FORMS = {
+    "image": "(C, H, W)", "sequence": "(T, F)", "vector": "(F,)", "tokens": "(T,)", "video": "(C, T, H, W)",
+    "volume": "(C, D, H, W)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class Modality:
     Args:
         name: key in ``Batch.inputs``.
         shape: shape of one sample: ``(C, H, W)`` for an image, ``(T, F)`` for a sequence, ``(F,)`` for a vector,
-            ``(T,)`` for tokens.
-        kind: ``"image"``, ``"sequence"``, ``"vector"`` or ``"tokens"``.
+            ``(T,)`` for tokens, ``(C, T, H, W)`` for a video, ``(C, D, H, W)`` for a volume.
+        kind: ``"image"``, ``"sequence"``, ``"vector"``, ``"tokens"``, ``"video"`` or ``"volume"``.
         units: units of the recording before standardisation.
         description: one sentence for people.
         dtype: ``"float32"``, or ``"int64"`` for tokens.
@@ -44,8 +47,8 @@ class Modality:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise DataError(f"modality {self.name!r}: `kind`: expected one of {list(KINDS)}. Found {self.kind!r}.")
-        if len(self.shape) != _AXES[self.kind] or min(self.shape, default=0) < 1:
-            form = {"image": "(C, H, W)", "sequence": "(T, F)", "vector": "(F,)", "tokens": "(T,)"}[self.kind]
+        form = _FORMS[self.kind]
+        if len(self.shape) != len(form.strip("(,)").split(",")) or min(self.shape, default=0) < 1:
             raise DataError(
                 f"modality {self.name!r}: expected one {self.kind} of shape {form}, no axis empty. "
                 f"Found shape {self.shape}. Change `kind`, or reshape it with `transforms: [{{reshape: [...]}}]`."

@@ -10,7 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from equimodal.batch import Tokens, Tree
 from equimodal.data._card import ModalityCard
+from equimodal.data._rows import rows_of
 from equimodal.data._transforms import apply, reduction_axes
 from equimodal.errors import DataError, NonFiniteError
 
@@ -29,15 +31,19 @@ class Source:
         array: raw samples (K, ...).
         index: rows of ``array`` for each sample of the dataset (N,), or ``None`` when K = N.
         mapped: the array lives on disk, so that samples are prepared when they are asked for.
+        mask: (N, T) booleans, ``True`` at the real steps of a sequence or tokens; ``None``: every step is real.
     """
 
-    def __init__(self, card: ModalityCard, array: Array, index: Rows | None, mapped: bool) -> None:
+    def __init__(
+        self, card: ModalityCard, array: Array, index: Rows | None, mapped: bool, mask: Array | None = None
+    ) -> None:
         self.card = card
         self._raw = array
         self._index = index
         self._ready: Tensor | None = None
         self._mean: Array | None = None
         self._scale: Array | None = None
+        self._mask = None if mask is None else torch.from_numpy(np.array(mask, dtype=np.bool_))
         self.shape = tuple(int(n) for n in self._prepare(slice(0, 1)).shape[1:])
         if not mapped and self.shape and len(array) * int(np.prod(self.shape)) <= _IN_MEMORY:
             self._ready = torch.from_numpy(np.ascontiguousarray(self._prepare(slice(None))))
@@ -62,7 +68,15 @@ class Source:
         return "int64" if self.card.kind == "tokens" else "float32"
 
     def _prepare(self, rows: Rows | slice) -> Array:
-        return apply(self.card.transforms, np.asarray(self._raw[rows]), self.card.kind == "tokens")
+        chosen = rows_of(self._raw, rows)
+        # an index array makes a copy, a slice does not
+        return apply(self.card.transforms, chosen, self.card.kind == "tokens", own=isinstance(rows, np.ndarray))
+
+    def statistics(self) -> tuple[Array, Array]:
+        """Mean and 1 / deviation by which samples are standardised, in float32; 0 and 1 where they are not."""
+        if self._mean is None or self._scale is None:
+            return np.zeros(1, np.float32), np.ones(1, np.float32)
+        return self._mean.copy(), self._scale.copy()
 
     def standardise(self, train: Rows, present: npt.NDArray[np.bool_] | None) -> None:
         """Standardise every sample with the mean and deviation of the present training rows."""
@@ -87,6 +101,9 @@ class Source:
         axes = reduction_axes(self.card.standardise, self.shape)
         count, mean, scatter = 0, np.zeros(1), np.zeros(1)
         for piece, values in self._pieces(rows):
+            real = None if self._mask is None else self._mask.numpy()[piece]
+            if real is not None:  # padding says nothing about the data, and may hold anything
+                values = np.where(real[..., None], values, np.float32(0))
             if not np.isfinite(values).all():
                 bad = piece[~np.isfinite(values.reshape(len(values), -1)).all(1)]
                 raise NonFiniteError(
@@ -94,14 +111,20 @@ class Source:
                     f"Found NaN or infinity, first dataset indices {bad[:5].tolist()}. "
                     "Clean these samples, or mark this modality as absent for them with `present`."
                 )
-            wide = values.astype(np.float64)
+            wide = (values if real is None else values[real][:, None]).astype(np.float64)
+            if not len(wide):
+                continue
             new_mean = wide.mean(axes, keepdims=True)[0]
             new_scatter = np.square(wide - new_mean).sum(axes, keepdims=True)[0]
-            new = values.size // new_mean.size
+            new = wide.size // new_mean.size
             total, delta = count + new, new_mean - mean
             mean = mean + delta * (new / total)
             scatter = scatter + new_scatter + np.square(delta) * (count * new / total)
             count = total
+        if not count:
+            raise DataError(
+                f"modality {self.card.name!r}: expected real steps in the training split. Found padding only."
+            )
         return mean, scatter / count
 
     def _pieces(self, rows: Rows) -> Iterator[tuple[Rows, Array]]:
@@ -120,12 +143,20 @@ class Source:
         drawn = generator.standard_normal(tuple(self._ready.shape), dtype=np.float32)
         self._ready.add_(torch.from_numpy(drawn), alpha=deviation)
 
-    def fetch(self, rows: Tensor) -> Tensor:
-        """Prepared samples (B, ...) of the dataset's ``rows`` (B,)."""
+    def fetch(self, rows: Tensor) -> Tree:
+        """Prepared samples (B, ...) of the dataset's ``rows`` (B,); a sequence with a mask as :class:`Tokens`."""
+        values = self._values(rows)
+        if self._mask is None:
+            return values
+        mask = self._mask.index_select(0, rows)
+        return Tokens(values.masked_fill(~mask.reshape(*mask.shape, *(1,) * (values.ndim - 2)), 0), mask)
+
+    def _values(self, rows: Tensor) -> Tensor:
         own = rows if self._index is None else torch.from_numpy(self._index[rows.numpy()])
         if self._ready is not None:
             return self._ready.index_select(0, own)
         values = self._prepare(own.numpy())
         if self._mean is not None and self._scale is not None:
-            values = (values - self._mean) * self._scale
+            values -= self._mean
+            values *= self._scale
         return torch.from_numpy(np.ascontiguousarray(values))

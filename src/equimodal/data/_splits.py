@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from equimodal.batch import Batch, Presence
+from equimodal.batch import Batch, Presence, tree_map
 from equimodal.data._errors import SplitError
 from equimodal.data._source import Rows, Source
 from equimodal.errors import DataError
@@ -100,7 +100,7 @@ class Split(TorchDataset[dict[str, Any]], ABC):
             raise IndexError(f"position {position} of a split of {len(self)} samples")
         batch = self.batch([position % len(self)])
         sample: dict[str, Any] = {
-            "inputs": {m: x[0] for m, x in batch.inputs.items()},
+            "inputs": {m: tree_map(lambda t: t[0], x) for m, x in batch.inputs.items()},
             "target": batch.target[0] if batch.target is not None else None,
             "index": batch.index[0] if batch.index is not None else None,
         }

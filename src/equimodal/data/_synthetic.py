@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from equimodal.data._card import parse_card
 from equimodal.data._dataset import Dataset, build
+from equimodal.data._missing import Missing
 from equimodal.errors import DataError, unknown_name
 
 Array = npt.NDArray[Any]
@@ -100,6 +101,7 @@ def synthetic(
     test: int = 1000,
     seed: int = 0,
     protocol: str | None = None,
+    missing: Missing | Mapping[str, Any] | str | None = None,
 ) -> SyntheticDataset:
     """Data with dials for what each modality knows, what they share, what only all know, and how fast each is learnt.
 
@@ -124,6 +126,7 @@ def synthetic(
         test: test samples.
         seed: of everything drawn.
         protocol: ``"independent"``, the only one: all samples are independent draws.
+        missing: modalities to take away from samples, see :class:`Missing`.
 
     Raises:
         DataError: a dial out of range.
@@ -166,6 +169,7 @@ def synthetic(
         origin="synthetic",
         protocol=protocol,
         options={**asdict(dials), "counts": counts},
+        missing=missing,
     )
     return SyntheticDataset(base, dials, symbols)
 

@@ -17,8 +17,11 @@ Array = npt.NDArray[Any]
 STANDARDISE = ("none", "global", "per-feature", "per-channel")
 OPERATIONS = (
     "cast", "scale", "offset", "clip", "sqrt", "log", "log1p", "centre_on", "reshape", "transpose", "flatten",
+    "normalise",
 )  # fmt: skip
-_ELEMENTWISE: dict[str, Callable[[Array], Array]] = {"sqrt": np.sqrt, "log": np.log, "log1p": np.log1p}
+_ELEMENTWISE: dict[str, Callable[[Array, Array | None], Array]] = {"sqrt": np.sqrt, "log": np.log, "log1p": np.log1p}
+
+_NEW = ("scale", "offset", "clip", "centre_on", "normalise", *_ELEMENTWISE)  # these never give a view
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,25 @@ class Transform:
     value: tuple[float, ...]
     node: Node
 
-    def __call__(self, x: Array) -> Array:
-        """``x`` (N, ...) after the operation."""
+    def __call__(self, x: Array, own: bool = False) -> Array:
+        """``x`` (N, ...) after the operation; ``own``: nobody else holds ``x``, so it may be overwritten."""
+        out = x if own else None
         if self.name in _ELEMENTWISE:
             # absent rows may hold anything; present ones are checked to be finite afterwards
             with np.errstate(invalid="ignore", divide="ignore"):
-                return _ELEMENTWISE[self.name](x)
+                return _ELEMENTWISE[self.name](x, out)
         if self.name == "scale":
-            return x * np.float32(self.value[0])
+            return np.multiply(x, np.float32(self.value[0]), out=out)
         if self.name == "offset":
-            return x + np.float32(self.value[0])
+            return np.add(x, np.float32(self.value[0]), out=out)
         if self.name == "clip":
-            return np.clip(x, np.float32(self.value[0]), np.float32(self.value[1]))
+            return np.clip(x, np.float32(self.value[0]), np.float32(self.value[1]), out=out)
+        if self.name == "normalise":
+            mean, deviation = np.asarray(self.value, np.float32).reshape(2, -1, *(1,) * (x.ndim - 2))
+            if x.ndim < 3 or x.shape[1] != len(mean):
+                raise self.node.error(f"one entry per channel of samples of shape {x.shape[1:]}", f"{len(mean)}")
+            centred = np.subtract(x, mean, out=out)
+            return np.asarray(np.divide(centred, deviation, out=centred))
         whole = [int(v) for v in self.value]
         if self.name == "centre_on":
             return np.asarray(x - np.take(x, whole[1:], axis=self._axis(whole[0], x)))
@@ -90,23 +100,35 @@ def _value(name: str, field: Node, dtype: str) -> list[float]:
     if name == "centre_on":
         parts = field.record(("axis", "index"))
         return [parts["axis"].integer(), parts["index"].integer()]
+    if name == "normalise":
+        parts = field.record(("mean", "std"))
+        mean, deviation = ([n.number() for n in parts[key].items()] for key in ("mean", "std"))
+        if len(mean) != len(deviation) or min(deviation, default=0) <= 0:
+            raise field.error("as many deviations above 0 as means, one per channel")
+        return [*mean, *deviation]
     if name == "flatten":
         return [0 if field.value is None else field.integer()]
     return [n.integer() for n in field.items()]
 
 
-def apply(transforms: Sequence[Transform], x: Array, integer: bool) -> Array:
-    """``x`` (N, ...) as float32 (or int64) after all transforms; an operation that does not fit names its field."""
-    x = x.astype(np.int64 if integer else np.float32, copy=False)
+def apply(transforms: Sequence[Transform], x: Array, integer: bool, own: bool = False) -> Array:
+    """``x`` (N, ...) as float32 (or int64) after all transforms; an operation that does not fit names its field.
+
+    With ``own``, nobody else holds ``x``, so that it may be overwritten.
+    """
+    kind = np.dtype(np.int64 if integer else np.float32)
+    own = own or x.dtype != kind
+    x = x.astype(kind, copy=False)
     for transform in transforms:
         before = x.shape
         try:
-            x = transform(x)
+            x = transform(x, own)
+            own = own or transform.name in _NEW
         except DataError:
             raise
         except (ValueError, IndexError) as error:
             raise transform.node.error(f"an operation that fits samples of shape {before[1:]}", str(error)) from error
-    return x.astype(np.int64 if integer else np.float32, copy=False)
+    return x.astype(kind, copy=False)
 
 
 def reduction_axes(mode: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from equimodal.data._card import FORMAT, parse_card
 from equimodal.data._dataset import Dataset, build
+from equimodal.data._missing import Missing
 from equimodal.errors import DataError, StorageError, missing_extra
 
 Array = npt.NDArray[Any]
@@ -34,8 +35,9 @@ def from_arrays(
     standardise: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
     validation: Mapping[str, Any] | None = None,
+    missing: Missing | Mapping[str, Any] | str | None = None,
 ) -> Dataset:
-    """A :class:`Dataset` of arrays in memory; the arguments are those of :func:`write_bundle`.
+    """A :class:`Dataset` of arrays in memory; the arguments are those of :func:`write_bundle` and :class:`Missing`.
 
     Example:
         >>> import numpy as np
@@ -47,7 +49,7 @@ def from_arrays(
     arrays, card = _describe_arrays(
         inputs, target, split, name, present, groups, overlapping, kinds, units, standardise, classes, validation, {}
     )
-    return build(arrays, parse_card(card, "generated card"), origin=name)
+    return build(arrays, parse_card(card, "generated card"), origin=name, missing=missing)
 
 
 def write_bundle(
@@ -118,7 +120,7 @@ def write_bundle(
         dict(provenance or {}),
     )  # fmt: skip
     build(arrays, parse_card(card, f"card for {path.name}"), origin=str(path), mapped=True)
-    text = _yaml(card)
+    text = yaml_of(card)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         workplace = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
@@ -280,7 +282,8 @@ def _split(split: npt.ArrayLike, validation: Mapping[str, Any] | None) -> tuple[
     return values, protocol
 
 
-def _yaml(card: Mapping[str, Any]) -> str:
+def yaml_of(card: Mapping[str, Any]) -> str:
+    """A card as YAML text."""
     try:
         import yaml
     except ImportError as error:
