@@ -1,6 +1,31 @@
-"""Looks at a model from outside and leaves no trace in it: linear probes, scores of every subset of modalities."""
+"""Looks at a model from outside and leaves no trace in it: probes, subsets of modalities, missing rates, noise."""
 
-from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_scores, subset_scores
+from equimodal.diagnostics._corruptions import Corruption, Spread, input_spread
+from equimodal.diagnostics._curve import Curve, effective_robustness, relative_robustness
+from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_scores
+from equimodal.diagnostics._figure import draw_curves
+from equimodal.diagnostics._missing import missing_curves
+from equimodal.diagnostics._noise import noise_curves
 from equimodal.diagnostics._probe import probe_scores, under_training
+from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
 
-__all__ = ["Evaluation", "evaluate", "probe_scores", "rule_scores", "subset_scores", "under_training"]
+__all__ = [
+    "Corruption",
+    "Curve",
+    "Evaluation",
+    "Spread",
+    "SubsetScore",
+    "draw_curves",
+    "effective_robustness",
+    "evaluate",
+    "input_spread",
+    "missing_curves",
+    "noise_curves",
+    "probe_scores",
+    "relative_robustness",
+    "rule_scores",
+    "subset_scores",
+    "subset_table",
+    "subsets_of",
+    "under_training",
+]

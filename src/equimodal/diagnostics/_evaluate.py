@@ -1,19 +1,18 @@
-"""Scores of a method: fused, per modality, per inference rule, per subset of modalities."""
+"""Scores of a method: fused, per modality, per inference rule."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from equimodal.batch import Batch
 from equimodal.errors import BatchError
-from equimodal.inference import apply_rule
+from equimodal.inference import apply_rule, at_temperature, fitted_temperature, rules_for
 from equimodal.methods._base import BatchLike, Method, evaluating
+from equimodal.tasks import distribution_of, score
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class _Collected:
 
 
 @torch.no_grad()
-def _collect(method: Method, batches: Iterable[BatchLike], subset: tuple[str, ...] | None = None) -> _Collected:
+def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
     device = next(method.parameters()).device
     fused: list[Tensor] = []
     output: list[Tensor] = []
@@ -60,18 +59,8 @@ def _collect(method: Method, batches: Iterable[BatchLike], subset: tuple[str, ..
     rule = ""
     for item in batches:
         batch = method.check_batch(item).to(device)
-        inputs = batch.inputs if subset is None else {m: batch.inputs[m] for m in subset if m in batch.inputs}
-        mask = batch.present
-        if subset is not None and mask is not None:
-            kept = {m: mask[m] for m in subset if m in mask}
-            rows = _rows_with_any(batch, subset)
-            if not bool(rows.all()):
-                batch, inputs, kept = _take(batch, inputs, kept, rows)
-                if len(rows.nonzero()) == 0:
-                    continue
-            mask = kept or None
         with evaluating(method):
-            joint, alone, presence = method.outputs(inputs, mask)
+            joint, alone, presence = method.outputs(batch.inputs, batch.present)
             prediction = method.combine(joint, alone, presence)
         rule = prediction.rule
         output.append(prediction.output)
@@ -97,28 +86,8 @@ def _collect(method: Method, batches: Iterable[BatchLike], subset: tuple[str, ..
     )
 
 
-def _rows_with_any(batch: Batch, subset: tuple[str, ...]) -> Tensor:
-    masks = [(batch.present or {}).get(m) for m in subset]
-    first = next(m for m in (batch.present or {}).values())
-    return torch.stack([torch.ones_like(first) if m is None else m for m in masks]).any(0)
-
-
-def _take(
-    batch: Batch, inputs: Mapping[str, Any], present: Mapping[str, Tensor], rows: Tensor
-) -> tuple[Batch, dict[str, Any], dict[str, Tensor]]:
-    from equimodal.batch import tree_map
-
-    taken = {m: tree_map(lambda t: t[rows], x) for m, x in inputs.items()}
-    kept = {m: mask[rows] for m, mask in present.items()}
-    if not bool(rows.any()):
-        return batch, taken, kept
-    target = None if batch.target is None else batch.target[rows]
-    return Batch(taken, target, kept, None if batch.index is None else batch.index[rows]), taken, kept
-
-
 def _score(method: Method, output: Tensor, target: Tensor) -> float:
-    numerator, denominator = method.task.score_terms(output, target)
-    return float((numerator / denominator).mean())
+    return float(score(method.task, output, target))
 
 
 def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False) -> Evaluation:
@@ -169,42 +138,28 @@ def rule_scores(
         rule (``"mean"``, ``"mean+temperature"`` ...) -> {"validation": score, "test": score}. Choose by the first.
     """
     val, final = _collect(method, validation), _collect(method, test)
-    from equimodal.functional import fit_temperature
-
+    kind = distribution_of(method.task)
     temperature = {
-        m: fit_temperature(z[val.present[m]], val.target[val.present[m]])
+        m: fitted_temperature(z[val.present[m]], val.target[val.present[m]], kind)
         for m, z in val.raw.items()
         if bool(val.present[m].any())
     }
     scores: dict[str, dict[str, float]] = {}
-    for rule in ("fused", "mean", "uncertainty", "product"):
-        for calibrated in (False, True) if rule != "fused" else (False,):
+    for rule in rules_for(kind):
+        for calibrated in (False, True) if rule != "fused" and kind != "point" else (False,):
             entry: dict[str, float] = {}
             for part, found in (("validation", val), ("test", final)):
                 if rule == "fused":
                     output = found.fused
                 elif found.raw:
                     scale = temperature if calibrated else {}
-                    logits = {m: z / scale.get(m, 1.0) for m, z in found.raw.items()}
-                    output = apply_rule(rule, logits, {m: found.present[m] for m in logits})[0]
+                    alone = {m: at_temperature(z, scale.get(m, 1.0), kind) for m, z in found.raw.items()}
+                    present = {m: found.present[m] for m in alone}
+                    output = apply_rule(rule, alone, present, distribution=kind)[0]
                 else:
                     output = None
                 if output is not None:
                     entry[part] = _score(method, output, found.target)
             if entry:
                 scores[rule + ("+temperature" if calibrated else "")] = entry
-    return scores
-
-
-def subset_scores(method: Method, batches: Iterable[BatchLike]) -> dict[tuple[str, ...], float]:
-    """Score of the prediction from every non-empty subset of modalities (2^M - 1 passes).
-
-    Samples that have none of a subset's modalities do not count for it. ``batches`` must be iterable again and again.
-    """
-    names = method.modalities
-    scores = {}
-    for size in range(1, len(names) + 1):
-        for subset in combinations(names, size):
-            found = _collect(method, batches, subset)
-            scores[subset] = _score(method, found.output, found.target)
     return scores

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from equimodal.errors import MethodError
+from equimodal.errors import MethodError, UnsupportedError
+from equimodal.features import kind_of, pool
 from equimodal.methods._base import BatchLike, Method, evaluating
+from equimodal.tasks import Task, score
+
+_PER_SAMPLE = 512  # pixels of each sample that a probe of a segmentation sees, evenly spaced
+_MOST_PIXELS = 1 << 16  # and how many of all of them it is fitted on
 
 
 def probe_scores(
@@ -18,23 +23,30 @@ def probe_scores(
     test: Iterable[BatchLike],
     penalties: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
 ) -> dict[str, float]:
-    r"""Test accuracy of a linear classifier on the frozen, standardised features of each modality.
+    r"""Test score of an affine map from the frozen, standardised features of each modality to the task's outputs.
 
-    Multinomial logistic regression with penalty :math:`\frac\kappa2 \|W\|^2` on training features, fitted by L-BFGS;
-    :math:`\kappa` is chosen on validation data. The same measure for every method, whatever heads it trained.
+    For classes this is multinomial logistic regression and its accuracy; in general the task's own loss and score
+    (minus the MAE, the Dice of a 1x1 convolution ...). A penalty :math:`\frac\kappa2 \|W\|^2` is added, the sum is
+    minimised by L-BFGS on training features, and :math:`\kappa` is chosen on validation data. The same measure for
+    every method, whatever heads it trained. Tokens are averaged first; so are maps, unless the task has one output per
+    pixel.
 
     Args:
         method: trained; its encoders are not changed.
-        train: batches to fit on.
+        train: batches to fit on; of segmentations, here and below, evenly spaced pixels (about 500 a sample).
         validation: batches to choose the penalty on.
         test: batches to report on.
         penalties: the values of kappa to choose from.
 
     Returns:
-        modality -> accuracy in [0, 1].
+        modality -> score, higher is better.
+
+    Raises:
+        MethodError: no penalty.
+        UnsupportedError: features of several scales for a task with one output per pixel.
     """
     parts = [_features(method, batches) for batches in (train, validation, test)]
-    return {m: _probe(m, [(f[m], y[m]) for f, y in parts], method.task.outputs, penalties) for m in method.modalities}
+    return {m: _probe(m, [(f[m], y[m]) for f, y in parts], method.task, penalties) for m in method.modalities}
 
 
 def under_training(probes: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
@@ -66,40 +78,79 @@ def _features(method: Method, batches: Iterable[BatchLike]) -> tuple[dict[str, T
                 own = batch.only(m)
                 if own is None or own.target is None:
                     continue
-                features[m].append(method.multimodal.encode(own.inputs, None, [m])[m])
-                targets[m].append(own.target)
+                feature = method.multimodal.encode(own.inputs, None, [m])[m]
+                if not method.task.dense:
+                    feature = pool(feature)
+                elif kind_of(feature) != "map":
+                    raise UnsupportedError(
+                        f"A probe of {m!r} needs one map per sample, since the task has one output per pixel. Found "
+                        f"{kind_of(feature)} features. Switch probes off (probe=False)."
+                    )
+                feature, target = _spaced(feature.float(), own.target)
+                features[m].append(feature)
+                targets[m].append(target)
     return (
-        {m: torch.cat(h).float() for m, h in features.items() if h},
+        {m: torch.cat(h) for m, h in features.items() if h},
         {m: torch.cat(y) for m, y in targets.items() if y},
     )
 
 
-def _probe(modality: str, parts: Sequence[tuple[Tensor, Tensor]], classes: int, penalties: Sequence[float]) -> float:
+def _probe(modality: str, parts: Sequence[tuple[Tensor, Tensor]], task: Task, penalties: Sequence[float]) -> float:
     (x, y), validation, test = parts
-    mean, scale = x.mean(0), x.std(0, unbiased=False).clamp_min(1e-6)
+    axes = [0, *range(2, x.ndim)]
+    mean, scale = x.mean(axes, keepdim=True), x.std(axes, unbiased=False, keepdim=True).clamp_min(1e-6)
+    x, y = _thinned(x, y)
     x = (x - mean) / scale
     best: tuple[float, float] | None = None
     for penalty in penalties:
-        weight, bias = _fit(x, y, classes, penalty)
-        accuracy = [
-            float((((h - mean) / scale @ weight.T + bias).argmax(1) == target).float().mean())
-            for h, target in (validation, test)
+        weight, bias = _fit(x, y, task, penalty)
+        found = [
+            float(score(task, _apply((h - mean) / scale, weight, bias), target)) for h, target in (validation, test)
         ]
-        if best is None or accuracy[0] > best[0]:
-            best = (accuracy[0], accuracy[1])
+        if best is None or found[0] > best[0]:
+            best = (found[0], found[1])
     if best is None:
         raise MethodError(f"`penalties`: expected at least one number to probe {modality!r}. Found none.")
     return best[1]
 
 
-def _fit(x: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
-    weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
-    bias = torch.zeros(classes, device=x.device, requires_grad=True)
+def _spaced(feature: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (B, d, *pixels) as (B, d, n, 1) of evenly spaced pixels, targets as (B, n, 1); vectors as they are."""
+    if feature.ndim == 2:
+        return feature, target
+    step = _odd(-(-target[0].numel() // _PER_SAMPLE))
+    return feature.flatten(2)[:, :, ::step, None].contiguous(), target.flatten(1)[:, ::step, None]
+
+
+def _odd(step: int) -> int:
+    """An even step would meet the same columns of every image."""
+    return step + (step % 2 == 0)
+
+
+def _thinned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (N, d, *pixels) as one map (1, d, n, 1) of some of the pixels; vectors as they are."""
+    if x.ndim == 2:
+        return x, y
+    rows, labels = x.movedim(1, -1).flatten(0, -2), y.flatten()
+    step = _odd(-(-len(labels) // _MOST_PIXELS))
+    return rows[::step].mT[None, :, :, None], labels[::step][None, :, None]
+
+
+def _apply(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The affine map at every sample or pixel."""
+    if x.ndim == 2:
+        return x @ weight.T + bias
+    return torch.einsum("nd...,cd->nc...", x, weight) + bias.reshape(1, -1, *([1] * (x.ndim - 2)))
+
+
+def _fit(x: Tensor, y: Tensor, task: Task, penalty: float) -> tuple[Tensor, Tensor]:
+    weight = torch.zeros(task.outputs, x.shape[1], device=x.device, requires_grad=True)
+    bias = torch.zeros(task.outputs, device=x.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(x @ weight.T + bias, y) + penalty / 2 * weight.square().sum()
+        loss = task.loss(_apply(x, weight, bias), y) + penalty / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

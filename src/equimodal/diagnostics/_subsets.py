@@ -1,0 +1,103 @@
+"""Scores of a method from every subset of the modalities, or from a sample of the subsets where they are many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from equimodal.diagnostics._sweep import Tally, checked_whole, readers
+from equimodal.methods._base import BatchLike, Method
+
+LIMIT = 255
+"""Subsets that are scored by default: all of up to 8 modalities."""
+
+
+@dataclass(frozen=True)
+class SubsetScore:
+    """What a method can do with some of the modalities.
+
+    Args:
+        subset: the modalities it is given.
+        score: of the prediction (higher is better); ``None`` if no sample has any of them.
+        metric: the task's main metric, in its own direction; ``None`` if it was not asked for.
+        samples: how many samples have one of them, and count.
+    """
+
+    subset: tuple[str, ...]
+    score: float | None
+    metric: float | None
+    samples: int
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"subset": list(self.subset), **{k: v for k, v in vars(self).items() if k != "subset"}}
+
+
+def subset_table(
+    method: Method, batches: Iterable[BatchLike], *, limit: int = LIMIT, seed: int = 0, metrics: bool = False
+) -> list[SubsetScore]:
+    """Score of the prediction from non-empty subsets of the modalities: all 2^M - 1 of them, or :func:`subsets_of`.
+
+    Samples that have none of a subset's modalities do not count for it, so its number of samples is given.
+
+    Args:
+        method: trained.
+        batches: with targets; passed over once, and each encoder runs once.
+        limit: number of subsets above which some are left out.
+        seed: of the choice of subsets.
+        metrics: compute the task's main metric too (needs the ``cli`` extra).
+
+    Example:
+        >>> from torch import nn
+        >>> from equimodal import Batch, Classification, MultimodalModel
+        >>> from equimodal.fusion import Concat
+        >>> from equimodal.methods import Joint
+        >>> model = MultimodalModel({m: nn.Linear(2, 2) for m in "ab"}, Concat({"a": 2, "b": 2}), nn.Linear(4, 2))
+        >>> batch = Batch({"a": torch.eye(2), "b": torch.eye(2)}, torch.tensor([0, 1]))
+        >>> [row.subset for row in subset_table(Joint(model, Classification(2)), [batch])]
+        [('a',), ('b',), ('a', 'b')]
+    """
+    subsets = subsets_of(method.modalities, limit, seed)
+    tallies = [Tally(method, metrics) for _ in subsets]
+    for reader in readers(method, batches):
+        for subset, tally in zip(subsets, tallies, strict=True):
+            kept = reader.available & np.isin(reader.names, subset)
+            if kept.any():
+                tally.add(*reader.predict(kept))
+    return [SubsetScore(s, t.score, t.metric, t.samples) for s, t in zip(subsets, tallies, strict=True)]
+
+
+def subset_scores(
+    method: Method, batches: Iterable[BatchLike], *, limit: int = LIMIT, seed: int = 0
+) -> dict[tuple[str, ...], float | None]:
+    """The scores of :func:`subset_table` by subset."""
+    return {row.subset: row.score for row in subset_table(method, batches, limit=limit, seed=seed)}
+
+
+def subsets_of(names: Sequence[str], limit: int = LIMIT, seed: int = 0) -> list[tuple[str, ...]]:
+    """The non-empty subsets of ``names``, smallest first; at most ``limit`` where possible.
+
+    Each modality alone, all without one, and all of them are always there; the others are drawn without replacement.
+
+    Example:
+        >>> len(subsets_of("abcd")), len(subsets_of("abcdefghij")), len(subsets_of("abcd", limit=10))
+        (15, 255, 10)
+    """
+    checked_whole("limit", limit, 1)
+    size = len(names)
+    numbers = list(range(1, 2**size)) if 2**size - 1 <= limit else _drawn(size, limit, seed)
+    found = [tuple(m for i, m in enumerate(names) if number >> i & 1) for number in numbers]
+    order = {c: i for i, c in enumerate(names)}
+    return sorted(found, key=lambda s: (len(s), [order[m] for m in s]))
+
+
+def _drawn(size: int, limit: int, seed: int) -> list[int]:
+    every = 2**size - 1
+    always = {1 << i for i in range(size)} | {every ^ (1 << i) for i in range(size)} | {every}
+    rng = np.random.default_rng([seed, size])
+    while len(always) < limit:
+        always.add(int("".join(map(str, rng.integers(0, 2, size))), 2) or every)
+    return sorted(always)
