@@ -16,13 +16,14 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest bench docs clean
+.PHONY: help demo test lint types pytest bench bench-data docs clean
 
 help:
 	@echo 'make demo    train five methods on the embedded data, print a table, write an HTML report'
 	@echo 'make test    lint, types and the whole test suite'
 	@echo 'make lint | types | pytest    one part of it (PYTEST_ARGS="-k name -n 0" narrows the last)'
-	@echo 'make bench   the cost of each method relative to joint training'
+	@echo 'make bench   cost of each method in joint steps, scaling, start-up, long runs'
+	@echo 'make bench-data   samples per second and memory of prepared data against decoding (about 5 GB of disk)'
 	@echo 'make docs    run the examples of README.md and docs/'
 	@echo 'make clean   remove the environment and everything made by these commands'
 
@@ -43,6 +44,11 @@ pytest: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/load.py
+
+bench-data: $(DEV_STAMP)
+	$(BIN)/python benchmarks/loader.py
 
 docs: $(DEV_STAMP)
 	$(BIN)/python -m pytest -n 0 tests/test_documentation.py

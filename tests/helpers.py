@@ -295,9 +295,9 @@ class Spy(PlainEngine):
         self.events.append(f"descend {phase.name}")
         return super().descend(phase, batches, sharpness)
 
-    def _finish_backward(self, phase: Phase, *rest: Any) -> None:
+    def _finish_backward(self, phase: Phase, failed: bool = False) -> bool:
         self.events.append("average")
-        super()._finish_backward(phase, *rest)
+        return super()._finish_backward(phase, failed)
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         self.events.append("clip and step")

@@ -23,7 +23,10 @@ from equimodal import methods
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PACKAGES = ("", ".methods", ".functional", ".fusion", ".encoders", ".data", ".diagnostics", ".studies", ".report")
+PACKAGES = (
+    "", ".methods", ".tasks", ".functional", ".fusion", ".unimodal", ".encoders", ".data", ".data.prepare",
+    ".data.augment", ".diagnostics", ".studies", ".report",
+)  # fmt: skip
 METHOD_PAGES = {ROOT / "docs" / "methods" / f"{name.lower()}.md" for name in methods.available()}
 GENERATED = {ROOT / "docs" / "reference.md", *METHOD_PAGES}
 # in pieces, so that this file does not hold what it looks for
@@ -80,11 +83,18 @@ QUIET = [
 @pytest.mark.filterwarnings(*QUIET)
 @pytest.mark.parametrize("page", with_python(PAGES), ids=title)
 def test_examples_run(page: Path, tmp_path: Path) -> None:
-    """The blocks of a page are one session; a `text` block right after one is what it prints."""
+    """The blocks of a page are one session; a `text` block right after one is what it prints.
+
+    A block marked `needs=PACKAGE,...` is left out where one of them is not installed.
+    """
     session: dict[str, Any] = {"__name__": "__main__"}
     printed = ""
     for block in blocks(page):
         if block.language == "python":
+            needed = [w.removeprefix("needs=").split(",") for w in block.words if w.startswith("needs=")]
+            if any(importlib.util.find_spec(name) is None for names in needed for name in names):
+                printed = ""  # an optional package is not installed here
+                continue
             for word in block.words:
                 if word.startswith("file="):
                     (tmp_path / word.removeprefix("file=")).write_text(block.text, encoding="utf-8")

@@ -16,11 +16,15 @@ from packaging.utils import canonicalize_name
 
 import equimodal
 
-PACKAGES = ("", ".data", ".encoders", ".functional", ".fusion", ".methods", ".report", ".diagnostics", ".cli")
+PACKAGES = (
+    "", ".data", ".data.prepare", ".data.augment", ".encoders", ".functional", ".fusion", ".methods", ".report",
+    ".diagnostics", ".tasks", ".unimodal", ".cli",
+)  # fmt: skip
 # everything outside torch, numpy and the standard library that the extras bring
 OPTIONAL = (
-    "jsonargparse", "lightning", "matplotlib", "pytorch_lightning", "rich", "safetensors", "scipy", "sklearn",
-    "tensorboard", "torchmetrics", "yaml",
+    "accelerate", "av", "cv2", "h5py", "jsonargparse", "kornia", "lightning", "matplotlib", "monai", "nibabel",
+    "onnx", "onnxruntime", "onnxscript", "peft", "PIL", "pytorch_lightning", "rich", "safetensors", "scipy",
+    "sklearn", "soundfile", "soxr", "tensorboard", "torchmetrics", "transformers", "yaml",
 )  # fmt: skip
 
 

@@ -333,12 +333,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         micro = make_method(name, 3, **options)
         train(micro, sgd(micro, clip_norm=0.5), range(2), [split(b, 2) for b in data], total=2)
         _assert_near({n: t for n, t in weights(micro).items() if n in shared}, ours, label)
-        if name == "CGGM" and (uneven or ("direction" not in options and "variant" not in options)):
-            continue  # the cosine, and the mean of a classifier's loss, are of the part of a batch that is seen at once
-        if name == "CGGM" and options.get("direction") == "block":
-            continue
-        if name == "MultiLoss" and uneven:
-            continue  # as above, for the unimodal losses
+        if name == "CGGM" and options.get("direction", "penultimate") and "variant" not in options:
+            continue  # the cosine is of the part of a batch that is seen at once
         whole = make_method(name, 3, **options)
         train(whole, sgd(whole, clip_norm=0.5), range(2), data, total=2)
         _assert_near({n: t for n, t in weights(whole).items() if n in shared}, ours, label)
@@ -425,13 +421,13 @@ class OwnModel(nn.Module):
         return self.inner.modalities
 
     @property
-    def feature_sizes(self) -> Mapping[str, int]:
+    def feature_sizes(self) -> Mapping[str, Any]:
         return self.inner.feature_sizes
 
     def encode(self, inputs: Any, present: Any = None, modalities: Any = None) -> dict[str, Tensor]:
         return self.inner.encode(inputs, present, modalities)
 
-    def fuse(self, features: Any, present: Any = None) -> Tensor:
+    def fuse(self, features: Any, present: Any = None) -> Any:
         return self.inner.fuse(features, present)
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
@@ -524,6 +520,8 @@ def test_names() -> None:
 def test_info_says_everything(name: str) -> None:
     info = get(name).info
     for field, value in vars(info).items():
+        if field in ("engine", "complete"):  # empty where there is nothing to say
+            continue
         if field == "control":
             assert value == (name in controls())
             continue

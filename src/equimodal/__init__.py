@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from equimodal.inference import Inference, Prediction
     from equimodal.model import Multimodal, MultimodalModel
     from equimodal.sharpness import Sharpness
-    from equimodal.tasks import Classification, Task
+    from equimodal.tasks import Classification, MultiLabel, Regression, Segmentation, Task
 
 __version__ = "0.1.0"
 
@@ -23,11 +23,14 @@ _HOMES = {
     "EquimodalError": "errors",
     "EquimodalWarning": "errors",
     "Inference": "inference",
+    "MultiLabel": "tasks",
     "Multimodal": "model",
     "MultimodalModel": "model",
     "PlainEngine": "engine",
     "Prediction": "inference",
     "Presence": "batch",
+    "Regression": "tasks",
+    "Segmentation": "tasks",
     "Sharpness": "sharpness",
     "Task": "tasks",
 }
@@ -39,18 +42,24 @@ __all__ = [
     "EquimodalError",
     "EquimodalWarning",
     "Inference",
+    "MultiLabel",
     "Multimodal",
     "MultimodalModel",
     "PlainEngine",
     "Prediction",
     "Presence",
+    "Regression",
+    "Segmentation",
     "Sharpness",
     "Task",
     "__version__",
 ]
 
 
-_PACKAGES = ("data", "diagnostics", "encoders", "functional", "fusion", "methods", "report", "studies")
+_PACKAGES = (
+    "data", "diagnostics", "encoders", "export", "functional", "fusion", "methods", "report", "studies", "tasks",
+    "unimodal",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

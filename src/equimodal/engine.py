@@ -1,17 +1,16 @@
-"""The narrow protocol a method talks to, and :class:`PlainEngine`, which needs torch only.
+"""The engine of a plain loop: :class:`PlainEngine`, which needs torch only.
 
-The order of one update is fixed: backward, average over processes, modify (the method), clip, step. Accumulation is a
-list of micro-batches handed to one ``training_step``; statistics are summed over micro-batches and processes before a
-method computes anything non-linear from them.
+The order of one update is fixed: backward, average over processes, unscale, modify (the method), clip, step.
+Accumulation is a list of micro-batches handed to one ``training_step``; statistics are summed over micro-batches and
+processes before a method computes anything non-linear from them. The protocol itself is in :mod:`equimodal.protocol`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,92 +18,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equimodal.batch import Batch, tree_tensors
-from equimodal.errors import MethodError, ModelError, NonFiniteError, OptimizerWarning
-from equimodal.processes import all_sum, average_gradients, is_distributed
-from equimodal.sharpness import Sharpness, paused_statistics, perturbed, random_state, restore_random_state
+from equimodal.capabilities import refuse
+from equimodal.errors import MethodError, ModelError, NonFiniteError, UnsupportedError
+from equimodal.finite import Unseen, blame_gradients, blame_loss, elsewhere
+from equimodal.optimizers import Displacement, has_momentum, momentum_of, warn_about_unknown
+from equimodal.processes import all_sum, average_gradients, check_parameters, is_distributed
+from equimodal.protocol import Descent, Engine, Objective, Phase, UpdateScale
+from equimodal.recording import is_compiled, recompiles, watch
+from equimodal.scaling import LossScale
+from equimodal.sharpness import (
+    RunningStatistics,
+    Sharpness,
+    paused_statistics,
+    perturbed,
+    random_state,
+    restore_random_state,
+)
 
-
-@dataclass(frozen=True)
-class Objective:
-    """What a phase computes on one micro-batch.
-
-    Args:
-        total: differentiable scalar, a mean over the samples that take part.
-        losses: named parts of it for the report, detached.
-        sums: additive statistics (sums and counts over samples), detached.
-    """
-
-    total: Tensor
-    losses: Mapping[str, Tensor] = field(default_factory=dict)
-    sums: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One update inside a training step: a loss and the parameters that it moves.
-
-    Args:
-        name: ``"joint"`` or the modality.
-        objective: called once per micro-batch and pass; must be a function of the batch and the current parameters.
-        parameters: what the loss trains; every other parameter keeps still, its optimizer state included.
-        auxiliary: parameters trained alongside (probes on detached features): they step, but neither clipping nor
-            sharpness counts them.
-        count: how many samples of a batch take part; the weight of a micro-batch. 0 skips it.
-        modality: the modality this phase belongs to, if any.
-    """
-
-    name: str
-    objective: Callable[[Batch], Objective]
-    parameters: Sequence[nn.Parameter]
-    auxiliary: Sequence[nn.Parameter] = ()
-    count: Callable[[Batch], int] = len
-    modality: str | None = None
-
-
-@dataclass(frozen=True)
-class Descent:
-    """What :meth:`Engine.descend` found; gradients are in place, these are the detached values of the first pass.
-
-    Args:
-        loss: of this process.
-        losses: named parts of it.
-        sums: additive statistics of this process; empty on a process of which no sample takes part.
-        count: how many samples take part on all processes together; with 0 there is nothing to step.
-    """
-
-    loss: Tensor
-    losses: Mapping[str, Tensor]
-    sums: Mapping[str, Tensor]
-    count: int = 1
-
-
-@dataclass(frozen=True)
-class UpdateScale:
-    """Multiply the update (not the gradient) of some parameters by a factor."""
-
-    parameters: Sequence[nn.Parameter]
-    factor: Tensor
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """What a method may ask of whoever runs it."""
-
-    @property
-    def optimizers(self) -> Sequence[Optimizer]:
-        """The optimizers whose parameters this engine steps."""
-
-    def descend(self, phase: Phase, batches: Sequence[Batch], sharpness: Sharpness | None = None) -> Descent:
-        """Compute the phase's gradients: one or two passes, micro-batches accumulated, averaged over processes."""
-
-    def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
-        """Clip the gradients of the phase and step; parameters outside the phase do not move."""
-
-    def all_sum(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Sum statistics over processes. Every process must give the same names and shapes."""
-
-    def reset_optimizer(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Forget the optimizer state (momentum, moments) of ``parameters``."""
+__all__ = ["Descent", "Engine", "Objective", "Phase", "PlainEngine", "UpdateScale"]
 
 
 class PlainEngine:
@@ -118,14 +49,19 @@ class PlainEngine:
         optimizer: one optimizer or several with disjoint parameters.
         clip_norm: largest global 2-norm of the gradients of a phase, applied after the method's modification; ``None``
             does not clip.
-        autocast: ``torch.bfloat16`` runs forward passes in mixed precision; ``None`` does not. float16 needs a loss
-            scaler, which this engine does not have, and is refused.
+        autocast: ``torch.bfloat16`` or ``torch.float16`` runs forward passes in mixed precision; ``None`` does not.
+        scaler: a ``torch.amp.GradScaler``, which float16 needs. Methods see unscaled gradients. A phase whose gradients
+            overflow is skipped, with everything as it was; the scale is updated once per training step.
+        compile: compile each phase's whole loss, forward passes included: ``True``, or options of ``torch.compile``
+            (``{"fullgraph": True}`` makes a graph break an error). Encoders that you compiled need nothing here.
         check_finite: look at each loss before it is used. Default: on the CPU, where it is free; on other devices the
             losses are remembered and :meth:`raise_if_not_finite` looks at them when called (once per epoch, say).
 
     Raises:
         MethodError: an argument is out of range.
-        NonFiniteError: a loss is NaN or infinite; nothing has been stepped.
+        NonFiniteError: a loss is NaN or infinite, on any process; nothing has been stepped, and running statistics are
+            as they were.
+        UnsupportedError: (in the first step, before anything is computed) the method refuses a feature in use.
 
     Example:
         >>> import torch
@@ -148,6 +84,8 @@ class PlainEngine:
         *,
         clip_norm: float | None = None,
         autocast: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        compile: bool | Mapping[str, Any] = False,  # noqa: A002 (torch's own name for it)
         check_finite: bool | None = None,
     ) -> None:
         self._optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
@@ -155,30 +93,87 @@ class PlainEngine:
             raise MethodError("`optimizer`: expected at least one optimizer. Found none.")
         if clip_norm is not None and not clip_norm > 0:
             raise MethodError(f"`clip_norm`: expected a number > 0 or None. Found {clip_norm}.")
-        if autocast not in (None, torch.bfloat16):
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise MethodError(f"`autocast`: expected torch.bfloat16, torch.float16 or None. Found {autocast}.")
+        if autocast is torch.float16 and scaler is None:
             raise MethodError(
-                f"`autocast`: expected torch.bfloat16 or None. Found {autocast}. float16 needs a loss scaler; "
-                "use bfloat16, or full precision."
+                "`autocast`: float16 needs a loss scaler. Give scaler=torch.amp.GradScaler(device), or use "
+                "torch.bfloat16."
             )
-        self.clip_norm = clip_norm
-        self.autocast = autocast
-        self.check_finite = check_finite
-        self._suspect: dict[str, Tensor] = {}
+        self.clip_norm, self.autocast, self.check_finite = clip_norm, autocast, check_finite
+        self._scale = None if scaler is None else LossScale(scaler)
+        self._compile = None if compile is False else {} if compile is True else dict(compile)
+        self._unseen = Unseen()
         self._known: set[str] = set()
+        self._checked: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+        self._module: nn.Module | None = None
+        self._statistics: RunningStatistics | None = None
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
         """The optimizers given."""
         return self._optimizers
 
+    @contextlib.contextmanager
+    def iteration(self, module: nn.Module) -> Iterator[None]:
+        """See :meth:`Engine.iteration`: what the method refuses is looked up, the loss scale is updated at the end."""
+        self.prepare(module)
+        self._module = module
+        try:
+            yield
+        finally:
+            self._module = None
+            if self._scale is not None:
+                self._scale.update()
+
+    def prepare(self, module: nn.Module) -> None:
+        """Refuse, before anything is computed, what ``module`` cannot do under this engine; done by the first step.
+
+        Raises:
+            UnsupportedError: with the method's sentence, or for parameters that are sharded or in half precision.
+        """
+        if module not in self._checked:
+            self._checked[module] = set()
+            check_parameters(module)
+            if self._scale is not None and any(p.dtype == torch.float16 for p in module.parameters()):
+                raise UnsupportedError(
+                    "`model`: expected float32 parameters under a loss scaler. Found float16. Keep the weights in "
+                    "float32; autocast runs the forward passes in float16."
+                )
+            compiled = is_compiled(module)
+            if compiled or self._compile is not None:
+                watch(module, everywhere=self._compile is not None)
+            self._statistics = RunningStatistics(module)
+            for name, used in (
+                ("processes", is_distributed()),
+                ("bfloat16", self.autocast is torch.bfloat16),
+                ("float16", self._scale is not None),
+                ("compile", compiled),
+                ("compiled-loss", self._compile is not None),
+            ):
+                if used:
+                    self.use(module, name)
+        elif self._statistics is None or self._statistics.module is not module:
+            self._statistics = RunningStatistics(module)
+
+    def use(self, module: nn.Module | None, feature: str) -> None:
+        """Raise if ``module`` refuses the engine feature; looked up once."""
+        if module is not None and feature not in self._checked[module]:
+            refuse(module, feature)
+            self._checked[module].add(feature)
+
     # ---- gradients -------------------------------------------------------------------------------------------------
 
     def descend(self, phase: Phase, batches: Sequence[Batch], sharpness: Sharpness | None = None) -> Descent:
         """See :meth:`Engine.descend`."""
+        sharp = sharpness is not None and sharpness.mode is not None
+        for feature, used in (("accumulation", len(batches) > 1), ("sharpness", sharp)):
+            if used:
+                self.use(self._module, feature)
         total = self._count(phase, batches)
         if total == 0:
             self._clear()
-            return Descent(torch.zeros(()), {}, {}, 0)
+            return nothing()
         trained = [p for p in phase.parameters if p.requires_grad]
         if not trained and not any(p.requires_grad for p in phase.auxiliary):
             raise ModelError(
@@ -186,10 +181,26 @@ class PlainEngine:
                 "Unfreeze the encoder or head, or use a control that does not train it."
             )
         if phase.name not in self._known:
-            self._warn_about_unknown(phase)
-        if sharpness is None or sharpness.mode is None:
-            return self._descend_once(phase, batches, total)
-        return self._descend_sharp(phase, trained, batches, total, sharpness)
+            self._known.add(phase.name)
+            warn_about_unknown(phase.name, (*phase.parameters, *phase.auxiliary), self._optimizers)
+        before = self._statistics.copy() if self._statistics is not None and self._looks(phase) else None
+        try:
+            if sharpness is None or not sharp:
+                return self._descend_once(phase, batches, total)
+            return self._descend_sharp(phase, trained, batches, total, sharpness)
+        except BaseException as error:
+            self._clear()
+            if before is not None:
+                before.restore()
+            if isinstance(error, _Overflow):
+                return nothing()
+            raise
+        finally:
+            if self._module is None and self._scale is not None:  # outside a training step: nobody else will
+                self._scale.update()
+
+    def _looks(self, phase: Phase) -> bool:
+        return self._scale is not None or self._checks(next(iter((*phase.parameters, *phase.auxiliary))).device)
 
     def _count(self, phase: Phase, batches: Sequence[Batch]) -> int:
         """How many samples take part in the phase, on all processes."""
@@ -203,17 +214,41 @@ class PlainEngine:
         self._clear()
         for p in (*phase.parameters, *phase.auxiliary):  # also those that no optimizer of this engine has
             p.grad = None
-        counts = [phase.count(batch) for batch in batches]
+        shared = is_distributed()
+        try:
+            descent, bad = self._accumulate(phase, batches, total)
+        except Exception:
+            if shared:  # the others are waiting: tell them
+                average_gradients(trained_of(phase), failed=True)
+            raise
+        failed = self._finish_backward(phase, bad is not None)
+        if bad is not None:
+            raise blame_loss(phase.name, *bad)
+        if failed:
+            raise elsewhere(phase.name)
+        if self._scale is not None and not self._scale.unscale(trained_of(phase)):
+            raise _Overflow
+        return descent
+
+    def _accumulate(
+        self, phase: Phase, batches: Sequence[Batch], total: int
+    ) -> tuple[Descent, tuple[Tensor, Batch] | None]:
+        """Forward and backward over the micro-batches of this process; a loss that is not finite ends it."""
         processes = dist.get_world_size() if is_distributed() else 1
         loss: Tensor | None = None
         losses: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
-        for batch, count in zip(batches, counts, strict=True):
+        for batch in batches:
+            count = phase.count(batch)
             if count == 0:
                 continue
             with self._precision(batch):
-                objective = phase.objective(batch)
-            self._look_at(objective.total, phase, batch)
+                objective = self._objective(phase, batch)
+            if not self._checks(objective.total.device):
+                if self._scale is None:  # under a loss scale an overflow is skipped and does no harm
+                    self._unseen.note(phase.name, objective.total)
+            elif not bool(torch.isfinite(objective.total.detach())):
+                return nothing(), (objective.total.detach(), batch)
             share = count * processes / total  # gradients are averaged over processes afterwards
             value = objective.total if share == 1 else objective.total * share
             self._backward(value)
@@ -223,8 +258,13 @@ class PlainEngine:
                 losses[name] = losses[name] + weighted if name in losses else weighted
             for name, part in objective.sums.items():
                 sums[name] = sums[name] + part if name in sums else part
-        self._finish_backward(phase)
-        return Descent(torch.zeros(()) if loss is None else loss, losses, sums, total)
+        return Descent(torch.zeros(()) if loss is None else loss, losses, sums, total), None
+
+    def _objective(self, phase: Phase, batch: Batch) -> Objective:
+        if self._compile is None:
+            return phase.objective(batch)
+        with recompiles():
+            return torch.compile(phase.objective, **self._compile)(batch)
 
     def _descend_sharp(
         self,
@@ -236,7 +276,12 @@ class PlainEngine:
     ) -> Descent:
         module = sharpness.module
         if sharpness.mode == "momentum":
-            directions = [self._momentum_of(p) for p in trained]
+            if not all(has_momentum(optimizer) for optimizer in self._optimizers):
+                raise UnsupportedError(
+                    "`sharpness`: 'momentum' looks along the optimizer's momentum. Found an optimizer without one. Use "
+                    "SGD with momentum, an Adam-type optimizer, or Sharpness('full')."
+                )
+            directions = [momentum_of(p, self._optimizers) for p in trained]
             if all(d is None for d in directions):  # the first step has no momentum yet
                 return self._descend_once(phase, batches, total)
             with perturbed(trained, directions, sharpness.radius):
@@ -257,25 +302,12 @@ class PlainEngine:
         sharpness.combine(phase.name, trained, first)
         return descent
 
-    def _warn_about_unknown(self, phase: Phase) -> None:
-        """Once per phase: parameters that no optimizer has stay as they are, which is rarely what was meant."""
-        self._known.add(phase.name)
-        known = {id(p) for o in self._optimizers for g in o.param_groups for p in g["params"]}
-        left = sum(p.requires_grad and id(p) not in known for p in (*phase.parameters, *phase.auxiliary))
-        if left:
-            warnings.warn(
-                f"Phase {phase.name!r}: {left} of its parameters are in no optimizer and will not be trained. Build "
-                "the optimizer from method.parameters(), which has the method's own heads too, or freeze them.",
-                OptimizerWarning,
-                stacklevel=4,
-            )
-
     def _clear(self) -> None:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if self._scale is None else self._scale.scaled(loss)).backward()  # type: ignore[no-untyped-call]
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
         if self.autocast is None:
@@ -283,65 +315,31 @@ class PlainEngine:
         device = next(t for x in batch.inputs.values() for t in tree_tensors(x)).device
         return torch.autocast(device.type, dtype=self.autocast)
 
-    def _finish_backward(self, phase: Phase) -> None:
-        """Drop gradients that leaked outside the phase, and average the others over processes."""
+    def _finish_backward(self, phase: Phase, failed: bool = False) -> bool:
+        """Drop gradients that leaked outside the phase, and average the others; whether any process failed."""
         inside = {id(p) for p in phase.parameters} | {id(p) for p in phase.auxiliary}
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     if p.grad is not None and id(p) not in inside:
                         p.grad = None
-        if is_distributed():
-            average_gradients([p for p in (*phase.parameters, *phase.auxiliary) if p.requires_grad])
-
-    def _momentum_of(self, parameter: nn.Parameter) -> Tensor | None:
-        for optimizer in self._optimizers:
-            state = optimizer.state.get(parameter)
-            if state:
-                for name in ("exp_avg", "momentum_buffer"):
-                    value = state.get(name)
-                    if isinstance(value, Tensor):
-                        return value
-        return None
-
-    # ---- finite losses ---------------------------------------------------------------------------------------------
-
-    def _look_at(self, loss: Tensor, phase: Phase, batch: Batch) -> None:
-        finite = torch.isfinite(loss.detach())
-        if not self._checks(loss.device):
-            known = self._suspect.get(phase.name)
-            self._suspect[phase.name] = finite if known is None else known & finite
-        elif not bool(finite):
-            self._clear()
-            batch.check_finite()  # names modality and samples when an input is to blame
-            found = "" if batch.index is None else f" Dataset indices of the batch: {batch.index[:5].tolist()} ..."
-            raise NonFiniteError(
-                f"Loss of phase {phase.name!r}: expected a finite number. Found {float(loss.detach())}, with finite "
-                f"inputs.{found} Nothing was stepped. Lower the learning rate, clip gradients, or check the model."
-            )
+        return average_gradients(trained_of(phase), failed) if is_distributed() else failed
 
     def _checks(self, device: torch.device) -> bool:
         return device.type == "cpu" if self.check_finite is None else self.check_finite
 
-    def _look_at_gradients(self, phase: Phase, parameters: Sequence[nn.Parameter]) -> None:
-        norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
-        if not bool(torch.isfinite(torch.stack(norms)).all()):
-            self._clear()
-            raise NonFiniteError(
-                f"Gradient of phase {phase.name!r}: expected finite numbers. Found NaN or infinity with a finite loss. "
-                "Nothing was stepped. Lower the learning rate, or look for a division by zero or a root of zero."
-            )
-
     def raise_if_not_finite(self) -> None:
-        """Raise if a loss since the last call was not finite, where losses are not looked at in each step."""
-        suspect, self._suspect = self._suspect, {}
-        bad = [name for name, finite in suspect.items() if not bool(finite)]
-        if bad:
+        """Raise, on all processes, if a loss since the last call was not finite where each step does not look at it.
+
+        Also raises if a loss scale has shrunk so far that every step overflows.
+        """
+        self._statistics = None  # found anew, in case the model has changed
+        self._unseen.check(self._optimizers[0].param_groups[0]["params"][0].device)
+        if self._scale is not None and 0 < self._scale.scaler.get_scale() < 1e-6:
             raise NonFiniteError(
-                f"Loss of phase(s) {bad}: expected finite numbers. Found NaN or infinity since the last check. Go back "
-                "to the last checkpoint; lower the learning rate, clip gradients, or pass check_finite=True to "
-                "find the "
-                "batch."
+                f"`scaler`: every step overflows, the loss scale has shrunk to {self._scale.scaler.get_scale():.1e}. "
+                "The loss or a gradient is NaN or infinite whatever the scale. Check the data, or lower the learning "
+                "rate."
             )
 
     # ---- step ------------------------------------------------------------------------------------------------------
@@ -349,21 +347,18 @@ class PlainEngine:
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         """See :meth:`Engine.step`."""
         moved = [p for p in phase.parameters if p.grad is not None]
-        if moved and self._checks(moved[0].device):
-            self._look_at_gradients(phase, moved)
+        if moved and self._checks(moved[0].device) and not blame_gradients(moved):
+            self._clear()
+            raise NonFiniteError(
+                f"Gradient of phase {phase.name!r}: expected finite numbers. Found NaN or infinity with a finite loss. "
+                "Nothing was stepped. Lower the learning rate, or look for a division by zero or a root of zero."
+            )
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(moved, self.clip_norm)
-        before = [[p.detach().clone() for p in s.parameters] for s in scales]
+        moves = [Displacement(scale.parameters, self._optimizers) for scale in scales]
         self._step_optimizers()
-        with torch.no_grad():
-            for scale, old in zip(scales, before, strict=True):
-                if not old:
-                    continue
-                new = [p.data for p in scale.parameters]
-                change = torch._foreach_sub(new, old)
-                # new + (factor - 1) * change: the update itself, bit for bit, where the factor is 1
-                torch._foreach_mul_(change, scale.factor.to(new[0].dtype) - 1)
-                torch._foreach_add_(new, change)
+        for scale, move in zip(scales, moves, strict=True):
+            move.multiply(scale.factor)
         self._clear()
 
     def _step_optimizers(self) -> None:
@@ -387,3 +382,17 @@ class PlainEngine:
         if is_distributed():
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.data, src=0)
+
+
+class _Overflow(Exception):  # noqa: N818 (never leaves this file)
+    """Gradients overflowed under the loss scale, on all processes alike."""
+
+
+def nothing() -> Descent:
+    """The descent of a phase that is skipped."""
+    return Descent(torch.zeros(()), {}, {}, 0)
+
+
+def trained_of(phase: Phase) -> list[nn.Parameter]:
+    """What of a phase gets gradients."""
+    return [p for p in (*phase.parameters, *phase.auxiliary) if p.requires_grad]

@@ -11,13 +11,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DistributedSampler
 
-from equimodal.batch import Batch
+from equimodal.batch import Batch, tree_map
 from equimodal.engine import PlainEngine
 from equimodal.errors import MethodError, UnsupportedError, missing_extra
 from equimodal.methods._base import EpochContext, Method, StepReport
+from equimodal.optimizers import is_schedule_free
+from equimodal.processes import average_statistics, is_distributed
+from equimodal.randomness import load_random_state, save_random_state
+from equimodal.tasks import counting_dtype, mean_ratio
 
 try:
     from lightning.pytorch import LightningModule
@@ -28,27 +34,47 @@ OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
-class LightningEngine(PlainEngine):
-    """Engine inside a Trainer: Lightning's optimizers, backward (precision plug-in) and autocast.
+_SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy")
 
-    Gradients are averaged over processes by the engine itself, so alternating methods work without a wrapper.
+
+class LightningEngine(PlainEngine):
+    """Engine inside a Trainer: Lightning's optimizers, autocast and loss scaler.
+
+    Gradients are averaged over processes by the engine itself, phase by phase, so alternating methods work under the
+    DDP strategy, whose own reduction is switched off.
     """
 
     def __init__(self, module: MethodModule, *, clip_norm: float | None, check_finite: bool | None) -> None:
-        super().__init__(module.optimizers(use_pl_optimizer=False), clip_norm=clip_norm, check_finite=check_finite)
-        self._module = module
+        precision = module.trainer.precision_plugin
+        half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+        super().__init__(
+            module.optimizers(use_pl_optimizer=False),
+            clip_norm=clip_norm,
+            autocast=half.get(str(precision.precision)),
+            scaler=getattr(precision, "scaler", None),
+            check_finite=check_finite,
+        )
+        self._owner = module
 
     def _backward(self, loss: Tensor) -> None:
-        self._module.manual_backward(loss)
+        self._owner.manual_backward(loss)  # the precision plug-in scales it
 
     def _precision(self, batch: Batch) -> AbstractContextManager[object]:
-        plugin = self._module.trainer.precision_plugin
+        plugin = self._owner.trainer.precision_plugin
         return cast("AbstractContextManager[object]", plugin.forward_context())
 
     def _step_optimizers(self) -> None:
-        wrapped = self._module.optimizers()
-        for optimizer in wrapped if isinstance(wrapped, list) else [wrapped]:
-            optimizer.step()
+        wrapped = self._owner.optimizers()
+        plugin: Any = self._owner.trainer.precision_plugin
+        scaler = getattr(plugin, "scaler", None)
+        if scaler is not None:
+            plugin.scaler = None  # gradients are unscaled and finite; the scale is updated once, after all phases
+        try:
+            for optimizer in wrapped if isinstance(wrapped, list) else [wrapped]:
+                optimizer.step()
+        finally:
+            if scaler is not None:
+                plugin.scaler = scaler
 
 
 class MethodModule(LightningModule):
@@ -66,10 +92,16 @@ class MethodModule(LightningModule):
 
     Raises:
         MethodError: ``accumulate`` below 1.
-        UnsupportedError: float16 precision, which needs a loss scaler that methods would have to know.
+        UnsupportedError: before anything is trained: float16 weights, a strategy that shards parameters, a method that
+            refuses an engine feature in use, or a loader of this library that gives every process every sample.
 
     The batches may be :class:`~equimodal.Batch` or what ``Batch.of`` takes. After each validation epoch
-    ``validation/score`` and ``validation/loss`` are logged: monitor ``validation/score`` (higher is better).
+    ``validation/score`` and ``validation/loss`` are logged: monitor ``validation/score`` (higher is better). With
+    several processes they are exact: samples that a distributed sampler repeats as padding are not counted.
+
+    A checkpoint may be written after any update, also inside an epoch; with a loader that stores its position (ours
+    does) the continued run is equal bit for bit on the CPU. Schedule-free optimizers are switched between training and
+    evaluation; checkpoints hold the training point, the fitted method the averaged one.
 
     Example:
         >>> import torch
@@ -106,6 +138,9 @@ class MethodModule(LightningModule):
         self._engine: LightningEngine | None = None
         self._pending: list[Batch] = []
         self._sums: dict[str, Tensor] = {}
+        self._real: int | None = None
+        self._inside = False
+        self._late_state: dict[str, Any] | None = None
         self.last_report: StepReport | None = None
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
@@ -118,17 +153,27 @@ class MethodModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
 
     def setup(self, stage: str) -> None:
-        """Refuse what would silently go wrong, before the Trainer converts any weight."""
-        if "16" in str(self.trainer.precision) and "bf16" not in str(self.trainer.precision):
+        """Refuse what would silently go wrong, before the Trainer converts or wraps any weight."""
+        if "16" in str(self.trainer.precision) and "mixed" not in str(self.trainer.precision):
             raise UnsupportedError(
-                f"`precision`: expected '32-true', '64-true' or 'bf16-mixed'. Found {self.trainer.precision!r}: "
-                "float16 "
-                "needs a loss scaler between the phases of a step. Use 'bf16-mixed'."
+                f"`precision`: expected '32-true', '64-true', 'bf16-mixed' or '16-mixed'. Found "
+                f"{self.trainer.precision!r}: weights in half precision lose the small updates. Use a mixed one."
+            )
+        strategy = type(self.trainer.strategy).__name__
+        if strategy in _SHARDING:
+            raise UnsupportedError(
+                f"`strategy`: expected one that keeps whole parameters. Found {strategy}. Projections, norms and "
+                "perturbations act on whole weights. Use strategy='ddp'."
             )
 
     def on_fit_start(self) -> None:
-        """Make the engine."""
+        """Make the engine; the DDP wrapper is taken off, because the engine does its work."""
         self._engine = LightningEngine(self, clip_norm=self._clip_norm, check_finite=self._check_finite)
+        self._engine.prepare(self.method)
+        strategy = self.trainer.strategy
+        if isinstance(strategy.model, DistributedDataParallel):
+            self._engine.use(self.method, "trainer")
+            strategy.model = self
         self._engine.broadcast(self.method)
 
     @property
@@ -155,19 +200,46 @@ class MethodModule(LightningModule):
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
+    def on_train_start(self) -> None:
+        """Random state of a checkpoint from inside an epoch: only now, as making an iterator may have drawn from it."""
+        loader: Any = self.trainer.train_dataloader
+        positions, split = getattr(loader, "_positions", None), getattr(loader, "split", None)
+        if is_distributed() and positions is not None and split is not None and len(positions) == len(split):
+            raise UnsupportedError(
+                "`train_dataloaders`: expected a part of the samples per process. Found a loader over all of them on "
+                "every process. Give it the process's own: loader(split, ..., indices=range(rank, n, processes))."
+            )
+        if self._late_state is not None:
+            load_random_state(self._late_state, self.device)
+            self._late_state = None
+
     def on_train_epoch_start(self) -> None:
         """The method's moment; loaders that shuffle by epoch are told which one it is."""
         set_epoch = getattr(self.trainer.train_dataloader, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(self.current_epoch)
-        self._pending = []
+        self._pending, self._inside = [], True
+        self._switch(training=True)
         self.method.on_train_epoch_start(self._context())
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether every batch so far has been stepped on, so that a checkpoint can be written."""
+        return not self._pending
+
+    def _switch(self, training: bool) -> None:
+        """Schedule-free optimizers: to the training point or to the averaged one."""
+        for optimizer in self._engine.optimizers if self._engine is not None else ():
+            if is_schedule_free(optimizer):
+                switch: Any = optimizer
+                switch.train() if training else switch.eval()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update per ``accumulate`` batches."""
         self._pending.append(batch)
         last = batch_idx + 1 == self.trainer.num_training_batches
         if len(self._pending) < self.accumulate and not last:
+            self.last_report = None  # nothing happened, so nothing is to be reported
             return
         pending, self._pending = self._pending, []
         # only forward passes are in lower precision (the engine sees to it), not what a method computes from them
@@ -177,57 +249,108 @@ class MethodModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Look at losses that were not looked at yet, then the method's moment and the scheduler."""
         self.engine.raise_if_not_finite()
+        self._inside = False
         self.method.on_train_epoch_end(self._context())
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LRScheduler):
             scheduler.step()
 
+    def on_train_end(self) -> None:
+        """Leave the averaged point of a schedule-free optimizer in the method."""
+        self._switch(training=False)
+
     # ---- validation -------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Start the sums."""
-        self._sums = {}
+        """Start the sums, the same ones on every process; batch statistics are averaged over processes."""
+        size = self.method.task.score_size
+        names = ["", *(f"/{m}" for m in self.method.modalities)]
+        zero = torch.zeros(1, dtype=counting_dtype(self.device), device=self.device)
+        self._sums = {f"{part}{name}": zero.repeat(size) for name in names
+                      for part in ("numerator", "denominator")}  # fmt: skip
+        self._sums |= {name: zero.clone() for name in ("loss", "count")}
+        self._real = _real_samples(self.trainer.val_dataloaders)
+        if self._engine is not None:
+            average_statistics(self.method)
+        self._switch(training=False)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up score terms; the score is exact whatever the batch sizes."""
+        if self._real is not None:  # the rest is padding, which repeats samples of other processes
+            kept, self._real = min(self._real, len(batch)), max(0, self._real - len(batch))
+            if kept == 0:
+                return
+            batch = batch if kept == len(batch) else _first(batch, kept)
         target = cast(Tensor, batch.target)
         prediction = self.method.predict(batch.inputs, batch.present)
-        numerator, denominator = self.method.task.score_terms(prediction.output, target)
-        terms = {"numerator": numerator, "denominator": denominator, "count": torch.full_like(denominator, len(batch))}
-        terms["loss"] = (self.method.task.loss(prediction.output, target) * len(batch)).float().reshape(1)
+        terms = {"": self.method.task.score_terms(prediction.output, target)}
         for m, z in prediction.unimodal.items():
             rows = batch.rows(m) if m in batch.inputs else None
             own = z if rows is None else z.index_select(0, rows)
             wanted = target if rows is None else target.index_select(0, rows)
-            terms[f"numerator/{m}"], terms[f"denominator/{m}"] = self.method.task.score_terms(own, wanted)
-        for name, value in terms.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            terms[f"/{m}"] = self.method.task.score_terms(own, wanted)
+        for name, (numerator, denominator) in terms.items():
+            self._sums[f"numerator{name}"] += numerator
+            self._sums[f"denominator{name}"] += denominator
+        self._sums["loss"] += self.method.task.loss(prediction.output, target) * len(batch)
+        self._sums["count"] += len(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores and hand the fused one to the method."""
         sums = self._engine.all_sum(self._sums) if self._engine is not None else self._sums
-        score = (sums["numerator"] / sums["denominator"]).mean()
-        self.log("validation/score", score, prog_bar=True)
-        self.log("validation/loss", (sums["loss"] / sums["count"]).mean())
+        score = mean_ratio(sums["numerator"], sums["denominator"])
+        self._log("validation/score", score, prog_bar=True)
+        self._log("validation/loss", (sums["loss"] / sums["count"]).mean())
         for m in self.method.modalities:
-            if f"numerator/{m}" in sums:
-                self.log(f"validation/score/{m}", (sums[f"numerator/{m}"] / sums[f"denominator/{m}"]).mean())
+            value = mean_ratio(sums[f"numerator/{m}"], sums[f"denominator/{m}"])
+            if not bool(value.isnan()):  # a method may have no output of its own for a modality
+                self._log(f"validation/score/{m}", value)
         if not self.trainer.sanity_checking:
             self.method.on_validation_end(float(score))
+        if self._inside:
+            self._switch(training=True)
+
+    def _log(self, name: str, value: Tensor, **options: Any) -> None:
+        # equal on all processes already; the largest of equals is itself, bit for bit
+        self.log(name, value.float(), sync_dist=is_distributed(), reduce_fx=torch.max, **options)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Random state travels with the checkpoint, so that a continued run draws the same numbers."""
-        state = {"cpu": torch.get_rng_state()}
-        if self.device.type != "cpu":
-            state[self.device.type] = torch.get_device_module(self.device).get_rng_state(self.device)
-        checkpoint["random_state"] = state
+        """Random state travels with the checkpoint, so that a continued run draws the same numbers.
+
+        Raises:
+            MethodError: micro-batches wait for their update; :attr:`at_boundary` says when they do not.
+        """
+        if self._pending:
+            raise MethodError(
+                f"A checkpoint between micro-batches would lose {len(self._pending)} of them. Save when "
+                "`at_boundary` is True."
+            )
+        checkpoint["random_state"] = save_random_state(self.device)
+        checkpoint["inside_epoch"] = self._inside
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore the random state."""
         state = checkpoint.get("random_state", {})
-        if "cpu" in state:
-            torch.set_rng_state(state["cpu"])
-        if self.device.type in state and self.device.type != "cpu":
-            torch.get_device_module(self.device).set_rng_state(state[self.device.type], self.device)
+        self._inside = bool(checkpoint.get("inside_epoch"))
+        self._late_state = state if self._inside else None
+        if not self._inside:
+            load_random_state(state, self.device)
+
+
+def _real_samples(loaders: Any) -> int | None:
+    """How many of the samples that this process is given are its own; ``None`` where there is no padding."""
+    sampler = getattr(loaders, "sampler", None)
+    if not isinstance(sampler, DistributedSampler) or sampler.drop_last or sampler.shuffle:
+        return None
+    total = len(cast(Any, sampler.dataset))
+    return len(range(sampler.rank, total, sampler.num_replicas))
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    """The first rows of a batch."""
+    present = None if batch.present is None else {m: mask[:count] for m, mask in batch.present.items()}
+    target = None if batch.target is None else tree_map(lambda t: t[:count], batch.target)
+    index = None if batch.index is None else batch.index[:count]
+    return Batch({m: tree_map(lambda t: t[:count], x) for m, x in batch.inputs.items()}, target, present, index)

@@ -1,19 +1,112 @@
-"""What a method has to know about an optimizer."""
+"""What an engine and a method have to know about an optimizer."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from equimodal.errors import OptimizerWarning
+
+_NORMALISING = {
+    "betas",
+    "rho",
+    "lr_decay",
+    "ns_steps",
+    "centered",
+    "etas",
+    "beta2_decay",
+    "trust_coefficient",
+}  # Adam family and Lion, Adadelta, Adagrad, Muon, RMSprop, Rprop, Adafactor, LARS
+_MOMENTA = ("exp_avg", "momentum_buffer")
 
 
 def is_scale_invariant(optimizer: Optimizer) -> bool:
     """Whether the optimizer divides by a running size of the gradient, so that a slowly varying scale cancels."""
-    keys = {
-        "betas",
-        "rho",
-        "lr_decay",
-        "ns_steps",
-        "centered",
-        "etas",
-        "beta2_decay",
-    }  # Adam family and Lion, Adadelta, Adagrad, Muon, RMSprop, Rprop, Adafactor
-    return any(keys & set(group) for group in optimizer.param_groups)
+    return any(_NORMALISING & set(group) for group in optimizer.param_groups)
+
+
+def is_schedule_free(optimizer: Optimizer) -> bool:
+    """Whether the optimizer keeps a training point and an averaged one, with ``train()`` and ``eval()`` to switch.
+
+    Such an optimizer ([Defazio2024]) must be in training mode while it steps and in evaluation mode while the model is
+    evaluated or saved for use. The adapter to Lightning switches it; in a loop of your own that is yours to do.
+    """
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+
+
+def has_momentum(optimizer: Optimizer) -> bool:
+    """Whether every parameter will have a running mean of its gradients, along which a sharpness pass can look."""
+    if is_schedule_free(optimizer):
+        return False
+    return all(bool(group.get("momentum")) or "betas" in group for group in optimizer.param_groups)
+
+
+def momentum_of(parameter: nn.Parameter, optimizers: Sequence[Optimizer]) -> Tensor | None:
+    """The running mean of the parameter's gradients; ``None`` before its first step."""
+    for optimizer in optimizers:
+        state = optimizer.state.get(parameter)
+        if state:
+            for name in _MOMENTA:
+                value = state.get(name)
+                if isinstance(value, Tensor):
+                    return value
+    return None
+
+
+def warn_about_unknown(phase: str, parameters: Sequence[nn.Parameter], optimizers: Sequence[Optimizer]) -> None:
+    """Warn about parameters that no optimizer has: they stay as they are, which is rarely what was meant."""
+    known = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+    left = sum(p.requires_grad and id(p) not in known for p in parameters)
+    if left:
+        warnings.warn(
+            f"Phase {phase!r}: {left} of its parameters are in no optimizer and will not be trained. Build the "
+            "optimizer from method.parameters(), which has the method's own heads too, or freeze them.",
+            OptimizerWarning,
+            stacklevel=5,
+        )
+
+
+class Displacement:
+    """What an optimizer step moves, so that the move can be multiplied afterwards.
+
+    Beside the parameters these are the points z of a schedule-free optimizer. Its averaged point is a fixed linear
+    combination of the two, so a factor on both is a factor on all three.
+
+    Args:
+        parameters: before the step.
+        optimizers: whose step it is.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], optimizers: Sequence[Optimizer]) -> None:
+        self._parameters = parameters
+        self._before = [p.detach().clone() for p in parameters]
+        self._free = [o for o in optimizers if is_schedule_free(o)]
+        self._points = [self._z(p) for p in parameters] if self._free else []
+        self._points = [None if z is None else z.clone() for z in self._points]
+
+    def _z(self, parameter: nn.Parameter) -> Tensor | None:
+        for optimizer in self._free:
+            z = optimizer.state.get(parameter, {}).get("z")
+            if isinstance(z, Tensor):
+                return z
+        return None
+
+    @torch.no_grad()
+    def multiply(self, factor: Tensor) -> None:
+        """Make the move ``factor`` times as long; with a factor of 1 it stays as it is, bit for bit."""
+        new: list[Tensor] = [p.data for p in self._parameters]
+        old = list(self._before)
+        for p, start, z in zip(self._parameters, self._before, self._points, strict=False):
+            moved = self._z(p)
+            if moved is not None:
+                new.append(moved)
+                old.append(start if z is None else z)  # z starts where the parameter is
+        if not new:
+            return
+        change = torch._foreach_sub(new, old)
+        torch._foreach_mul_(change, factor.to(new[0].dtype) - 1)
+        torch._foreach_add_(new, change)

@@ -85,12 +85,15 @@ class Sharpness(nn.Module):
         self._steps, self._stored = dict(state["steps"]), dict(state["stored"])
 
     def due(self, phase: str) -> bool:
-        """Count a step of ``phase``; whether it takes two passes."""
+        """Whether the next step of ``phase`` takes two passes."""
         if self.mode != "every_k":
             return True
-        step = self._steps.get(phase, 0)
-        self._steps[phase] = step + 1
-        return step % self.every == 0 or phase not in self._stored  # an earlier step may have failed
+        return self._steps.get(phase, 0) % self.every == 0 or phase not in self._stored
+
+    def _count(self, phase: str) -> None:
+        """Count a step; only once its gradients are there, so that one that failed or overflowed leaves no trace."""
+        if self.mode == "every_k":
+            self._steps[phase] = self._steps.get(phase, 0) + 1
 
     @torch.no_grad()
     def combine(self, phase: str, parameters: Sequence[nn.Parameter], first: Sequence[Tensor | None]) -> None:
@@ -107,6 +110,7 @@ class Sharpness(nn.Module):
             differences.append(difference)
         if self.mode == "every_k":
             self._stored[phase] = differences
+        self._count(phase)
 
     @torch.no_grad()
     def add_stored(self, phase: str, parameters: Sequence[nn.Parameter]) -> None:
@@ -114,6 +118,7 @@ class Sharpness(nn.Module):
         for p, difference in zip(parameters, self._stored[phase], strict=True):
             if p.grad is not None and difference is not None:
                 p.grad.add_(difference.to(p.grad.device))
+        self._count(phase)
 
 
 @contextlib.contextmanager
@@ -151,6 +156,32 @@ def paused_statistics(module: nn.Module) -> Iterator[None]:
             setattr(m, "track_running_stats", True)  # noqa: B010
         for buffer, value in zip(instance, saved, strict=True):
             buffer.copy_(value)
+
+
+class RunningStatistics:
+    """The running statistics of a module's normalisation layers, to be put back if a step comes to nothing.
+
+    Args:
+        module: where to look; layers that are added later are not seen.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._layers = [m for m in module.modules() if getattr(m, "track_running_stats", False) is True]
+        self._saved: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def copy(self) -> RunningStatistics:
+        """Remember the statistics of the layers in training mode."""
+        self._saved = [(b, b.clone()) for m in self._layers if m.training for b in m.buffers(recurse=False)]
+        return self
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back what :meth:`copy` remembered."""
+        for buffer, value in self._saved:
+            buffer.copy_(value)
+        self._saved = []
 
 
 def random_state(parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:

@@ -81,7 +81,10 @@ def test_describe_shows_everything_about_a_method(cli: CLI, name: str) -> None:
 
 
 SNAPSHOT = {
-    "Joint": ["calibrated", "inference", "sharpness.every", "sharpness.mode", "sharpness.radius", "sharpness.ratio"],
+    "Joint": [
+        "calibrated", "inference", "sharpness.every", "sharpness.mode", "sharpness.radius", "sharpness.ratio",
+        "unimodal",
+    ],
     "MLA": [
         "alpha", "alpha_scale", "alpha_schedule", "calibrated", "inference", "order", "projector", "projector_reset",
         "seed", "sharpness.every", "sharpness.mode", "sharpness.radius", "sharpness.ratio", "temperature", "variant",

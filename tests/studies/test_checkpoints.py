@@ -139,23 +139,23 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest
 def test_a_disk_that_fills_up_at_a_checkpoint_keeps_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning.fabric.plugins.io import torch_io
-
     run(config(), tmp_path / "whole", loggers=False)
     saved = [0]
-    original: Any = vars(torch_io)["_atomic_save"]
+    original = torch.save
 
-    def save(*arguments: Any) -> None:
+    def save(content: Any, file: Any) -> None:
         saved[0] += 1
         if saved[0] > 3:
+            file.write(b"the first bytes")
             disk_full()
-        original(*arguments)
+        original(content, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch_io, "_atomic_save", save)
+        patch.setattr(torch, "save", save)
         with pytest.raises(StorageError, match=r"No space left.*--resume"):
             run(config(), tmp_path / "a", loggers=False)
     assert read_checkpoint(tmp_path / "a" / "checkpoints" / "last.ckpt")["epoch"] in (0, 1)
+    assert not list((tmp_path / "a" / "checkpoints").glob(".*"))
     run(config(), tmp_path / "a", resume=True, loggers=False)
     assert_same_run(tmp_path / "whole", tmp_path / "a")
 

@@ -8,10 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from equimodal.data import write_bundle
-from equimodal.errors import DataError, UnknownNameError
-from equimodal.studies import DataConfig, load_run, predict_run, run, write_predictions
+from equimodal.errors import CheckpointError, DataError, UnknownNameError
+from equimodal.studies import (
+    DataConfig,
+    ModelConfig,
+    build_model,
+    export_run,
+    load_model_weights,
+    load_run,
+    predict_run,
+    run,
+    write_predictions,
+)
 from tests.studies.helpers import TINY, config
 
 
@@ -92,3 +103,54 @@ def test_files(folder: Path, tmp_path: Path) -> None:
     assert list(rows[0]) == ["index", "part", "target", "prediction", "weight_m1", "weight_m2", "p_0", "p_1", "p_2"]
     assert float(rows[3]["p_1"]) == pytest.approx(float(table["probabilities"][3, 1]), abs=1e-5)
     assert rows[3]["target"] == str(table["classes"][table["target"][3]])
+
+
+def test_predictions_of_other_tasks(tmp_path: Path) -> None:
+    """Numbers, labels and maps are read off by the kind of the task; maps have no place in a table."""
+    from equimodal.studies._predict import _read
+    from equimodal.tasks import MultiLabel, Regression, Segmentation
+
+    output = torch.tensor([[2.0, -1.0], [-3.0, 0.5]])
+    assert _read(MultiLabel(2), output)["prediction"].tolist() == [[1, 0], [0, 1]]
+    assert _read(Regression(2), output)["prediction"].tolist() == output.tolist()
+    gaussian = _read(Regression(loss="gaussian_nll"), torch.tensor([[2.0, 0.0], [-3.0, 2.0]]))
+    assert gaussian["prediction"].tolist() == [2, -3]
+    assert gaussian["deviation"].tolist() == pytest.approx([1, np.e])
+    maps = _read(Segmentation(2), output[:, :, None, None].expand(2, 2, 3, 3))
+    assert maps["prediction"].shape == (2, 3, 3)
+    table = {"index": np.arange(2), "target": np.array([1.5, 2.5]), "prediction": np.array([[1.0, 2.0], [3.0, 4.0]])}
+    with write_predictions(table, tmp_path / "p.csv").open() as file:
+        assert list(csv.reader(file)) == [
+            ["index", "target", "prediction_0", "prediction_1"], ["0", "1.5", "1", "2"], ["1", "2.5", "3", "4"]
+        ]  # fmt: skip
+    with pytest.raises(DataError, match=r"expected a name\.npz"):
+        write_predictions({"prediction": np.zeros((2, 3, 3))}, tmp_path / "m.csv")
+
+
+def test_weights_load_without_the_method(folder: Path) -> None:
+    configuration, data, method = load_run(folder)
+    model = build_model(data, configuration.model)
+    header = load_model_weights(model, folder / "weights.safetensors")
+    assert header["config"]["method"] == "MLA"
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), method.model.parameters(), strict=True))
+    smaller = build_model(data, ModelConfig(feature_size=3))
+    before = [p.clone() for p in smaller.parameters()]
+    with pytest.raises(CheckpointError, match="expected the weights of this model"):
+        load_model_weights(smaller, folder / "weights.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(before, smaller.parameters(), strict=True))
+
+
+def test_export_of_a_run_takes_the_numbers_of_the_bundle(folder: Path, tmp_path: Path) -> None:
+    """Standardisation is part of the exported model."""
+    path = export_run(folder, tmp_path / "model.pt2")
+    _, data, method = load_run(folder)
+    model = torch.export.load(path).module()
+    split = data.test.batch()
+    raw = {}
+    for m, x in split.inputs.items():
+        mean, scale = data.standardisation(m)
+        raw[m] = x / torch.from_numpy(scale) + torch.from_numpy(mean)
+    found = model(raw)["probabilities"]
+    assert torch.allclose(found, method.predict(split.inputs).probabilities, atol=1e-4)
+    with pytest.raises(UnknownNameError, match="modality 'm3'"):
+        export_run(folder, tmp_path / "other.pt2", modalities=["m3"])

@@ -330,9 +330,11 @@ def test_a_protocol_without_test_data_is_refused_before_training(tmp_path: Path)
     assert not (tmp_path / "a").exists()
 
 
-def test_float16_and_unknown_settings_are_refused() -> None:
-    with pytest.raises(UnknownNameError, match=r"training\.precision '16-mixed'"):
-        config(precision="16-mixed")
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match=r"training\.precision '16-true'"):
+        config(precision="16-true")
+    with pytest.raises(MethodError, match="training.checkpoint_every"):
+        config(checkpoint_every=0)
     with pytest.raises(MethodError, match="training.epochs"):
         config(epochs=0)
     with pytest.raises(UnknownNameError, match="Did you mean 'epochs'"):

@@ -26,11 +26,12 @@ null}}}"""
 
 def run(argv: Sequence[str], context: Context) -> int:
     """Compare, or continue an unfinished comparison."""
-    said = peek(argv, ("data.name", "out"))
+    said = peek(argv, ("data.name", "data.target", "out"))
     stored = _stored(said.get("out"))
     name = said.get("data.name") or stored.get("data", {}).get("name") or "avdigits"
     parser = _parser()
-    parser.defaults(recipe(name))
+    target = said.get("data.target") or stored.get("data", {}).get("target")
+    parser.defaults(recipe(name, target))
     parser.defaults(stored)
     values = parser.parse(argv)
     if values["out"] is None:

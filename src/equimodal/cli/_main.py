@@ -22,9 +22,10 @@ COMMANDS = {
     "compare": "methods x seeds on one dataset, with the controls, restartable",
     "evaluate": "scores of a finished run, per modality and per subset of modalities",
     "predict": "probabilities of a finished run for any subset of modalities, as .npz or .csv",
+    "export": "the inference model of a finished run as one file: torch.export or ONNX",
     "list": "the methods and datasets",
     "describe": "a method: paper, equations, options with symbol and source of each default, deviations",
-    "data": "bundle own arrays, or describe a dataset",
+    "data": "prepare a dataset from its raw download and check it; bundle, unpack or describe data",
 }
 
 
@@ -42,8 +43,8 @@ class Context:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code.
 
-    0 success, 1 the library refused or failed (one line says why), 2 wrong usage, 130 interrupted, 141 the reader of
-    the output went away.
+    0 success, 1 the library refused or failed (one line says why), 2 wrong usage, 75 asked to end and saved,
+    130 interrupted, 141 the reader of the output went away.
 
     Args:
         argv: the arguments after the program's name; default those of the process.

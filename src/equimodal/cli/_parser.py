@@ -16,7 +16,11 @@ from equimodal.errors import DataError, missing_extra
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-SHORT = {"--data": "--data.name", "--card": "--data.card", "--protocol": "--data.protocol"}
+SHORT = {
+    "--data": "--data.name", "--card": "--data.card", "--protocol": "--data.protocol", "--target": "--data.target",
+    "--missing": "--data.missing", "--augment": "--training.augment",
+    "--missing-file": "--data.missing_file", "--missing-seed": "--data.missing_seed",
+}  # fmt: skip
 """Short forms, and what they stand for."""
 
 

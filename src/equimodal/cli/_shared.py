@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from equimodal import studies
 from equimodal.cli._parser import CommandParser
 from equimodal.cli._signature import Option, options_of
-from equimodal.errors import UnknownNameError
 from equimodal.methods import get
 from equimodal.sharpness import Sharpness
 from equimodal.studies import DataConfig, ModelConfig, TrainingConfig, method_options
 
-_DATA_NOTES = {"name": "short: --data", "card": "short: --card", "protocol": "short: --protocol"}
+_DATA_NOTES = {
+    "name": "short: --data", "card": "short: --card", "protocol": "short: --protocol", "target": "short: --target",
+    "missing": "short: --missing",
+    "missing_file": "short: --missing-file", "missing_seed": "short: --missing-seed",
+}  # fmt: skip
 
 
 def add_parts(parser: CommandParser, data: bool = True) -> None:
@@ -25,16 +29,10 @@ def add_parts(parser: CommandParser, data: bool = True) -> None:
     parser.add_all("training.", TrainingConfig, "training (the same for every method of a comparison)")
 
 
-def recipe(name: str) -> dict[str, Any]:
-    """Model and training that suit a dataset, as defaults; nothing for a dataset without a recipe."""
-    known = getattr(studies, "recipe", None)
-    if known is None:
-        return {}
-    try:
-        model, training = known(name)
-    except UnknownNameError:
-        return {}
-    return {"model": vars(model), "training": vars(training)}
+def recipe(name: str, target: str | None = None) -> dict[str, Any]:
+    """Model, training and options of the task that suit a dataset, as defaults; the general ones for an unknown one."""
+    model, training = studies.recipe(name, target)
+    return {"model": vars(model), "training": vars(training), "data": {"task": studies.task_options(name, target)}}
 
 
 def cli_options(name: str) -> tuple[dict[str, Option], list[str]]:
@@ -49,7 +47,11 @@ def cli_options(name: str) -> tuple[dict[str, Option], list[str]]:
                 default = None if key == "mode" else part.default
                 plain[f"sharpness.{key}"] = Option(f"sharpness.{key}", part.hint, default, part.text)
         elif re.search(r"\bnn\.Module\b|\bmodule\.Module\b", str(found.hint)):
-            python_only.append(option)
+            names = [a for a in typing.get_args(found.hint) if typing.get_origin(a) is typing.Literal]
+            if names:  # a name or an object: a command line can give the name
+                plain[option] = Option(option, names[0] | None, found.default, found.text)
+            else:
+                python_only.append(option)
         else:
             plain[option] = found
     return plain, python_only
@@ -78,6 +80,19 @@ def check_options(label: str, name: str, options: Mapping[str, Any]) -> dict[str
     add_method_options(parser, name)
     checked: dict[str, Any] = parser.check({"options": dict(options)})["options"]
     return clean_options({key: checked[key] for key in options})
+
+
+def shown(value: float | None) -> str:
+    """A score for people: a share as percent; minus an error as the error."""
+    if value is None or value != value:
+        return "-"
+    return percent(value) if 0 <= value <= 1 else f"{abs(value):.3f}"
+
+
+def measured(metrics: Mapping[str, Any]) -> str:
+    """What the test score of a run is, such as ``accuracy`` or ``MAE``."""
+    name = str(metrics.get("metric", {}).get("name", "score"))
+    return name.upper() if len(name) <= 3 else name.replace("_", " ")
 
 
 def percent(value: float | None) -> str:

@@ -32,7 +32,8 @@ class Option:
 
 def options_of(kind: Callable[..., Any]) -> dict[str, Option]:
     """The options of a dataclass, a class or a function, in the order of its signature."""
-    target = kind.__init__ if isinstance(kind, type) else kind  # type: ignore[misc]
+    # of a dataclass, a field may be inherited from another module, whose names its hint uses
+    target = kind.__init__ if isinstance(kind, type) and not is_dataclass(kind) else kind  # type: ignore[misc]
     hints, texts = typing.get_type_hints(target), _texts(kind)
     found = {}
     for name, parameter in inspect.signature(kind).parameters.items():

@@ -10,7 +10,7 @@ from equimodal.cli._errors import Interrupted, UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, peek, read_config
 from equimodal.cli._progress import Progress
-from equimodal.cli._shared import add_method_options, add_parts, clean_options, percent, recipe
+from equimodal.cli._shared import add_method_options, add_parts, clean_options, measured, recipe, shown
 from equimodal.methods import get
 from equimodal.studies import RunConfig
 from equimodal.studies import run as run_study
@@ -20,13 +20,17 @@ resolved configuration, environment, history, metrics, checkpoints and weights. 
 --data avdigits --options.alpha 0.05 --training.epochs 20 --seed 1"""
 
 
+_COMMON = ("score", "loss", "unimodal")
+
+
 def run(argv: Sequence[str], context: Context) -> int:
     """Train, or continue with ``--resume``."""
-    said = peek(argv, ("method", "data.name", "out"))
+    said = peek(argv, ("method", "data.name", "data.target", "out"))
     stored = _stored(said.get("out"), "--resume" in argv)
     method = get(said.get("method") or stored.get("method") or "Joint").__name__
     name = said.get("data.name") or stored.get("data", {}).get("name") or "avdigits"
-    values = _parser(method, name, stored).parse(argv)
+    target = said.get("data.target") or stored.get("data", {}).get("target")
+    values = _parser(method, name, target, stored).parse(argv)
     out, resume = values.pop("out"), values.pop("resume")
     values |= {"method": method, "options": clean_options(values.get("options", {}))}
     config = RunConfig.from_dict(values)
@@ -41,7 +45,7 @@ def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> i
                 config,
                 folder,
                 resume=resume,
-                progress=lambda e: progress(e["epoch"], e["epochs"], f"validation {percent(e['score'])}"),
+                progress=lambda e: progress(e["epoch"], e["epochs"], f"validation {shown(e['score'])}"),
             )
     except KeyboardInterrupt:
         raise Interrupted(
@@ -49,16 +53,19 @@ def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> i
         ) from None
     chosen = metrics["selection"]
     print(f"{metrics['method']} on {metrics['data']} ({metrics['protocol']}), seed {metrics['seed']}")
-    print(f"  selected: epoch {chosen['epoch'] + 1}, by {chosen['by']}, validation {percent(chosen['score'])}")
-    print(f"  test score: {percent(metrics['test']['score'])}, by rule {metrics['rule']!r}")
+    print(f"  selected: epoch {chosen['epoch'] + 1}, by {chosen['by']}, validation {shown(chosen['score'])}")
+    print(f"  test {measured(metrics)}: {shown(metrics['test']['score'])}, by rule {metrics['rule']!r}")
+    others = {n: v for n, v in metrics["test"].items() if n not in (*_COMMON, metrics["metric"]["name"])}
+    if others:
+        print("  test " + ", ".join(f"{name} {value:.3f}" for name, value in others.items()))
     for title, scores in (("own output of", metrics["test"]["unimodal"]), ("probe of", metrics.get("probe", {}))):
         for modality, score in scores.items():
-            print(f"  {title} {modality}: {percent(score)}")
+            print(f"  {title} {modality}: {shown(score)}")
     print(folder)
     return 0
 
 
-def _parser(method: str, name: str, stored: dict[str, Any]) -> CommandParser:
+def _parser(method: str, name: str, target: str | None, stored: dict[str, Any]) -> CommandParser:
     parser = CommandParser("train", _ABOUT)
     parser.add("--method", str, method, "Name of the method; equimodal list shows them.")
     parser.add("--seed", int, 0, "Decides initial weights, order of the batches and dropout.")
@@ -67,7 +74,7 @@ def _parser(method: str, name: str, stored: dict[str, Any]) -> CommandParser:
     parser.flag("--resume", "Continue the run in --out; its configuration is the default for every option.")
     add_method_options(parser, method)
     add_parts(parser)
-    parser.defaults(recipe(name))
+    parser.defaults(recipe(name, target))
     parser.defaults(stored)
     return parser
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from equimodal.errors import missing_extra
 from equimodal.report._study import Series, Study
+from equimodal.report._tables import metric_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,7 +188,7 @@ def _used(lines: Sequence[Stroke], drawn: Sequence[tuple[Stroke, Series]]) -> li
 
 
 def _label(study: Study) -> str:
-    return "score, %" if study.percent else "score"
+    return metric_text(study)
 
 
 def _figure(
@@ -246,8 +247,8 @@ def _draw(axes: Axes, drawn: Sequence[tuple[Stroke, Series]], factor: float) -> 
         marker = "o" if len(epochs) == 1 else ""
         axes.plot(epochs, mean, color=line.colour, linestyle=line.dash, linewidth=1.6, marker=marker)
         if any(series.std):
-            low = [m - s * factor for m, s in zip(mean, series.std, strict=True)]
-            high = [m + s * factor for m, s in zip(mean, series.std, strict=True)]
+            low = [m - s * abs(factor) for m, s in zip(mean, series.std, strict=True)]
+            high = [m + s * abs(factor) for m, s in zip(mean, series.std, strict=True)]
             axes.fill_between(epochs, low, high, color=line.colour, alpha=0.13, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -71,10 +71,10 @@ def _table(record: Study) -> list[dict[str, Any]]:
             probe, gap = row.per_modality.get(modality), row.under_trained.get(modality)
             cells.append({
                 "probe": spread_text(record, probe, row.seeds),
-                "gap": spread_text(record, gap, row.seeds, signed=True),
+                "gap": spread_text(record, gap, row.seeds, signed=True, difference=True),
                 "best": probe is not None and probe[0] == best[modality],
                 # grows from 0 to 1 as the gap goes from nothing to 30 points
-                "depth": 0.0 if gap is None else max(0.0, min(1.0, gap[0] * record.factor / 30)),
+                "depth": 0.0 if gap is None else max(0.0, min(1.0, gap[0] * record.gap_factor / 30)),
             })  # fmt: skip
         rows.append({
             "label": row.label,

@@ -64,6 +64,8 @@ class Study:
         rows: best score first.
         modalities: in the order of the record.
         percent: whether scores are shares, to be shown times 100.
+        metric: what the score is, such as ``accuracy``.
+        error: whether the score is minus that metric, of which less is better; the table shows the metric.
         histories: label -> one list of epochs per seed.
         incomplete: reasons why the table proves less than it could.
         facts: everything else of the record.
@@ -75,12 +77,19 @@ class Study:
     percent: bool
     histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
     incomplete: tuple[str, ...]
+    metric: str = "score"
+    error: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def factor(self) -> float:
         """What scores are multiplied with for people."""
-        return 100.0 if self.percent else 1.0
+        return 100.0 if self.percent else -1.0 if self.error else 1.0
+
+    @property
+    def gap_factor(self) -> float:
+        """What differences of scores are multiplied with: as scores, but better is more in any case."""
+        return abs(self.factor)
 
     def series(self, label: str, pick: Callable[[Mapping[str, Any]], Any]) -> Series | None:
         """What ``pick`` finds in the epochs of ``label``, over its seeds; None where it finds no number."""
@@ -142,6 +151,8 @@ def read_study(study: Mapping[str, Any]) -> Study:
         percent=bool(scores) and all(0.0 <= s <= 1.0 for s in scores),
         histories=histories,
         incomplete=tuple(incomplete),
+        metric=str(_mapping(study, "metric", optional=True).get("name") or "score"),
+        error=_mapping(study, "metric", optional=True).get("higher_is_better") is False,
         facts={k: v for k, v in study.items() if k not in ("title", "rows", "histories", "incomplete")},
     )
 

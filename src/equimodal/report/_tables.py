@@ -65,7 +65,7 @@ def markdown_table(study: Mapping[str, Any]) -> str:
 def _cells(record: Study, control: str) -> tuple[list[str], list[list[str]]]:
     gaps = any(row.under_trained for row in record.rows)
     modalities = column_names(record)
-    head = ["method", f"score{', %' if record.percent else ''}"]
+    head = ["method", metric_text(record)]
     head += [f"{printable(m)} (gap)" if gaps else printable(m) for m in modalities] + ["cost, joint steps"]
     body = []
     for row in record.rows:
@@ -78,17 +78,25 @@ def _cells(record: Study, control: str) -> tuple[list[str], list[list[str]]]:
 
 def score_text(record: Study, row: Row) -> str:
     """The score with its spread, or with the mark of a single seed."""
-    mean, std = (v * record.factor for v in row.score)
+    mean, std = row.score[0] * record.factor, row.score[1] * record.gap_factor
     digits = 1 if record.percent else 3
     return f"{mean:.{digits}f} (1 seed)" if row.seeds == 1 else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
-def spread_text(record: Study, spread: Spread | None, seeds: int, signed: bool = False) -> str:
-    """A mean with its spread where there is one; a dash for nothing."""
+def metric_text(record: Study) -> str:
+    """What the scores are, with their unit."""
+    name = "score" if record.metric == "accuracy" else record.metric.replace("_", " ")
+    return (name.upper() if len(name) <= 3 else name) + (", %" if record.percent else "")
+
+
+def spread_text(
+    record: Study, spread: Spread | None, seeds: int, signed: bool = False, difference: bool = False
+) -> str:
+    """A mean with its spread where there is one; a dash for nothing. Differences of scores: more is better."""
     if spread is None:
         return "-"
     digits = 1 if record.percent else 3
-    mean, std = (v * record.factor for v in spread)
+    mean, std = spread[0] * (record.gap_factor if difference else record.factor), spread[1] * record.gap_factor
     mean = 0.0 if round(mean, digits) == 0 else mean  # no "-0.0"
     text = f"{mean:{'+' if signed else ''}.{digits}f}"
     return text if seeds == 1 else f"{text} ± {std:.{digits}f}"
@@ -98,7 +106,7 @@ def _modality_text(record: Study, row: Row, modality: str) -> str:
     seeds = 1 if len(record.modalities) > _MANY else row.seeds
     text = spread_text(record, row.per_modality.get(modality), seeds)
     gap = row.under_trained.get(modality)
-    return text if gap is None else f"{text} ({spread_text(record, gap, 1)})"
+    return text if gap is None else f"{text} ({spread_text(record, gap, 1, difference=True)})"
 
 
 def _notes(record: Study, control: str) -> list[str]:
@@ -108,7 +116,9 @@ def _notes(record: Study, control: str) -> list[str]:
         seeds = f"{' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} seeds"
         spread = "one seed" if counts[-1] == 1 else f"mean ± standard deviation over {seeds}"
         first = control if any(row.control for row in record.rows) else ""
-        notes.append(f"{first}Score: test data, {spread}.")
+        less = "; less is better" if record.error else ""
+        name = metric_text(record).removesuffix(", %")
+        notes.append(f"{first}{name[:1].upper()}{name[1:]}: test data, {spread}{less}.")
     if any(row.per_modality for row in record.rows):
         note = "Per modality: a linear probe on its encoder"
         if any(row.under_trained for row in record.rows):

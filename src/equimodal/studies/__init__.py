@@ -5,10 +5,11 @@ from equimodal.studies._build import build_data, build_method, build_model, meth
 from equimodal.studies._compare import Entry, StudyConfig, StudyError, compare, summarise
 from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from equimodal.studies._cost import interleaved, measure_cost, ratios
+from equimodal.studies._export import export_run
 from equimodal.studies._predict import predict_run, write_predictions
-from equimodal.studies._recipes import recipe, recipes
+from equimodal.studies._recipes import recipe, recipes, task_options
 from equimodal.studies._run import fit, load_run, run
-from equimodal.studies._weights import load_weights, save_weights
+from equimodal.studies._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
     "CONTROLS",
@@ -23,8 +24,10 @@ __all__ = [
     "build_method",
     "build_model",
     "compare",
+    "export_run",
     "fit",
     "interleaved",
+    "load_model_weights",
     "load_run",
     "load_weights",
     "measure_cost",
@@ -36,5 +39,6 @@ __all__ = [
     "run",
     "save_weights",
     "summarise",
+    "task_options",
     "write_predictions",
 ]

@@ -12,9 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from equimodal.data import Dataset, load
+from equimodal.data import Dataset, Missing, load
 from equimodal.encoders import for_modality
 from equimodal.errors import MethodError, ModelError, unknown_name
+from equimodal.features import on_rows
 from equimodal.fusion import Concat
 from equimodal.methods import Method, get
 from equimodal.model import MultimodalModel
@@ -26,11 +27,22 @@ _SHARED = {"model", "task", "self"}
 
 def build_data(config: DataConfig) -> Dataset:
     """The dataset that the configuration names."""
-    return load(config.name, card=config.card, protocol=config.protocol, **config.options)
+    options = dict(config.options)
+    if config.missing or config.missing_file:
+        options["missing"] = Missing(config.missing or "", config.missing_file, config.missing_seed)
+    if config.target is not None:
+        options["target"] = config.target
+    data = load(config.name, card=config.card, protocol=config.protocol, **options)
+    if config.task:
+        data.choose_task(**config.task)
+    return data
 
 
 def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
-    """Encoders by the kind of each modality, Concat, and a linear head or one with a hidden layer."""
+    """Encoders by the kind of each modality, Concat, and a linear head or one with a hidden layer.
+
+    For a task with one output per pixel the encoders are U-Nets and the head is made of 1x1 convolutions.
+    """
     unknown = sorted(set(config.encoders) - set(data.modalities))
     if unknown:
         raise unknown_name("modality in model.encoders", unknown[0], data.modalities)
@@ -38,7 +50,8 @@ def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
     encoders: dict[str, nn.Module] = {}
     for name, spec in data.modalities.items():
         try:
-            encoders[name] = for_modality(spec, out_features=width, size=config.size, **config.encoders.get(name, {}))
+            own: dict[str, Any] = {**({"encoder": "unet"} if data.task.dense else {}), **config.encoders.get(name, {})}
+            encoders[name] = for_modality(spec, out_features=width, size=config.size, **own)
         except TypeError as error:
             raise ModelError(f"`model.encoders.{name}`: {error}.") from error
     fused = width * len(encoders)
@@ -46,6 +59,8 @@ def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
     head: nn.Module = nn.Linear(fused, outputs)
     if config.head_hidden:
         head = nn.Sequential(nn.Linear(fused, config.head_hidden), nn.ReLU(), nn.Linear(config.head_hidden, outputs))
+    if data.task.dense:
+        head = on_rows(head, dense=True)
     return MultimodalModel(encoders, Concat(dict.fromkeys(encoders, width)), head)
 
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from equimodal.data import Dataset
 from equimodal.errors import DataError, EquimodalError, MethodError
@@ -26,6 +21,8 @@ from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, Traini
 from equimodal.studies._cost import measure_cost
 from equimodal.studies._records import environment, plain, read_json, read_lines, read_yaml, write_json, write_yaml
 from equimodal.studies._run import check_config, run
+from equimodal.studies._signals import Terminated, Termination, locked
+from equimodal.studies._workers import end_workers, prepare_worker, run_cell
 
 
 class StudyError(EquimodalError):
@@ -111,7 +108,8 @@ def compare(
         loggers: write TensorBoard and CSV logs for every cell.
 
     Raises:
-        DataError: the folder holds another study.
+        DataError: the folder holds another study, or another process works in it.
+        SystemExit: with the code 75, after SIGTERM: running cells are saved, the same call continues.
         StudyError: cells failed; the others are finished, and the failures are in ``study.json``.
     """
     folder = Path(folder)
@@ -121,11 +119,12 @@ def compare(
         raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
     data = build_data(config.data)
     cells = config.cells(data)
-    _claim(config, folder, data)
-    costs = _costs(config, folder, data) if cost else {}
-    failures = _run_cells(cells, folder, workers, progress, loggers, data)
-    study = summarise(config, folder, data, costs, failures)
-    write_json(folder / "study.json", study)
+    with locked(folder), Termination() as termination:
+        _claim(config, folder, data)
+        costs = _costs(config, folder, data) if cost else {}
+        failures = _run_cells(cells, folder, workers, progress, loggers, data, termination)
+        study = summarise(config, folder, data, costs, failures)
+        write_json(folder / "study.json", study)
     if failures:
         shown = "; ".join(f"{cell}: {why}" for cell, why in failures.items())
         raise StudyError(f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study)
@@ -142,6 +141,9 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
     )  # fmt: skip
     if path.exists():
         stored = read_yaml(path)
+        parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+        for name, kind in parts.items():  # written before a field existed: it has its default
+            stored[name] = plain(vars(kind())) | dict(stored.get(name) or {})
         differing = [k for k in described if stored.get(k) != described[k]]
         if differing:
             raise DataError(
@@ -180,6 +182,7 @@ def _run_cells(
     progress: Callable[[int, int, str], None] | None,
     loggers: bool,
     data: Dataset,
+    termination: Termination,
 ) -> dict[str, str]:
     folders = {cell: _cell_folder(folder, cell) for cell in cells}
     open_cells = [cell for cell in cells if not (folders[cell] / "metrics.json").exists()]
@@ -206,6 +209,8 @@ def _run_cells(
                 run(cells[cell], folders[cell], resume=True, progress=advance, loggers=loggers, data=data)
             except EquimodalError as error:
                 failures[cell] = str(error)
+            if termination.requested:  # between two cells
+                raise Terminated(folder)
             done[cell] = cells[cell].training.epochs
             tell(cell)
         return failures
@@ -213,13 +218,16 @@ def _run_cells(
     context = multiprocessing.get_context("spawn")
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(min(workers, len(open_cells)), mp_context=context, initializer=_prepare_worker)
+    pool = ProcessPoolExecutor(min(workers, len(open_cells)), mp_context=context, initializer=prepare_worker)
     unexpected: list[BaseException] = []
     try:
         running: dict[Future[None], str] = {
-            pool.submit(_run_cell, cells[cell].to_dict(), str(folders[cell]), loggers): cell for cell in open_cells
+            pool.submit(run_cell, cells[cell].to_dict(), str(folders[cell]), loggers): cell for cell in open_cells
         }
         while running:
+            if termination.requested:
+                end_workers(pool, running)
+                raise Terminated(folder)
             finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
                 cell = running.pop(future)
@@ -252,24 +260,6 @@ def _run_cells(
     if unexpected:
         raise unexpected[0]
     return failures
-
-
-def _prepare_worker() -> None:
-    """One thread; Ctrl-C is the parent's to handle; and no worker outlives its parent, however that ended."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            connection.wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _run_cell(config: dict[str, Any], folder: str, loggers: bool) -> None:
-    run(RunConfig.from_dict(config), folder, resume=True, loggers=loggers)
 
 
 def summarise(
@@ -316,7 +306,8 @@ def summarise(
     study: dict[str, Any] = plain({
         "title": f"{data.name}: {len(rows)} entries, {len(config.seeds)} seed(s)",
         "created": time.strftime("%Y-%m-%d %H:%M"),
-        "dataset": {"name": data.name, "fingerprint": data.fingerprint, "samples": data.parts,
+        "metric": {"name": data.task.main_metric, "higher_is_better": data.task.higher_is_better},
+        "dataset": {"name": data.name, "target": data.target, "fingerprint": data.fingerprint, "samples": data.parts,
                     "modalities": list(data.modalities), "classes": len(data.classes)},
         "protocol": {"name": data.protocol.name, "description": data.protocol.description,
                      "validation": getattr(data.protocol, "validation", None)},

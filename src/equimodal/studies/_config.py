@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from equimodal.data.augment import Augmentation
 from equimodal.errors import MethodError, unknown_name
 
 
@@ -18,23 +19,36 @@ class DataConfig:
         name: a built-in dataset, or the path of a bundle (.npz or folder).
         card: path of a card, for a bundle that is not described by one of ours.
         protocol: named split protocol; default the card's.
+        target: named target, which decides the task; default the card's.
+        task: options of the task: loss (of a regression), class_weight, dice_weight, sentiment ...
         options: further options of the loader (noise of avdigits, dials of synthetic ...).
+        missing: rates at which samples lose modalities, as ``audio=0.5,text=0.1`` for all parts or
+            ``train:audio=0.5;test:all=0.3``; on top of what the data lack by themselves.
+        missing_file: mask of what is present (.csv, .npz, .npy), applied before the rates.
+        missing_seed: decides which samples lose them.
     """
 
     name: str = "avdigits"
     card: str | None = None
     protocol: str | None = None
+    target: str | None = None
+    task: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    missing: str | None = None
+    missing_file: str | None = None
+    missing_seed: int = 0
 
 
 @dataclass
 class ModelConfig:
     """Encoders, fusion and head of the standard model: Concat and a linear head (or one hidden layer).
 
+    A segmentation has U-Nets as encoders, and a head that reads the joined features pixel by pixel.
+
     Args:
         feature_size: width of every encoder's output.
         size: size of the encoders that are chosen by the kind of the modality: small or base.
-        head_hidden: width of a hidden layer in the head; 0 is a linear head.
+        head_hidden: width of a hidden layer in the head; 0 is a linear head (a 1x1 convolution).
         encoders: modality -> options of its encoder (dropout ...), on top of the chosen defaults.
     """
 
@@ -57,11 +71,14 @@ class TrainingConfig:
         schedule: cosine to zero, constant, or step (times 0.1 after 70 % of the epochs).
         clip_norm: largest gradient norm; null does not clip.
         accumulate: micro-batches per update.
-        precision: of Lightning's Trainer: 32-true, bf16-mixed or 64-true.
+        precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (float16 with a loss scale) or 64-true.
         selection: ``best``, the epoch with the best validation score (the first of equals); or ``last``, which chooses
             nothing: right where the validation split is so small that the best epoch is mostly a lucky one.
         patience: epochs without a better validation score before training stops; null never stops early.
         device: auto, cpu, gpu, mps: Lightning's accelerator.
+        augment: modality -> augmentations of training batches, such as ``{"image": ["flip", "crop"]}``.
+        checkpoint_every: updates between two checkpoints inside an epoch; null saves after every epoch, and when the
+            process is asked to end (SIGTERM).
     """
 
     epochs: int = 30
@@ -72,14 +89,19 @@ class TrainingConfig:
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     clip_norm: float | None = None
     accumulate: int = 1
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     selection: Literal["best", "last"] = "best"
     patience: int | None = None
     device: str = "auto"
+    checkpoint_every: int | None = None
+    augment: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1)):
+        Augmentation.of(self.augment)  # complains now
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("checkpoint_every", 1)):
             value = getattr(self, name)
+            if name == "checkpoint_every" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise MethodError(f"`training.{name}`: expected a whole number >= {least}. Found {value!r}.")
         for name in ("lr", "weight_decay"):
@@ -90,7 +112,7 @@ class TrainingConfig:
             ("optimizer", ("adamw", "adam", "sgd")),
             ("schedule", ("cosine", "constant", "step")),
             ("selection", ("best", "last")),
-            ("precision", ("32-true", "bf16-mixed", "64-true")),
+            ("precision", ("32-true", "bf16-mixed", "16-mixed", "64-true")),
         ):
             if getattr(self, name) not in allowed:
                 raise unknown_name(f"training.{name}", str(getattr(self, name)), allowed)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -33,6 +34,17 @@ class History(Callback):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._started = time.perf_counter()
+        self._earlier = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums of an epoch that is not over, for a checkpoint inside it."""
+        elapsed = self._earlier + time.perf_counter() - self._started
+        return {"sums": dict(self._sums), "counts": dict(self._counts), "seconds": elapsed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self._sums, self._counts = dict(state_dict["sums"]), dict(state_dict["counts"])
+        self._earlier, self._started = float(state_dict["seconds"]), time.perf_counter()
 
     def keep_until(self, epoch: int) -> None:
         """Forget lines after ``epoch``, which a resumed run writes again."""
@@ -42,7 +54,7 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the sums."""
         self._sums, self._counts = {}, {}
-        self._started = time.perf_counter()
+        self._started, self._earlier = time.perf_counter(), 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,18 +64,32 @@ class History(Callback):
         if report is None:
             return
         for name, value in flatten(report).items():
-            known = self._sums.get(name)
-            self._sums[name] = value.detach() if known is None else known + value.detach()
+            value = value.detach()
+            if name.startswith("score/"):  # NaN where a batch shows nothing that could be scored: it does not count
+                some = ~value.isnan()
+                self._add(f"count/{name}", some.to(value.dtype))
+                value = torch.where(some, value, 0)
+            self._add(name, value)
             self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _add(self, name: str, value: Tensor) -> None:
+        known = self._sums.get(name)
+        self._sums[name] = value if known is None else known.to(value.device) + value
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the line."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items() if name in self._counts}
+        for name in [n for n in means if n.startswith("score/")]:
+            counted = float(self._sums[f"count/{name}"])
+            if counted:
+                means[name] = float(self._sums[name]) / counted
+            else:
+                del means[name]
         measured = {k: float(v) for k, v in trainer.callback_metrics.items()}
         record = {
             "event": "epoch",
             "epoch": trainer.current_epoch,
-            "seconds": time.perf_counter() - self._started,
+            "seconds": self._earlier + time.perf_counter() - self._started,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "losses": _part(means, "loss/"),
             "training_scores": _part(means, "score/"),

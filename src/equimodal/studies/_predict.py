@@ -13,13 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from equimodal.batch import Batch
+from equimodal.batch import Batch, Tokens, Tree, tree_map
 from equimodal.data import Dataset, Split, loader
 from equimodal.errors import BatchError, DataError, unknown_name
+from equimodal.features import clean
 from equimodal.studies._build import build_data
 from equimodal.studies._config import DataConfig
 from equimodal.studies._records import write_bytes, write_text
 from equimodal.studies._run import load_run
+from equimodal.tasks import Task, distribution_of
 
 Table = dict[str, npt.NDArray[Any]]
 _PARTS = ("train", "validation", "test")
@@ -31,7 +33,7 @@ def predict_run(
     parts: Sequence[str] = ("test",),
     modalities: Sequence[str] | None = None,
 ) -> Table:
-    """Probabilities of a finished run for every sample of some parts of a dataset.
+    """Predictions of a finished run for every sample of some parts of a dataset.
 
     Args:
         folder: of the run.
@@ -41,8 +43,10 @@ def predict_run(
         modalities: use these only; samples that have none of them are left out. Default: all that a sample has.
 
     Returns:
-        ``index`` (N,) row in the dataset, ``part`` (N,), ``target`` (N,), ``prediction`` (N,), ``probabilities``
-        (N, C), ``classes`` (C,) and ``weight_MODALITY`` (N,) where the inference rule weighs modalities.
+        ``index`` (N,) row in the dataset, ``part`` (N,), ``target`` (N, ...), ``prediction`` (N, ...): the class, the
+        labels, the numbers or the class of every pixel. Further ``probabilities`` (N, C, ...) where the task has them
+        (a Gaussian regression has ``deviation``), ``classes`` (C,) and ``weight_MODALITY`` (N, ...) where the inference
+        rule weighs modalities.
 
     Raises:
         DataError: the other data lack a modality, or have another shape or other classes.
@@ -66,44 +70,77 @@ def predict_run(
             if kept is None:
                 continue
             prediction = method.predict(kept.inputs, kept.present)
-            probabilities = method.task.probabilities(prediction.output)
             found: dict[str, Any] = {
                 "index": kept.index,
                 "part": np.full(len(kept), part),
                 "target": kept.target,
-                "prediction": probabilities.argmax(1),
-                "probabilities": probabilities,
+                **_read(method.task, prediction.output),
                 **{f"weight_{m}": w for m, w in prediction.weights.items()},
             }
             for name, value in found.items():
                 columns.setdefault(name, []).append(value.cpu().numpy() if isinstance(value, Tensor) else value)
     if not columns:
         raise BatchError(f"`modalities`: expected samples that have some of {names}. Found none.")
-    return {name: np.concatenate(values) for name, values in columns.items()} | {"classes": np.array(own.classes)}
+    table = {name: np.concatenate(values) for name, values in columns.items()}
+    return table | ({"classes": np.array(own.classes)} if own.classes else {})
+
+
+def _read(task: Task, output: Tensor) -> dict[str, Tensor]:
+    """What an output says, by the kind of the task."""
+    values = task.probabilities(output)
+    kind = distribution_of(task)
+    if kind == "categorical":
+        return {"prediction": values.argmax(1), "probabilities": values}
+    if kind == "bernoulli":
+        return {"prediction": (values > 0.5).long(), "probabilities": values}
+    if kind == "gaussian":
+        deviation = (output[:, output.shape[1] // 2 :] / 2).exp()
+        return {"prediction": values, "deviation": deviation.reshape(values.shape)}
+    return {"prediction": values}
 
 
 def write_predictions(table: Table, path: Path) -> Path:
-    """Write the arrays as .npz, or as .csv with one row per sample; whole or not at all."""
+    """Write the arrays as .npz, or as .csv with one row per sample; whole or not at all.
+
+    Raises:
+        DataError: maps as .csv.
+    """
     if path.suffix == ".npz":
         packed = io.BytesIO()
         np.savez_compressed(packed, allow_pickle=False, **table)
         return write_bytes(path, packed.getvalue())
-    classes = [str(c) for c in table["classes"]]
-    scalars = [n for n in table if n not in ("classes", "probabilities")]
+    large = [n for n, values in table.items() if values.ndim > 2]
+    if large:
+        raise DataError(
+            f"`{path}`: expected a name.npz, since {large} are maps, which have no place in a row of a table."
+        )
+    classes = [str(c) for c in table.get("classes", ())]
+    columns: dict[str, list[Any]] = {}
+    for name, values in table.items():
+        if name == "classes":
+            continue
+        named = classes and name in ("target", "prediction") and values.ndim == 1
+        if values.ndim == 2:
+            titles = [f"p_{c}" for c in classes] if name == "probabilities" and classes else None
+            for i, column in enumerate(values.T):
+                columns[titles[i] if titles else f"{name}_{i}"] = _texts(column)
+        else:
+            columns[name] = [classes[v] for v in values] if named else _texts(values)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*scalars, *(f"p_{c}" for c in classes)])
-    for row, probabilities in enumerate(table["probabilities"]):
-        values = [classes[table[n][row]] if n in ("target", "prediction") else table[n][row] for n in scalars]
-        writer.writerow([*values, *(f"{p:.6g}" for p in probabilities)])
+    order = sorted(columns, key=lambda n: n.startswith("p_"))  # probabilities last
+    writer.writerow(order)
+    writer.writerows(zip(*(columns[n] for n in order), strict=True))
     return write_text(path, text.getvalue())
+
+
+def _texts(values: npt.NDArray[Any]) -> list[Any]:
+    return [f"{v:.6g}" for v in values] if values.dtype.kind == "f" else list(values)
 
 
 def _only(batch: Batch, names: Sequence[str], shift: dict[str, tuple[Tensor, Tensor]]) -> Batch | None:
     """The samples that have one of the modalities, with these alone."""
-    inputs = {m: batch.inputs[m] for m in names}
-    for m, (scale, offset) in shift.items():
-        inputs[m] = inputs[m] * scale.to(inputs[m].device) + offset.to(inputs[m].device)
+    inputs = {m: _shifted(batch.inputs[m], shift.get(m)) for m in names}
     if batch.present is None:
         return Batch(inputs, batch.target, None, batch.index)
     full = torch.ones(len(batch), dtype=torch.bool, device=next(iter(batch.present.values())).device)
@@ -113,11 +150,19 @@ def _only(batch: Batch, names: Sequence[str], shift: dict[str, tuple[Tensor, Ten
         return None
     target, index = batch.target, batch.index
     return Batch(
-        {m: x[rows] for m, x in inputs.items()},
+        {m: tree_map(lambda t: t[rows], x) for m, x in inputs.items()},
         None if target is None else target[rows],
         {m: mask[rows] for m, mask in present.items()},
         None if index is None else index[rows],
     )
+
+
+def _shifted(x: Tree, shift: tuple[Tensor, Tensor] | None) -> Tree:
+    if shift is None:
+        return x
+    scale, offset = shift
+    moved = tree_map(lambda t: t * scale.to(t.device) + offset.to(t.device) if t.is_floating_point() else t, x)
+    return clean(moved) if isinstance(moved, Tokens) else moved
 
 
 def _shifts(own: Dataset, other: Dataset, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -130,14 +175,9 @@ def _shifts(own: Dataset, other: Dataset, names: Sequence[str]) -> dict[str, tup
                 f"{other.name}: expected modality {m!r} of shape {own.modalities[m].shape}, as in the run. Found "
                 f"{'none of that name' if have is None else have.shape}."
             )
-        before, after = other._store.sources[m], own._store.sources[m]
-        if before._mean is None and after._mean is None:
-            continue
-        zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
-        scale = (one if after._scale is None else after._scale) / (one if before._scale is None else before._scale)
-        mean = (zero if before._mean is None else before._mean) - (zero if after._mean is None else after._mean)
-        offset = mean * (one if after._scale is None else after._scale)
-        found[m] = (torch.from_numpy(np.asarray(scale)), torch.from_numpy(np.asarray(offset)))
+        (mean, scale), (own_mean, own_scale) = other.standardisation(m), own.standardisation(m)
+        # back to the bundle's numbers, x = y / scale + mean, and on with the run's statistics
+        found[m] = (torch.from_numpy(np.asarray(own_scale / scale)), torch.from_numpy((mean - own_mean) * own_scale))
     if own.classes != other.classes:
         raise DataError(f"{other.name}: expected the classes of the run, {own.classes}. Found {other.classes}.")
     return found

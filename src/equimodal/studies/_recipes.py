@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from equimodal.studies._config import ModelConfig, TrainingConfig
 
@@ -44,6 +47,14 @@ _RECIPES: dict[str, tuple[ModelConfig, TrainingConfig]] = {
         ModelConfig(encoders={m: dict(_VECTOR) for m in ("text", "audio", "video")}),
         TrainingConfig(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.01, selection="last"),
     ),
+    "mosi score": (
+        ModelConfig(encoders={m: dict(_VECTOR) for m in ("text", "audio", "video")}),
+        TrainingConfig(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.01, selection="last"),
+    ),
+    "lggmri": (
+        ModelConfig(feature_size=16, size="small"),
+        TrainingConfig(epochs=12, batch_size=32, lr=3e-3, weight_decay=0.01, selection="last"),
+    ),
     "mfeat": (
         ModelConfig(encoders={m: dict(_VECTOR) for m in ("pix", "fou", "fac", "zer", "kar", "mor")}),
         TrainingConfig(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.01, selection="last"),
@@ -55,14 +66,41 @@ _RECIPES: dict[str, tuple[ModelConfig, TrainingConfig]] = {
 }
 
 
-def recipe(name: str) -> tuple[ModelConfig, TrainingConfig]:
-    """Model and budget for the dataset of that name; the general defaults for one that has no recipe.
+_TASKS: dict[str, dict[str, Any]] = {
+    "mosi score": {"sentiment": True},  # l1, the loss of CGGM's experiments on CMU-MOSI
+    "lggmri": {},  # half cross-entropy, half Dice, as in CGGM's experiments on BraTS
+}
+
+
+def recipe(name: str, target: str | None = None) -> tuple[ModelConfig, TrainingConfig]:
+    """Model and budget for the dataset of that name or path; the general defaults for one that has no recipe.
+
+    Args:
+        name: of the dataset, or the path of its bundle, which is named after it.
+        target: of the dataset; a target may have a recipe of its own.
 
     Example:
         >>> recipe("utdmhad")[1].epochs
         60
     """
-    return copy.deepcopy(_RECIPES.get(name, (ModelConfig(), TrainingConfig())))
+    return copy.deepcopy(_RECIPES.get(_key(name, target, _RECIPES), (ModelConfig(), TrainingConfig())))
+
+
+def task_options(name: str, target: str | None = None) -> dict[str, Any]:
+    """Options of the task that suit a dataset and target, as ``DataConfig.task`` takes them.
+
+    Example:
+        >>> task_options("mosi", "score")
+        {'sentiment': True}
+    """
+    return dict(_TASKS.get(_key(name, target, _TASKS), {}))
+
+
+def _key(name: str, target: str | None, known: Mapping[str, Any]) -> str:
+    stem = name if name in known else Path(name).stem
+    stem = f"{stem}-real" if name not in known and f"{stem}-real" in known else stem  # not the embedded one
+    own = f"{stem} {target}"
+    return own if own in known else stem
 
 
 def recipes() -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
 from equimodal.diagnostics import evaluate, probe_scores, rule_scores
 from equimodal.errors import DataError, StorageError, missing_extra
-from equimodal.methods import Method
+from equimodal.methods import Method, refuse_incomplete
+from equimodal.randomness import load_random_state, save_random_state
 from equimodal.studies._build import build_data, optimizer_factory, scheduler_factory, seeded
 from equimodal.studies._config import RunConfig, TrainingConfig
 from equimodal.studies._records import (
@@ -29,6 +31,7 @@ from equimodal.studies._records import (
     write_text,
     write_yaml,
 )
+from equimodal.studies._signals import PREVIOUS, Terminated, Termination, locked
 from equimodal.studies._weights import load_weights, save_weights
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -60,7 +63,9 @@ def run(
         data: the dataset, if it is loaded already.
 
     Raises:
-        DataError: the folder holds another run, or the data are not those of the run that is resumed.
+        DataError: the folder holds another run, another process works in it, or the data are not those of the run that
+            is resumed.
+        SystemExit: with the code 75, after SIGTERM: everything is saved, ``resume`` continues.
         NonFiniteError: NaN or infinity in the data or a loss; the last good checkpoint stays.
     """
     folder = Path(folder)
@@ -72,15 +77,19 @@ def run(
         data = build_data(config.data)
     if "test" not in data.parts:
         require(data.test, TestSplit, "test")  # refused now, not after the training
-    _prepare_folder(config, folder, data, resume)
-    with torch.random.fork_rng(devices=_devices()):
-        method = seeded(config, data)
-        best = fit(method, data.train, data.validation, config, folder, resume=resume, progress=progress, bar=bar,
-                   loggers=loggers)  # fmt: skip
-    metrics = _finish(method, data, config, best)
-    metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
-    save_weights(method, folder / "weights.safetensors", {"config": plain(config.to_dict())})
-    write_json(folder / "metrics.json", metrics)
+    with contextlib.ExitStack() as stack, Termination() as termination:
+        with _own_randomness():
+            method = seeded(config, data)
+            refuse_incomplete(method, data.train.present)
+            stack.enter_context(locked(folder))
+            _prepare_folder(config, folder, data, resume)
+            best = fit(method, data.train, data.validation, config, folder, resume=resume, progress=progress, bar=bar,
+                       loggers=loggers, termination=termination)  # fmt: skip
+        metrics = _finish(method, data, config, best)
+        metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
+        save_weights(method, folder / "weights.safetensors", {"config": plain(config.to_dict())})
+        write_json(folder / "metrics.json", metrics)
+        (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
     return metrics
 
 
@@ -98,7 +107,7 @@ def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
     config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
     data = build_data(config.data)
     _check_fingerprint(folder, data)
-    with torch.random.fork_rng(devices=_devices()):
+    with _own_randomness():
         method = seeded(config, data)
     load_weights(method, folder / "weights.safetensors")
     return config, data, method
@@ -125,6 +134,7 @@ def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool
                 "validation": getattr(data.protocol, "validation", None),
                 "fingerprint": data.fingerprint,
                 "samples": data.parts,
+                "present": data.presence,
             },
         },
     )
@@ -152,8 +162,16 @@ def _check_fingerprint(folder: Path, data: Dataset) -> None:
         )
 
 
-def _devices() -> list[int]:
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Leave the generators of the caller as they were."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    state = save_random_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        load_random_state(state)
 
 
 def fit(
@@ -167,6 +185,7 @@ def fit(
     progress: Progress | None = None,
     bar: bool = False,
     loggers: bool = True,
+    termination: Termination | None = None,
 ) -> dict[str, Any]:
     """Train ``method`` and load the epoch that scored best on validation data into it.
 
@@ -183,6 +202,7 @@ def fit(
     except ImportError as error:
         raise missing_extra("lightning", "cli", "Training with the Trainer") from error
     from equimodal.lightning import MethodModule
+    from equimodal.studies._checkpoint import LAST, Keeper, epoch_of, newest
     from equimodal.studies._history import Checkpoints, History
 
     settings = config.training
@@ -201,6 +221,7 @@ def fit(
         history,
         Checkpoints(dirpath=checkpoints, filename="best", monitor="validation/score", mode="max", **every),
         Checkpoints(dirpath=checkpoints, filename="last", **every),  # after the best one, whose state it holds
+        Keeper(checkpoints / LAST, settings.checkpoint_every, termination or Termination()),
     ]
     if settings.patience is not None:
         callbacks.append(EarlyStopping("validation/score", mode="max", patience=settings.patience))
@@ -208,11 +229,10 @@ def fit(
     if loggers:
         made_loggers = [CSVLogger(folder / "logs", name="csv", version=""),
                         TensorBoardLogger(folder / "logs", name="tensorboard", version="")]  # fmt: skip
-    last = checkpoints / "last.ckpt"
-    resumed = resume and last.exists()
-    if resumed:
-        content = read_checkpoint(last)
-        history.keep_until(int(content["epoch"]))
+    resumed = newest(checkpoints) if resume else None
+    if resumed is not None:
+        content = resumed[1]
+        history.keep_until(epoch_of(content))
         states = content.get("callbacks", {})
         if any(state.get("stopped_epoch") for name, state in states.items() if name.startswith("EarlyStopping")):
             return _select(method, checkpoints, settings)
@@ -232,8 +252,8 @@ def fit(
                 max_epochs=settings.epochs,
                 accelerator=settings.device,
                 devices=1,
-                precision=settings.precision,
                 callbacks=callbacks,
+                **_precision(settings),
                 logger=made_loggers,
                 enable_progress_bar=bar,
                 enable_model_summary=False,
@@ -249,12 +269,13 @@ def fit(
                     seed=config.seed,
                     # a few left-over samples would make batch statistics of their own, the last ones of every epoch
                     drop_last=len(train) > settings.batch_size,
+                    augment=settings.augment,
                 ),
                 loader(validation, max(256, settings.batch_size)),
-                ckpt_path=str(last) if resumed else None,
+                ckpt_path=str(resumed[0]) if resumed is not None else None,
                 weights_only=True,
             )
-        except StorageError:
+        except (StorageError, Terminated):
             raise
         except OSError as error:
             raise StorageError(
@@ -268,6 +289,19 @@ def fit(
         finally:
             quiet.setLevel(level)
     return _select(method, checkpoints, settings)
+
+
+def _precision(settings: TrainingConfig) -> dict[str, Any]:
+    """Arguments of the Trainer. On a CPU it would run bfloat16 where float16 was asked for, hence the plug-in."""
+    from lightning.pytorch.plugins import MixedPrecision
+
+    from equimodal.studies._checkpoint import WholeFiles
+
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.accelerator.is_available())
+    if settings.precision == "16-mixed" and on_cpu:
+        half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+        return {"plugins": [WholeFiles(), half]}
+    return {"plugins": [WholeFiles()], "precision": settings.precision}
 
 
 def _select(method: Method, checkpoints: Path, settings: TrainingConfig) -> dict[str, Any]:
@@ -297,6 +331,8 @@ def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str,
         "seed": config.seed,
         "data": data.name,
         "protocol": data.protocol.name,
+        "target": data.target,
+        "metric": {"name": method.task.main_metric, "higher_is_better": method.task.higher_is_better},
         "selection": dict(best),
         "rule": rule,
         "test": {"score": on_test.score, "loss": on_test.loss, "unimodal": on_test.unimodal, **on_test.metrics},

@@ -36,6 +36,35 @@ def load_weights(method: nn.Module, path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no safetensors file, or names and shapes that are not this method's; nothing is loaded then.
     """
+    header, found = _read(path)
+    own, _ = _parts(method)
+    _copy(own, found, path, "this method and model", "Build the method with the options it was trained with.")
+    for name, value in header.get("extra", {}).items():
+        method.get_submodule(name).set_extra_state(value)
+    return header
+
+
+def load_model_weights(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Load the model's part of what :func:`save_weights` wrote, without the method; returns the metadata.
+
+    The names in the file are those of the model's ``state_dict()`` below ``model.``; heads and buffers of the method
+    are left where they are.
+
+    Args:
+        model: encoders, fusion and head (or a model of another structure) as they were trained.
+        path: of the weights, for example ``RUN/weights.safetensors``.
+
+    Raises:
+        CheckpointError: no safetensors file, or names and shapes that are not this model's; nothing is loaded then.
+    """
+    header, found = _read(path)
+    inside = {name.removeprefix("model."): t for name, t in found.items() if name.startswith("model.")}
+    own, _ = _parts(model)
+    _copy(own, inside, path, "this model", "Build the model with the sizes it was trained with.")
+    return header
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -46,20 +75,21 @@ def load_weights(method: nn.Module, path: Path) -> dict[str, Any]:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, no mapping)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"`{path}`: expected a safetensors file. Found: {error}.") from error
-    own, _ = _parts(method)
+    return dict(header), found
+
+
+def _copy(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, what: str, step: str) -> None:
+    """Copy the file's tensors into ``own``, all or none."""
     missing, unknown = sorted(set(own) - set(found)), sorted(set(found) - set(own))
     shapes = [f"{n}: {tuple(found[n].shape)} instead of {tuple(own[n].shape)}" for n in own
               if n in found and found[n].shape != own[n].shape]  # fmt: skip
     if missing or unknown or shapes:
         raise CheckpointError(
-            f"`{path}`: expected the weights of this method and model. Missing {missing[:3]}, unknown {unknown[:3]}, "
-            f"of another shape {shapes[:3]}. Build the method with the options it was trained with."
+            f"`{path}`: expected the weights of {what}. Missing {missing[:3]}, unknown {unknown[:3]}, of another shape "
+            f"{shapes[:3]}. {step}"
         )
     for name, tensor in own.items():
         tensor.data.copy_(found[name])
-    for name, value in header.get("extra", {}).items():
-        method.get_submodule(name).set_extra_state(value)
-    return dict(header)
 
 
 def _parts(method: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,111 @@
+"""Looking at the inputs of layers while a model runs, in eager mode and inside compiled code."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.errors import UnsupportedError
+
+_NAME = "_equimodal_recorder"
+
+
+class Recorder:
+    """A forward pre-hook that stays on a layer and keeps its inputs while it is switched on.
+
+    A compiler reads hooks when it first traces a module and ignores those that come and go later. One that stays and is
+    switched by an attribute is traced along, in both states. It copies and pickles with its layer.
+    """
+
+    def __init__(self) -> None:
+        self.on = False
+        self.detach = True
+        self.seen: list[Tensor] = []
+        self.part: int | None = None  # which compiled part the layer is in
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """Keep the first argument."""
+        if self.on:
+            self.seen.append(arguments[0].detach() if self.detach else arguments[0])
+
+
+def watch(module: nn.Module, everywhere: bool = False) -> None:
+    """Put a :class:`Recorder` on each linear layer and convolution in the compiled parts of ``module``.
+
+    Args:
+        module: a model, or a part of one.
+        everywhere: on the layers outside compiled parts too, because what calls them will be compiled.
+    """
+    for part in module.modules():
+        if _is_compiled_itself(part):
+            for layer in _layers(part):
+                _recorder_of(layer).part = id(part)
+    for layer in _layers(module) if everywhere else ():
+        _recorder_of(layer)
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+
+
+def _recorder_of(layer: nn.Module) -> Recorder:
+    recorder: Recorder | None = layer.__dict__.get(_NAME)
+    if recorder is None:
+        recorder = Recorder()
+        layer.__dict__[_NAME] = recorder
+        layer.register_forward_pre_hook(recorder)
+    return recorder
+
+
+def _is_compiled_itself(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether ``torch.compile`` or ``Module.compile`` was applied to ``module`` or a part of it."""
+    return any(_is_compiled_itself(m) for m in module.modules())
+
+
+@contextlib.contextmanager
+def recorded_inputs(layers: Sequence[nn.Module], detach: bool = True) -> Iterator[list[list[Tensor]]]:
+    """Collect the inputs of ``layers`` while they are called inside the block, one list per layer.
+
+    Args:
+        layers: linear layers or convolutions.
+        detach: without their history.
+
+    Raises:
+        UnsupportedError: compiled code that was traced before the layers were watched did not show any input.
+    """
+    recorders: list[Recorder] = [layer.__dict__.get(_NAME) or Recorder() for layer in layers]
+    handles = [
+        layer.register_forward_pre_hook(recorder)
+        for layer, recorder in zip(layers, recorders, strict=True)
+        if _NAME not in layer.__dict__  # outside compiled code a hook may come and go
+    ]
+    for recorder in recorders:
+        recorder.on, recorder.detach, recorder.seen = True, detach, []
+    try:
+        yield [recorder.seen for recorder in recorders]
+        parts = {recorder.part for recorder in recorders if recorder.part is not None}
+        hidden = parts - {recorder.part for recorder in recorders if recorder.seen}
+    finally:
+        for recorder in recorders:
+            recorder.on, recorder.seen = False, []
+        for handle in handles:
+            handle.remove()
+    if hidden:
+        raise UnsupportedError(
+            "Compiled encoders: expected to see the inputs of their layers. Found none, because they ran (and were "
+            "compiled) before the method was made. Make the method first, or call torch.compiler.reset() after making "
+            "it."
+        )
+
+
+def recompiles(limit: int = 64) -> contextlib.AbstractContextManager[Any]:
+    """Room for one compiled version of a loss per modality, input shape and mode; torch's default is 8."""
+    return torch._dynamo.config.patch(recompile_limit=limit)  # type: ignore[no-any-return]

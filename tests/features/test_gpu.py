@@ -1,0 +1,147 @@
+"""On an accelerator: no hidden synchronisation, half precision, channels-last, compiled; skipped elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from equimodal import Batch, Classification, MultimodalModel, PlainEngine
+from equimodal.errors import NonFiniteError
+from equimodal.fusion import Concat
+from equimodal.methods import EpochContext, Method, get
+from tests.features.helpers import SETTINGS, Setting, data, departure, plain_method, single
+from tests.helpers import assert_near, is_wild, setting_id, sgd, train, weights
+
+pytestmark = pytest.mark.gpu
+every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=setting_id)
+
+
+@pytest.fixture
+def device() -> torch.device:
+    found = torch.accelerator.current_accelerator()
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def _loud(device: torch.device) -> Iterator[None]:
+    """Any wait for the device is an error."""
+    if device.type != "cuda":
+        pytest.skip("only CUDA can tell")
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def on(device: torch.device, setting: Setting, norm: bool = False) -> Method:
+    return plain_method(setting, norm=norm).float().to(device)
+
+
+def start(method: Method, engine: PlainEngine, batch: Batch) -> None:
+    method.on_train_epoch_start(EpochContext(0, 4, 9, [batch], engine))
+
+
+@every_setting
+def test_no_step_waits_for_the_device(setting: Setting, device: torch.device) -> None:
+    """In full precision and in bfloat16; the first step may (it makes optimizer state and handles)."""
+    if device.type != "cuda":
+        pytest.skip("only CUDA can tell")
+    for autocast in (None, torch.bfloat16):
+        method = on(device, setting, norm=True)
+        batch = single(data(32)).to(device)
+        engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9, foreach=True), clip_norm=1.0,
+                             autocast=autocast)  # fmt: skip
+        start(method, engine, batch)
+        for _ in range(3):
+            method.training_step(batch, engine)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                method.training_step(batch, engine)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        engine.raise_if_not_finite()
+
+
+@every_setting
+def test_the_device_gives_the_weights_of_the_processor(setting: Setting, device: torch.device) -> None:
+    if setting[1].get("mixup_alpha") or is_wild(setting):
+        pytest.skip("draws on the device, or amplifies rounding")
+    if device.type == "mps":
+        pytest.skip("no float64")
+    here, there = plain_method(setting), plain_method(setting).to(device)
+    train(here, sgd(here, clip_norm=0.5), range(2), [data(seed=s) for s in range(2)], total=2)
+    train(there, sgd(there, clip_norm=0.5), range(2), [data(seed=s).to(device) for s in range(2)], total=2)
+    assert_near(weights(here), {n: t.cpu() for n, t in weights(there).items()}, 1e-7)
+
+
+@every_setting
+def test_float16_on_the_device(setting: Setting, device: torch.device) -> None:
+    if departure(setting, "float16") is not None:
+        pytest.skip("says that it departs")
+    method = on(device, setting, norm=True)
+    scaler = torch.amp.GradScaler(device.type, init_scale=2.0**40)  # overflows at first
+    engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=1e-3), autocast=torch.float16, scaler=scaler)
+    batch = single(data(32)).to(device)
+    train(method, engine, range(1), [batch] * 40, total=4)
+    assert scaler.get_scale() < 2.0**40
+    assert all(torch.isfinite(t).all() for t in weights(method).values())
+    assert method.training_step(batch, engine).phases
+
+
+def test_a_nan_is_found_at_the_end_of_the_epoch(device: torch.device) -> None:
+    method = on(device, ("MLA", {}))
+    batch = single(data(8)).to(device)
+    engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=0.1))
+    start(method, engine, batch)
+    batch.inputs["a"][0] = math.nan
+    method.training_step(batch, engine)
+    with pytest.raises(NonFiniteError, match="'a'"):
+        engine.raise_if_not_finite()
+
+
+def audio_visual(device: torch.device) -> tuple[MultimodalModel, Batch]:
+    """Convolutional encoders at the shapes of CREMA-D: a spectrogram, and one frame of three channels."""
+
+    def encoder(channels: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        for before, after in ((channels, 32), (32, 64), (64, 128)):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    torch.manual_seed(0)
+    encoders = {"audio": encoder(1), "visual": encoder(3)}
+    model = MultimodalModel(encoders, Concat(dict.fromkeys(encoders, 128)), nn.Linear(256, 6),
+                            feature_sizes=dict.fromkeys(encoders, 128))  # fmt: skip
+    inputs = {"audio": torch.randn(16, 1, 257, 188), "visual": torch.randn(16, 3, 224, 224)}
+    last: Any = torch.channels_last
+    untyped: Any = model.to(device)  # the stubs do not know of memory formats
+    untyped.to(memory_format=last)
+    moved = {m: x.to(device=device, memory_format=last) for m, x in inputs.items()}
+    return model, Batch(moved, torch.arange(16, device=device) % 6)
+
+
+@pytest.mark.parametrize("name", ["Joint", "MLA", "CGGM", "MIE"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_channels_last_in_bfloat16(name: str, compiled: bool, device: torch.device) -> None:
+    if device.type != "cuda":
+        pytest.skip("channels-last convolutions in bfloat16 are CUDA's")
+    torch.compiler.reset()
+    model, batch = audio_visual(device)
+    method = get(name)(model, Classification(6)).to(device).train()
+    engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9), autocast=torch.bfloat16,
+                         compile={"fullgraph": True} if compiled else False)  # fmt: skip
+    start(method, engine, batch)
+    first = float(method.training_step(batch, engine).loss)
+    for _ in range(15):
+        last = method.training_step(batch, engine)
+    assert float(last.loss) < first
+    engine.raise_if_not_finite()
+    convolution = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)

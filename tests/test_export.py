@@ -1,0 +1,248 @@
+"""Exported inference models: the method's numbers in a fresh process, and nothing that the rule does not need."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from equimodal import Classification, MultimodalModel
+from equimodal.batch import Tokens
+from equimodal.errors import BatchError, MissingExtraError, ModelError, StorageError, UnsupportedError
+from equimodal.export import InferenceModel, export
+from equimodal.features import affine_head
+from equimodal.fusion import Concat, CrossAttention, Late
+from equimodal.methods import CGGM, MLA, Joint, Method, MultiLoss, Unimodal
+from tests.helpers import CLASSES, NAMES, make_batch, make_model, method_on
+
+# the loader may know torch and nothing of this library
+FRESH = """
+import json, sys, torch
+sys.modules["equimodal"] = None
+stored = torch.load("inputs.pt", weights_only=True)
+files = {"equimodal.json": ""}
+model = torch.export.load("model.pt2", extra_files=files).module()
+found = model(*stored)
+torch.save({"found": found, "about": json.loads(files["equimodal.json"])}, "found.pt")
+"""
+FRESH_ONNX = """
+import sys, numpy, onnxruntime, torch
+sys.modules["equimodal"] = None
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+feed = dict(numpy.load("inputs.npz"))
+found = session.run(["probabilities", "output"], {i.name: feed[i.name] for i in session.get_inputs()})
+torch.save([torch.from_numpy(f) for f in found], "found.pt")
+"""
+
+
+def in_a_fresh_process(code: str, folder: Path) -> Any:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return torch.load(folder / "found.pt", weights_only=True)
+
+
+def single(name: str, **options: Any) -> Method:
+    """A method on two MLPs and a GRU, in float32, with every parameter away from its start."""
+    method = method_on(make_model(2), name, **options).float()
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in method.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=g))
+        method.inference.temperature.copy_(torch.tensor([0.7, 1.6]))
+    return method.train()
+
+
+def inputs(size: int, seed: int = 0) -> dict[str, Tensor]:
+    return {m: x.float() for m, x in make_batch(2, size, seed).inputs.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Joint", "MLA", "CGGM", "MIE"])
+def test_round_trip_in_a_fresh_process(name: str, tmp_path: Path) -> None:
+    method = single(name)
+    example, fresh = inputs(4), inputs(9, seed=1)
+    present = {NAMES[0]: torch.arange(9) != 2, NAMES[1]: torch.arange(9) % 4 != 0}
+    path = export(method, example, tmp_path / "model.pt2", presence=True, metadata={"classes": ["a", "b", "c"]})
+    assert path == tmp_path / "model.pt2"
+    spoilt = {m: torch.where(present[m].reshape(-1, *[1] * (x.ndim - 1)), x, math.nan) for m, x in fresh.items()}
+    torch.save((spoilt, present), tmp_path / "inputs.pt")
+    stored = in_a_fresh_process(FRESH, tmp_path)
+    expected = method.predict(fresh, present)
+    assert torch.allclose(stored["found"]["output"], expected.output, atol=1e-5)
+    assert torch.allclose(stored["found"]["probabilities"], expected.probabilities, atol=1e-5)
+    rule = {"Joint": "fused", "CGGM": "fused", "MLA": "uncertainty", "MIE": "mean"}[name]
+    assert stored["about"] == {
+        "modalities": list(NAMES[:2]), "presence": True, "rule": rule, "task": "classification", "method": name,
+        "classes": ["a", "b", "c"],
+    }  # fmt: skip
+    assert method.training
+    assert method.inference.temperature.requires_grad is False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Joint", "MLA", "CGGM", "MIE"])
+def test_onnx_round_trip_in_a_fresh_process(name: str, tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    onnx, _, _ = (pytest.importorskip(package) for package in ("onnx", "onnxscript", "onnxruntime"))
+    method = single(name)
+    fresh = inputs(9, seed=1)
+    present = {NAMES[0]: torch.arange(9) != 2, NAMES[1]: torch.arange(9) % 4 != 0}
+    export(method, inputs(4), tmp_path / "model.onnx", "onnx", presence=True)
+    feed = {m: x.numpy() for m, x in fresh.items()} | {f"present.{m}": x.numpy() for m, x in present.items()}
+    numpy.savez(tmp_path / "inputs.npz", **feed)
+    probabilities, output = in_a_fresh_process(FRESH_ONNX, tmp_path)
+    expected = method.predict(fresh, present)
+    assert torch.allclose(output, expected.output, atol=1e-4)
+    assert torch.allclose(probabilities, expected.probabilities, atol=1e-4)
+    made = onnx.load(tmp_path / "model.onnx")
+    assert json.loads({p.key: p.value for p in made.metadata_props}["equimodal.modalities"]) == list(NAMES[:2])
+    assert {i.type.tensor_type.shape.dim[0].dim_param for i in made.graph.input} == {"batch"}
+    weights = {n for i in made.graph.initializer for n in [i.name]}
+    assert not [n for n in weights if "classifiers" in n or "project" in n or "covariance" in n]
+
+
+def names_in(path: Path) -> set[str]:
+    return set(torch.export.load(path).state_dict)
+
+
+@pytest.mark.slow
+def test_what_the_rule_does_not_use_is_gone(tmp_path: Path) -> None:
+    x = inputs(4)
+    cggm = names_in(export(single("CGGM"), x, tmp_path / "a.pt2"))
+    assert not [n for n in cggm if "classifiers" in n or "average" in n]
+    assert [n for n in cggm if "model.head" in n]
+    mla = names_in(export(single("MLA"), x, tmp_path / "b.pt2"))
+    assert not [n for n in mla if "model.head" in n or "projectors" in n]
+    assert [n for n in mla if n.startswith("method.head")]
+    mie = names_in(export(single("MIE"), x, tmp_path / "c.pt2"))
+    assert not [n for n in mie if "flat" in n or "model.head" in n]
+    heads = single("MultiLoss", inference="mean")
+    kept = names_in(export(heads, x, tmp_path / "d.pt2"))
+    assert not [n for n in kept if "model.head" in n]
+    only = names_in(export(heads, {NAMES[1]: x[NAMES[1]]}, tmp_path / "e.pt2"))
+    assert not [n for n in only if "encoders.0" in n or "heads.0" in n]
+    assert len(only) < len(kept)
+    model = torch.export.load(tmp_path / "e.pt2").module()
+    alone = heads.predict({NAMES[1]: x[NAMES[1]]})
+    assert torch.allclose(model({NAMES[1]: x[NAMES[1]]})["output"], alone.output, atol=1e-6)
+
+
+def test_no_sample_is_left_in_the_file(tmp_path: Path) -> None:
+    x = inputs(4)
+    marker = 1234.5678
+    x[NAMES[0]][1, 2] = marker
+    path = export(single("Joint"), x, tmp_path / "model.pt2")
+    assert torch.tensor([marker]).numpy().tobytes() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("build", [Joint, MultiLoss, MLA, CGGM, Unimodal])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_inference_model_predicts_as_the_method(build: type[Method], count: int) -> None:
+    """Without tracing: every kind of encoder, nested inputs, any pattern of absence, bit for bit in evaluation mode."""
+    method = build(make_model(count), Classification(CLASSES)).double()
+    batch = make_batch(count)
+    rows = torch.arange(12)
+    for present in (None, {NAMES[0]: rows % 3 != 0, NAMES[1]: rows % 3 != 1}):
+        spoilt = dict(batch.inputs)
+        for m, mask in (present or {}).items():
+            spoilt[m] = torch.where(mask.reshape(-1, *[1] * (spoilt[m].ndim - 1)), spoilt[m], math.nan)
+        found = InferenceModel(method, batch.inputs)(spoilt, present)
+        assert torch.allclose(found["output"], method.predict(batch.inputs, present).output, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_tokens_and_standardisation(tmp_path: Path) -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, x: Tokens) -> Tokens:
+            return Tokens(torch.tanh(self.layer(x.values)), x.mask)
+
+    torch.manual_seed(0)
+    fusion = CrossAttention({"text": 4, "pulse": 4}, width=4, heads=2, layers=1)
+    encoders = {"text": Words(), "pulse": nn.Linear(5, 4)}
+    method = Joint(MultimodalModel(encoders, fusion, nn.Linear(8, 3)), Classification(3))
+    text = Tokens.of_lengths(torch.randn(6, 7, 3), torch.tensor([7, 1, 3, 5, 2, 6]))
+    x = {"text": text, "pulse": torch.randn(6, 5)}
+    statistics = {"text": (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([2.0, 0.5, 1.0]))}
+    path = export(method, x, tmp_path / "model.pt2", standardise=statistics, presence=True)
+    model = torch.export.load(path).module()
+    mean, scale = statistics["text"]
+    moved = {**x, "text": Tokens((text.values - mean) * scale, text.mask)}
+    present = {"text": torch.arange(6) < 4, "pulse": torch.arange(6) > 0}
+    found = model({"text": {"values": text.values, "mask": text.mask}, "pulse": x["pulse"]}, present)
+    assert torch.allclose(found["output"], method.predict(moved, present).output, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_dense_outputs(tmp_path: Path) -> None:
+    segmentation = pytest.importorskip("equimodal.tasks").Segmentation
+    encoders = {"t1": nn.Conv2d(1, 4, 3, padding=1), "flair": nn.Conv2d(1, 4, 3, padding=1)}
+    for fusion, head in (
+        (Concat({"t1": 4, "flair": 4}), nn.Conv2d(8, 3, 1)),
+        (Late({"t1": 4, "flair": 4}, 3, dense=True), nn.Identity()),
+        (Concat({"t1": 4, "flair": 4}), affine_head(8, 3, dense=True)),
+    ):
+        method = Joint(MultimodalModel(encoders, fusion, head), segmentation(3))
+        x = {m: torch.randn(3, 1, 8, 8) for m in encoders}
+        model = torch.export.load(export(method, x, tmp_path / "model.pt2", presence=True)).module()
+        present = {"t1": torch.tensor([True, False, True, True, True]), "flair": torch.tensor([False] + [True] * 4)}
+        fresh = {m: torch.randn(5, 1, 8, 8) for m in encoders}
+        found = model(fresh, present)
+        assert torch.allclose(found["output"], method.predict(fresh, present).output, atol=1e-5)
+        assert found["probabilities"].shape == (5, 3, 8, 8)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    method, x = single("Joint"), inputs(4)
+    with pytest.raises(ModelError, match="expected 'torch' or 'onnx'. Found 'tf'"):
+        export(method, x, tmp_path / "m.pt2", "tf")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"ends in \.pt2"):
+        export(method, x, tmp_path / "m.bin")
+    with pytest.raises(BatchError, match="`example_inputs`"):
+        export(method, {"smell": torch.zeros(2, 1)}, tmp_path / "m.pt2")
+    with pytest.raises(BatchError, match="`example_inputs`"):
+        export(method, {}, tmp_path / "m.pt2")
+    with pytest.raises(ModelError, match=r"Joint\(model, task\)"):
+        export(method.model, x, tmp_path / "m.pt2")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="`standardise`"):
+        export(method, x, tmp_path / "m.pt2", standardise={"smell": (0.0, 1.0)})
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="could not be written"):
+        export(method, x, tmp_path / "file" / "m.pt2")
+
+
+def test_what_cannot_be_traced_is_refused(tmp_path: Path) -> None:
+    class Choosy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if float(x.sum()) > 0 else -x)
+
+    model = MultimodalModel({"a": Choosy(2, 2)}, Concat({"a": 2}), nn.Linear(2, 2))
+    with pytest.raises(UnsupportedError, match="depend on the values of their input"):
+        export(Joint(model, Classification(2)), {"a": torch.ones(3, 2)}, tmp_path / "m.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_onnx_without_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match=r"equimodal\[export\]"):
+        export(single("Joint"), inputs(4), tmp_path / "m.onnx", "onnx")
+
+
+def test_a_batch_of_one_is_no_constant(tmp_path: Path) -> None:
+    method = single("Joint")
+    model = torch.export.load(export(method, inputs(1), tmp_path / "m.pt2")).module()
+    fresh = inputs(5)
+    assert torch.allclose(model(fresh)["output"], method.predict(fresh).output, atol=1e-5)
+    fixed = torch.export.load(export(method, inputs(4), tmp_path / "n.pt2", dynamic_batch=False)).module()
+    assert torch.allclose(fixed(inputs(4))["output"], method.predict(inputs(4)).output, atol=1e-5)
