@@ -58,7 +58,7 @@ FEATURES: dict[str, Feature] = {
     ),
     "evaluation": Feature("evaluation", "7 samples on 2 processes give the scores of one process exactly"),
     "nonfinite": Feature(
-        "NaN", "a NaN on one process raises on all, nothing is stepped, batch statistics are as they were"
+        "NaN", "a NaN on one process raises on all before its phase is stepped; batch statistics are as they were"
     ),
     "sharded": Feature("FSDP", "parameters sharded by FSDP or tensor parallelism"),
 }

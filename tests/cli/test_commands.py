@@ -36,7 +36,7 @@ def test_train_leaves_a_run_and_prints_its_folder_last(cli: CLI) -> None:
     assert (stored.method, stored.options["alpha"], stored.seed) == ("MLA", 0.25, 3)
     assert stored.options["alpha_schedule"] == "epoch"  # the configuration is resolved
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert f"test score: {100 * metrics['test']['score']:.1f} %" in text
+    assert f"test accuracy: {100 * metrics['test']['score']:.1f} %" in text
     assert "2/2 epochs" in cli.err
     assert last_line(cli(["train", "--method", "mla", *TINY, "--seed", "3", "--quiet"])) == "runs/MLA-synthetic-seed3-2"
     assert cli.err == ""

@@ -164,7 +164,7 @@ def test_options_come_from_the_signature() -> None:
         (["compare", "--out", "s", "--seeds", "0,x"], "whole numbers"),
         (["evaluate"], "run_dir"),
         (["predict", "r", "--out", "p.txt"], "name.npz or name.csv"),
-        (["data"], "bundle or describe"),
+        (["data"], "unpack or describe"),
         (["data", "describe", "avdigts"], "Did you mean 'avdigits'"),
         (["data", "bundle", "x.npz"], "--inputs is missing"),
     ],

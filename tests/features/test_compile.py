@@ -88,6 +88,7 @@ def test_the_whole_compiler_for_the_founding_methods(setting: Setting) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # raised inside torch
 @pytest.mark.parametrize("name", ["MLA", "CGGM", "MIE"])
 def test_inductor(name: str) -> None:
     """Generated code, in float32; skipped where there is no C++ compiler."""

@@ -96,7 +96,7 @@ class CommandParser:
             UsageError: one line, with the nearest known option where one is unknown.
         """
         try:
-            values: dict[str, Any] = self._parser.parse_args(long_forms(argv)).as_dict()
+            values: dict[str, Any] = self._parser.parse_args(long_forms(argv, self.known)).as_dict()
         except argparse.ArgumentError as error:
             raise self._usage(str(error)) from error
         values.pop("config", None)
@@ -126,12 +126,13 @@ class CommandParser:
         return UsageError(f"{self.prog}: error: {text}{'' if text.endswith('?') else '.'} See: {self.see}")
 
 
-def long_forms(argv: Sequence[str]) -> list[str]:
-    """``argv`` with the short forms written out."""
+def long_forms(argv: Sequence[str], known: Sequence[str] = ()) -> list[str]:
+    """``argv`` with the short forms written out, except those that are options of ``known`` themselves."""
     written = []
     for argument in argv:
         name, equals, value = argument.partition("=")
-        written.append(SHORT.get(name, name) + equals + value)
+        own = name.lstrip("-") in known
+        written.append((name if own else SHORT.get(name, name)) + equals + value)
     return written
 
 
