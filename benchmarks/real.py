@@ -99,7 +99,8 @@ def report(arguments: argparse.Namespace) -> int:
     for name in arguments.datasets.split(","):
         config = study_of(arguments, name, list(ENTRIES))
         data = build_data(config.data)
-        costs = {} if arguments.without_cost else measure_cost(data, first_cells(config, data))
+        measured = not arguments.without_cost
+        costs = measure_cost(data, first_cells(config, data)) if measured else stored_costs(results / f"{name}.json")
         study = summarise(config, arguments.out / name, data, costs, {})
         kept = {
             k: study[k] for k in ("dataset", "protocol", "selection", "budget", "rows", "incomplete", "environment")
@@ -118,6 +119,11 @@ def report(arguments: argparse.Namespace) -> int:
     PAGE.write_text(page, encoding="utf-8")
     print("\n".join(verdicts(summary)))
     return 0
+
+
+def stored_costs(path: Path) -> dict[str, float]:
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return {row["method"]: row["cost"] for row in rows if row["cost"] is not None}
 
 
 def first_cells(config: StudyConfig, data: Dataset) -> dict[str, RunConfig]:
@@ -275,7 +281,7 @@ def main() -> int:
     parser.add_argument("--datasets", default=",".join(DATASETS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--without-cost", action="store_true", help="report: leave the cost of a step out")
+    parser.add_argument("--without-cost", action="store_true", help="report: keep the stored cost of a step")
     parser.add_argument("--entries", default=";".join(ENTRIES), help="labels, separated by semicolons")
     arguments = parser.parse_args()
     return run(arguments) if arguments.command == "run" else report(arguments)
