@@ -191,7 +191,7 @@ def test_nonfinite(setting: Setting) -> None:
     before = {n: t for n, t in tensors(method).items() if "generator" not in n}
     states = copy.deepcopy(optimizer.state_dict())
     if setting[1].get("order") == "shuffled":
-        method.order = "fixed"  # the phase of 'a' first: those before it are whole updates of their own
+        setattr(method, "order", "fixed")  # noqa: B010 (the phase of "a" first: those before it are whole updates)
     with pytest.raises(NonFiniteError, match=r"inputs\['a'\].*\d sample"):
         method.training_step(nan_batch(data(), "a"), engine)
     assert_identical(before, {n: t for n, t in tensors(method).items() if n in before})
