@@ -7,7 +7,6 @@ import copy
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Presence, Tokens, Tree, batch_size_of, tree_map, tree_tensors
-from equimodal.errors import BatchError, ModelError, StorageError, UnsupportedError, missing_extra
+from equimodal.errors import BatchError, ModelError, UnsupportedError, missing_extra
 from equimodal.features import clean
+from equimodal.files import write_bytes
 from equimodal.methods import Method
 
 Format = Literal["torch", "onnx"]
@@ -201,7 +201,8 @@ def export(
         **dict(metadata or {}),
     }
     content = _torch_bytes(program, about) if format == "torch" else _onnx_bytes(program, arguments, about, expected)
-    return _write(Path(path), content)
+    hint = "What was there before still is; free space or choose another folder."
+    return write_bytes(Path(path), content, hint)
 
 
 def _moved(tree: Tree, method: Method) -> Tree:
@@ -334,24 +335,6 @@ def _names(tree: Tree, prefix: str) -> list[str]:
         return [prefix.removesuffix(".")]
     entries = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
     return [name for key, value in entries for name in _names(value, f"{prefix}{key}.")]
-
-
-def _write(path: Path, content: bytes) -> Path:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(
-            f"`{path}`: could not be written ({error.strerror or error}). What was there before still is; free space "
-            "or choose another folder."
-        ) from error
-    return path
 
 
 @contextlib.contextmanager

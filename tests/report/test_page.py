@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
         Path.open(self, "w").close()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(StorageError, match=r"report.html.*No space left on device.*Nothing was lost"):
         render_report(study(row("MLA")), path)
     assert path.read_bytes() == b"the old report"

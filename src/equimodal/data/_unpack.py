@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from equimodal.data._arrays import Arrays
 from equimodal.data._bundle import find_card, load_bundle, load_card
-from equimodal.data._write import yaml_of
+from equimodal.data._write import write_folder, yaml_of
 from equimodal.errors import DataError, StorageError
 
 
@@ -49,7 +47,7 @@ def unpack_bundle(path: str | Path, out: str | Path, card: str | Path | Mapping[
         raise DataError(f"`out`: expected a new folder without a suffix. Found {out}.")
     found = load_card(card if card is not None else find_card(path))
     arrays = Arrays(path)
-    names = sorted(_named(found.raw) & set(arrays))
+    named = {name: arrays[name] for name in sorted(_named(found.raw) & set(arrays))}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -57,10 +55,7 @@ def unpack_bundle(path: str | Path, out: str | Path, card: str | Path | Mapping[
         raise StorageError(f"{out}: the folder could not be made ({error}).") from error
     try:
         new = workplace / out.name
-        new.mkdir()
-        for name in names:
-            np.save(new / f"{name}.npy", arrays[name], allow_pickle=False)
-        (new / "card.yaml").write_text(yaml_of(found.raw), encoding="utf-8")
+        write_folder(new, named, yaml_of(found.raw))
         for protocol in found.protocols:
             load_bundle(new, protocol=protocol)
         new.replace(out)

@@ -141,16 +141,21 @@ def write_bundle(
 def _write(workplace: Path, path: Path, arrays: Mapping[str, Array], text: str, folder: bool) -> None:
     if folder:
         new = workplace / "new"
-        new.mkdir()
-        for name, array in arrays.items():
-            np.save(new / f"{name}.npy", array, allow_pickle=False)
-        (new / "card.yaml").write_text(text, encoding="utf-8")
+        write_folder(new, arrays, text)
         _swap(workplace, [(new, path)])
         return
     with (workplace / "data.npz").open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **dict(arrays))
     (workplace / "card.yaml").write_text(text, encoding="utf-8")
     _swap(workplace, [(workplace / "data.npz", path), (workplace / "card.yaml", path.with_suffix(".yaml"))])
+
+
+def write_folder(new: Path, arrays: Mapping[str, Array], card: str) -> None:
+    """The form of a bundle that is memory-mapped: a new folder with one .npy file per array, and its card."""
+    new.mkdir()
+    for name, array in arrays.items():
+        np.save(new / f"{name}.npy", array, allow_pickle=False)
+    (new / "card.yaml").write_text(card, encoding="utf-8")
 
 
 def _swap(workplace: Path, moves: Sequence[tuple[Path, Path]]) -> None:

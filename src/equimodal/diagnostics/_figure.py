@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from equimodal.diagnostics._curve import Curve
-from equimodal.errors import MethodError, StorageError, missing_extra
+from equimodal.errors import MethodError, missing_extra
+from equimodal.files import write_bytes
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -64,25 +65,9 @@ def draw_curves(
             grid[0].legend(frameon=False, fontsize=8)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=150, metadata=_timeless(path.suffix.lower()))
-    return _write(path, buffer.getvalue())
+    return write_bytes(path, buffer.getvalue(), "Choose another place.")
 
 
 def _timeless(suffix: str) -> dict[str, None]:
     """Metadata without the time of drawing, so that the same curves give the same file."""
     return {} if suffix == ".png" else {"Date": None} if suffix == ".svg" else {"CreationDate": None}
-
-
-def _write(path: Path, content: bytes) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"`{path}`: could not be written ({error.strerror or error}). Choose another place."
-        ) from error
-    return path

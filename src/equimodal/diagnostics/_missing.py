@@ -8,7 +8,7 @@ import numpy as np
 
 from equimodal.data._missing import ALL, kept, uniforms
 from equimodal.diagnostics._curve import Curve, curve_of
-from equimodal.diagnostics._sweep import Tally, checked_levels, checked_whole, chosen_modalities, readers
+from equimodal.diagnostics._sweep import checked_levels, chosen_modalities, readers, repeated
 from equimodal.methods._base import BatchLike, Method
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -54,10 +54,7 @@ def missing_curves(
     """
     names = chosen_modalities(method, modalities)
     levels = checked_levels("rates", rates, 1.0)
-    checked_whole("draws", draws, 1)
-    checked_whole("seed", seed, 0)
-    targets = [*names, ALL] if len(names) > 1 else names
-    tallies = {(t, r, d): Tally(method, metrics) for t in targets for r in levels for d in range(draws if r else 1)}
+    targets, tallies = repeated(method, names, levels, draws, seed, metrics)
     absent = {(t, r): (0, 0) for t in targets for r in levels}
     for reader in readers(method, batches):
         have = reader.available

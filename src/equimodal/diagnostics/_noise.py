@@ -11,7 +11,7 @@ from equimodal.batch import Tree
 from equimodal.data._missing import ALL
 from equimodal.diagnostics._corruptions import Corruption, Spread, check_noises, noise_of
 from equimodal.diagnostics._curve import Curve, curve_of
-from equimodal.diagnostics._sweep import Reader, Tally, checked_levels, checked_whole, chosen_modalities, readers
+from equimodal.diagnostics._sweep import Reader, checked_levels, chosen_modalities, readers, repeated
 from equimodal.errors import MethodError
 from equimodal.methods._base import BatchLike, Method
 
@@ -66,10 +66,7 @@ def noise_curves(
     names = chosen_modalities(method, given)
     check_noises(given)
     steps = checked_levels("levels", levels, None)
-    checked_whole("draws", draws, 1)
-    checked_whole("seed", seed, 0)
-    targets = [*names, ALL] if len(names) > 1 else names
-    tallies = {(t, v, d): Tally(method, metrics) for t in targets for v in steps for d in range(draws if v else 1)}
+    targets, tallies = repeated(method, names, steps, draws, seed, metrics)
     streams = {(m, d): _stream(seed, d, m) for m in names for d in range(draws)}
     kinds: dict[str, Corruption] = {}
     for reader in readers(method, batches):

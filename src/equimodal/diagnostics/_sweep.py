@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from equimodal.batch import Batch, Presence, Tree, tree_map
+from equimodal.data._missing import ALL
 from equimodal.errors import BatchError, MethodError
 from equimodal.methods._base import BatchLike, Method, evaluating
 from equimodal.model import MultimodalModel
@@ -173,6 +174,20 @@ def checked_levels(name: str, levels: Iterable[float], highest: float | None) ->
     if not rest or not rising or (highest is not None and rest[-1] > highest) or rest[-1] == float("inf"):
         raise MethodError(f"`{name}`: expected {expected}, such as 0.1, 0.2, 0.3. Found {found}.")
     return [0.0, *rest]
+
+
+def repeated(
+    method: Method, names: Sequence[str], levels: Sequence[float], draws: int, seed: int, metrics: bool
+) -> tuple[list[str], dict[tuple[str, float, int], Tally]]:
+    """What a sweep is about - each modality, and :data:`ALL` of several - and a tally per level and draw of it.
+
+    Level 0 changes nothing and has one draw.
+    """
+    checked_whole("draws", draws, 1)
+    checked_whole("seed", seed, 0)
+    targets = [*names, ALL] if len(names) > 1 else list(names)
+    keys = [(t, v, d) for t in targets for v in levels for d in range(draws if v else 1)]
+    return targets, {key: Tally(method, metrics) for key in keys}
 
 
 def checked_whole(name: str, value: int, least: int) -> int:

@@ -14,12 +14,11 @@ from equimodal.encoders._checks import (
     check_norm,
     check_odd,
     check_positive,
-    check_shape,
     check_share,
     check_widths,
 )
 from equimodal.encoders._encoder import Encoder
-from equimodal.encoders._masks import check_mask, masked_norm, real_first, segment_means, values_of, within
+from equimodal.encoders._masks import masked_norm, real_first, segment_means, sequence, within
 
 
 class Conv1d(Encoder):
@@ -99,14 +98,8 @@ class Conv1d(Encoder):
 
     def forward(self, x: Tensor | Tokens) -> Tree:
         """(B, T, F) to (B, d), or to Tokens (B, T', d)."""
-        values: Tensor = values_of(x)
-        check_shape(
-            values.shape,
-            values.ndim == 3 and values.shape[2] == self.in_channels and values.shape[1] >= self.shortest,
-            f"(B, T, {self.in_channels}) with T >= {self.shortest}",
-            "Correct `in_channels`, flatten what belongs to one time step, or use fewer blocks.",
-        )
-        check_mask(x)
+        hint = "Correct `in_channels`, flatten what belongs to one time step, or use fewer blocks."
+        values = sequence(x, self.in_channels, self.shortest, hint)
         if isinstance(x, Tokens):
             return self._of_tokens(x)
         # (B, T, F) read as (B, F, 1, T) has its channels innermost: about twice as fast on a CPU as nn.Conv1d

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Tokens, Tree
-from equimodal.encoders._checks import check_choice, check_positive, check_shape, check_share
+from equimodal.encoders._checks import check_choice, check_positive, check_share
 from equimodal.encoders._encoder import Encoder
-from equimodal.encoders._masks import as_before, check_mask, real_first, reverse, values_of, within
+from equimodal.encoders._masks import as_before, real_first, reverse, sequence, within
 
 
 class GRU(Encoder):
@@ -75,14 +75,8 @@ class GRU(Encoder):
 
     def forward(self, x: Tensor | Tokens) -> Tree:
         """(B, T, F) to (B, d), or to Tokens (B, T, d)."""
-        values: Tensor = values_of(x)
-        check_shape(
-            values.shape,
-            values.ndim == 3 and values.shape[2] == self.in_features and values.shape[1] > 0,
-            f"(B, T, {self.in_features}) with T >= 1",
-            "Correct `in_features`, or flatten what belongs to one time step.",
-        )
-        check_mask(x)
+        hint = "Correct `in_features`, or flatten what belongs to one time step."
+        values = sequence(x, self.in_features, 1, hint)
         if not isinstance(x, Tokens):
             states = self._states(values, None)
             return Tokens.full(self.out(states)) if self.pool == "tokens" else self._pooled(states, None)

@@ -11,21 +11,27 @@ from equimodal.batch import Tokens
 from equimodal.encoders._checks import check_shape
 
 
-def values_of(x: Any) -> Any:
-    """The values of :class:`~equimodal.batch.Tokens`, or ``x`` itself."""
-    return x.values if isinstance(x, Tokens) else x
+def sequence(x: Any, features: int, shortest: int, hint: str) -> Tensor:
+    """The values (B, T, F) of an input with ``features`` numbers per step, ``shortest`` steps, and a mask that fits.
 
-
-def check_mask(x: Any) -> None:
-    """Refuse a mask that does not fit its values."""
+    Raises:
+        BatchError: it is of another shape; the message ends with ``hint``.
+    """
+    values: Tensor = x.values if isinstance(x, Tokens) else x
+    check_shape(
+        values.shape,
+        values.ndim == 3 and values.shape[2] == features and values.shape[1] >= shortest,
+        f"(B, T, {features}) with T >= {shortest}",
+        hint,
+    )
     if isinstance(x, Tokens):
-        mask = x.mask
         check_shape(
-            mask.shape,
-            mask.shape == x.values.shape[:2] and mask.dtype == torch.bool,
-            f"a boolean mask {tuple(x.values.shape[:2])}",
-            f"It is {mask.dtype}; True marks a real step.",
+            x.mask.shape,
+            x.mask.shape == values.shape[:2] and x.mask.dtype == torch.bool,
+            f"a boolean mask {tuple(values.shape[:2])}",
+            f"It is {x.mask.dtype}; True marks a real step.",
         )
+    return values
 
 
 def real_first(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Tokens, Tree
-from equimodal.encoders._checks import check_choice, check_positive, check_shape, check_share
+from equimodal.encoders._checks import check_choice, check_positive, check_share
 from equimodal.encoders._encoder import Encoder
 from equimodal.encoders._ids import attendable, read_ids
-from equimodal.encoders._masks import check_mask, values_of
+from equimodal.encoders._masks import sequence
 from equimodal.errors import ModelError
 from equimodal.features import clean, masked_mean
 
@@ -72,14 +72,7 @@ class Transformer(Encoder):
 
     def forward(self, x: Tensor | Tokens) -> Tree:
         """(B, T, F) to (B, d), or to Tokens (B, T, d)."""
-        values: Tensor = values_of(x)
-        check_shape(
-            values.shape,
-            values.ndim == 3 and values.shape[2] == self.in_features and values.shape[1] > 0,
-            f"(B, T, {self.in_features}) with T >= 1",
-            "Correct `in_features`, or flatten what belongs to one step.",
-        )
-        check_mask(x)
+        sequence(x, self.in_features, 1, "Correct `in_features`, or flatten what belongs to one step.")
         tokens = clean(x) if isinstance(x, Tokens) else Tokens.full(x)
         return self.body(Tokens(self.read(tokens.values), tokens.mask))
 

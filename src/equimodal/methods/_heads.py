@@ -132,21 +132,39 @@ def unimodal_phase(
         shares: makes micro-batches count as one batch.
     """
 
-    def objective(batch: Batch) -> Objective:
-        own = batch.only(modality)
-        if own is None or own.target is None:
-            raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
+    def objective(own: Batch, target: Tensor, batch: Batch) -> Objective:
         feature = model.encode(own.inputs, None, [modality])[modality]
         output = head(feature)
-        loss = task.loss(output, own.target) if shares is None else shares.loss(output, own.target, batch, modality)
+        loss = task.loss(output, target) if shares is None else shares.loss(output, target, batch, modality)
         with torch.no_grad():
-            numerator, denominator = task.score_terms(output.detach(), own.target)
+            numerator, denominator = task.score_terms(output.detach(), target)
             sums = {"numerator": numerator, "denominator": denominator, **observe(pool(feature).detach())}
         return Objective(loss, {}, sums)
 
+    return branch_phase(model, modality, head, objective)
+
+
+def branch_phase(
+    model: Multimodal, modality: str, head: nn.Module, objective: Callable[[Batch, Tensor, Batch], Objective]
+) -> Phase:
+    """A phase about one encoder and its head, on the samples that have the modality.
+
+    Args:
+        model: owns the encoder.
+        modality: whose turn it is.
+        head: trained with the encoder.
+        objective: called with the samples that have the modality, their target, and the whole batch.
+    """
+
+    def of_batch(batch: Batch) -> Objective:
+        own = batch.only(modality)
+        if own is None or own.target is None:
+            raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
+        return objective(own, own.target, batch)
+
     return Phase(
         name=modality,
-        objective=objective,
+        objective=of_batch,
         parameters=[*model.parameters_of(modality), *head.parameters()],
         count=lambda batch: batch.count(modality) if modality in batch.inputs else 0,
         modality=modality,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
-from equimodal.errors import MethodError, ModelError, ScheduleWarning, UnsupportedError
+from equimodal.errors import MethodError, ScheduleWarning, UnsupportedError
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.inference import Rule
 from equimodal.methods._base import (
@@ -27,7 +27,7 @@ from equimodal.methods._base import (
     warn_once,
 )
 from equimodal.methods._flat import FlatBank, Key, branch_layers, corresponding
-from equimodal.methods._heads import Heads, published_head
+from equimodal.methods._heads import Heads, branch_phase, published_head
 from equimodal.methods._mie_released import ENGINE, released_loss
 from equimodal.methods._mixup import check_mixable, mixup
 from equimodal.methods._shares import LossShares
@@ -259,24 +259,15 @@ class MIE(Method):
     def _phase(self, modality: str, shares: LossShares) -> Phase:
         gather = self.projection and self.alternate != "stage"
 
-        def objective(batch: Batch) -> Objective:
-            own = batch.only(modality)
-            if own is None or own.target is None:
-                raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
+        def objective(own: Batch, target: Tensor, batch: Batch) -> Objective:
             feature, output, sums = self._forward(modality, own, gather)
-            loss = shares.loss(output, own.target, batch, modality)
-            sums["numerator"], sums["denominator"] = self.task.score_terms(output.detach(), own.target)
+            loss = shares.loss(output, target, batch, modality)
+            sums["numerator"], sums["denominator"] = self.task.score_terms(output.detach(), target)
             if self.variant == "released":
                 loss = self._released_loss(modality, loss, feature, batch)
             return Objective(loss, {}, sums)
 
-        return Phase(
-            name=modality,
-            objective=objective,
-            parameters=[*self.multimodal.parameters_of(modality), *self.heads[modality].parameters()],
-            count=lambda batch: batch.count(modality) if modality in batch.inputs else 0,
-            modality=modality,
-        )
+        return branch_phase(self.multimodal, modality, self.heads[modality], objective)
 
     def _forward(self, modality: str, own: Batch, gather: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Features and output of a branch and, if wanted, the second moments of its layers' inputs."""

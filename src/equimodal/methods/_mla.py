@@ -25,7 +25,7 @@ from equimodal.methods._base import (
     warn_once,
 )
 from equimodal.methods._flat import FlatBank, corresponding
-from equimodal.methods._heads import default_head, like_model
+from equimodal.methods._heads import branch_phase, default_head, like_model
 from equimodal.methods._shares import LossShares
 from equimodal.operators import (
     OrthogonalProjector,
@@ -243,15 +243,12 @@ class MLA(Method):
         self._end_of_batch()
 
     def _phase(self, modality: str, shares: LossShares) -> Phase:
-        def objective(batch: Batch) -> Objective:
-            own = batch.only(modality)
-            if own is None or own.target is None:
-                raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
+        def objective(own: Batch, target: Tensor, batch: Batch) -> Objective:
             feature = self.multimodal.encode(own.inputs, None, [modality])[modality]
             with recorded_inputs(self._layers if self.projector is not None else []) as seen:
                 output = self.head(feature)
-            loss = shares.loss(output, own.target, batch, modality)
-            numerator, denominator = self.task.score_terms(output.detach(), own.target)
+            loss = shares.loss(output, target, batch, modality)
+            numerator, denominator = self.task.score_terms(output.detach(), target)
             sums = {"numerator": numerator, "denominator": denominator}
             for number, (layer, inputs) in enumerate(zip(self._layers, seen, strict=False)):
                 rows = torch.cat([layer_inputs(layer, x) for x in inputs])
@@ -262,13 +259,7 @@ class MLA(Method):
                 sums[f"count/{number}"] = torch.full_like(numerator[:1], rows.shape[0])
             return Objective(loss, {}, sums)
 
-        return Phase(
-            name=modality,
-            objective=objective,
-            parameters=[*self.multimodal.parameters_of(modality), *self.head.parameters()],
-            count=lambda batch: batch.count(modality) if modality in batch.inputs else 0,
-            modality=modality,
-        )
+        return branch_phase(self.multimodal, modality, self.head, objective)
 
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from equimodal.errors import StorageError, missing_extra
+from equimodal.errors import missing_extra
+from equimodal.files import write_bytes
 from equimodal.report._curves import sections
 from equimodal.report._study import Study, read_study
 from equimodal.report._tables import column_names, printable, score_text, spread_text
@@ -58,7 +58,8 @@ def render_report(study: Mapping[str, Any], path: str | Path) -> Path:
         commands=[str(c) for c in record.facts.get("commands") or ()],
         svg=Markup,
     )
-    return _write(Path(path), page)
+    hint = "Nothing was lost; free space or choose another path, then write the report again from study.json."
+    return write_bytes(Path(path), page.encode(), hint)
 
 
 def _table(record: Study) -> list[dict[str, Any]]:
@@ -124,22 +125,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_plain(v) for v in value)
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _write(path: Path, text: str) -> Path:
-    """The whole file, or what was there before."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(
-            f"`{path}`: the report could not be written ({error.strerror or error}). Nothing was lost; free space or "
-            "choose another path, then write it again from study.json."
-        ) from error
-    return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import sys
 import warnings
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from equimodal.errors import CheckpointError, DataError, StorageError, missing_extra
+from equimodal.files import write_bytes as write_whole
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -22,21 +22,7 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """As :func:`write_text`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(
-            f"`{path}`: could not be written ({error.strerror or error}). Nothing was lost; free space or choose "
-            "another folder, then resume."
-        ) from error
-    return path
+    return write_whole(path, content, "Nothing was lost; free space or choose another folder, then resume.")
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:

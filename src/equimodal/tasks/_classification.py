@@ -16,6 +16,7 @@ from equimodal.tasks._protocol import (
     counting_dtype,
     positive_integer,
     positive_weights,
+    refuse_entries,
     score,
 )
 
@@ -135,19 +136,12 @@ class Classification(nn.Module):
                     "for class indices convert with .long()."
                 )
             bad = ~((target >= 0) & (target <= 1))  # also where NaN
-            if bool(bad.any()):
-                rows = bad.any(1).nonzero()[:5, 0].tolist()
-                raise TargetError(f"`target`: expected {expected}. Found {target[bad][:5].tolist()} in rows {rows}.")
+            refuse_entries(target, bad, expected)
             return
         if target.ndim != 1 or target.dtype == torch.bool:
             raise TargetError(f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}.")
         outside = (target < 0) | (target >= self.num_classes)
-        if bool(outside.any()):
-            rows = outside.nonzero()[:5, 0].tolist()
-            raise TargetError(
-                f"`target`: expected {expected}. Found {sorted(set(target[outside].tolist()))[:5]} in rows {rows}. "
-                "Check the labels or `num_classes`."
-            )
+        refuse_entries(target, outside, expected, "Check the labels or `num_classes`.")
 
     def metrics(self) -> Any:
         """Accuracy, macro-averaged F1 and mean average precision over the classes."""

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from equimodal.errors import TargetError, missing_extra
 from equimodal.functional import binary_cross_entropy_residual
-from equimodal.tasks._protocol import Distribution, at_least_float32, positive_integer, positive_weights, score
+from equimodal.tasks._protocol import (
+    Distribution,
+    at_least_float32,
+    positive_integer,
+    positive_weights,
+    refuse_entries,
+    score,
+)
 
 
 class MultiLabel(nn.Module):
@@ -99,11 +106,7 @@ class MultiLabel(nn.Module):
         if target.ndim != 2 or target.shape[1] != self.num_labels or target.is_complex():
             raise TargetError(f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}.")
         bad = ~((target >= 0) & (target <= 1))  # also where NaN
-        if bool(bad.any()):
-            raise TargetError(
-                f"`target`: expected {expected}. Found {target[bad][:5].tolist()} in rows "
-                f"{bad.any(1).nonzero()[:5, 0].tolist()}. Check the labels or `num_labels`."
-            )
+        refuse_entries(target, bad, expected, "Check the labels or `num_labels`.")
 
     def metrics(self) -> Any:
         """Micro and macro F1, accuracy per entry and mean average precision over the labels."""

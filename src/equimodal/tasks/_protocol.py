@@ -132,3 +132,18 @@ def positive_weights(name: str, values: Any, count: int) -> Tensor | None:
     if weight.shape != (count,) or not bool((weight > 0).all()) or not bool(torch.isfinite(weight).all()):
         raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values}.")
     return weight
+
+
+def refuse_entries(target: Tensor, bad: Tensor, expected: str, hint: str = "") -> None:
+    """Refuse a target with entries that are not ``expected``; the message shows some of them and their rows.
+
+    Args:
+        target: (B, ...).
+        bad: booleans of the same shape; reading whether any is true waits for the device.
+        expected: what the target should be.
+        hint: what to do next.
+    """
+    if bool(bad.any()):
+        rows = bad.reshape(len(bad), -1).any(1).nonzero()[:5, 0].tolist()
+        entries = target[bad].tolist() if target.is_floating_point() else sorted(set(target[bad].tolist()))
+        raise TargetError(f"`target`: expected {expected}. Found {entries[:5]} in rows {rows}. {hint}".rstrip())

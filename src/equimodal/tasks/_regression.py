@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equimodal.errors import TargetError, missing_extra
 from equimodal.functional import gaussian_nll, gaussian_nll_residual
-from equimodal.tasks._protocol import Distribution, at_least_float32, positive_integer, score
+from equimodal.tasks._protocol import Distribution, at_least_float32, positive_integer, refuse_entries, score
 
 RegressionLoss = Literal["l1", "mse", "huber", "gaussian_nll"]
 
@@ -169,12 +169,7 @@ class Regression(nn.Module):
         bad = ~torch.isfinite(rows)
         if self.limits is not None:
             bad = bad | (rows < self.limits[0]) | (rows > self.limits[1])
-        if bool(bad.any()):
-            where = bad.any(1).nonzero()[:5, 0].tolist()
-            raise TargetError(
-                f"`target`: expected {expected}. Found {rows[bad][:5].tolist()} in rows {where}. "
-                "Remove these samples, or correct their targets."
-            )
+        refuse_entries(rows, bad, expected, "Remove these samples, or correct their targets.")
 
     def metrics(self) -> Any:
         """MAE and Pearson correlation, and with ``sentiment`` the accuracies and F1 of the sentiment literature."""

@@ -16,6 +16,7 @@ from equimodal.tasks._protocol import (
     counting_dtype,
     positive_integer,
     positive_weights,
+    refuse_entries,
     score,
 )
 
@@ -239,12 +240,7 @@ class Segmentation(nn.Module):
         outside = (target < 0) | (target >= self.num_classes)
         if self.ignore_index is not None:
             outside &= target != self.ignore_index
-        if bool(outside.any()):
-            rows = outside.flatten(1).any(1).nonzero()[:5, 0].tolist()
-            raise TargetError(
-                f"`target`: expected {expected}. Found {sorted(set(target[outside].tolist()))[:5]} in rows {rows}. "
-                "Check the labels, `num_classes` or `ignore_index`."
-            )
+        refuse_entries(target, outside, expected, "Check the labels, `num_classes` or `ignore_index`.")
 
     def metrics(self) -> Any:
         """Dice pooled over all pixels: per region and its mean; with ``hausdorff`` the 95 % Hausdorff distance."""

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from equimodal.data.prepare._clips import AudioVideo, ClipParameters
 from equimodal.data.prepare._cremad_facts import FACTS
-from equimodal.data.prepare._interface import (
-    ArraySpec,
-    Index,
-    Item,
-    Preparation,
-    Problem,
-    SplitSpec,
-    Target,
-)
-from equimodal.data.prepare._media import IMAGENET, grid_frames, log_spectrogram, read_sound, repeat, resize, spread
+from equimodal.data.prepare._interface import Index, Item, Problem, SplitSpec, Target
 from equimodal.errors import DataError
 
-Array = npt.NDArray[Any]
 CLASSES = ("neutral", "happy", "sad", "fear", "disgust", "anger")  # order of the authors' lists
 _CODES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 _NAME = re.compile(r"(\d{4})_([A-Z]{3})_(NEU|HAP|SAD|FEA|DIS|ANG)_(LO|MD|HI|XX?)")
@@ -33,7 +19,7 @@ _CARVE = {"carve": 0.1, "seed": 0, "by": "class"}
 
 
 @dataclass(frozen=True)
-class Parameters:
+class Parameters(ClipParameters):
     """How clips are stored.
 
     Args:
@@ -49,33 +35,15 @@ class Parameters:
             ``shared``. Source: GeWu-Lab/OGM-GE_CVPR2022, data/CREMAD.
     """
 
-    sample_rate: int = 22050
-    seconds: float = 3.0
-    n_fft: int = 512
-    hop: int = 353
-    fps: float = 1.0
-    frames: int = 3
-    size: int = 224
     lists: str = field(default="", metadata={"path": True})
 
-    def __post_init__(self) -> None:
-        for name in ("sample_rate", "seconds", "n_fft", "hop", "fps", "frames", "size"):
-            if getattr(self, name) <= 0:
-                raise DataError(f"`{name}`: expected a number above 0. Found {getattr(self, name)!r}.")
 
-    @property
-    def length(self) -> int:
-        """Samples of sound per clip."""
-        return int(self.sample_rate * self.seconds)
-
-
-class CremaD(Preparation[Parameters]):
+class CremaD(AudioVideo[Parameters]):
     """CREMA-D from ``AudioWAV/*.wav`` and ``VideoFlash/*.flv``."""
 
     name = "crema-d"
     facts = FACTS
     Parameters = Parameters
-    packages = ("av", "PIL", "soundfile", "soxr")
 
     def index(self) -> Index:
         """Clips of either folder; label and actor are in the file name."""
@@ -163,29 +131,6 @@ class CremaD(Preparation[Parameters]):
                 if match[0] not in clips:
                     missing.append(Problem(f"AudioWAV/{match[0]}.wav", f"in {path.name}, and in neither folder"))
         return parts, tuple(missing)
-
-    def arrays(self) -> Mapping[str, ArraySpec]:
-        """Log spectrogram (1, F, T) and frames (3, frames, size, size)."""
-        p = self.parameters
-        return {
-            "audio": ArraySpec(
-                (1, 1 + p.n_fft // 2, 1 + p.length // p.hop), "float32", "image", units="log magnitude",
-                description=f"log STFT, {p.sample_rate} Hz, {p.n_fft} samples every {p.hop}, {p.seconds:g} s",
-            ),
-            "video": ArraySpec(
-                (3, p.frames, p.size, p.size), "uint8", "video", units="ImageNet deviations", transforms=(IMAGENET,),
-                description=f"{p.frames} whole frames of those at {p.fps:g} per second, RGB",
-            ),
-        }  # fmt: skip
-
-    def decode(self, item: Item, name: str) -> Array:
-        """One modality of one clip."""
-        p, path = self.parameters, self.path(item.files[name][0])
-        if name == "audio":
-            samples = repeat(read_sound(path, p.sample_rate), p.length)
-            return log_spectrogram(samples, p.n_fft, p.hop)[None]
-        frames = [resize(frame, p.size, p.size) for frame in spread(grid_frames(path, p.fps), p.frames)]
-        return np.ascontiguousarray(np.stack(frames).transpose(3, 0, 1, 2))
 
 
 def speaker_independent(actors: list[str]) -> dict[str, str]:

@@ -103,7 +103,7 @@ class Food101(ImageText[Parameters]):
         items = [
             Item(
                 key=image.removeprefix("images/").rpartition(".")[0],
-                files={"image": (image,), "text": self._sources(row), "text_length": self._sources(row)},
+                files=self.sources(image, *self._texts(row)),
                 columns={"dish": classes.index(row.label), "split": parts[image]},
             )
             for image, row in rows.items()
@@ -126,11 +126,10 @@ class Food101(ImageText[Parameters]):
             description=f"the folders images/train and images/test; validation: {how}",
         )  # fmt: skip
 
-    def _sources(self, row: _Row) -> tuple[str, ...]:
+    def _texts(self, row: _Row) -> tuple[str, ...]:
         if self.parameters.text == "pages":
             return (row.text,)
-        # the ids of a test title depend on the training titles as well
-        return tuple(dict.fromkeys((f"texts/{row.folder}_titles.csv", "texts/train_titles.csv")))
+        return f"texts/{row.folder}_titles.csv", "texts/train_titles.csv"
 
     def text_of(self, item: Item) -> tuple[str, str | None]:
         """Title, or page."""

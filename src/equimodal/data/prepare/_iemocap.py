@@ -26,8 +26,16 @@ from equimodal.data.prepare._interface import (
     Target,
     UnreadableError,
 )
-from equimodal.data.prepare._media import IMAGENET, log_spectrogram, read_sound, resize
-from equimodal.data.prepare._text import UNKNOWN, FolderTokenizer, Tokenizer, WordTokenizer, decode, learn_vocabulary
+from equimodal.data.prepare._media import IMAGENET, channels_first, log_spectrogram, read_sound, resize
+from equimodal.data.prepare._text import (
+    UNKNOWN,
+    FolderTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    decode,
+    learn_vocabulary,
+    token_array,
+)
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -239,16 +247,12 @@ class Iemocap(Preparation[Parameters]):
         if name == "video":
             times = [turn.start + (i + 0.5) * (turn.end - turn.start) / p.frames for i in range(p.frames)]
             frames = [resize(self._crop(frame, turn), p.size, p.size) for frame in frames_at(path, times)]
-            return np.ascontiguousarray(np.stack(frames).transpose(3, 0, 1, 2))
+            return channels_first(np.stack(frames))
         text = self._transcript(path).get(turn.name)
         if text is None:
             raise UnreadableError(f"has no line for {turn.name}")
         ids = self.encode(text, None, p.length) or [UNKNOWN]
-        if name == "text_length":
-            return np.array(len(ids), np.int32)
-        values = np.full(p.length, self.encode.padding, np.int32)
-        values[: len(ids)] = ids
-        return values
+        return token_array(name, ids, p.length, self.encode.padding)
 
     def _sound(self, path: Path) -> Array:
         p = self.parameters

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from equimodal.data.prepare._interface import ArraySpec, Index, Item, Preparation, Problem, SplitSpec, Target
+from equimodal.data.prepare._clips import AudioVideo, ClipParameters
+from equimodal.data.prepare._interface import Index, Item, Problem, SplitSpec, Target
 from equimodal.data.prepare._kinetics_facts import CLASSES, FACTS
-from equimodal.data.prepare._media import IMAGENET, grid_frames, log_spectrogram, read_sound, repeat, resize, spread
 from equimodal.errors import DataError
 
-Array = npt.NDArray[Any]
 _PARTS = {"train": "train", "val": "validation", "valid": "validation", "validate": "validation",
           "validation": "validation", "test": "test"}  # fmt: skip
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
@@ -25,7 +21,7 @@ _CLIP = re.compile(r"(.{11})(?:[_-]+(\d+)[_-]+(\d+))?")
 
 
 @dataclass(frozen=True)
-class Parameters:
+class Parameters(ClipParameters):
     """How clips are stored.
 
     Args:
@@ -42,22 +38,7 @@ class Parameters:
 
     sample_rate: int = 35400
     seconds: float = 10.0
-    n_fft: int = 512
-    hop: int = 353
-    fps: float = 1.0
-    frames: int = 3
-    size: int = 224
     annotations: str = field(default="", metadata={"path": True})
-
-    def __post_init__(self) -> None:
-        for name in ("sample_rate", "seconds", "n_fft", "hop", "fps", "frames", "size"):
-            if getattr(self, name) <= 0:
-                raise DataError(f"`{name}`: expected a number above 0. Found {getattr(self, name)!r}.")
-
-    @property
-    def length(self) -> int:
-        """Samples of sound per clip."""
-        return int(self.sample_rate * self.seconds)
 
 
 @dataclass(frozen=True)
@@ -68,13 +49,12 @@ class _Clip:
     path: str
 
 
-class KineticsSounds(Preparation[Parameters]):
+class KineticsSounds(AudioVideo[Parameters]):
     """Kinetics-Sounds from a folder in Kinetics layout: ``train/CLASS/ID_START_END.mp4``, or with the csv files."""
 
     name = "kinetics-sounds"
     facts = FACTS
     Parameters = Parameters
-    packages = ("av", "PIL", "soundfile", "soxr")
     max_missing = 0.3
 
     def index(self) -> Index:
@@ -152,29 +132,6 @@ class KineticsSounds(Preparation[Parameters]):
                 name = f"{row['youtube_id']}_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
                 missing.append(Problem(name, f"in {source}, and nowhere in the source folder"))
         return clips, missing, []
-
-    def arrays(self) -> Mapping[str, ArraySpec]:
-        """Log spectrogram (1, F, T) and frames (3, frames, size, size)."""
-        p = self.parameters
-        return {
-            "audio": ArraySpec(
-                (1, 1 + p.n_fft // 2, 1 + p.length // p.hop), "float32", "image", units="log magnitude",
-                description=f"log STFT, {p.sample_rate} Hz, {p.n_fft} samples every {p.hop}, {p.seconds:g} s",
-            ),
-            "video": ArraySpec(
-                (3, p.frames, p.size, p.size), "uint8", "video", units="ImageNet deviations", transforms=(IMAGENET,),
-                description=f"{p.frames} whole frames of those at {p.fps:g} per second, RGB",
-            ),
-        }  # fmt: skip
-
-    def decode(self, item: Item, name: str) -> Array:
-        """One modality of one clip."""
-        p, path = self.parameters, self.path(item.files[name][0])
-        if name == "audio":
-            samples = repeat(read_sound(path, p.sample_rate), p.length)
-            return log_spectrogram(samples, p.n_fft, p.hop)[None]
-        frames = [resize(frame, p.size, p.size) for frame in spread(grid_frames(path, p.fps), p.frames)]
-        return np.ascontiguousarray(np.stack(frames).transpose(3, 0, 1, 2))
 
 
 def label_of(text: str) -> str | None:

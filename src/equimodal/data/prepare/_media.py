@@ -112,6 +112,11 @@ def resize(image: Array, height: int, width: int) -> Array:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def channels_first(frames: Array) -> Array:
+    """Frames (T, H, W, C) as a video is stored: (C, T, H, W), contiguous."""
+    return np.ascontiguousarray(frames.transpose(3, 0, 1, 2))
+
+
 def _pixels(frame: Any, form: str = "rgb24") -> Array:
     if frame.is_corrupt:
         raise UnreadableError("holds corrupt frames")

@@ -82,18 +82,14 @@ class MMSD(ImageText[Parameters]):
         """One item per post whose image was published."""
         rows, missing, discarded, encodings = self._read
         folder = self._first("images", _IMAGES)
-        training = next(iter(row.file for row in rows.values() if row.part == "train"), "")
-        items = []
-        for key, row in rows.items():
-            # the ids of any text depend on the training texts as well
-            sources = tuple(dict.fromkeys((row.file, training)))
-            items.append(
-                Item(
-                    key=key,
-                    files={"image": (f"{folder}/{key}.jpg",), "text": sources, "text_length": sources},
-                    columns={"sarcasm": row.label, "split": row.part},
-                )
+        items = [
+            Item(
+                key=key,
+                files=self.sources(f"{folder}/{key}.jpg", row.file, self._files["train"]),
+                columns={"sarcasm": row.label, "split": row.part},
             )
+            for key, row in rows.items()
+        ]
         used = {f"{key}.jpg" for key in rows}
         stray = sum(path.name not in used for path in self.path(folder).iterdir())
         official = SplitSpec(
@@ -129,17 +125,23 @@ class MMSD(ImageText[Parameters]):
         raise DataError(f"{self.raw}: expected a folder of {what}.")
 
     @cached_property
+    def _files(self) -> dict[Part, str]:
+        """Part -> file."""
+        texts = self._first("texts", _FOLDERS[self.parameters.version])
+        names = _LISTS if self.parameters.version == "mmsd" else _JSON
+        files = {part: f"{texts}/{names[part]}" for part in PARTS}
+        self.require(*files.values())
+        return files
+
+    @cached_property
     def _read(self) -> tuple[dict[str, _Row], list[Problem], dict[str, int], dict[str, int]]:
         """Posts by id, lines that are none, posts discarded by part, lines that are not UTF-8 by file."""
-        texts = self._first("texts", _FOLDERS[self.parameters.version])
         old = self.parameters.version == "mmsd"
-        files = {part: f"{texts}/{(_LISTS if old else _JSON)[part]}" for part in PARTS}
-        self.require(*files.values())
         rows: dict[str, _Row] = {}
         missing: list[Problem] = []
         discarded: dict[str, int] = {}
         encodings: dict[str, int] = {}
-        for part, file in files.items():
+        for part, file in self._files.items():
             lines, found = read_lines(self.path(file))
             encodings |= {f"{file}: {k}": n for k, n in found.items()}
             for where, post in self._lines(file, lines, part) if old else _objects(file, "".join(lines)):

@@ -100,11 +100,10 @@ class MVSASingle(ImageText[Parameters]):
             label = self._label(row)
             if label is None or number not in parts:
                 continue
-            text = f"data/{number}.txt"
             items.append(
                 Item(
                     key=f"{int(number):05d}",
-                    files={"image": (f"data/{number}.jpg",), "text": (text,), "text_length": (text,)},
+                    files=self.sources(f"data/{number}.jpg", f"data/{number}.txt"),
                     columns={
                         "sentiment": CLASSES.index(label),
                         "sentiment_of_text": CLASSES.index(row.text),

@@ -22,7 +22,7 @@ from equimodal.data.prepare._interface import (
     Target,
     UnreadableError,
 )
-from equimodal.data.prepare._media import IMAGENET, frame_range, resize
+from equimodal.data.prepare._media import IMAGENET, channels_first, frame_range, resize
 from equimodal.errors import DataError, unknown_name
 
 Array = npt.NDArray[Any]
@@ -175,7 +175,7 @@ RAW/
         if name == "flow":
             return self._flow(item)
         frames = self._frames(item, name)
-        return np.ascontiguousarray(frames.transpose(3, 0, 1, 2) if name == "color" else frames[None])
+        return channels_first(frames) if name == "color" else frames[None]
 
     def _frames(self, item: Item, sensor: str) -> Array:
         """The middle frames (T, S, S, 3) or (T, S, S)."""
@@ -204,7 +204,7 @@ RAW/
         method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         empty = np.zeros((p.size, p.size, 2), np.float32)
         fields = [np.asarray(method.calc(a, b, empty.copy())) for a, b in pairwise(gray)] or [empty]
-        return np.stack([*fields, fields[-1]][: p.frames]).transpose(3, 0, 1, 2).astype(np.float16)
+        return channels_first(np.stack([*fields, fields[-1]][: p.frames])).astype(np.float16)
 
     def _given(self, item: Item) -> Array:
         p, path = self.parameters, self.path(item.files["flow"][0])

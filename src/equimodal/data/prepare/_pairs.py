@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import numpy as np
 import numpy.typing as npt
 
 from equimodal.data.prepare._images import Fit, Interpolation, read_image
@@ -29,6 +28,7 @@ from equimodal.data.prepare._text import (
     WordTokenizer,
     clean,
     learn_vocabulary,
+    token_array,
 )
 from equimodal.errors import DataError
 
@@ -154,12 +154,13 @@ class ImageText(Preparation[P]):
         p = self.parameters
         if name == "image":
             return read_image(self.path(item.files[name][0]), p.size, p.fit, p.shorter, p.interpolation)
-        ids = self._ids(item)
-        if name == "text_length":
-            return np.array(len(ids), np.int32)
-        values = np.full(p.length, self.encode.padding, np.int32)
-        values[: len(ids)] = ids
-        return values
+        return token_array(name, self._ids(item), p.length, self.encode.padding)
+
+    @staticmethod
+    def sources(image: str, *texts: str) -> dict[str, tuple[str, ...]]:
+        """Array -> its raw files; ``texts`` are all that the ids depend on, often the training texts as well."""
+        distinct = tuple(dict.fromkeys(texts))
+        return {"image": (image,), "text": distinct, "text_length": distinct}
 
     def _ids(self, item: Item) -> list[int]:
         """Ids of the text, at least one: an empty text is one unknown word, so that no row is all padding."""

@@ -9,8 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from equimodal.errors import DataError, missing_extra
 
+Array = npt.NDArray[Any]
 Clean = Literal["none", "titles", "captions", "letters"]
 CLEANERS: tuple[str, ...] = get_args(Clean)
 PADDING, UNKNOWN, SEPARATOR = 0, 1, 2
@@ -90,6 +94,15 @@ def learn_vocabulary(texts: Iterable[str], size: int, min_count: int) -> tuple[s
         counts.update(words(text))
     order = sorted((-count, word) for word, count in counts.items() if count >= min_count)
     return (*SPECIALS, *(word for _, word in order[: max(0, size - len(SPECIALS))]))
+
+
+def token_array(name: str, ids: Sequence[int], length: int, padding: int) -> Array:
+    """``text``: the ids, then padding, (length,); ``text_length``: how many ids there are, (); both int32."""
+    if name == "text_length":
+        return np.array(len(ids), np.int32)
+    values = np.full(length, padding, np.int32)
+    values[: len(ids)] = ids
+    return values
 
 
 class Tokenizer(Protocol):

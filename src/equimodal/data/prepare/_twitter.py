@@ -78,18 +78,14 @@ class Twitter(ImageText[Parameters]):
         for row in rows.values():
             parts[row.image].add(row.part)
         shared = sorted(image for image, found in parts.items() if len(found) > 1)
-        training = next(iter(row.file for row in rows.values() if row.part == "train"), "")
-        items = []
-        for key, row in rows.items():
-            # the ids of any text depend on the training texts as well
-            sources = tuple(dict.fromkeys((row.file, training)))
-            items.append(
-                Item(
-                    key=key,
-                    files={"image": (f"{self.images}/{row.image}",), "text": sources, "text_length": sources},
-                    columns={"sentiment": row.label, "split": row.part, "image_name": row.image},
-                )
+        items = [
+            Item(
+                key=key,
+                files=self.sources(f"{self.images}/{row.image}", row.file, self._files["train"]),
+                columns={"sentiment": row.label, "split": row.part, "image_name": row.image},
             )
+            for key, row in rows.items()
+        ]
         official = SplitSpec(
             "split", ("train",), ("validation",), ("test",), groups=("image_name",), overlapping=bool(shared),
             description="the authors' train.tsv, dev.tsv and test.tsv",
