@@ -143,7 +143,7 @@ def test_many_subsets_are_sampled_with_a_note(cli: CLI, runs: Path) -> None:
     [
         (["--missing-rates", "a,b"], 2, "--missing-rates: expected numbers, such as 0.1,0.2,0.5 or 0.1,...,0.9"),
         (["--missing-rates", "0.5,0.2"], 1, "`rates`: expected rising numbers above 0, up to 1"),
-        (["--noise", "m1=loud"], 2, "--noise: expected one of gaussian, salt_and_pepper"),
+        (["--noise", "m1=drop_step"], 2, "Unknown kind of --noise 'drop_step'. Did you mean 'drop_steps'"),
         (["--noise", "m1=drop_steps"], 1, "drop_steps needs a sequence"),
         (["--noise", "m7"], 2, "Unknown modality 'm7'"),
         (["--missing-rates", "0.5", "--figure", "a.txt"], 2, "--figure: expected a file .png, .svg, .pdf"),

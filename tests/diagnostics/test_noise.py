@@ -235,7 +235,7 @@ def test_token_ids_lose_words_by_default() -> None:
         (["the ky"], [0.5], UnknownNameError, "the keys"),
         ({NAMES[0]: "gausian"}, [0.5], UnknownNameError, "Did you mean 'gaussian'"),
         ({NAMES[0]: "drop_steps"}, [0.5], UnsupportedError, "needs a sequence"),
-        ({NAMES[1]: "drop_steps"}, [0.5, 2.0], MethodError, "probabilities up to 1 for drop_steps"),
+        ({NAMES[1]: "drop_steps"}, [0.5, 2.0], MethodError, "numbers up to 1 for drop_steps"),
         ([NAMES[0]], [0.0], MethodError, "`levels`: expected rising numbers above 0"),
         ([NAMES[2]], [0.5], MethodError, "`spread`: expected statistics of 'keys'"),
     ],

@@ -21,6 +21,7 @@ from equimodal.cli._robustness import (
 )
 from equimodal.data import Missing, loader, take_away
 from equimodal.diagnostics import draw_curves, evaluate
+from equimodal.diagnostics._corruptions import NOISES
 from equimodal.diagnostics._figure import FORMATS
 from equimodal.studies import load_run
 from equimodal.studies._records import write_json
@@ -86,9 +87,11 @@ def _parser() -> CommandParser:
     parser.add("--subset-limit", int, 255, "Number of subsets above which some are left out.")
     parser.add("--missing-rates", levels_list, None, "Scores with modalities missing at these rates: 0.1,...,0.9.")
     parser.add("--noise", noise_list, None,
-               "Scores with noise on these modalities: audio, or audio,text=drop_steps, or all.")  # fmt: skip
+               "Scores with noise on these modalities: audio, or audio,text=drop_steps, or all. Kinds: "
+               f"{', '.join(NOISES)}.")  # fmt: skip
     parser.add("--levels", levels_list, levels_list("0.1,...,1"),
-               "Levels of the noise: deviations of the training data, or probabilities.")  # fmt: skip
+               "Levels of the noise, up to 1: probabilities, or strengths; of Gaussian noise: deviations of the "
+               "training data, without end.")  # fmt: skip
     parser.add("--draws", int, 5, "How often modalities or noise are drawn.")
     parser.add("--seed", int, 0, "Of the draws.")
     parser.add("--reference", str | None, None, "A run on the same data, for the robustness relative to it.")

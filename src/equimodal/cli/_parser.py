@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHORT = {
     "--data": "--data.name", "--card": "--data.card", "--protocol": "--data.protocol", "--target": "--data.target",
-    "--missing": "--data.missing", "--augment": "--training.augment",
+    "--missing": "--data.missing", "--augment": "--training.augment", "--fusion": "--model.fusion",
     "--missing-file": "--data.missing_file", "--missing-seed": "--data.missing_seed",
 }  # fmt: skip
 """Short forms, and what they stand for."""

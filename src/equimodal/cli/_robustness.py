@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from equimodal.cli._errors import UsageError
 from equimodal.cli._parser import comma_list
 from equimodal.data import Dataset, Loader, loader
 from equimodal.data._missing import ALL
@@ -90,9 +89,7 @@ def _wanted(method: Method, given: Mapping[str, str | None]) -> dict[str, str | 
     """``all`` as every modality that is not named itself."""
     for kind in given.values():
         if kind is not None and kind not in NOISES:
-            raise UsageError(
-                f"equimodal evaluate: error: --noise: expected one of {', '.join(NOISES)}. Found {kind!r}."
-            )
+            raise unknown_name("kind of --noise", kind, NOISES)
     for name in given:
         if name != ALL and name not in method.modalities:
             raise unknown_name("modality", name, [*method.modalities, ALL])

@@ -25,7 +25,7 @@ def add_parts(parser: CommandParser, data: bool = True) -> None:
     """Data, model and training, as in a run's ``config.yaml``."""
     if data:
         parser.add_all("data.", DataConfig, "data", notes=_DATA_NOTES)
-    parser.add_all("model.", ModelConfig, "model")
+    parser.add_all("model.", ModelConfig, "model", notes={"fusion": "short: --fusion"})
     parser.add_all("training.", TrainingConfig, "training (the same for every method of a comparison)")
 
 

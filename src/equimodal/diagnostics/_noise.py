@@ -9,7 +9,7 @@ import numpy as np
 
 from equimodal.batch import Tree
 from equimodal.data._missing import ALL
-from equimodal.diagnostics._corruptions import Corruption, Spread, check_noises, noise_of
+from equimodal.diagnostics._corruptions import ENDLESS, MEASURED, Corruption, Spread, check_noises, noise_of
 from equimodal.diagnostics._curve import Curve, curve_of
 from equimodal.diagnostics._sweep import Reader, checked_levels, chosen_modalities, readers, repeated
 from equimodal.errors import MethodError
@@ -42,7 +42,7 @@ def noise_curves(
         noise: modality -> kind, or names of modalities; ``None`` as a kind is gaussian for numbers and drop_steps for
             token ids. All modalities by default. The curve ``"all"`` is about all of these at the same level, and is
             left out if there is only one.
-        levels: rising, above 0 (probabilities up to 1, deviations without end); 0 is added.
+        levels: rising, above 0 (up to 1; deviations, of the kinds of Gaussian noise, without end); 0 is added.
         draws: how often noise is drawn.
         seed: of the draws.
         metrics: compute the task's main metric too (needs the ``cli`` extra).
@@ -102,8 +102,8 @@ def _add_kinds(
         if m in kinds or m not in reader.names:
             continue
         kind = noise_of(given[m], reader.batch.inputs[m])
-        if kind in ("gaussian", "salt_and_pepper") and m not in spread:
+        if kind in MEASURED and m not in spread:
             raise MethodError(f"`spread`: expected statistics of {m!r} from input_spread(). Found {sorted(spread)}.")
-        if kind != "gaussian" and highest > 1:
-            raise MethodError(f"`levels`: expected probabilities up to 1 for {kind}. Found {highest}.")
+        if kind not in ENDLESS and highest > 1:
+            raise MethodError(f"`levels`: expected numbers up to 1 for {kind}. Found {highest}.")
         kinds[m] = Corruption(kind, m, spread.get(m, ()))

@@ -31,6 +31,8 @@ class Fusion(nn.Module):
 
     additive: ClassVar[bool] = False
     """Whether the result is a sum of one term per modality, so that an affine head's output can be split exactly."""
+    pooled: ClassVar[bool] = False
+    """Whether the result is one vector per sample whatever the features are, which has no place for pixels."""
     refused: ClassVar[Mapping[str, str]] = {}
     """Fill rules that have no meaning here, each with the reason and what to use."""
 

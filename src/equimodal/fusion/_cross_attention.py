@@ -54,6 +54,7 @@ class CrossAttention(Fusion):
         (torch.Size([2, 16]), 16)
     """
 
+    pooled: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, str]] = {
         "zeros": "a zero token would still take a share of the attention. Use fill='renormalise', which leaves absent "
         "modalities out, or 'learnt'."

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from equimodal.batch import Tokens, Tree
-from equimodal.errors import UnsupportedError, unknown_name
+from equimodal.errors import ModelError, UnsupportedError, unknown_name
 from equimodal.features import Width, clean, kind_of, pool
 from equimodal.fusion._base import Fill, Fusion
 
@@ -96,6 +96,7 @@ class Gated(Fusion):
         fill: ``"zeros"`` or ``"learnt"`` vectors stand for absent modalities.
 
     Raises:
+        ModelError: ``out_features`` is no positive integer.
         UnsupportedError: ``fill="renormalise"``.
         UnknownNameError: ``main`` is no modality.
 
@@ -111,6 +112,7 @@ class Gated(Fusion):
         torch.Size([2, 4])
     """
 
+    pooled: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, str]] = {"renormalise": _PRODUCT}
 
     def __init__(
@@ -124,6 +126,8 @@ class Gated(Fusion):
         sizes = self.single_widths()
         self.main, self._others = main_modality(list(sizes)[-1] if main is None else main, sizes)
         self._width = sizes[self.main] if out_features is None else out_features
+        if isinstance(self._width, bool) or not isinstance(self._width, int) or self._width < 1:
+            raise ModelError(f"`out_features`: expected a positive integer. Found {out_features!r}.")
         self.maps = nn.ModuleList(nn.Linear(d, self._width) for d in sizes.values())
 
     @property

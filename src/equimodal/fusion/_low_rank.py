@@ -46,6 +46,7 @@ class LowRank(Fusion):
         torch.Size([7, 4])
     """
 
+    pooled: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, str]] = {
         "renormalise": "a product of modalities has no weights to share out. Use fill='zeros' or 'learnt'."
     }

@@ -6,6 +6,7 @@ from equimodal.studies._compare import Entry, StudyConfig, StudyError, compare, 
 from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from equimodal.studies._cost import interleaved, measure_cost, ratios
 from equimodal.studies._export import export_run
+from equimodal.studies._fusion import fusion_options
 from equimodal.studies._predict import predict_run, write_predictions
 from equimodal.studies._recipes import recipe, recipes, task_options
 from equimodal.studies._run import fit, load_run, run
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "export_run",
     "fit",
+    "fusion_options",
     "interleaved",
     "load_model_weights",
     "load_run",

@@ -12,15 +12,16 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from equimodal.batch import Tree
 from equimodal.data import Dataset, Missing, load
 from equimodal.encoders import for_modality
 from equimodal.errors import MethodError, ModelError, unknown_name
-from equimodal.features import on_rows
-from equimodal.fusion import Concat
+from equimodal.features import Width
 from equimodal.methods import Method, get
 from equimodal.model import MultimodalModel
 from equimodal.sharpness import Sharpness
 from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from equimodal.studies._fusion import build_fusion, build_head, check_steps, with_steps
 
 _SHARED = {"model", "task", "self"}
 
@@ -39,29 +40,47 @@ def build_data(config: DataConfig) -> Dataset:
 
 
 def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
-    """Encoders by the kind of each modality, Concat, and a linear head or one with a hidden layer.
+    """Encoders by the kind of each modality, the fusion, and a head that fits what the fusion returns.
 
-    For a task with one output per pixel the encoders are U-Nets and the head is made of 1x1 convolutions.
+    The head is linear or has one hidden layer; tokens and maps are averaged before it. For a task with one output per
+    pixel the encoders are U-Nets and the head is made of 1x1 convolutions. One training sample is encoded to see what
+    the encoders return; the random state stays as it is.
+
+    Raises:
+        UnknownNameError: ``config.encoders`` names an unknown modality, or the fusion or one of its options is unknown.
+        ModelError: options of an encoder or of the fusion that do not fit.
+        UnsupportedError: the fusion gives no output per pixel and the task needs one, or CrossAttention without any
+            sequence.
     """
     unknown = sorted(set(config.encoders) - set(data.modalities))
     if unknown:
         raise unknown_name("modality in model.encoders", unknown[0], data.modalities)
-    width = config.feature_size
     encoders: dict[str, nn.Module] = {}
+    sizes: dict[str, Width] = {}
     for name, spec in data.modalities.items():
+        own: dict[str, Any] = {**({"encoder": "unet"} if data.task.dense else {}), **config.encoders.get(name, {})}
+        own = {"out_features": config.feature_size, "size": config.size, **with_steps(config.fusion, spec, own)}
         try:
-            own: dict[str, Any] = {**({"encoder": "unet"} if data.task.dense else {}), **config.encoders.get(name, {})}
-            encoders[name] = for_modality(spec, out_features=width, size=config.size, **own)
+            encoder = for_modality(spec, **own)
         except TypeError as error:
             raise ModelError(f"`model.encoders.{name}`: {error}.") from error
-    fused = width * len(encoders)
-    outputs = data.task.outputs
-    head: nn.Module = nn.Linear(fused, outputs)
-    if config.head_hidden:
-        head = nn.Sequential(nn.Linear(fused, config.head_hidden), nn.ReLU(), nn.Linear(config.head_hidden, outputs))
-    if data.task.dense:
-        head = on_rows(head, dense=True)
-    return MultimodalModel(encoders, Concat(dict.fromkeys(encoders, width)), head)
+        encoders[name], sizes[name] = encoder, encoder.out_features
+    fusion = build_fusion(config.fusion, config.fusion_options, sizes, data.task, config.head_hidden)
+    features = {m: _sample_features(data, m, encoder) for m, encoder in encoders.items()}
+    check_steps(fusion, features, data.modalities, config.encoders)
+    head = build_head(fusion, features, data.task, config.head_hidden)
+    return MultimodalModel(encoders, fusion, head)
+
+
+def _sample_features(data: Dataset, modality: str, encoder: nn.Module) -> Tree:
+    """What ``encoder`` makes of one training sample that has the modality."""
+    have = data.train.present.get(modality)
+    row = 0 if have is None else int(have.to(torch.uint8).argmax())
+    mode = encoder.training
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        feature: Tree = encoder.eval()(data.train.batch([row]).inputs[modality])
+    encoder.train(mode)
+    return feature
 
 
 def method_options(name: str) -> dict[str, inspect.Parameter]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from equimodal.data.augment import Augmentation
 from equimodal.errors import MethodError, unknown_name
+from equimodal.studies._fusion import check_fusion
 
 
 @dataclass
@@ -41,21 +42,31 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """Encoders, fusion and head of the standard model: Concat and a linear head (or one hidden layer).
+    """Encoders, fusion and head of the standard model; by default Concat and a linear head (or one hidden layer).
 
-    A segmentation has U-Nets as encoders, and a head that reads the joined features pixel by pixel.
+    A segmentation has U-Nets as encoders, and a head that reads the joined features pixel by pixel. The head of a late
+    fusion is one per modality.
 
     Args:
         feature_size: width of every encoder's output.
         size: size of the encoders that are chosen by the kind of the modality: small or base.
         head_hidden: width of a hidden layer in the head; 0 is a linear head (a 1x1 convolution).
         encoders: modality -> options of its encoder (dropout ...), on top of the chosen defaults.
+        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank or CrossAttention. For CrossAttention
+            encoders that can keep their steps do so.
+        fusion_options: options of the fusion: fill, and sequences (Concat, Sum), main (FiLM, Gated), out_features
+            (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention).
     """
 
     feature_size: int = 64
     size: Literal["small", "base"] = "base"
     head_hidden: int = 0
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fusion: str = "Concat"
+    fusion_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.fusion = check_fusion(self.fusion, self.fusion_options)  # complains now
 
 
 @dataclass

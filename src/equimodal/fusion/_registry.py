@@ -1,0 +1,42 @@
+"""The shipped fusions by name."""
+
+from __future__ import annotations
+
+from equimodal.errors import unknown_name
+from equimodal.fusion._base import Fusion
+from equimodal.fusion._concat import Concat
+from equimodal.fusion._cross_attention import CrossAttention
+from equimodal.fusion._film import FiLM, Gated
+from equimodal.fusion._late import Late
+from equimodal.fusion._low_rank import LowRank
+from equimodal.fusion._sum import Sum
+
+_FUSIONS: dict[str, type[Fusion]] = {
+    fusion.__name__: fusion for fusion in (Concat, Sum, Late, FiLM, Gated, LowRank, CrossAttention)
+}
+
+
+def available() -> list[str]:
+    """Names of the shipped fusions.
+
+    Example:
+        >>> available()[:3]
+        ['Concat', 'Sum', 'Late']
+    """
+    return list(_FUSIONS)
+
+
+def get(name: str) -> type[Fusion]:
+    """The fusion of that name; upper and lower case are the same.
+
+    Raises:
+        UnknownNameError: with the nearest known names.
+
+    Example:
+        >>> get("lowrank").__name__
+        'LowRank'
+    """
+    for known, fusion in _FUSIONS.items():
+        if known.lower() == name.lower():
+            return fusion
+    raise unknown_name("fusion", name, _FUSIONS)
