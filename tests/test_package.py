@@ -24,7 +24,7 @@ PACKAGES = (
 OPTIONAL = (
     "accelerate", "av", "cv2", "h5py", "jsonargparse", "kornia", "lightning", "matplotlib", "monai", "nibabel",
     "onnx", "onnxruntime", "onnxscript", "peft", "PIL", "pytorch_lightning", "rich", "safetensors", "scipy",
-    "sklearn", "soundfile", "soxr", "tensorboard", "torchmetrics", "transformers", "yaml",
+    "skimage", "sklearn", "soundfile", "soxr", "tensorboard", "torchmetrics", "transformers", "yaml",
 )  # fmt: skip
 
 

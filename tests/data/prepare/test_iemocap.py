@@ -12,7 +12,7 @@ import torch
 
 from equimodal.batch import Tokens
 from equimodal.data import load
-from equimodal.data.prepare import check, prepare
+from equimodal.data.prepare import _faces, check, prepare
 from equimodal.data.prepare._fbank import frames_at, log_mel
 from equimodal.data.prepare._interface import UnreadableError
 from equimodal.errors import DataError
@@ -122,6 +122,27 @@ def test_crops(release: Path, tmp_path: Path) -> None:
     prepare("iemocap", release, tmp_path / "half", crop="half", **SMALL)
     half = stored(tmp_path / "half", "video").astype(int)
     assert (half.max((1, 2, 3, 4)) - half.min((1, 2, 3, 4)) < 10).all()
+
+
+def test_faces_are_looked_for_in_the_speakers_part(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("skimage")
+    prepare("iemocap", release, tmp_path / "speaker", frames=2, **SMALL)
+    prepare("iemocap", release, tmp_path / "none", crop="face", frames=2, **SMALL)
+    assert stored(tmp_path / "none", "face").tolist() == [[0, 0]] * 30
+    np.testing.assert_array_equal(stored(tmp_path / "none", "video"), stored(tmp_path / "speaker", "video"))
+    seen = []
+
+    def found(frame: Array) -> _faces.Square | None:
+        seen.append(frame.shape)
+        return _faces.Square(10, 12, 20) if len(seen) % 2 else None
+
+    monkeypatch.setattr(_faces, "find_face", found)
+    prepare("iemocap", release, tmp_path / "faces", crop="face", frames=2, margin=0, **SMALL)
+    assert set(seen) == {(52, 52, 3)}  # rows 22 to 73 of 96, columns 10 to 61 of 72
+    assert stored(tmp_path / "faces", "face").tolist() == [[2, 1]] * 30
+    assert len(seen) == 60  # each frame once, for both arrays
 
 
 def test_the_words(release: Path, tmp_path: Path) -> None:
@@ -281,7 +302,12 @@ def test_other_places(raw: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
-    [({"excited": "yes"}, "`excited`"), ({"crop": "face"}, "`crop`"), ({"seconds": 0}, "`seconds`")],
+    [
+        ({"excited": "yes"}, "`excited`"),
+        ({"crop": "mouth"}, "`crop`"),
+        ({"margin": -1}, "`margin`"),
+        ({"seconds": 0}, "`seconds`"),
+    ],
 )
 def test_wrong_parameters_are_refused(release: Path, tmp_path: Path, parameters: Any, message: str) -> None:
     with pytest.raises(DataError, match=f"{message}: expected"):

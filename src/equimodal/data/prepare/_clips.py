@@ -82,9 +82,12 @@ class AudioVideo(Preparation[P]):
 
     def decode(self, item: Item, name: str) -> Array:
         """One modality of one clip."""
-        p, path = self.parameters, self.path(item.files[name][0])
+        p = self.parameters
         if name == "audio":
-            samples = repeat(read_sound(path, p.sample_rate), p.length)
+            samples = repeat(read_sound(self.path(item.files[name][0]), p.sample_rate), p.length)
             return log_spectrogram(samples, p.n_fft, p.hop)[None]
-        frames = [resize(frame, p.size, p.size) for frame in spread(grid_frames(path, p.fps), p.frames)]
-        return channels_first(np.stack(frames))
+        return channels_first(np.stack([resize(frame, p.size, p.size) for frame in self.frames(item)]))
+
+    def frames(self, item: Item) -> list[Array]:
+        """The frames of a clip that are stored, each in its own size."""
+        return spread(grid_frames(self.path(item.files["video"][0]), self.parameters.fps), self.parameters.frames)

@@ -91,6 +91,8 @@ MOSEI = Facts(
         Published("MMPareto", "accuracy", "81.18", "BalanceBenchmark, table of results", "2 classes"),
         Published("ReconBoost", "accuracy", "81.01", "BalanceBenchmark, table of results", "2 classes"),
         Published("text alone", "accuracy", "80.58", "BalanceBenchmark, table of results", "2 classes"),
+        Published("joint (concatenation)", "accuracy", "78.99", "BalanceBenchmark, table of results", "2 classes"),
+        Published("MLA", "accuracy", "78.65", "BalanceBenchmark, table of results", "2 classes; their port"),
     ),
     notes=(
         *_NOTES,

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, Literal
+
+import numpy.typing as npt
 
 from equimodal.data.prepare._clips import AudioVideo, ClipParameters
 from equimodal.data.prepare._cremad_facts import FACTS
-from equimodal.data.prepare._interface import Index, Item, Problem, SplitSpec, Target
+from equimodal.data.prepare._faces import Cut, Faces, check_margin, face_array
+from equimodal.data.prepare._interface import ArraySpec, Index, Item, Problem, SplitSpec, Target
 from equimodal.errors import DataError
 
+Array = npt.NDArray[Any]
 CLASSES = ("neutral", "happy", "sad", "fear", "disgust", "anger")  # order of the authors' lists
 _CODES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 _NAME = re.compile(r"(\d{4})_([A-Z]{3})_(NEU|HAP|SAD|FEA|DIS|ANG)_(LO|MD|HI|XX?)")
@@ -29,13 +36,24 @@ class Parameters(ClipParameters):
         hop: samples between two transforms. Source: OGM-GE, as above.
         fps: frames per second that are looked at. Source: OGM-GE, data/CREMAD/video_preprocessing.py.
         frames: of these, how many are kept, evenly from the first. Source: MLA, dataset/dataset.py.
-        size: height and width of a frame, of which the aspect is not kept; no face is cut out. Source: OGM-GE,
+        size: height and width of a stored frame; the aspect of a whole frame is not kept. Source: OGM-GE,
             dataset/CramedDataset.py.
+        crop: ``none``: whole frames; ``face``: a square around the largest face, by scikit-image's detector. Source:
+            OGM-GE, data/CREMAD/video_preprocessing.py, whose whole frames MLA and MIE take over.
+        margin: around a face, on each side, as a share of what the detector finds. Source: ours.
         lists: folder with the authors' train.csv and test.csv (clip,label per line), which makes the protocol
             ``shared``. Source: GeWu-Lab/OGM-GE_CVPR2022, data/CREMAD.
     """
 
+    crop: Literal["none", "face"] = "none"
+    margin: float = 0.25
     lists: str = field(default="", metadata={"path": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop not in ("none", "face"):
+            raise DataError(f"`crop`: expected one of ['none', 'face']. Found {self.crop!r}.")
+        check_margin(self.margin)
 
 
 class CremaD(AudioVideo[Parameters]):
@@ -75,6 +93,8 @@ class CremaD(AudioVideo[Parameters]):
             if self.parameters.lists:
                 columns["shared"] = listed.get(clip, "unlisted")
             files = {n: (found[clip].get(n, f"{d.name}/{clip}{end}"),) for n, (d, end) in folders.items()}
+            if self.parameters.crop == "face":
+                files["face"] = files["video"]
             items.append(Item(clip, files, columns))
         return Index(
             items=tuple(items),
@@ -131,6 +151,35 @@ class CremaD(AudioVideo[Parameters]):
                 if match[0] not in clips:
                     missing.append(Problem(f"AudioWAV/{match[0]}.wav", f"in {path.name}, and in neither folder"))
         return parts, tuple(missing)
+
+    def needs(self) -> tuple[str, ...]:
+        """The detector of faces only where they are cut out."""
+        return (*self.packages, "skimage") if self.parameters.crop == "face" else self.packages
+
+    def arrays(self) -> Mapping[str, ArraySpec]:
+        """Log spectrogram (1, F, T) and frames (3, frames, size, size); with faces also where they come from."""
+        specs, p = dict(super().arrays()), self.parameters
+        if p.crop == "face":
+            how = f"{p.frames} frames of those at {p.fps:g} per second, cut to the face, RGB"
+            specs |= {"video": replace(specs["video"], description=how), "face": face_array(p.frames)}
+        return specs
+
+    def decode(self, item: Item, name: str) -> Array:
+        """One array of one clip."""
+        if name == "face":
+            return self._cut(item).origin
+        return super().decode(item, name)
+
+    def frames(self, item: Item) -> list[Array]:
+        """Whole frames, or faces."""
+        return super().frames(item) if self.parameters.crop == "none" else self._cut(item).frames
+
+    def _cut(self, item: Item) -> Cut:
+        return self._faces.of(item.key, partial(super().frames, item))
+
+    @cached_property
+    def _faces(self) -> Faces:
+        return Faces(self.parameters.margin)
 
 
 def speaker_independent(actors: list[str]) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from equimodal.data.prepare._facts import Facts, Published
+from equimodal.data.prepare._facts import FACES, Facts, Published
 
 _AUG = "AUG (NeurIPS 2025), table of results"
 _INFOREG = "InfoReg (CVPR 2025), table of results"
+_BALANCE = "BalanceBenchmark (GeWu-Lab), README, table of results"
 
 FACTS = Facts(
     title="CREMA-D",
@@ -46,6 +47,8 @@ LISTS/                                  only for the protocol `shared`: --lists 
         Published("AUG", "accuracy", "85.15", _AUG, "shared; chosen on the test set"),
         Published("joint (concatenation)", "accuracy", "66.61", _INFOREG, "shared"),
         Published("joint with unimodal losses", "accuracy", "70.81", _INFOREG, "shared"),
+        Published("joint (concatenation)", "accuracy", "65.50", _BALANCE, "protocol not stated there"),
+        Published("MLA", "accuracy", "72.30", _BALANCE, "their port, not the paper's own table; likewise"),
         Published("OGM-GE", "accuracy", "61.9", "Peng et al. 2022 (OGM-GE)", "shared"),
         Published("human raters, voice and face", "accuracy", "63.6", "Cao et al. 2014, abstract", "intended emotion"),
     ),
@@ -54,6 +57,8 @@ LISTS/                                  only for the protocol `shared`: --lists 
         "spectrogram, pre-training and the choice of the epoch on the test set. Compare within one table only.",
         "The released scripts take frames in the order of os.listdir, which depends on the file system; here they are "
         "in the order of time. OGM-GE uses one frame (`--frames 1`), MLA three.",
+        "OGM-GE, MLA and MIE take whole frames, and so does the default.",
+        FACES,
         "MLA's released script also has a spectrogram at 16 kHz of a random 5 seconds (n_fft 256, hop 128) and a "
         "filter bank of 128 bands; the defaults here are those of OGM-GE, which most later papers took over.",
         "In older copies one sound file is called 1040_ITH_SAD_X.wav; it is taken as 1040_ITH_SAD_XX. Some mp3 files "

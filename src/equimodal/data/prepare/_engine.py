@@ -80,7 +80,7 @@ def prepare(
     source, out = Path(source), Path(out)
     _check_arguments(kind, source, out, workers, max_missing, incomplete)
     preparation = make(kind, source, parameters)
-    versions = manifest.versions(kind.packages)
+    versions = manifest.versions(preparation.needs())
     index, specs = preparation.index(), dict(preparation.arrays())
     identity = {
         "format": manifest.FORMAT,

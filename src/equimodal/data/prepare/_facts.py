@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FACES = (
+    "`--crop face` takes the largest face that scikit-image's cascade of local binary patterns finds: a square from "
+    "the forehead to the chin, with a `--margin` of its size on each side; a square beyond the frame's edge is moved "
+    "into it. A frame without a face takes the place of the face in the nearest frame of the clip; a clip without any "
+    "is stored uncut. `face.npy` says it for each frame (2 found, 1 from the nearest frame, 0 uncut), so "
+    '`(numpy.load("face.npy") == 0).sum()` counts the frames of clips that show no face. Of 100 faces of LFW, '
+    "enlarged and put into frames, the detector found 97, and a face in 1 of 100 other pictures. It is made for "
+    "frontal, upright faces: the one in its test is found when it is tilted by 10 degrees, and lost at 25."
+)
+"""What ``crop="face"`` does; a note of every dataset that has it."""
+
 
 @dataclass(frozen=True)
 class Published:

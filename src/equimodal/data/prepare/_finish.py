@@ -149,7 +149,8 @@ def _usable(entry: Entry, specs: Mapping[str, ArraySpec], incomplete: str) -> bo
     modalities = {name for name, spec in specs.items() if spec.kind is not None}
     absent = modalities & set(entry.lacking)
     # the lengths of an absent sequence are absent with it
-    needed = set(entry.lacking) - modalities - {specs[name].mask for name in absent}
+    along = {specs[name].mask for name in absent} | {name for name, spec in specs.items() if spec.of in absent}
+    needed = set(entry.lacking) - modalities - along
     return incomplete == "keep" and absent < modalities and not needed
 
 

@@ -6,13 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from equimodal.data.prepare._faces import Cut, Faces, check_margin, face_array
 from equimodal.data.prepare._fbank import frames_at, log_mel
 from equimodal.data.prepare._iemocap_facts import RAW
 from equimodal.data.prepare._iemocap_lists import read_lists
@@ -64,7 +65,10 @@ class Parameters:
             10 ms).
         frames: of the video, evenly over the utterance. Source: MLA, dataset/dataset.py (the middle one).
         size: height and width of a frame. Source: MLA, as above.
-        crop: ``"speaker"``, ``"half"`` or ``"full"``. Source: this library; MLA used a face detector.
+        crop: ``"speaker"``: head and shoulders, ``"face"``: a square around the largest face in it, by scikit-image's
+            detector, ``"half"`` or ``"full"``. Source: this library; MLA took faces, of which its
+            data/preprocess_iemo.py does not say how they were found.
+        margin: around a face, on each side, as a share of what the detector finds. Source: this library.
         length: token ids per utterance; longer ones are cut. Source: this library; MLA has 256.
         tokenizer: folder of a transformers tokenizer; empty: words of all transcripts. Source: MLA,
             data/preprocess_iemo.py (bert-base-uncased).
@@ -80,7 +84,8 @@ class Parameters:
     seconds: float = 10.24
     frames: int = 1
     size: int = 256
-    crop: Literal["speaker", "half", "full"] = "speaker"
+    crop: Literal["speaker", "face", "half", "full"] = "speaker"
+    margin: float = 0.25
     length: int = 64
     tokenizer: str = field(default="", metadata={"path": True})
     special: bool = False
@@ -94,10 +99,11 @@ class Parameters:
         for name, known in (
             ("excited", ("happy", "drop")),
             ("audio", ("mel", "stft")),
-            ("crop", ("speaker", "half", "full")),
+            ("crop", ("speaker", "face", "half", "full")),
         ):
             if getattr(self, name) not in known:
                 raise DataError(f"`{name}`: expected one of {list(known)}. Found {getattr(self, name)!r}.")
+        check_margin(self.margin)
 
 
 class Turn(NamedTuple):
@@ -177,6 +183,8 @@ class Iemocap(Preparation[Parameters]):
                 "audio": (f"{place}sentences/wav/{turn.dialogue}/{turn.name}.wav",), "video": (film,),
                 "text": (words,), "text_length": (words,),
             }  # fmt: skip
+            if self.parameters.crop == "face":
+                files["face"] = files["video"]
             columns: dict[str, int | str] = {
                 "emotion": turn.label, "session": turn.session, "speaker": turn.speaker, "dialogue": turn.dialogue,
             }  # fmt: skip
@@ -219,8 +227,12 @@ class Iemocap(Preparation[Parameters]):
             raise DataError(f"{self.raw}: expected at least 3 sessions, or `lists`. Found the sessions {sessions}.")
         return found
 
+    def needs(self) -> tuple[str, ...]:
+        """The detector of faces only where they are cut out."""
+        return (*self.packages, "skimage") if self.parameters.crop == "face" else self.packages
+
     def arrays(self) -> Mapping[str, ArraySpec]:
-        """Filter bank or spectrogram, frames, and token ids with their number."""
+        """Filter bank or spectrogram, frames, token ids with their number, and where faces come from."""
         p = self.parameters
         length = int(p.seconds * p.sample_rate)
         mel = p.audio == "mel"
@@ -237,6 +249,7 @@ class Iemocap(Preparation[Parameters]):
             "text": ArraySpec((p.length,), "int32", "tokens", units="token ids", mask="text_length",
                               description="words of the transcript"),
             "text_length": ArraySpec((), "int32", description="ids of the text that are no padding"),
+            **({"face": face_array(p.frames)} if p.crop == "face" else {}),
         }  # fmt: skip
 
     def decode(self, item: Item, name: str) -> Array:
@@ -244,10 +257,11 @@ class Iemocap(Preparation[Parameters]):
         p, turn, path = self.parameters, self.turns[0][item.key], self.path(item.files[name][0])
         if name == "audio":
             return self._sound(path)
+        if name == "face":
+            return self._cut(path, turn).origin
         if name == "video":
-            times = [turn.start + (i + 0.5) * (turn.end - turn.start) / p.frames for i in range(p.frames)]
-            frames = [resize(self._crop(frame, turn), p.size, p.size) for frame in frames_at(path, times)]
-            return channels_first(np.stack(frames))
+            frames = self._cut(path, turn).frames if p.crop == "face" else self._frames(path, turn)
+            return channels_first(np.stack([resize(frame, p.size, p.size) for frame in frames]))
         text = self._transcript(path).get(turn.name)
         if text is None:
             raise UnreadableError(f"has no line for {turn.name}")
@@ -264,6 +278,19 @@ class Iemocap(Preparation[Parameters]):
         length = int(p.seconds * p.sample_rate)
         padded = np.pad(samples[:length], (0, max(0, length - len(samples))))
         return log_spectrogram(padded, _N_FFT, _HOP)[None]
+
+    def _frames(self, path: Path, turn: Turn) -> list[Array]:
+        """Frames evenly over the utterance, cropped to the speaker as asked for."""
+        length, count = turn.end - turn.start, self.parameters.frames
+        times = [turn.start + (i + 0.5) * length / count for i in range(count)]
+        return [self._crop(frame, turn) for frame in frames_at(path, times)]
+
+    def _cut(self, path: Path, turn: Turn) -> Cut:
+        return self._faces.of(turn.name, partial(self._frames, path, turn))
+
+    @cached_property
+    def _faces(self) -> Faces:
+        return Faces(self.parameters.margin)
 
     def _crop(self, frame: Array, turn: Turn) -> Array:
         """The speaker's part of a frame; who wears markers (the dialogue's letter) sits on the left."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from equimodal.data.prepare._facts import Facts, Published
+from equimodal.data.prepare._facts import FACES, Facts, Published
 
 _WHERE = ("https://sail.usc.edu/iemocap/iemocap_release.htm (request form)",)
 _LICENCE = "release form of the University of Southern California: academic research, no redistribution"
@@ -55,7 +55,8 @@ LISTS/                                           only with --lists LISTS, either
         "A dialogue is filmed with both actors side by side, the one who wears markers (the letter in the dialogue's "
         "name) on the left. `--crop speaker` takes the 256 x 256 pixels around the speaker's head and shoulders, "
         "`half` the speaker's half of the frame, `full` all of it. MLA used faces from a detector that is not in its "
-        "repository.",
+        "repository; `--crop face` is the nearest to it: the face in what `speaker` takes.",
+        FACES,
         "The numbers of words differ between tokenizers: by default the words of all transcripts are the vocabulary "
         "(ids say nothing about labels); `--tokenizer FOLDER` takes one of transformers, as MLA does "
         "(bert-base-uncased).",

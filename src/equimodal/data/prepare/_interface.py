@@ -40,6 +40,7 @@ class ArraySpec:
         standardise: ``"none"``, ``"global"``, ``"per-feature"`` or ``"per-channel"``, with training statistics.
         mask: of a sequence: the array (without ``kind``) or column that says which steps are real: booleans (T,) per
             sample, or its length.
+        of: of an array without ``kind``: the modality that it tells something about, and is absent with.
         default: ``False``: loaded only when asked for.
     """
 
@@ -51,6 +52,7 @@ class ArraySpec:
     transforms: tuple[Mapping[str, Any] | str, ...] = ()
     standardise: str = "none"
     mask: str = ""
+    of: str = ""
     default: bool = True
 
 
@@ -200,6 +202,10 @@ class Preparation(ABC, Generic[P]):
         Raises:
             UnreadableError: a file of the item cannot be used.
         """
+
+    def needs(self) -> tuple[str, ...]:
+        """Modules to ask for before work begins: ``packages``, and what only some parameters need."""
+        return self.packages
 
     def path(self, relative: str) -> Path:
         """``relative`` (with ``/``) below the source folder."""

@@ -13,6 +13,7 @@ CLASSES = (
 )  # fmt: skip
 _AUG = "AUG (NeurIPS 2025), table of results"
 _INFOREG = "InfoReg (CVPR 2025), table of results"
+_BALANCE = "BalanceBenchmark (GeWu-Lab), README, table of results"
 
 FACTS = Facts(
     title="Kinetics-Sounds",
@@ -50,6 +51,8 @@ CSV/
         Published("joint (concatenation)", "accuracy", "65.67", _INFOREG),
         Published("joint with unimodal losses", "accuracy", "68.71", _INFOREG),
         Published("MMPareto", "accuracy", "71.11", _INFOREG),
+        Published("joint (concatenation)", "accuracy", "65.63", _BALANCE),
+        Published("MLA", "accuracy", "69.05", _BALANCE, "their port, not the paper's own table"),
     ),
     notes=(
         "Clips vanish from YouTube, so no two groups have the same set. Up to 30 % may be missing by default "

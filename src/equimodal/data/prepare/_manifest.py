@@ -16,7 +16,7 @@ from equimodal.errors import DataError, missing_extra
 
 FORMAT = 1
 FILE = "manifest.json"
-_INSTALL = {"av": "av", "PIL": "pillow", "cv2": "opencv-python-headless"}
+_INSTALL = {"av": "av", "PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -119,6 +119,7 @@ def start_worker(worker: Worker) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent finishes what is in progress
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of libraries that a decoder imports later
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
