@@ -9,7 +9,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,15 +23,6 @@ from equimodal.errors import DataError, DataWarning
 from equimodal.methods import available, get
 from equimodal.studies import TrainingConfig
 from tests.cli.helpers import CLI
-
-
-def command(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    root = Path(package.__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, **options
-    )
-
 
 # ---- help, list, describe ------------------------------------------------------------------------------------------
 
@@ -279,16 +269,6 @@ def test_progress_can_be_silent() -> None:
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------
-
-
-def test_the_command_line_starts_without_torch() -> None:
-    code = (
-        "import sys, contextlib, io; from equimodal.cli import main\n"
-        "with contextlib.redirect_stdout(io.StringIO()): main(['--help']); main(['list']); main(['trian'])\n"
-        "print([m for m in ('torch', 'lightning', 'matplotlib') if m in sys.modules])"
-    )
-    found = command(["-c", code])
-    assert found.stdout == "[]\n", found.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser
+from equimodal.errors import missing_extra
 
 BUILT_IN = {
     "avdigits": "handwritten digits paired with spoken digits; dials for the noise of each modality",
@@ -17,10 +18,12 @@ BUILT_IN = {
 
 def run(argv: Sequence[str], _: Context) -> int:
     """Print the methods and the datasets."""
-    CommandParser("list", "The methods and datasets, one line each.", config=False).parse(argv)
+    if argv:  # help, or a mistake; the parser takes longer to import than everything else here
+        CommandParser("list", "The methods and datasets, one line each.", config=False).parse(argv)
+    methods = method_titles()
     sections = {
-        "methods": {n: title for n, (title, control) in method_titles().items() if not control},
-        "controls": {n: title for n, (title, control) in method_titles().items() if control},
+        "methods": {n: title for n, (title, control) in methods.items() if not control},
+        "controls": {n: title for n, (title, control) in methods.items() if control},
         "built-in datasets": BUILT_IN,
         "cards (datasets whose file you give with --data PATH/NAME.npz)": card_titles(),
     }
@@ -58,8 +61,10 @@ def _info(node: ast.ClassDef) -> tuple[str, bool] | None:
 
 def card_titles() -> dict[str, str]:
     """Name of each card that comes with the library -> one line."""
-    import yaml
-
+    try:
+        import yaml
+    except ImportError as error:
+        raise missing_extra("pyyaml", "cli", "Reading the cards of the datasets") from error
     titles = {}
     for card in sorted((files("equimodal") / "data" / "cards").iterdir(), key=lambda entry: entry.name):
         if card.name.endswith(".yaml"):
