@@ -98,11 +98,19 @@ def test_a_folder_in_use_is_refused_and_resume_knows_its_configuration(cli: CLI)
     assert "other values of seed" in cli.error(["train", "--resume", "--out", "a", "--seed", "1", "--quiet"], 1)
 
 
+# a shell starts what runs in its background with SIGINT ignored, and the tests may run there
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("equimodal", run_name="__main__", alter_sys=True)
+"""
+
+
 def start(arguments: list[str], root: Path) -> subprocess.Popen[str]:
     """A command in a process group of its own, as a terminal starts it."""
     environment = {**os.environ, "PYTHONPATH": str(root / "src")}
     return subprocess.Popen(
-        [sys.executable, "-m", "equimodal", *arguments],
+        [sys.executable, "-c", INTERRUPTIBLE, *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 

@@ -31,6 +31,7 @@ def unpack_bundle(path: str | Path, out: str | Path, card: str | Path | Mapping[
 
     Example:
         >>> import tempfile
+        >>> import numpy as np
         >>> from equimodal.data import write_bundle
         >>> split = ["train"] * 2 + ["validation"] * 2 + ["test"] * 2
         >>> with tempfile.TemporaryDirectory() as folder:
