@@ -70,6 +70,15 @@ def raw_balance(delta: np.ndarray) -> np.ndarray:
     return np.asarray((total - delta) / total)
 
 
+def released_turn(w: Tensor, others: list[Tensor], balance: np.ndarray) -> Tensor:
+    """Gradient of -(lambda / M) sum of B cos(w, v): d cos / dw = v / |w||v| - cos w / |w|^2."""
+    turn = torch.zeros_like(w)
+    for b, v in zip(balance, others, strict=True):
+        cosine = (w * v).sum() / (w.norm() * v.norm())
+        turn -= LAMBDA / len(others) * b * (v / (w.norm() * v.norm()) - cosine * w / w.norm() ** 2)
+    return turn
+
+
 def reference(
     method: CGGM,
     data: list[Batch],
@@ -90,6 +99,7 @@ def reference(
     buffers: dict[int, Tensor] = {}
     balance = np.full(count, (count - 1) / count)
     average: np.ndarray | None = np.zeros(count) if released else None
+    turn = torch.zeros_like(output.weight)
     pooled, history = [], []
     for batch in data:
         y = batch.target
@@ -114,6 +124,8 @@ def reference(
             total = total + LAMBDA * torch.stack(terms).sum() / count
         trained = [p for m in names for p in encoders[m].parameters()] + list(model.head.parameters())
         gradients = list(torch.autograd.grad(total, trained))
+        if released:  # that of the batch before
+            gradients[-2] = gradients[-2] + turn
         heads = [p for m in names for p in probes[m].parameters()]
         head_gradients = list(torch.autograd.grad(torch.stack(list(own.values())).sum(), heads))
         # the balance of this batch
@@ -125,6 +137,9 @@ def reference(
             delta = np.zeros(count) if average is None else new - average
             average = new
             balance = raw_balance(delta) if released else safe_balance(delta)
+        if released:
+            last = [[x for x in probes[m].modules() if isinstance(x, nn.Linear)][-1].weight for m in names]
+            turn = released_turn(output.weight.detach(), [v.detach() for v in last], balance)
         history.append(balance)
         # magnitude, then clipping over the model, then momentum
         at = 0
@@ -186,15 +201,29 @@ def test_against_the_released_rule(count: int) -> None:
     assert_near(dict(method.named_parameters()), dict(expected.named_parameters()), 1e-6)
 
 
-def test_released_ignores_window_momentum_and_direction() -> None:
+def test_released_ignores_window_momentum_and_the_way_of_the_direction() -> None:
     a = build(2, variant="released")
-    b = build(2, variant="released", window=7, momentum=0.9, direction_weight=5.0, apply_to="update")
+    b = build(2, variant="released", window=7, momentum=0.9, direction=None, apply_to="update")
     engines = [engine_for(a), engine_for(b)]
     for batch in batches(2, 4):
         a.training_step(batch, engines[0])
         b.training_step(batch, engines[1])
     assert_identical(weights(a.model), weights(b.model))
     assert "direction" not in a.training_step(batch, engines[0]).losses
+
+
+def test_the_released_direction_term_reaches_the_last_layer_and_no_encoder() -> None:
+    """One batch late: the first two steps tell whether it is there, and where."""
+    first, second = batches(2, 2)
+    without, with_term = (build(2, variant="released", direction_weight=w, magnitude=False) for w in (0.0, 0.2))
+    for method in (without, with_term):
+        engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=LR))
+        method.training_step(first, engine)
+    assert_identical(dict(without.named_parameters()), dict(with_term.named_parameters()))
+    for method in (without, with_term):
+        method.training_step(second, PlainEngine(torch.optim.SGD(method.parameters(), lr=LR)))
+    changed = {n for n, p in with_term.named_parameters() if not torch.equal(p, dict(without.named_parameters())[n])}
+    assert changed == {"model.head.2.weight"}
 
 
 def test_encoders_get_no_gradient_from_the_classifiers_nor_they_from_the_task() -> None:

@@ -15,7 +15,7 @@ from equimodal.errors import ModelError
 from equimodal.features import Channels
 from equimodal.functional import direction_loss
 from equimodal.methods import CGGM, StepReport
-from equimodal.methods._cggm import output_layer
+from equimodal.methods._heads import output_layer
 from equimodal.methods._shares import LossShares
 from tests.helpers import NAMES, assert_near, sgd, split, train, weights
 from tests.task_helpers import TASKS, D, task_batch, task_model

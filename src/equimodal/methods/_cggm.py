@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch, Tree, tree_map
+from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
 from equimodal.errors import MethodError, ModelError, OptimizerWarning
 from equimodal.features import Channels, Rows, Width, single_width
@@ -17,9 +17,9 @@ from equimodal.functional import balance_terms, direction_loss, output_weight_gr
 from equimodal.fusion import Concat
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, Method, MethodInfo, StepReport, one_of, warn_if_frozen, warn_once
-from equimodal.methods._heads import Heads, adapted
+from equimodal.methods._heads import Heads, adapted, detached, output_layer
 from equimodal.methods._shares import LossShares, own_rows
-from equimodal.operators import Layer, channels_as_rows, input_width, is_pointwise, layer_inputs, recorded_inputs
+from equimodal.operators import Layer, channels_as_rows, input_width, layer_inputs, recorded_inputs
 from equimodal.optimizers import is_scale_invariant
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task, mean_ratio
@@ -62,7 +62,7 @@ class CGGM(Method):
         classifier_lr_ratio: learning rate of the classifiers relative to the model's in :meth:`parameter_groups`; 0.5
             is the published 5e-4 to 1e-3.
         variant: ``"paper"`` with the safe balance rule, or ``"released"``: raw differences of single-batch scores,
-            scale on the gradient, and a direction term without gradient (a constant added to the loss, so left out).
+            scale on the gradient, and a direction term between weights, those of the batch before.
         sharpness: see :class:`~equimodal.Sharpness`.
         inference: ``"fused"`` (paper); the classifiers' outputs serve the other rules.
         calibrated: fit one temperature per modality on validation data.
@@ -79,8 +79,9 @@ class CGGM(Method):
 
     Deviations from the paper: the balance rule is made safe (clamped, pooled and averaged improvements: the raw B
     reaches 1e8 and flips gradients), and under Adam-type optimizers the update is scaled (each can be switched off).
-    From the released code: there the cosine is between parameters, the direction term is a detached number, and for
-    segmentation no parameter matches the names it looks for.
+    From the released code: there the cosine is between the weights of the output layers, not between their gradients,
+    so the direction term turns the head's last layer and no encoder; for segmentation no parameter matches the names
+    that it looks for.
 
     Works with: two modalities or more, any fusion, sharpness, accumulation, several processes. Cost: 1 joint step and M
     small heads.
@@ -133,7 +134,8 @@ class CGGM(Method):
         ),
         released=(
             "the cosine is taken between parameters, not between their gradients",
-            "the direction term is a detached number without gradient",
+            "so the direction term has a gradient for the head's last layer only, and for no encoder; it acts one "
+            "batch late",
             "for segmentation no parameter matches the names it looks for, so the magnitude part does nothing",
             "raw per-batch balance terms",
         ),
@@ -146,6 +148,7 @@ class CGGM(Method):
     numerators: Tensor
     denominators: Tensor
     balance: Tensor
+    turn: Tensor
 
     def __init__(
         self,
@@ -187,7 +190,7 @@ class CGGM(Method):
                 raise MethodError(f"`{name}`: out of range. Found {value}.")
         released = variant == "released"
         self.rho, self.direction_weight, self.magnitude = rho, direction_weight, magnitude
-        self.direction = None if released else direction
+        self.direction = "penultimate" if released else direction
         self.window, self.momentum = (1, 0.0) if released else (window, momentum)
         self.floor, self.maximum, self.threshold = floor, maximum, threshold
         self.apply_to = "gradient" if released else apply_to
@@ -211,6 +214,8 @@ class CGGM(Method):
             self.register_buffer(name, torch.zeros(table))
         self.register_buffer("seen", torch.zeros(table, dtype=torch.bool))
         self.register_buffer("balance", torch.full((count,), (count - 1) / count))
+        if released:
+            self.register_buffer("turn", torch.zeros_like(self._output_layer.weight))
         self._batches, self._windows = 0, 0
         warn_if_frozen(self, "CGGM cannot modulate it.")
 
@@ -305,13 +310,27 @@ class CGGM(Method):
 
     @property
     def _turns_direction(self) -> bool:
-        return self.direction is not None and self.direction_weight > 0
+        return self.variant == "paper" and self.direction is not None and self.direction_weight > 0
+
+    def _turn_of_weights(self) -> Tensor:
+        """Gradient of the released direction term: as the paper's, with weights in the place of their gradients."""
+        weight = self._output_layer.weight.detach().requires_grad_()
+        with torch.enable_grad():
+            own = [layer.weight.detach() for layer in self._classifier_outputs]
+            direction = direction_loss(weight, own, self.balance.to(weight.dtype))
+        (gradient,) = torch.autograd.grad(self.direction_weight * direction, weight)
+        return gradient
 
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
     ) -> Sequence[UpdateScale]:
         """g_m <- rho B_m g_m, or the same factor on the update."""
+        gradient = self._output_layer.weight.grad
+        if self.variant == "released" and gradient is not None:
+            gradient.add_(self.turn)  # of the batch before
         self._update_balance(descent, engine, report)
+        if self.variant == "released":
+            self.turn.copy_(self._turn_of_weights())
         # exactly rho (M-1)/M where all are equal: a neutral rho then leaves gradients as they are, bit for bit
         count = len(self.modalities)
         scale = self.balance.float() / ((count - 1) / count) * (self.rho * (count - 1) / count)
@@ -374,25 +393,3 @@ class CGGM(Method):
         """Outputs of the auxiliary classifiers."""
         outputs: dict[str, Tensor] = self.classifiers(features)
         return outputs
-
-
-def detached(feature: Tree) -> Tree:
-    """The same features, through which no gradient flows."""
-    return tree_map(lambda t: t.detach(), feature)
-
-
-def output_layer(head: nn.Module) -> Layer:
-    """The affine layer at the end of ``head``: linear, or a 1x1 convolution of 1 to 3 dimensions.
-
-    Raises:
-        ModelError: the last module is neither.
-    """
-    last = head
-    while isinstance(last, nn.Sequential) and len(last):
-        last = last[-2] if isinstance(last[-1], Channels) and len(last) > 1 else last[-1]
-    if isinstance(last, nn.Linear) or is_pointwise(last):
-        return cast(Layer, last)
-    raise ModelError(
-        "`head`: CGGM needs a head that ends in an affine layer (nn.Linear, a 1x1 convolution, or an nn.Sequential "
-        f"that ends in one). Found {type(last).__name__}."
-    )

@@ -1,4 +1,4 @@
-"""Where unimodal outputs come from: heads of their own, or the exact split of an additive head."""
+"""Heads: of unimodal outputs, each its own or the exact split of an additive one; and the last layer of the model's."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch, Tree
+from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Objective, Phase
 from equimodal.errors import ModelError, UnsupportedError
-from equimodal.features import Width, on_rows, pool, single_width
+from equimodal.features import Channels, Width, on_rows, pool, single_width
 from equimodal.fusion import Late
 from equimodal.methods._shares import LossShares
 from equimodal.model import Multimodal
+from equimodal.operators import Layer, is_pointwise
 from equimodal.tasks import Task, distribution_of
 from equimodal.unimodal import OwnHeads, Shapley, Split, UnimodalOutputs
 
@@ -180,3 +181,25 @@ def like_model(module: nn.Module, model: Multimodal) -> nn.Module:
     """``module`` on the device and in the floating-point type of the model's first parameter."""
     first = next((p for m in model.modalities for p in model.parameters_of(m)), None)
     return module if first is None or not first.is_floating_point() else module.to(first.device, first.dtype)
+
+
+def detached(feature: Tree) -> Tree:
+    """The same features, through which no gradient flows."""
+    return tree_map(lambda t: t.detach(), feature)
+
+
+def output_layer(head: nn.Module) -> Layer:
+    """The affine layer at the end of ``head``: linear, or a 1x1 convolution of 1 to 3 dimensions.
+
+    Raises:
+        ModelError: the last module is neither.
+    """
+    last = head
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-2] if isinstance(last[-1], Channels) and len(last) > 1 else last[-1]
+    if isinstance(last, nn.Linear) or is_pointwise(last):
+        return cast(Layer, last)
+    raise ModelError(
+        "`head`: CGGM needs a head that ends in an affine layer (nn.Linear, a 1x1 convolution, or an nn.Sequential "
+        f"that ends in one). Found {type(last).__name__}."
+    )
