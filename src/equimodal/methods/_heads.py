@@ -78,8 +78,12 @@ def published_classifier(width: int, outputs: int) -> nn.Sequential:
 
 
 def published_head(width: Width, task: Task) -> nn.Module:
-    """:func:`published_classifier` on features of any kind."""
-    return adapted(published_classifier(single_width(width, "feature_sizes"), task.outputs), task)
+    """:func:`published_classifier` on features of any kind; where every position has an output, one linear map.
+
+    A hidden layer of 256 at each position would cost several times what a U-Net does, and nothing is published for it.
+    """
+    size = single_width(width, "feature_sizes")
+    return adapted(nn.Linear(size, task.outputs) if task.dense else published_classifier(size, task.outputs), task)
 
 
 def usual_way(model: Multimodal, task: Task) -> UnimodalOutputs | None:

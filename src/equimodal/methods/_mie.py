@@ -41,8 +41,9 @@ from equimodal.tasks import Task
 class MIE(Method):
     r"""Modal-aware interactive enhancement, published as IGM ([Jiang2025]_, equations 3 to 10).
 
-    One branch per modality, an encoder and a classifier d -> 256 -> 64 -> C of its own (position by position for a
-    segmentation); the prediction is the mean of the branches' softmax. Only the active modality trains.
+    One branch per modality, an encoder and a classifier d -> 256 -> 64 -> C of its own (for a segmentation, of which
+    nothing is published, d -> C at each position); the prediction is the mean of the branches' softmax. Only the active
+    modality trains.
 
     *Forward phase*: the gradient used is :math:`(1-a)\, g + a\, g'`, g' taken at
     :math:`\theta_m + \rho\, g/\|g\|_2` (:class:`~equimodal.Sharpness`).
