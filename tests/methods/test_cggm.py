@@ -96,6 +96,7 @@ def reference(
     probes = {m: copied.classifiers[m] for m in names}
     layers = list(model.head) if isinstance(model.head, nn.Sequential) else [model.head]
     output = layers[-1]
+    assert isinstance(output, nn.Linear)
     buffers: dict[int, Tensor] = {}
     balance = np.full(count, (count - 1) / count)
     average: np.ndarray | None = np.zeros(count) if released else None
@@ -113,7 +114,7 @@ def reference(
         own = {m: nn.functional.cross_entropy(u, y) for m, u in logits.items()}
         total = task
         if direction is not None:
-            (g,) = torch.autograd.grad(task, output.weight, create_graph=True)  # type: ignore[arg-type]
+            (g,) = torch.autograd.grad(task, output.weight, create_graph=True)
             terms = []
             for i, m in enumerate(names):
                 last = [x for x in probes[m].modules() if isinstance(x, nn.Linear)][-1]
@@ -138,8 +139,8 @@ def reference(
             average = new
             balance = raw_balance(delta) if released else safe_balance(delta)
         if released:
-            last = [[x for x in probes[m].modules() if isinstance(x, nn.Linear)][-1].weight for m in names]
-            turn = released_turn(output.weight.detach(), [v.detach() for v in last], balance)
+            others = [[x for x in probes[m].modules() if isinstance(x, nn.Linear)][-1].weight.detach() for m in names]
+            turn = released_turn(output.weight.detach(), others, balance)
         history.append(balance)
         # magnitude, then clipping over the model, then momentum
         at = 0
