@@ -50,6 +50,7 @@ ENTRIES = {
     "MLA, no projector": Entry("MLA", {"projector": None}),
     "MLA, flat projector": Entry("MLA", {"projector": "flat"}),
     "CGGM, magnitude only": Entry("CGGM", {"direction": None}),
+    "CGGM, clipped": Entry("CGGM"),
     "MIE, without SAM": Entry("MIE", {"sam": None}),
     "MIE, without projection": Entry("MIE", {"projection": False}),
 }
@@ -59,7 +60,8 @@ FOUNDING = ("MLA", "CGGM", "MIE")
 RECOMMENDED = {"MLA": "MLA, recommended", "CGGM": "CGGM, recommended", "MIE": "MIE"}
 CONTROLS = ("Joint", "MultiLoss", "Ensemble", "PretrainFinetune", "ModalityDropout")
 PAGE = Path("docs/benchmarks.md")
-CLIPPED = {"CGGM, released": 0.8}  # its raw factors reach 1e8; the authors' scripts clip, the budget here does not
+# published with CGGM; without it the raw factors of the released rule, which reach 1e8, end the training
+CLIPPED = {"CGGM, released": 0.8, "CGGM, clipped": 0.8}
 
 
 class Study(StudyConfig):
@@ -241,7 +243,8 @@ def verdicts(summary: list[tuple[str, dict[str, Any]]]) -> list[str]:
     recommended = [{r["method"]: documented(r) for r in s["rows"]} for _, s in summary]
     for method, label in RECOMMENDED.items():
         line(f"{method} as recommended - Joint", [s[label] - s["Joint"] for s in recommended], 4)
-    line("CGGM - CGGM released", [s["CGGM"] - s["CGGM, released"] for s in scores], 5)
+    line("CGGM - CGGM released (clipped)", [s["CGGM"] - s["CGGM, released"] for s in scores], 5)
+    line("CGGM clipped - CGGM released (clipped)", [s["CGGM, clipped"] - s["CGGM, released"] for s in scores], 5)
     line(
         "best of the three - best control",
         [max(s[m] for m in FOUNDING) - max(s[c] for c in CONTROLS) for s in scores],
