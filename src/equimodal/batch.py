@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from equimodal.errors import BatchError, NonFiniteError
+from equimodal.functional._shapes import line_up
 
 Tree = Any
 """A tensor, or any nesting of dicts, lists and tuples of tensors, with samples on the first axis."""
@@ -48,6 +49,11 @@ def tree_map(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
     if isinstance(tree, Tensor):  # the common case, without the cost of flattening
         return function(tree)
     return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def keep_rows(tree: Tree, mask: Tensor) -> Tree:
+    """``tree`` with zeros (for masks of tokens: nothing) in the rows outside ``mask`` (B,)."""
+    return tree_map(lambda t: torch.where(line_up(mask, t), t, torch.zeros_like(t)), tree)
 
 
 def tree_tensors(tree: Tree) -> list[Tensor]:

@@ -6,7 +6,10 @@ Every message names the parameter, what was expected, what was found and the nex
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class EquimodalError(Exception):
@@ -83,6 +86,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     near = [by_case[n] for n in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return UnknownNameError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def named(kind: str, name: str, known: Mapping[str, T]) -> T:
+    """The entry of that name, upper and lower case being the same; else :func:`unknown_name` is raised."""
+    for candidate, entry in known.items():
+        if candidate.lower() == name.lower():
+            return entry
+    raise unknown_name(kind, name, known)
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Presence, Tokens, Tree, batch_size_of, tree_map, tree_tensors
+from equimodal.batch import Presence, Tokens, Tree, batch_size_of, keep_rows, tree_map, tree_tensors
 from equimodal.errors import BatchError, ModelError, UnsupportedError, missing_extra
 from equimodal.features import clean
 from equimodal.files import write_bytes
@@ -96,9 +96,9 @@ class InferenceModel(nn.Module):
             mask = None if present is None else present.get(m)
             x = self._prepared(m, inputs[m])
             if mask is not None:
-                x = _kept(x, mask)
+                x = keep_rows(x, mask)
             feature = self.method.multimodal.encode({m: x}, None, [m])[m]
-            features[m] = feature if mask is None else _kept(feature, mask)
+            features[m] = feature if mask is None else keep_rows(feature, mask)
         masks = cast("Presence | None", present)
         fused, alone = None, dict[str, Tensor]()
         if self.rule == "fused":
@@ -108,7 +108,7 @@ class InferenceModel(nn.Module):
             alone = self.method.unimodal_outputs(features) if own is None else own(features, masks)
         if fused is None and len(alone) == 1 and present is not None:  # with nobody else to ask, no opinion is uniform
             m, z = next(iter(alone.items()))
-            alone, present = {m: _kept(z, present[m]) if m in present else z}, None
+            alone, present = {m: keep_rows(z, present[m]) if m in present else z}, None
         output = self.method.combine(fused, alone, present).output
         return {"probabilities": self.method.task.probabilities(output), "output": output}
 
@@ -216,15 +216,6 @@ def _standardised(x: Tree, statistics: tuple[Any, Any] | None) -> Tree:
     mean, scale = (torch.as_tensor(v, dtype=torch.float32) for v in statistics)
     x = tree_map(lambda t: (t - mean) * scale if t.is_floating_point() else t, x)
     return clean(x) if isinstance(x, Tokens) else x
-
-
-def _kept(tree: Tree, mask: Tensor) -> Tree:
-    """Zeros (or ``False``) in the rows outside the mask."""
-
-    def keep(t: Tensor) -> Tensor:
-        return torch.where(mask.reshape(-1, *([1] * (t.ndim - 1))), t, torch.zeros_like(t))
-
-    return tree_map(keep, tree)
 
 
 def _traced(model: nn.Module, arguments: tuple[Any, ...], dynamic_batch: bool) -> torch.export.ExportedProgram:

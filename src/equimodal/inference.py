@@ -23,6 +23,7 @@ from equimodal.functional import (
     softmin_weights,
     uncertainty_weights,
 )
+from equimodal.functional._shapes import line_up
 from equimodal.functional._uncertainty import MEASURES, Measure
 from equimodal.tasks import Distribution, Task, score
 
@@ -214,7 +215,7 @@ class Inference(nn.Module):
         unimodal = self.scaled(unimodal)
         if present is not None:
             unimodal = {
-                m: z if present.get(m) is None else torch.where(_rows_like(present[m], z), z, torch.zeros_like(z))
+                m: z if present.get(m) is None else torch.where(line_up(present[m], z), z, torch.zeros_like(z))
                 for m, z in unimodal.items()
             }
         if rule == "fused" and fused is not None:
@@ -309,7 +310,7 @@ def _fuse_labels(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     weights = product_weights(unimodal, present)
     if rule == "uncertainty":
-        read = {m: torch.where(_rows_like(weights[m] > 0, z), z, 0) for m, z in unimodal.items()}
+        read = {m: torch.where(line_up(weights[m] > 0, z), z, 0) for m, z in unimodal.items()}
         weights = softmin_weights({m: binary_uncertainty(z, measure) for m, z in read.items()}, present)
     return fuse_binary(unimodal, weights, "log_probability" if rule == "product" else "probability"), weights
 
@@ -343,7 +344,3 @@ def fitted_temperature(output: Tensor, target: Tensor, distribution: Distributio
         labelled = (target >= 0) & (target < output.shape[1])
         output, target = output[labelled], target[labelled]
     return fit_temperature(output, target) if len(target) else torch.ones(())
-
-
-def _rows_like(mask: Tensor, z: Tensor) -> Tensor:
-    return mask.reshape(-1, *([1] * (z.ndim - 1)))

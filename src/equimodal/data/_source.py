@@ -15,6 +15,7 @@ from equimodal.data._card import ModalityCard
 from equimodal.data._rows import rows_of
 from equimodal.data._transforms import apply, reduction_axes
 from equimodal.errors import DataError, NonFiniteError
+from equimodal.functional._shapes import line_up
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
@@ -149,7 +150,7 @@ class Source:
         if self._mask is None:
             return values
         mask = self._mask.index_select(0, rows)
-        return Tokens(values.masked_fill(~mask.reshape(*mask.shape, *(1,) * (values.ndim - 2)), 0), mask)
+        return Tokens(values.masked_fill(~line_up(mask, values), 0), mask)
 
     def _values(self, rows: Tensor) -> Tensor:
         own = rows if self._index is None else torch.from_numpy(self._index[rows.numpy()])

@@ -15,6 +15,7 @@ from equimodal.batch import Batch, Tokens, Tree, tree_map, tree_tensors
 from equimodal.diagnostics._image_noise import IMAGE_NOISES, blur
 from equimodal.diagnostics._step_noise import BLOCKS, dropped, repeated, replaced, steps_of, swapped, warped
 from equimodal.errors import BatchError, MethodError, UnsupportedError
+from equimodal.functional._shapes import line_up
 from equimodal.methods._base import BatchLike
 
 Noise = Literal[
@@ -319,7 +320,7 @@ class Corruption:
         black, white = (_like(v, x) for v in (self.spread[0].low, self.spread[0].high))
         width = torch.where(white > black, white - black, torch.ones_like(white))
         spoilt = IMAGE_NOISES[self.kind].spoil((x - black) / width, numbers[:, 1:].to(x.dtype)) * width + black
-        return torch.where((numbers[:, 0] < level).reshape(-1, *([1] * (x.ndim - 1))), spoilt, x)
+        return torch.where(line_up(numbers[:, 0] < level, x), spoilt, x)
 
     def _sequence(self, x: Tree, numbers: Tensor, level: float) -> Tree:
         if self.kind in BLOCKS:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from equimodal.errors import missing_extra
+from equimodal.functional._shapes import line_up
 
 # red, green, blue of a black body at 1000, 1500 ... 10000 K, as MultiBench lists them (M. Charity, "What color is a
 # blackbody?", CIE 1964 10 degree observer)
@@ -56,12 +57,12 @@ def inversion(v: Tensor, _: Tensor) -> Tensor:
 
 def white_balance(v: Tensor, drawn: Tensor) -> Tensor:
     """Each channel times that of a light of another temperature, one of 19."""
-    return v * _over(_picked(_BLACK_BODY, drawn[:, 0], v), v)
+    return v * line_up(_picked(_BLACK_BODY, drawn[:, 0], v), v)
 
 
 def tint(v: Tensor, drawn: Tensor) -> Tensor:
     """30 % of red, green or blue."""
-    return 0.7 * v + 0.3 * _over(_picked(_TINTS, drawn[:, 0], v), v)
+    return 0.7 * v + 0.3 * line_up(_picked(_TINTS, drawn[:, 0], v), v)
 
 
 def rotation(v: Tensor, drawn: Tensor) -> Tensor:
@@ -114,18 +115,13 @@ def lightness(v: Tensor) -> Tensor:
     """(B, 1, ..., H, W): 0.299 red + 0.587 green + 0.114 blue (ITU-R BT.601); of other channels their mean."""
     if v.shape[1] != 3:
         return v.mean(dim=1, keepdim=True)
-    return (v * _over(v.new_tensor([[0.299, 0.587, 0.114]]), v)).sum(dim=1, keepdim=True)
+    return (v * line_up(v.new_tensor([[0.299, 0.587, 0.114]]), v)).sum(dim=1, keepdim=True)
 
 
 def _picked(colours: tuple[str, ...], drawn: Tensor, like: Tensor) -> Tensor:
     """(B, 3): one of the colours per sample."""
     table = like.new_tensor([[int(c[i : i + 2], 16) / 255 for i in (0, 2, 4)] for c in colours])
     return table[(drawn * len(colours)).long()]
-
-
-def _over(values: Tensor, v: Tensor) -> Tensor:
-    """(B, C) with axes of size 1 up to those of ``v``."""
-    return values.reshape(*values.shape, *([1] * (v.ndim - 2)))
 
 
 def _read_at(v: Tensor, rows: list[Tensor], beyond: str) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equimodal.batch import Tokens, Tree
+from equimodal.functional._shapes import line_up
 
 BLOCKS = {"drop_steps": 1, "drop_blocks": 3, "drop_segments": 10}
 """Steps that are lost together, as MultiBench has them for words, time series and audio."""
@@ -43,7 +44,7 @@ def dropped(x: Tree, drawn: Tensor, level: float, block: int) -> Tree:
     left = real & ~lost
     left = torch.where(left.any(1, keepdim=True), left, real & (real.cumsum(1) == 1))
     if isinstance(x, Tokens):
-        return Tokens(x.values.masked_fill(~_wide(left, x.values), 0), left)
+        return Tokens(x.values.masked_fill(~line_up(left, x.values), 0), left)
     order = _real_first(left)
     return torch.where(left, x, 0).gather(1, order)
 
@@ -65,9 +66,9 @@ def repeated(x: Tree, values: Tensor, real: Tensor, drawn: Tensor, level: float)
     source = torch.searchsorted(ends, place, right=True).clamp_max(values.shape[1] - 1)
     there = place < ends[:, -1:]
     found = _taken(_taken(values, order), source)
-    found = found.masked_fill(~_wide(there, found), 0)
+    found = found.masked_fill(~line_up(there, found), 0)
     some = twice.any(1)
-    found = torch.where(_wide(some, found), found, values)
+    found = torch.where(line_up(some, found), found, values)
     return Tokens(found, torch.where(some[:, None], there, real)) if isinstance(x, Tokens) else found
 
 
@@ -135,14 +136,9 @@ def _real_first(real: Tensor) -> Tensor:
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:
     """Steps of ``values`` (B, T, ...) at ``index`` (B, T)."""
-    return values.gather(1, _wide(index, values).expand_as(values))
+    return values.gather(1, line_up(index, values).expand_as(values))
 
 
 def _put_back(values: Tensor, order: Tensor, packed: Tensor) -> Tensor:
     """``packed`` at the places that its steps came from."""
-    return torch.empty_like(values).scatter(1, _wide(order, values).expand_as(values), packed)
-
-
-def _wide(steps: Tensor, like: Tensor) -> Tensor:
-    """(B,) or (B, T) with axes of size 1 up to those of ``like``."""
-    return steps.reshape(*steps.shape, *([1] * (like.ndim - steps.ndim)))
+    return torch.empty_like(values).scatter(1, line_up(order, values).expand_as(values), packed)

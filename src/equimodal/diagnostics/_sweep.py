@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from equimodal.batch import Batch, Presence, Tree, tree_map
+from equimodal.batch import Batch, Presence, Tree, keep_rows, tree_map
 from equimodal.data._missing import ALL
 from equimodal.errors import BatchError, MethodError
 from equimodal.methods._base import BatchLike, Method, evaluating
@@ -120,7 +120,7 @@ class Reader:
             outputs = self.method.outputs(given, masks)
         else:
             features = self._features | (self._encode(inputs, list(inputs)) if inputs else {})
-            absent = {m: _absent(tree_map(take, h), masks[m]) for m, h in features.items()}
+            absent = {m: keep_rows(tree_map(take, h), masks[m]) for m, h in features.items()}
             presence = self._presence(masks)
             outputs = (*self.method.outputs_of(absent, presence), presence)
         return self.method.combine(*outputs).output, take(self.target)
@@ -128,15 +128,6 @@ class Reader:
     def _presence(self, masks: Mapping[str, Tensor]) -> Presence:
         first = next(iter(masks.values()))
         return Presence({m: masks.get(m, torch.zeros_like(first)) for m in self.method.modalities})
-
-
-def _absent(feature: Tree, mask: Tensor) -> Tree:
-    """``feature`` with zeros (for masks of tokens: nothing) in the rows outside ``mask``."""
-
-    def clear(t: Tensor) -> Tensor:
-        return torch.where(mask.reshape(-1, *([1] * (t.ndim - 1))), t, t.new_zeros(()))
-
-    return tree_map(clear, feature)
 
 
 def readers(method: Method, batches: Iterable[BatchLike]) -> Iterator[Reader]:

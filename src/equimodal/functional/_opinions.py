@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equimodal.errors import MethodError
+from equimodal.functional._shapes import line_up
 
 
 def softmin_weights(
@@ -26,7 +27,7 @@ def softmin_weights(
     scores = []
     for modality, e in uncertainty.items():
         mask = None if present is None else present.get(modality)
-        kept = -e if mask is None else (-e).masked_fill(~mask.reshape(-1, *([1] * (e.ndim - 1))), -torch.inf)
+        kept = -e if mask is None else (-e).masked_fill(~line_up(mask, e), -torch.inf)
         scores.append(kept)
     weights = torch.softmax(torch.stack(scores), dim=0)
     return dict(zip(uncertainty, weights.unbind(0), strict=True))
@@ -77,7 +78,7 @@ def fuse_binary(
     """
     total: dict[str, Tensor] = {}
     for modality, z in logits.items():
-        w = _like(weights[modality], z)
+        w = line_up(weights[modality], z)
         z = torch.where(w > 0, z, 0)
         parts = {"z": z} if space == "log_probability" else {"yes": torch.sigmoid(z), "no": torch.sigmoid(-z)}
         for name, value in parts.items():
@@ -99,7 +100,7 @@ def fuse_numbers(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
     """
     parts = []
     for modality, z in values.items():
-        w = _like(weights[modality], z)
+        w = line_up(weights[modality], z)
         parts.append(w * torch.where(w > 0, z, 0))
     if not parts:
         raise MethodError("`values`: expected at least one modality. Found none.")
@@ -177,7 +178,3 @@ def fit_gaussian_scale(output: Tensor, target: Tensor, bounds: tuple[float, floa
     error = target.double().reshape(mean.shape) - mean
     scale = (error.square() * torch.exp(-s)).mean().sqrt().clamp(*bounds)
     return scale if output.dtype == torch.float64 else scale.float()
-
-
-def _like(weight: Tensor, value: Tensor) -> Tensor:
-    return weight.reshape(*weight.shape, *([1] * (value.ndim - weight.ndim)))

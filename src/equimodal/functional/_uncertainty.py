@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equimodal.errors import MethodError
+from equimodal.functional._shapes import line_up
 
 Measure = Literal["entropy", "max_probability", "margin", "energy"]
 MEASURES: tuple[str, ...] = get_args(Measure)
@@ -150,8 +151,7 @@ def fuse(
     """
     total: Tensor | None = None
     for modality, z in logits.items():
-        w = weights[modality].unsqueeze(1)
-        w = w.reshape(*w.shape, *([1] * (z.ndim - w.ndim)))
+        w = line_up(weights[modality].unsqueeze(1), z)
         z = torch.where(
             w > 0, z.to(_probability_dtype(z)), torch.zeros((), device=z.device, dtype=_probability_dtype(z))
         )
@@ -224,4 +224,4 @@ def fit_temperature(
 
 def _row_mask(present: Mapping[str, Tensor] | None, modality: str, z: Tensor) -> Tensor | None:
     mask = None if present is None else present.get(modality)
-    return None if mask is None else mask.reshape(-1, *([1] * (z.ndim - 1))).expand_as(z)
+    return None if mask is None else line_up(mask, z).expand_as(z)

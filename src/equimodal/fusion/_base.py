@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from equimodal.batch import Tokens, Tree, tree_map, tree_tensors
 from equimodal.errors import ModelError, UnsupportedError
 from equimodal.features import Width, check_feature, kind_of, single_width
+from equimodal.functional._shapes import line_up
 
 Fill = Literal["zeros", "learnt", "renormalise"]
 """What stands for an absent modality: zeros; a learnt vector; nothing, the others weighing as much as all do."""
@@ -142,6 +143,13 @@ class Fusion(nn.Module):
         return len(masks) / count.clamp_min(1)
 
 
+def check_positive(**sizes: object) -> None:
+    """Refuse a size that is no positive integer, by its parameter's name."""
+    for name, size in sizes.items():
+        if isinstance(size, tuple) or not _positive(size):
+            raise ModelError(f"`{name}`: expected a positive integer. Found {size!r}.")
+
+
 def _positive(width: object) -> bool:
     numbers = width if isinstance(width, tuple) else (width,)
     return bool(numbers) and all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in numbers)
@@ -149,11 +157,6 @@ def _positive(width: object) -> bool:
 
 def _total(width: Width) -> int:
     return sum(width) if isinstance(width, tuple) else width
-
-
-def _rows(vector: Tensor, like: Tensor) -> Tensor:
-    """(B,) or (B, d) with axes of size 1 up to those of ``like``."""
-    return vector.reshape(*vector.shape, *([1] * (like.ndim - vector.ndim)))
 
 
 def _absent(width: Width, samples: int, others: Mapping[str, Tree]) -> Tree:
@@ -176,7 +179,7 @@ def _absent(width: Width, samples: int, others: Mapping[str, Tree]) -> Tree:
 def _fill(feature: Tree, mask: Tensor, token: Tensor | None) -> Tree:
     """``feature`` with zeros or a learnt vector in the rows outside ``mask``; what was there is not used."""
     if isinstance(feature, Tokens):
-        values = torch.where(_rows(mask, feature.values), feature.values, feature.values.new_zeros(()))
+        values = torch.where(line_up(mask, feature.values), feature.values, feature.values.new_zeros(()))
         real = feature.mask & mask[:, None]
         if token is None:
             return Tokens(values, real)
@@ -188,12 +191,12 @@ def _fill(feature: Tree, mask: Tensor, token: Tensor | None) -> Tree:
         pieces = [None] * len(feature) if token is None else torch.split(token, widths)
         return tuple(_fill(f, mask, piece) for f, piece in zip(feature, pieces, strict=True))
     tensor: Tensor = feature
-    value = tensor.new_zeros(()) if token is None else _rows(token.to(tensor.dtype)[None], tensor)
-    return torch.where(_rows(mask, tensor), tensor, value)
+    value = tensor.new_zeros(()) if token is None else line_up(token.to(tensor.dtype)[None], tensor)
+    return torch.where(line_up(mask, tensor), tensor, value)
 
 
 def _scale(feature: Tree, share: Tensor) -> Tree:
-    return tree_map(lambda t: t * _rows(share.to(t.dtype), t) if t.is_floating_point() else t, feature)
+    return tree_map(lambda t: t * line_up(share.to(t.dtype), t) if t.is_floating_point() else t, feature)
 
 
 def _zeros(feature: Tree) -> Tree:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equimodal.batch import Tokens, Tree
 from equimodal.errors import ModelError
 from equimodal.features import Width, as_tokens, clean, masked_mean
-from equimodal.fusion._base import Fill, Fusion
+from equimodal.fusion._base import Fill, Fusion, check_positive
 
 
 class CrossAttention(Fusion):
@@ -72,9 +72,7 @@ class CrossAttention(Fusion):
     ) -> None:
         super().__init__(feature_sizes, fill, count=2)
         sizes = self.single_widths()
-        for name, value in (("width", width), ("heads", heads), ("layers", layers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ModelError(f"`{name}`: expected a positive integer. Found {value!r}.")
+        check_positive(width=width, heads=heads, layers=layers)
         if width % heads:
             raise ModelError(f"`width`: expected a multiple of heads={heads}. Found {width}.")
         if not 0 <= dropout < 1:

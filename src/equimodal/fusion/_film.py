@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from equimodal.batch import Tokens, Tree
-from equimodal.errors import ModelError, UnsupportedError, unknown_name
+from equimodal.errors import UnsupportedError, unknown_name
 from equimodal.features import Width, clean, kind_of, pool
-from equimodal.fusion._base import Fill, Fusion
+from equimodal.fusion._base import Fill, Fusion, check_positive
 
 _PRODUCT = "a product of modalities has no weights to share out. Use fill='zeros' or 'learnt'."
 
@@ -126,8 +126,7 @@ class Gated(Fusion):
         sizes = self.single_widths()
         self.main, self._others = main_modality(list(sizes)[-1] if main is None else main, sizes)
         self._width = sizes[self.main] if out_features is None else out_features
-        if isinstance(self._width, bool) or not isinstance(self._width, int) or self._width < 1:
-            raise ModelError(f"`out_features`: expected a positive integer. Found {out_features!r}.")
+        check_positive(out_features=self._width)
         self.maps = nn.ModuleList(nn.Linear(d, self._width) for d in sizes.values())
 
     @property

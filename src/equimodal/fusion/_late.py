@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from equimodal.batch import Tree
 from equimodal.errors import ModelError
 from equimodal.features import Width, on_rows, single_width
-from equimodal.fusion._base import Fill, Fusion, _rows
+from equimodal.functional._shapes import line_up
+from equimodal.fusion._base import Fill, Fusion, check_positive
 
 
 class Late(Fusion):
@@ -46,8 +47,7 @@ class Late(Fusion):
         fill: Fill = "renormalise",
     ) -> None:
         super().__init__(feature_sizes, fill)
-        if not isinstance(out_features, int) or out_features < 1:
-            raise ModelError(f"`out_features`: expected a positive integer. Found {out_features!r}.")
+        check_positive(out_features=out_features)
         if heads is not None and set(heads) != set(self.feature_sizes):
             raise ModelError(f"`heads`: expected one per modality {list(self.feature_sizes)}. Found {sorted(heads)}.")
         self._outputs = out_features
@@ -84,8 +84,8 @@ class Late(Fusion):
         samples = next(iter(own.values())).shape[0]
         parts = {}
         for (m, z), mask in zip(own.items(), self._masks(features, present, samples), strict=True):
-            part = z * _rows(share.to(z.dtype), z) / len(own)
-            parts[m] = part if mask is None else torch.where(_rows(mask, z), part, torch.zeros_like(part))
+            part = z * line_up(share.to(z.dtype), z) / len(own)
+            parts[m] = part if mask is None else torch.where(line_up(mask, z), part, torch.zeros_like(part))
         return parts
 
     def _share(self, masks: list[Tensor | None]) -> Tensor | None:

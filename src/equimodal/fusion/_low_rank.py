@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from equimodal.batch import Tree
-from equimodal.errors import ModelError
 from equimodal.features import Width, pool
-from equimodal.fusion._base import Fill, Fusion
+from equimodal.fusion._base import Fill, Fusion, check_positive
 
 
 class LowRank(Fusion):
@@ -61,9 +60,7 @@ class LowRank(Fusion):
         super().__init__(feature_sizes, fill, count=2)
         sizes = self.single_widths()
         self._width = max(sizes.values()) if out_features is None else out_features
-        for name, value in (("rank", rank), ("out_features", self._width)):
-            if not isinstance(value, int) or value < 1:
-                raise ModelError(f"`{name}`: expected a positive integer. Found {value!r}.")
+        check_positive(rank=rank, out_features=self._width)
         self.rank = rank
         self.factors = nn.ParameterList(nn.Parameter(torch.empty(rank, d + 1, self._width)) for d in sizes.values())
         for factor in self.factors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from equimodal.errors import unknown_name
+from equimodal.errors import named
 from equimodal.fusion._base import Fusion
 from equimodal.fusion._concat import Concat
 from equimodal.fusion._cross_attention import CrossAttention
@@ -36,7 +36,4 @@ def get(name: str) -> type[Fusion]:
         >>> get("lowrank").__name__
         'LowRank'
     """
-    for known, fusion in _FUSIONS.items():
-        if known.lower() == name.lower():
-            return fusion
-    raise unknown_name("fusion", name, _FUSIONS)
+    return named("fusion", name, _FUSIONS)

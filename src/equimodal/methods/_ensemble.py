@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Phase, UpdateScale
 from equimodal.errors import MethodError, UnsupportedError
+from equimodal.functional._shapes import line_up
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, OWN_ROWS, Method, MethodInfo, StepReport, record_score
 from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
@@ -185,9 +186,7 @@ class Unimodal(Ensemble):
         features = self.multimodal.encode(inputs, own, [self.modality])
         outputs = self.unimodal_outputs(features)
         if mask is not None:  # uniform, not left out: there is no other modality to ask
-            z = outputs[self.modality]
-            rows = mask.reshape(-1, *([1] * (z.ndim - 1)))
-            outputs = {self.modality: torch.where(rows, z, torch.zeros_like(z))}
+            outputs = {m: torch.where(line_up(mask, z), z, torch.zeros_like(z)) for m, z in outputs.items()}
         return None, outputs, None
 
 

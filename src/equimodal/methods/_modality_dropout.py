@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree, tree_map
 from equimodal.errors import MethodError
+from equimodal.functional._shapes import line_up
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods._joint import Joint
@@ -130,6 +131,6 @@ def _scaled(feature: Tree, kept: Tensor, scale: float) -> Tree:
     """Rows that are kept times ``scale``, the others zero; masks of tokens stay as they are."""
 
     def apply(t: Tensor) -> Tensor:
-        return t * (kept.reshape(-1, *([1] * (t.ndim - 1))).to(t.dtype) * scale) if t.is_floating_point() else t
+        return t * (line_up(kept, t).to(t.dtype) * scale) if t.is_floating_point() else t
 
     return tree_map(apply, feature)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from equimodal.errors import unknown_name
+from equimodal.errors import named
 from equimodal.methods._base import Method
 from equimodal.methods._cggm import CGGM
 from equimodal.methods._ensemble import Ensemble, Unimodal
@@ -44,7 +44,4 @@ def get(name: str) -> type[Method]:
         >>> get("mla").__name__
         'MLA'
     """
-    for known, method in _METHODS.items():
-        if known.lower() == name.lower():
-            return method
-    raise unknown_name("method", name, _METHODS)
+    return named("method", name, _METHODS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from equimodal.batch import Tokens, Tree, tree_map
+from equimodal.batch import Tokens, Tree, keep_rows, tree_map
 from equimodal.errors import unknown_name
 from equimodal.export import Format, export
 from equimodal.studies._run import load_run
@@ -51,7 +51,7 @@ def export_run(
         x = batch.inputs[m]
         if rows is not None:  # content of absent rows means nothing
             keep = torch.zeros(len(batch), dtype=torch.bool).index_fill(0, rows, True)
-            x = tree_map(lambda t: torch.where(keep.reshape(-1, *([1] * (t.ndim - 1))), t, torch.zeros_like(t)), x)  # noqa: B023 (called at once)
+            x = keep_rows(x, keep)
         example[m] = _raw(x, *statistics[m]) if m in statistics else x
     about = {"classes": [str(c) for c in data.classes], "data": data.name, "target": data.target}
     return export(method, example, path, format, presence=presence, standardise=statistics, metadata=about)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from equimodal.errors import TargetError, missing_extra
 from equimodal.functional import soft_dice, softmax_backward, softmax_cross_entropy_residual
+from equimodal.functional._shapes import line_up
 from equimodal.tasks._protocol import (
     Distribution,
     at_least_float32,
@@ -192,7 +193,7 @@ class Segmentation(nn.Module):
         if self.dice_weight > 0:
             p = torch.softmax(output, dim=1)
             dice, slope = self._dice(p, labels, valid)
-            share = self._share(dice).reshape(*dice.shape, *([1] * (output.ndim - 2)))
+            share = line_up(self._share(dice), output)
             gradient = -self.dice_weight * share * slope * valid.unsqueeze(1)
             result = result + softmax_backward(p, gradient)
         return result

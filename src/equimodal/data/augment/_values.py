@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equimodal.data.augment._operation import Value, chosen, count, interval, share, uniform
 from equimodal.errors import DataError, missing_extra
+from equimodal.functional._shapes import line_up
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class SpecMask(Value):
         for number in range(self.times + self.frequencies):
             axis, widest = (time, self.time) if number < self.times else (frequency, self.frequency)
             hidden |= self._band(x, axis, widest, drawn[:, number])
-        mean = x.flatten(1).mean(1).reshape(-1, *(1,) * (x.ndim - 1))
+        mean = line_up(x.flatten(1).mean(1), x)
         return torch.where(hidden, mean, x)
 
     @staticmethod
@@ -120,7 +121,7 @@ class Noise(Value):
     def apply(self, x: Tensor, drawn: Any, kind: str) -> Tensor:
         """``x`` plus noise."""
         own = torch.Generator().manual_seed(int(drawn[0, 1]))
-        deviation = drawn[:, 0].to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+        deviation = line_up(drawn[:, 0].to(x.dtype), x)
         noisy: Tensor = x + deviation * torch.randn(x.shape, generator=own, dtype=x.dtype)
         return noisy
 

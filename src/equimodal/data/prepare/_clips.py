@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import ArraySpec, Item, Preparation
+from equimodal.data.prepare._interface import ArraySpec, Item, Preparation, check_above_zero
 from equimodal.data.prepare._media import (
     IMAGENET,
     channels_first,
@@ -20,7 +20,6 @@ from equimodal.data.prepare._media import (
     resize,
     spread,
 )
-from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
 
@@ -48,9 +47,7 @@ class ClipParameters:
     size: int = 224
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "seconds", "n_fft", "hop", "fps", "frames", "size"):
-            if getattr(self, name) <= 0:
-                raise DataError(f"`{name}`: expected a number above 0. Found {getattr(self, name)!r}.")
+        check_above_zero(self, "sample_rate", "seconds", "n_fft", "hop", "fps", "frames", "size")
 
     @property
     def length(self) -> int:

@@ -26,6 +26,7 @@ from equimodal.data.prepare._interface import (
     SplitSpec,
     Target,
     UnreadableError,
+    check_above_zero,
 )
 from equimodal.data.prepare._media import IMAGENET, channels_first, log_spectrogram, read_sound, resize
 from equimodal.data.prepare._text import (
@@ -93,9 +94,7 @@ class Parameters:
     lists: str = field(default="", metadata={"path": True})
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "bands", "seconds", "frames", "size", "length", "min_count"):
-            if getattr(self, name) <= 0:
-                raise DataError(f"`{name}`: expected a number above 0. Found {getattr(self, name)!r}.")
+        check_above_zero(self, "sample_rate", "bands", "seconds", "frames", "size", "length", "min_count")
         for name, known in (
             ("excited", ("happy", "drop")),
             ("audio", ("mel", "stft")),

@@ -215,3 +215,14 @@ class Preparation(ABC, Generic[P]):
 def dtype_of(spec: ArraySpec) -> np.dtype[Any]:
     """The type of the array on disk, little-endian everywhere."""
     return np.dtype(spec.dtype).newbyteorder("<")
+
+
+def check_above_zero(parameters: object, *names: str) -> None:
+    """Refuse parameters that are not above 0.
+
+    Raises:
+        DataError: with the name of the first of them.
+    """
+    for name in names:
+        if getattr(parameters, name) <= 0:
+            raise DataError(f"`{name}`: expected a number above 0. Found {getattr(parameters, name)!r}.")

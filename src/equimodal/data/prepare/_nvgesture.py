@@ -21,6 +21,7 @@ from equimodal.data.prepare._interface import (
     SplitSpec,
     Target,
     UnreadableError,
+    check_above_zero,
 )
 from equimodal.data.prepare._media import IMAGENET, channels_first, frame_range, resize
 from equimodal.errors import DataError, unknown_name
@@ -53,9 +54,7 @@ class Parameters:
     flow_bound: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("frames", "resize", "size", "flow_bound"):
-            if getattr(self, name) <= 0:
-                raise DataError(f"`{name}`: expected a number above 0. Found {getattr(self, name)!r}.")
+        check_above_zero(self, "frames", "resize", "size", "flow_bound")
         if self.size > self.resize:
             raise DataError(f"`size`: expected at most `resize`, {self.resize}. Found {self.size}.")
         if self.flow not in get_args(Flow):
