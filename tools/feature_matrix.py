@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from equimodal.capabilities import EVERYWHERE, FEATURES, departures
+from equimodal.capabilities import FEATURES, departures
 from equimodal.methods import available, get
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,18 +36,16 @@ def table() -> str:
 
 
 def _cell(name: str, feature: str, notes: list[str]) -> str:
-    said = {**EVERYWHERE, **get(name).info.engine}
     found = []
     by_default = {text.partition(": ")[0] for text in departures(get(name), feature)}
     general = "no" if "refused" in by_default else "differs" if by_default else "yes"
-    for key, text in said.items():
+    for key, text in get(name).info.engine.items():
         features, _, condition = key.partition(": ")
         if feature not in features.split(", "):
             continue
         kind, _, sentence = text.partition(": ")
         verb = "refused" if kind == "refused" else "differs"
-        where = "" if key in EVERYWHERE else f"{name}" + (f" with `{condition}`" if condition else "") + ", "
-        note = f"{where}{verb}: {sentence}"
+        note = f"{name}" + (f" with `{condition}`" if condition else "") + f", {verb}: {sentence}"
         if note not in notes:
             notes.append(note)
         found.append(str(notes.index(note) + 1))

@@ -22,10 +22,12 @@ from equimodal.capabilities import refuse
 from equimodal.errors import MethodError, ModelError, NonFiniteError, UnsupportedError
 from equimodal.finite import Unseen, blame_gradients, blame_loss, elsewhere
 from equimodal.optimizers import Displacement, has_momentum, momentum_of, warn_about_unknown
-from equimodal.processes import all_sum, average_gradients, check_parameters, is_distributed
+from equimodal.preconditions import Examined, examine
+from equimodal.processes import all_sum, average_gradients, is_distributed
 from equimodal.protocol import Descent, Engine, Objective, Phase, UpdateScale
-from equimodal.recording import is_compiled, recompiles, watch
+from equimodal.recording import recompiles
 from equimodal.scaling import LossScale
+from equimodal.sharding import check_samples, clip_gradients, is_sharded, reshard
 from equimodal.sharpness import (
     RunningStatistics,
     Sharpness,
@@ -105,7 +107,7 @@ class PlainEngine:
         self._compile = None if compile is False else {} if compile is True else dict(compile)
         self._unseen = Unseen()
         self._known: set[str] = set()
-        self._checked: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+        self._examined: weakref.WeakKeyDictionary[nn.Module, Examined] = weakref.WeakKeyDictionary()
         self._module: nn.Module | None = None
         self._statistics: RunningStatistics | None = None
 
@@ -119,6 +121,7 @@ class PlainEngine:
         """See :meth:`Engine.iteration`: what the method refuses is looked up, the loss scale is updated at the end."""
         self.prepare(module)
         self._module = module
+        self._reshard()
         try:
             yield
         finally:
@@ -130,37 +133,19 @@ class PlainEngine:
         """Refuse, before anything is computed, what ``module`` cannot do under this engine; done by the first step.
 
         Raises:
-            UnsupportedError: with the method's sentence, or for parameters that are sharded or in half precision.
+            UnsupportedError: see :func:`~equimodal.preconditions.examine`.
         """
-        if module not in self._checked:
-            self._checked[module] = set()
-            check_parameters(module)
-            if self._scale is not None and any(p.dtype == torch.float16 for p in module.parameters()):
-                raise UnsupportedError(
-                    "`model`: expected float32 parameters under a loss scaler. Found float16. Keep the weights in "
-                    "float32; autocast runs the forward passes in float16."
-                )
-            compiled = is_compiled(module)
-            if compiled or self._compile is not None:
-                watch(module, everywhere=self._compile is not None)
-            self._statistics = RunningStatistics(module)
-            for name, used in (
-                ("processes", is_distributed()),
-                ("bfloat16", self.autocast is torch.bfloat16),
-                ("float16", self._scale is not None),
-                ("compile", compiled),
-                ("compiled-loss", self._compile is not None),
-            ):
-                if used:
-                    self.use(module, name)
-        elif self._statistics is None or self._statistics.module is not module:
+        if module not in self._examined:
+            compiles = self._compile is not None
+            self._examined[module] = examine(module, self.autocast, self._scale is not None, compiles)
+        if self._statistics is None or self._statistics.module is not module:
             self._statistics = RunningStatistics(module)
 
     def use(self, module: nn.Module | None, feature: str) -> None:
         """Raise if ``module`` refuses the engine feature; looked up once."""
-        if module is not None and feature not in self._checked[module]:
+        if module is not None and feature not in self._examined[module].features:
             refuse(module, feature)
-            self._checked[module].add(feature)
+            self._examined[module].features.add(feature)
 
     # ---- gradients -------------------------------------------------------------------------------------------------
 
@@ -170,12 +155,13 @@ class PlainEngine:
         for feature, used in (("accumulation", len(batches) > 1), ("sharpness", sharp)):
             if used:
                 self.use(self._module, feature)
+        if self._sharded_in(phase):
+            check_samples(self._sharded_in(phase), phase.name, batches, phase.device)
         total = self._count(phase, batches)
         if total == 0:
             self._clear()
-            return nothing()
-        trained = [p for p in phase.parameters if p.requires_grad]
-        if not trained and not any(p.requires_grad for p in phase.auxiliary):
+            return Descent.nothing()
+        if not phase.trained:
             raise ModelError(
                 f"Phase {phase.name!r}: expected parameters that require gradients. Found all of them frozen. "
                 "Unfreeze the encoder or head, or use a control that does not train it."
@@ -187,28 +173,36 @@ class PlainEngine:
         try:
             if sharpness is None or not sharp:
                 return self._descend_once(phase, batches, total)
-            return self._descend_sharp(phase, trained, batches, total, sharpness)
+            return self._descend_sharp(phase, batches, total, sharpness)
         except BaseException as error:
             self._clear()
             if before is not None:
                 before.restore()
             if isinstance(error, _Overflow):
-                return nothing()
+                return Descent.nothing()
             raise
         finally:
             if self._module is None and self._scale is not None:  # outside a training step: nobody else will
                 self._scale.update()
 
     def _looks(self, phase: Phase) -> bool:
-        return self._scale is not None or self._checks(next(iter((*phase.parameters, *phase.auxiliary))).device)
+        return self._scale is not None or self._checks(phase.device)
 
     def _count(self, phase: Phase, batches: Sequence[Batch]) -> int:
         """How many samples take part in the phase, on all processes."""
-        local = sum(phase.count(batch) for batch in batches)
+        here = sum(phase.count(batch) for batch in batches)
         if not is_distributed():
-            return local
-        device = next(iter((*phase.parameters, *phase.auxiliary))).device
-        return int(all_sum({"count": torch.tensor(local, device=device)})["count"])
+            return here
+        return int(all_sum({"count": torch.tensor(here, device=phase.device)})["count"])
+
+    def _reshard(self) -> None:
+        if self._module is not None and self._examined[self._module].sharded:
+            reshard(self._module)
+
+    def _sharded_in(self, phase: Phase) -> tuple[str, ...]:
+        """The modalities with sharded encoders that the phase is about."""
+        found = () if self._module is None else self._examined[self._module].sharded
+        return found if phase.modality is None else tuple(m for m in found if m == phase.modality)
 
     def _descend_once(self, phase: Phase, batches: Sequence[Batch], total: int) -> Descent:
         self._clear()
@@ -219,14 +213,15 @@ class PlainEngine:
             descent, bad = self._accumulate(phase, batches, total)
         except Exception:
             if shared:  # the others are waiting: tell them
-                average_gradients(trained_of(phase), failed=True)
+                average_gradients(phase.trained, failed=True)
             raise
+        self._reshard()  # an encoder whose features were detached
         failed = self._finish_backward(phase, bad is not None)
         if bad is not None:
             raise blame_loss(phase.name, *bad)
         if failed:
             raise elsewhere(phase.name)
-        if self._scale is not None and not self._scale.unscale(trained_of(phase)):
+        if self._scale is not None and not self._scale.unscale(phase.trained):
             raise _Overflow
         return descent
 
@@ -238,6 +233,7 @@ class PlainEngine:
         loss: Tensor | None = None
         losses: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
+        bad: tuple[Tensor, Batch] | None = None
         for batch in batches:
             count = phase.count(batch)
             if count == 0:
@@ -248,7 +244,9 @@ class PlainEngine:
                 if self._scale is None:  # under a loss scale an overflow is skipped and does no harm
                     self._unseen.note(phase.name, objective.total)
             elif not bool(torch.isfinite(objective.total.detach())):
-                return nothing(), (objective.total.detach(), batch)
+                bad = bad or (objective.total.detach(), batch)
+                if not self._sharded_in(phase):  # the backward pass of a sharded encoder waits for all processes
+                    return Descent.nothing(), bad
             share = count * processes / total  # gradients are averaged over processes afterwards
             value = objective.total if share == 1 else objective.total * share
             self._backward(value)
@@ -258,7 +256,7 @@ class PlainEngine:
                 losses[name] = losses[name] + weighted if name in losses else weighted
             for name, part in objective.sums.items():
                 sums[name] = sums[name] + part if name in sums else part
-        return Descent(torch.zeros(()) if loss is None else loss, losses, sums, total), None
+        return Descent(torch.zeros(()) if loss is None else loss, losses, sums, total), bad
 
     def _objective(self, phase: Phase, batch: Batch) -> Objective:
         if self._compile is None:
@@ -269,12 +267,12 @@ class PlainEngine:
     def _descend_sharp(
         self,
         phase: Phase,
-        trained: Sequence[nn.Parameter],
         batches: Sequence[Batch],
         total: int,
         sharpness: Sharpness,
     ) -> Descent:
         module = sharpness.module
+        trained = [p for p in phase.parameters if p.requires_grad]
         if sharpness.mode == "momentum":
             if not all(has_momentum(optimizer) for optimizer in self._optimizers):
                 raise UnsupportedError(
@@ -323,7 +321,7 @@ class PlainEngine:
                 for p in group["params"]:
                     if p.grad is not None and id(p) not in inside:
                         p.grad = None
-        return average_gradients(trained_of(phase), failed) if is_distributed() else failed
+        return average_gradients(phase.trained, failed) if is_distributed() else failed
 
     def _checks(self, device: torch.device) -> bool:
         return device.type == "cpu" if self.check_finite is None else self.check_finite
@@ -354,7 +352,7 @@ class PlainEngine:
                 "Nothing was stepped. Lower the learning rate, or look for a division by zero or a root of zero."
             )
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(moved, self.clip_norm)
+            clip_gradients(moved, self.clip_norm)
         moves = [Displacement(scale.parameters, self._optimizers) for scale in scales]
         self._step_optimizers()
         for scale, move in zip(scales, moves, strict=True):
@@ -378,21 +376,12 @@ class PlainEngine:
         return all_sum(sums)
 
     def broadcast(self, module: nn.Module) -> None:
-        """Give every process the weights and buffers of process 0."""
+        """Give every process the weights and buffers of process 0; sharded weights are one already."""
         if is_distributed():
             for tensor in (*module.parameters(), *module.buffers()):
-                dist.broadcast(tensor.data, src=0)
+                if not is_sharded(tensor):
+                    dist.broadcast(tensor.data, src=0)
 
 
 class _Overflow(Exception):  # noqa: N818 (never leaves this file)
     """Gradients overflowed under the loss scale, on all processes alike."""
-
-
-def nothing() -> Descent:
-    """The descent of a phase that is skipped."""
-    return Descent(torch.zeros(()), {}, {}, 0)
-
-
-def trained_of(phase: Phase) -> list[nn.Parameter]:
-    """What of a phase gets gradients."""
-    return [p for p in (*phase.parameters, *phase.auxiliary) if p.requires_grad]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equimodal.batch import Batch
 from equimodal.errors import NonFiniteError
 from equimodal.processes import all_sum
+from equimodal.sharding import is_sharded, local
 
 
 def blame_loss(phase: str, loss: Tensor, batch: Batch) -> NonFiniteError:
@@ -34,9 +35,12 @@ def elsewhere(phase: str) -> NonFiniteError:
 
 
 def blame_gradients(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether all gradients are finite."""
-    norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
-    return bool(torch.isfinite(torch.stack(norms)).all())
+    """Whether all gradients are finite; of sharded ones, on every process."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    finite = torch.isfinite(torch.stack(torch._foreach_norm([local(g) for g in gradients]))).all()
+    if any(is_sharded(g) for g in gradients):
+        return float(all_sum({"bad": (~finite).double()})["bad"]) == 0
+    return bool(finite)
 
 
 class Unseen:

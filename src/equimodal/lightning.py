@@ -23,6 +23,7 @@ from equimodal.methods._base import EpochContext, Method, StepReport
 from equimodal.optimizers import is_schedule_free
 from equimodal.processes import average_statistics, is_distributed
 from equimodal.randomness import load_random_state, save_random_state
+from equimodal.sharding import is_sharded
 from equimodal.tasks import counting_dtype, mean_ratio
 
 try:
@@ -160,10 +161,12 @@ class MethodModule(LightningModule):
                 f"{self.trainer.precision!r}: weights in half precision lose the small updates. Use a mixed one."
             )
         strategy = type(self.trainer.strategy).__name__
-        if strategy in _SHARDING:
+        if strategy in _SHARDING or any(is_sharded(p) for p in self.parameters()):
+            found = strategy if strategy in _SHARDING else "encoders sharded by fully_shard"
             raise UnsupportedError(
-                f"`strategy`: expected one that keeps whole parameters. Found {strategy}. Projections, norms and "
-                "perturbations act on whole weights. Use strategy='ddp'."
+                f"`strategy`: expected one that keeps whole parameters. Found {found}: the Trainer's checkpoints would "
+                "hold one process's part. Use strategy='ddp', or shard the encoders in a loop of your own, with "
+                "PlainEngine."
             )
 
     def on_fit_start(self) -> None:

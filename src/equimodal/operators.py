@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from equimodal.functional import (
 )
 from equimodal.recording import is_compiled, watch
 from equimodal.recording import recorded_inputs as recorded_inputs
+from equimodal.sharding import local
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -107,7 +109,8 @@ def _unfold(
 def project_gradient(layer: Layer, projector: Tensor) -> None:
     """Replace the gradient G of the layer's weight by G P; a layer without a gradient is left alone."""
     if layer.weight.grad is not None:
-        layer.weight.grad.copy_(project_rows(layer.weight.grad, projector))
+        gradient = local(layer.weight.grad)  # of a sharded layer: some rows, each projected on its own
+        gradient.copy_(project_rows(gradient, projector))
 
 
 class _Float32Buffers(nn.Module):
@@ -223,4 +226,4 @@ class FlatProjector(_Float32Buffers):
 
 def input_width(layer: Layer) -> int:
     """d of the layer's weight seen as a matrix (out, d)."""
-    return int(layer.weight[0].numel())
+    return math.prod(layer.weight.shape[1:])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equimodal.errors import OptimizerWarning
+from equimodal.sharding import local
 
 _NORMALISING = {
     "betas",
@@ -83,7 +84,7 @@ class Displacement:
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizers: Sequence[Optimizer]) -> None:
         self._parameters = parameters
-        self._before = [p.detach().clone() for p in parameters]
+        self._before = [local(p.detach()).clone() for p in parameters]
         self._free = [o for o in optimizers if is_schedule_free(o)]
         self._points = [self._z(p) for p in parameters] if self._free else []
         self._points = [None if z is None else z.clone() for z in self._points]
@@ -92,13 +93,13 @@ class Displacement:
         for optimizer in self._free:
             z = optimizer.state.get(parameter, {}).get("z")
             if isinstance(z, Tensor):
-                return z
+                return local(z)
         return None
 
     @torch.no_grad()
     def multiply(self, factor: Tensor) -> None:
         """Make the move ``factor`` times as long; with a factor of 1 it stays as it is, bit for bit."""
-        new: list[Tensor] = [p.data for p in self._parameters]
+        new: list[Tensor] = [local(p.data) for p in self._parameters]
         old = list(self._before)
         for p, start, z in zip(self._parameters, self._before, self._points, strict=False):
             moved = self._z(p)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence, Sized
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from equimodal.errors import DataError, UnsupportedError
+from equimodal.sharding import is_sharded
 
 
 def is_distributed() -> bool:
@@ -39,7 +39,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], failed: bool = False) 
     """Average gradients over processes; one that is ``None`` on every process stays ``None``.
 
     Args:
-        parameters: the same ones, in the same order, on every process.
+        parameters: the same ones, in the same order, on every process; sharded ones have their average already.
         failed: this process has no gradients to give, because something went wrong.
 
     Returns:
@@ -54,7 +54,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], failed: bool = False) 
     *active_flags, any_failed = used.tolist()
     if any_failed:
         return True
-    active = [p for p, flag in zip(parameters, active_flags, strict=True) if flag]
+    active = [p for p, flag in zip(parameters, active_flags, strict=True) if flag and not is_sharded(p)]
     by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
     for p in active:
         by_dtype.setdefault(p.dtype, []).append(p)
@@ -83,25 +83,16 @@ def average_statistics(module: nn.Module) -> None:
         buffer.copy_(sums[str(i)] / dist.get_world_size())
 
 
-def check_parameters(module: nn.Module) -> None:
-    """Refuse parameters that another wrapper shards or averages.
+def check_wrappers(module: nn.Module) -> None:
+    """Refuse a wrapper that averages gradients too.
 
     Raises:
-        UnsupportedError: FSDP or tensor parallelism shards them, or ``DistributedDataParallel`` averages them.
+        UnsupportedError: a part of ``module`` is in ``DistributedDataParallel``.
     """
-    names = {type(m).__name__ for m in module.modules()}
-    if "DistributedDataParallel" in names:
+    if any(type(m).__name__ == "DistributedDataParallel" for m in module.modules()):
         raise UnsupportedError(
             "`model`: expected modules without DistributedDataParallel. Found one. The engine averages gradients over "
             "processes itself, phase by phase; wrap nothing."
-        )
-    tensors = sys.modules.get("torch.distributed.tensor")  # not loaded: no parameter is sharded
-    sharded = tensors is not None and any(isinstance(p, tensors.DTensor) for p in module.parameters())
-    if sharded or "FullyShardedDataParallel" in names:
-        raise UnsupportedError(
-            "`model`: expected whole parameters. Found sharded ones (FSDP or tensor parallelism). Projections, norms "
-            "and perturbations act on whole weights, and an encoder that is idle on one process would hang the others. "
-            "Use data-parallel processes, which need no wrapper."
         )
 
 

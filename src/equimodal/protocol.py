@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -50,6 +51,16 @@ class Phase:
     count: Callable[[Batch], int] = len
     modality: str | None = None
 
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """What of the phase gets gradients, auxiliary parameters included."""
+        return [p for p in (*self.parameters, *self.auxiliary) if p.requires_grad]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the phase's parameters are."""
+        return next(iter((*self.parameters, *self.auxiliary))).device
+
 
 @dataclass(frozen=True)
 class Descent:
@@ -67,6 +78,11 @@ class Descent:
     losses: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
     count: int = 1
+
+    @staticmethod
+    def nothing() -> Descent:
+        """Of a phase that is skipped."""
+        return Descent(torch.zeros(()), {}, {}, 0)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.errors import MethodError
+from equimodal.sharding import local, total_norm
 
 
 class Sharpness(nn.Module):
@@ -128,10 +129,10 @@ def perturbed(parameters: Sequence[nn.Parameter], directions: Sequence[Tensor | 
     if not pairs:
         yield
         return
-    targets = [p.data for p, _ in pairs]
-    along = [d for _, d in pairs]
+    targets = [local(p.data) for p, _ in pairs]
+    along = [local(d) for _, d in pairs]
     saved = [t.clone() for t in targets]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(along)))
+    norm = total_norm([d for _, d in pairs])
     scale = torch.where(norm > 0, radius / norm, torch.zeros_like(norm))
     try:
         torch._foreach_add_(targets, torch._foreach_mul(along, scale))

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from equimodal.capabilities import EVERYWHERE, FEATURES, departures, refuse
+from equimodal.capabilities import FEATURES, departures, refuse
 from equimodal.errors import UnsupportedError
 from equimodal.methods import MIE, Joint, ModalityDropout, available, get
 from tests.features.helpers import data, plain_method
@@ -32,7 +32,7 @@ def test_the_page_is_up_to_date(tool: ModuleType, capsys: pytest.CaptureFixture[
 
 
 def test_a_change_makes_the_page_stale(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tool.EVERYWHERE, "order", "differs: for this test")
+    monkeypatch.setitem(get("Joint").info.engine, "order", "differs: for this test")
     assert tool.main(["--check"]) == 1
     monkeypatch.undo()
     monkeypatch.setitem(tool.FEATURES, "levitation", FEATURES["order"])
@@ -46,7 +46,7 @@ def test_every_feature_has_a_test(tool: ModuleType, feature: str) -> None:
 
 @pytest.mark.parametrize("name", available())
 def test_what_methods_declare_is_well_formed(name: str) -> None:
-    for key, text in {**EVERYWHERE, **get(name).info.engine}.items():
+    for key, text in get(name).info.engine.items():
         features, _, condition = key.partition(": ")
         assert set(features.split(", ")) <= set(FEATURES), key
         kind, _, sentence = text.partition(": ")
@@ -63,7 +63,7 @@ def test_conditions() -> None:
     assert departures(MIE, "processes", {"mixup_alpha": 1.0})[0].startswith("differs")
     assert departures(ModalityDropout, "accumulation")
     assert departures(plain_method(("MIE", {"variant": "released"})), "trainer")
-    assert departures(Joint, "sharded")
+    assert departures(Joint, "sharded") == []
 
 
 def test_a_method_that_refuses_does_so_before_anything_is_computed() -> None:
@@ -78,5 +78,10 @@ def test_a_method_that_refuses_does_so_before_anything_is_computed() -> None:
     assert_identical(before, weights(method))
     assert torch.equal(state, torch.get_rng_state())
     method.training_step(data(), sgd(method))
+    Shy.info.engine["bfloat16"] = "refused: this too"  # type: ignore[index]
+    engine = sgd(method, autocast=torch.bfloat16)
+    for _ in range(2):  # also when asked again
+        with pytest.raises(UnsupportedError, match="Shy under bfloat16: this too"):
+            method.training_step(data(), engine)
     with pytest.raises(UnsupportedError, match="2 processes"):
         refuse(plain_method(("MIE", {"variant": "released"})), "processes")

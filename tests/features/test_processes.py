@@ -94,15 +94,6 @@ def test_a_failure_on_one_process_stops_all_of_them(tmp_path: Path) -> None:
     assert ranks[1][-1] == "on purpose"
 
 
-def test_sharded(tmp_path: Path) -> None:
-    """Sharded parameters, and a wrapper that averages too, are refused in the first step."""
-    ranks = workers.run(workers.shard_all, tmp_path / "group", available())
-    for found in ranks:
-        assert all(text.startswith("UnsupportedError") for text in found), found
-        assert all("sharded" in text for text in found[::2])
-        assert all("DistributedDataParallel" in text for text in found[1::2])
-
-
 def test_the_exact_sampler() -> None:
     samplers = [ExactSampler(range(10), rank, 3) for rank in range(3)]
     assert sorted(i for s in samplers for i in s) == list(range(10))

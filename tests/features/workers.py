@@ -17,9 +17,11 @@ from equimodal.errors import EquimodalError, NonFiniteError
 from equimodal.fusion import Concat
 from equimodal.methods import EpochContext, Method, get
 from equimodal.processes import ExactSampler
+from equimodal.sharding import is_sharded, local
+from equimodal.sharpness import Sharpness
 from equimodal.tasks import Classification
 from tests.features.helpers import SIZES, Setting, data, nan_batch, plain_method, tensors
-from tests.helpers import CLASSES, sgd, split, take, train, weights
+from tests.helpers import CLASSES, adamw, sgd, split, take, train, weights
 
 UPDATES = 5
 
@@ -185,30 +187,150 @@ def _broken_model(rank: int) -> str:
     return "nothing"
 
 
-def shard_all(rank: int, world: int, folder: str, names: list[str]) -> None:
-    """FSDP2 and DistributedDataParallel modules inside a method."""
+def shard(method: Method) -> Method:
+    """Both encoders' layers by FSDP2, one layer of each on its own, as one would with the blocks of a large model."""
     from torch.distributed.fsdp import fully_shard
+
+    model = cast(MultimodalModel, method.model)
+    for m in model.modalities:
+        encoder = model.encoder(m)
+        fully_shard(cast(nn.Sequential, encoder)[0])
+        fully_shard(encoder)
+    return method
+
+
+def whole_weights(method: Method) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, sharded ones gathered."""
+    return {n: cast(Any, t).full_tensor() if is_sharded(t) else t for n, t in weights(method).items()}
+
+
+def train_sharded(rank: int, world: int, folder: str, cases: list[tuple[Setting, bool, str]]) -> None:
+    """Every method with sharded encoders on this process's half of every batch, under one more feature."""
+    warnings.simplefilter("ignore")
+    start(rank, world, folder)
+    results: dict[int, Any] = {}
+    for number, (setting, uneven, way) in enumerate(cases):
+        method = shard(sharded_method(setting, way))
+        engine = sharded_engine(method, way)
+        half: list[Any] = [split(b, world)[rank] for b in sharded_batches(uneven)]
+        if way == "accumulation":
+            half = [split(b, 2) for b in half]
+        before = {n: local(p).detach().clone() for n, p in method.named_parameters()}
+        try:
+            train(method, engine, range(2), half, total=2, after_step=lambda: looked_at(method))  # noqa: B023
+        except EquimodalError as error:
+            moved = [n for n, p in method.named_parameters() if not torch.equal(local(p), before[n])]
+            results[number] = (type(error).__name__, str(error), moved)
+            continue
+        parts = [p for m in method.modalities for p in method.multimodal.parameters_of(m)]
+        state = [t for p in parts for t in engine.optimizers[0].state[p].values() if t.ndim]
+        held = [
+            sum(local(t).numel() for t in found) / max(1, sum(t.numel() for t in found)) for found in (parts, state)
+        ]
+        results[number] = (whole_weights(method), held)
+    finish(rank, folder, results)
+
+
+def looked_at(method: Method) -> None:
+    """A prediction in the middle of training, whose gathered weights must not be used in the next step."""
+    method.predict(data(4, 9).inputs)
+
+
+def sharded_method(setting: Setting, way: str) -> Method:
+    """The method of a case."""
+    method = plain_method(setting)
+    if way == "sharpness":
+        method.sharpness = Sharpness("full", radius=0.1, ratio=0.5)
+        method.sharpness.attach(method)
+    return method
+
+
+def sharded_engine(method: Method, way: str) -> PlainEngine:
+    """The engine of a case."""
+    return (adamw if way == "adamw" else sgd)(method, clip_norm=0.5)
+
+
+def sharded_batches(uneven: bool) -> list[Batch]:
+    """Three; if uneven, two modalities are in some rows only, at least one of each quarter."""
+    made = [data(12, seed) for seed in range(3)]
+    if not uneven:
+        return made
+    rows = torch.arange(12)
+    present = {"b.c": rows % 3 == 1, "keys": (rows % 3 == 0) | (rows == 4)}
+    return [Batch(b.inputs, b.target, present, b.index) for b in made]
+
+
+def refuse_sharded(rank: int, world: int, folder: str) -> None:
+    """What a sharded model is refused, and that training goes on afterwards where it can."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
     from torch.nn.parallel import DistributedDataParallel
 
     warnings.simplefilter("ignore")
     start(rank, world, folder)
+    half = split(data(), world)[rank]
+    found: dict[str, str] = {}
+
+    def attempt(name: str, method: Method, batch: Any = half, **options: Any) -> None:
+        try:
+            method.training_step(batch, sgd(method, **options))
+            found[name] = "trained"
+        except EquimodalError as error:
+            found[name] = f"{type(error).__name__}: {error}"
+
+    method = plain_method(("Joint", {}))
+    fully_shard(method.multimodal.head)
+    attempt("head", method)
+    method = plain_method(("Joint", {}))
+    parallelize_module(
+        cast(MultimodalModel, method.model).encoder("a"), init_device_mesh("cpu", (world,)), {"0": ColwiseParallel()}
+    )
+    attempt("tensor parallel", method)
+    encoders: dict[str, nn.Module] = {m: DistributedDataParallel(nn.Linear(n, 6)) for m, n in SIZES.items()}
+    model = MultimodalModel(encoders, Concat(dict.fromkeys(encoders, 6)), nn.Linear(18, CLASSES),
+                            feature_sizes=dict.fromkeys(encoders, 6))  # fmt: skip
+    attempt("wrapper", get("Joint")(model, Classification(CLASSES)))
+    attempt("loss scale", shard(plain_method(("Joint", {}))), scaler=torch.amp.GradScaler("cpu"))
+    attempt("compile", shard(plain_method(("Joint", {}))), compile=True)
+    try:
+        fit(shard(plain_method(("Joint", {}))), as_loader([half]))
+    except EquimodalError as error:
+        found["trainer"] = f"{type(error).__name__}: {error}"
+    for name in ("Joint", "MLA"):
+        method = shard(plain_method((name, {})))
+        method.on_train_epoch_start(EpochContext(0, 1, 1))
+        lacking = Batch(half.inputs, half.target, {"b.c": torch.full((6,), rank == 0)})
+        attempt(f"{name}, idle encoder", method, lacking)
+        attempt(f"{name}, micro-batches", method, split(half, 2) if rank == 0 else half)
+        attempt(f"{name}, NaN", method, nan_batch(half, "b.c") if rank == 1 else half)
+        attempt(f"{name}, afterwards", method)
+    finish(rank, folder, found)
+
+
+def continue_sharded(rank: int, world: int, folder: str, settings: list[Setting]) -> None:
+    """A file per process after the first of two epochs, loaded into new objects; and one whole file for everybody."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    warnings.simplefilter("ignore")
+    start(rank, world, folder)
     results = []
-    for name in names:
-        for kind in ("fsdp", "ddp"):
-            encoders: dict[str, nn.Module] = {m: nn.Linear(n, 6) for m, n in SIZES.items()}
-            if kind == "ddp":
-                encoders = {m: DistributedDataParallel(e) for m, e in encoders.items()}
-            model = MultimodalModel(encoders, Concat(dict.fromkeys(encoders, 6)), nn.Linear(18, CLASSES),
-                                    feature_sizes=dict.fromkeys(encoders, 6))  # fmt: skip
-            method = get(name)(model, Classification(CLASSES))
-            if kind == "fsdp":
-                for m in SIZES:
-                    fully_shard(model.encoder(m))
-            try:
-                method.training_step(data()._map(lambda t: t.float() if t.is_floating_point() else t), sgd(method))
-                results.append("trained")
-            except EquimodalError as error:
-                results.append(f"{type(error).__name__}: {error}")
+    for number, setting in enumerate(settings):
+        half = [split(b, world)[rank] for b in sharded_batches(uneven=False)]
+        path = f"{folder}/checkpoint{number}-{rank}.pt"
+        first = shard(plain_method(setting))
+        engine = sharded_engine(first, "adamw")
+        train(first, engine, range(1), half, total=2)
+        torch.save({"method": first.state_dict(), "optimizer": engine.optimizers[0].state_dict()}, path)
+        train(first, engine, range(1, 2), half, total=2)
+        second = shard(plain_method(setting, seed=1))
+        engine = sharded_engine(second, "adamw")
+        state = torch.load(path, weights_only=True)
+        second.load_state_dict(state["method"])
+        engine.optimizers[0].load_state_dict(state["optimizer"])
+        train(second, engine, range(1, 2), half, total=2)
+        whole = get_model_state_dict(second, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        results.append((whole_weights(first), whole_weights(second), whole, second.predict(data(4, 9).inputs).output))
     finish(rank, folder, results)
 
 

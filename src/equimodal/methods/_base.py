@@ -19,6 +19,7 @@ from equimodal.methods._info import MASKED as MASKED
 from equimodal.methods._info import OWN_ROWS as OWN_ROWS
 from equimodal.methods._info import MethodInfo as MethodInfo
 from equimodal.model import Multimodal, is_batch_of_one, one_sample_error
+from equimodal.sharding import reshard
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task, distribution_of, mean_ratio
 from equimodal.unimodal import Way, unimodal_outputs
@@ -343,6 +344,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m in training:
             m.training = True
+        reshard(module)
 
 
 def record_score(report: StepReport, modality: str, descent: Descent) -> None:

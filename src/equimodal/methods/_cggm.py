@@ -21,6 +21,7 @@ from equimodal.methods._heads import Heads, adapted, detached, output_layer
 from equimodal.methods._shares import LossShares, own_rows
 from equimodal.operators import Layer, channels_as_rows, input_width, layer_inputs, recorded_inputs
 from equimodal.optimizers import is_scale_invariant
+from equimodal.sharding import local
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task, mean_ratio
 
@@ -140,7 +141,7 @@ class CGGM(Method):
             "raw per-batch balance terms",
         ),
         consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py), read for facts",
-        engine={"processes, trainer, accumulation: direction": "differs: cosines are averaged over the parts"},
+        engine={"processes, trainer, accumulation, sharded: direction": "differs: cosines are averaged over the parts"},
     )
 
     score_average: Tensor
@@ -353,7 +354,8 @@ class CGGM(Method):
             if to_update:
                 scales.append(UpdateScale(parameters, factor))
             elif parameters:
-                torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor.to(parameters[0].dtype))
+                gradients = [local(p.grad) for p in parameters if p.grad is not None]
+                torch._foreach_mul_(gradients, factor.to(parameters[0].dtype))
         return scales
 
     @torch.no_grad()

@@ -11,9 +11,9 @@ PERTURBATION = 1e-10
 """The perturbation in the released configuration of CREMA-D."""
 
 ENGINE = {
-    "processes, trainer: variant='released'": "refused: each process would be left at weights of its own, "
+    "processes, trainer, sharded: variant='released'": "refused: each process would be left at weights of its own, "
     "perturbed along its own gradient",
-    "processes, trainer: mixup_alpha": "differs: every process mixes its own samples",
+    "processes, trainer, sharded: mixup_alpha": "differs: every process mixes its own samples",
     "accumulation: mixup_alpha": "differs: samples are mixed within a micro-batch",
     "accumulation: variant='released'": "differs: the weights are perturbed in every micro-batch",
     "compiled-loss: variant='released'": "refused: its loss changes weights",

@@ -63,6 +63,8 @@ class ModalityDropout(Joint):
         control=True,
         engine={
             "processes, trainer": "differs: every process draws the masks of its own samples",
+            "sharded": "refused: where a modality is dropped on one process only, its encoder would leave the others "
+            "waiting",
             "accumulation": "differs: the masks of each micro-batch are drawn in turn",
             "compiled-loss": "refused: the masks of a batch are looked up by object; compile the encoders",
         },

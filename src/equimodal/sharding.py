@@ -1,0 +1,140 @@
+"""Encoders sharded by FSDP2 (``torch.distributed.fsdp.fully_shard``): which they are, the part of them that is here.
+
+A sharded parameter is split along its first axis, one part per process. What a method does to a gradient, a factor, a
+sum, or a projection G P of the input axis, it does to each part on its own; norms are summed over the parts. Nothing
+is gathered beyond what a forward pass gathers anyway.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from equimodal.batch import Batch
+from equimodal.errors import BatchError, UnsupportedError
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether only a part of the tensor is on this process."""
+    module: Any = sys.modules.get("torch.distributed.tensor")  # not loaded: nothing is sharded
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds, sharing its memory; a whole tensor as it is."""
+    if not is_sharded(tensor):
+        return tensor
+    sharded: Any = tensor.detach()
+    part: Tensor = sharded.to_local()
+    return part
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """2-norm of all tensors together. Every process must ask for the same ones if some of them are sharded."""
+    norms = torch.stack(torch._foreach_norm([local(t) for t in tensors]))
+    if not any(is_sharded(t) for t in tensors):
+        whole: Tensor = torch.linalg.vector_norm(norms)
+        return whole
+    split = torch.tensor([is_sharded(t) for t in tensors]).to(norms.device, non_blocking=True)
+    elsewhere = torch.where(split, norms, 0).square().sum()
+    dist.all_reduce(elsewhere)
+    return (elsewhere + torch.where(split, 0, norms).square().sum()).sqrt()
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> None:
+    """Clip the gradients to a 2-norm of ``most`` together, by torch's rule, whether or not some are sharded."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not any(is_sharded(g) for g in gradients):
+        nn.utils.clip_grad_norm_(parameters, most)
+        return
+    factor = (most / (total_norm(gradients) + 1e-6)).clamp(max=1)
+    torch._foreach_mul_([local(g) for g in gradients], factor)
+
+
+def sharded_modules(module: nn.Module) -> list[Any]:
+    """The modules that ``fully_shard`` was applied to."""
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(fsdp, "FSDPModule", None)
+    return [] if kind is None else [m for m in module.modules() if isinstance(m, kind)]
+
+
+def reshard(module: nn.Module) -> None:
+    """Free what a forward pass without a backward pass left gathered; the weights would be out of date after a step."""
+    for part in sharded_modules(module):
+        part.reshard()
+
+
+def check_sharding(module: nn.Module) -> tuple[str, ...]:
+    """The modalities whose encoders are sharded.
+
+    Args:
+        module: a method, which tells by ``module.multimodal`` which parameters are an encoder's.
+
+    Raises:
+        UnsupportedError: sharded otherwise than by ``fully_shard`` on encoders, over all processes.
+    """
+    sharded = {id(p): name for name, p in module.named_parameters() if is_sharded(p)}
+    if any(type(m).__name__ == "FullyShardedDataParallel" for m in module.modules()):
+        raise UnsupportedError(
+            "`model`: expected encoders sharded by torch.distributed.fsdp.fully_shard, or none. Found "
+            "FullyShardedDataParallel, which flattens weights. Call fully_shard(encoder) instead."
+        )
+    if not sharded:
+        return ()
+    model: Any = getattr(module, "multimodal", None)
+    owned = {} if model is None else {m: model.parameters_of(m) for m in model.modalities}
+    inside = {id(p) for found in owned.values() for p in found}
+    outside = [name for key, name in sharded.items() if key not in inside]
+    if outside:
+        raise UnsupportedError(
+            f"`model`: expected sharded parameters in encoders only. Found {outside[0]!r} sharded. Fusions and "
+            "heads are called in parts, not through the module that gathers them. Call fully_shard on encoders."
+        )
+    world = dist.get_world_size()
+    for name, p in module.named_parameters():
+        if id(p) not in sharded:
+            continue
+        found: Any = p
+        along = [getattr(place, "dim", None) for place in found.placements]
+        if along != [0] or found.device_mesh.size() != world or not sharded_modules(module):
+            raise UnsupportedError(
+                f"`model`: expected parameters sharded by fully_shard over all {world} processes. Found {name!r} with "
+                f"placements {found.placements} over {found.device_mesh.size()}. Use fully_shard(encoder) on a mesh of "
+                "one dimension, without tensor parallelism."
+            )
+    return tuple(m for m, found in owned.items() if any(id(p) in sharded for p in found))
+
+
+def check_samples(modalities: Sequence[str], phase: str, batches: Sequence[Batch], device: torch.device) -> None:
+    """Refuse, on all processes, a batch for which some of them would gather an encoder that others do not run.
+
+    Args:
+        modalities: the sharded ones that the phase is about.
+        phase: its name.
+        batches: the micro-batches of this process.
+        device: for the reduction.
+
+    Raises:
+        BatchError: on all processes alike.
+    """
+    idle = [m for m in modalities if any(m not in b.inputs or b.count(m) == 0 for b in batches)]
+    found = torch.tensor([len(idle), len(batches), -len(batches)], device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    any_idle, most, least = found.tolist()
+    if any_idle or most != -least:
+        what = (
+            f"micro-batches without a sample of {idle}" if idle
+            else "one on another process that lacks such a sample" if any_idle
+            else f"{-least} to {most} micro-batches"
+        )  # fmt: skip
+        raise BatchError(
+            f"`batch` (phase {phase!r}): expected equally many micro-batches on every process, each with a sample of "
+            f"every sharded encoder's modality. Found {what}. A process that does not run an encoder would leave the "
+            "others waiting for its part. Draw batches that have them, or shard only encoders of complete modalities."
+        )
