@@ -103,7 +103,7 @@ EXACT = ["classification", "weighted", "multilabel", "mse", "gaussian", "regions
 @pytest.mark.parametrize("absent", [False, True])
 def test_micro_batches_are_one_batch(method: str, name: str, absent: bool) -> None:
     """Class weights, absent modalities and uneven parts included; Dice over a batch alone is of the part seen."""
-    options: dict[str, Any] = {"direction": None} if method == "CGGM" else {"sam": None} if method == "MIE" else {}
+    options: dict[str, Any] = {"sam": None} if method == "MIE" else {}
     ends = []
     for parts in (1, 3):
         ours = task_method(method, name, 3, **options)

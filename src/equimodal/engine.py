@@ -24,7 +24,7 @@ from equimodal.finite import Unseen, blame_gradients, blame_loss, elsewhere
 from equimodal.optimizers import Displacement, has_momentum, momentum_of, warn_about_unknown
 from equimodal.preconditions import Examined, examine
 from equimodal.processes import all_sum, average_gradients, is_distributed
-from equimodal.protocol import Descent, Engine, Objective, Phase, UpdateScale
+from equimodal.protocol import Descent, Engine, Objective, Phase, Survey, UpdateScale
 from equimodal.recording import recompiles
 from equimodal.scaling import LossScale
 from equimodal.sharding import check_samples, clip_gradients, is_sharded, reshard
@@ -36,8 +36,9 @@ from equimodal.sharpness import (
     random_state,
     restore_random_state,
 )
+from equimodal.survey import survey
 
-__all__ = ["Descent", "Engine", "Objective", "Phase", "PlainEngine", "UpdateScale"]
+__all__ = ["Descent", "Engine", "Objective", "Phase", "PlainEngine", "Survey", "UpdateScale"]
 
 
 class PlainEngine:
@@ -209,6 +210,7 @@ class PlainEngine:
         for p in (*phase.parameters, *phase.auxiliary):  # also those that no optimizer of this engine has
             p.grad = None
         shared = is_distributed()
+        survey(phase, batches, self._module, self._precision, self._checks(phase.device))
         try:
             descent, bad = self._accumulate(phase, batches, total)
         except Exception:

@@ -31,6 +31,19 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """What a loss has to know of the whole batch before it can be computed on a part.
+
+    Args:
+        gather: from a micro-batch to sums over its samples, without gradients; equal names and shapes everywhere.
+        receive: given the sums over all micro-batches and processes, before the first of them is trained on.
+    """
+
+    gather: Callable[[Batch], Mapping[str, Tensor]]
+    receive: Callable[[Mapping[str, Tensor]], None]
+
+
+@dataclass(frozen=True)
 class Phase:
     """One update inside a training step: a loss and the parameters that it moves.
 
@@ -42,6 +55,8 @@ class Phase:
             sharpness counts them.
         count: how many samples of a batch take part; the weight of a micro-batch. 0 skips it.
         modality: the modality this phase belongs to, if any.
+        survey: sums over the whole batch that the objective needs; asked for only where the batch comes in parts
+            (several micro-batches or processes), which costs a forward pass.
     """
 
     name: str
@@ -50,6 +65,7 @@ class Phase:
     auxiliary: Sequence[nn.Parameter] = ()
     count: Callable[[Batch], int] = len
     modality: str | None = None
+    survey: Survey | None = None
 
     @property
     def trained(self) -> list[nn.Parameter]:

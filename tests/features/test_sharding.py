@@ -15,7 +15,7 @@ from tests.features.test_processes import local as of_one_process
 from tests.helpers import assert_near, setting_id, split, train
 
 pytestmark = pytest.mark.distributed
-FOUNDING: list[Setting] = [("Joint", {}), ("MLA", {}), ("CGGM", {"direction": None, "window": 1}), ("MIE", {})]
+FOUNDING: list[Setting] = [("Joint", {}), ("MLA", {}), ("CGGM", {"window": 1}), ("MIE", {})]
 CASES = [
     *((s, uneven, "plain") for s in SETTINGS for uneven in (False, True) if not (uneven and s[1].get("mixup_alpha"))),
     *((s, False, way) for s in FOUNDING for way in ("adamw", "accumulation")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,6 +32,7 @@ from tests.helpers import (
     plain_model,
     sgd,
     split,
+    take,
     weights,
 )
 
@@ -314,7 +315,7 @@ def test_direction_keeps_the_previous_balance() -> None:
 
 
 def test_scores_are_pooled_over_micro_batches() -> None:
-    whole, micro = (build(2, window=1, momentum=0.0, direction=None) for _ in range(2))
+    whole, micro = (build(2, window=1, momentum=0.0) for _ in range(2))
     engines = [engine_for(whole), engine_for(micro)]
     for batch in batches(2):
         a = whole.training_step(batch, engines[0])
@@ -322,6 +323,55 @@ def test_scores_are_pooled_over_micro_batches() -> None:
         for m in whole.modalities:
             assert float(a.scores[m]) == pytest.approx(float(b.scores[m]), abs=1e-7)
     assert_near(weights(whole), weights(micro))
+
+
+def directions_of(scope: str, parts: list[Batch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of the model from the direction term alone, and the losses of the step."""
+    found = []
+    for weight in (0.0, 1.0):
+        method = build(2, direction_weight=weight, direction_scope=scope, magnitude=False)
+        before = weights(method)
+        report = method.training_step(parts, sgd(method, lr=1.0, momentum=0.0))
+        found.append(({n: before[n] - p.detach() for n, p in method.model.named_parameters(prefix="model")}, report))
+    (plain, _), (turned, report) = found
+    return {n: turned[n] - plain[n] for n in plain}, report.losses
+
+
+def test_the_direction_of_parts_is_that_of_the_whole_batch_or_their_mean() -> None:
+    """By scope: the cosine of sums, or the mean of cosines weighted by samples."""
+    batch = batches(2)[0]
+    parts = [take(batch, torch.arange(0, 4)), take(batch, torch.arange(4, 16))]
+    whole, losses = directions_of("batch", [batch])
+    assert max(float(g.abs().max()) for g in whole.values()) > 1e-4
+    for scope in ("batch", "part"):  # one part: nothing to choose
+        alone, _ = directions_of(scope, [batch])
+        assert_near(alone, whole, 1e-12)
+    in_parts, losses_in_parts = directions_of("batch", parts)
+    assert_near(in_parts, whole, 1e-12)
+    assert float(losses_in_parts["direction"]) == pytest.approx(float(losses["direction"]), abs=1e-12)
+    mean, losses_of_parts = directions_of("part", parts)
+    (first, a), (second, b) = (directions_of("part", [p]) for p in parts)
+    assert_near(mean, {n: (4 * first[n] + 12 * second[n]) / 16 for n in first}, 1e-12)
+    assert float(losses_of_parts["direction"]) == pytest.approx(float(4 * a["direction"] + 12 * b["direction"]) / 16)
+    assert max(float((mean[n] - whole[n]).abs().max()) for n in whole) > 1e-4
+
+
+def test_the_pass_that_gathers_leaves_no_trace() -> None:
+    """Same random numbers afterwards, statistics of batches counted once, and as many forward passes as stated."""
+    ends = []
+    for scope in ("batch", "part"):
+        method = build(2, direction_scope=scope, direction_weight=1e-300)
+        norm = nn.BatchNorm1d(6).double()
+        calls: list[bool] = []
+        encoders = cast(nn.ModuleList, method.model.encoders)
+        encoders[0] = nn.Sequential(encoders[0], norm, nn.Dropout(0.5))
+        norm.register_forward_hook(lambda *_, calls=calls: calls.append(torch.is_grad_enabled()))
+        torch.manual_seed(3)
+        method.training_step(split(batches(2)[0], 2), engine_for(method))
+        ends.append((weights(method), torch.get_rng_state(), calls))
+    assert_near(ends[0][0], ends[1][0], 0.0)
+    assert torch.equal(ends[0][1], ends[1][1])
+    assert (ends[0][2], ends[1][2]) == ([False, False, True, True], [True, True])
 
 
 def test_a_modality_first_seen_late_has_not_improved() -> None:

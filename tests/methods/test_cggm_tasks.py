@@ -208,10 +208,10 @@ def test_the_balance_of_a_regression_has_no_unit(unit: float) -> None:
 
 
 def test_classifier_losses_of_micro_batches_are_those_of_one_batch() -> None:
-    """Absent rows spread unevenly: the classifiers, the magnitude and the model end where one large batch does."""
+    """Absent rows spread unevenly: classifiers, magnitude, direction and model end where one large batch does."""
     ends = []
     for parts in (1, 4):
-        method = build("weighted", 3, direction=None, window=1)
+        method = build("weighted", 3, window=1)
         batch = task_batch("weighted", method.task, 3, size=13, absent=math.nan)
         train(method, sgd(method), range(3), [batch if parts == 1 else split(batch, parts)], total=3)
         ends.append(weights(method))

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
 from equimodal.errors import MethodError, ModelError, OptimizerWarning
-from equimodal.features import Channels, Rows, Width, single_width
-from equimodal.functional import balance_terms, direction_loss, output_weight_gradient
-from equimodal.fusion import Concat
+from equimodal.features import Width, single_width
+from equimodal.functional import balance_terms, direction_loss
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, Method, MethodInfo, StepReport, one_of, warn_if_frozen, warn_once
+from equimodal.methods._cggm_direction import Direction, Seen, column_blocks
 from equimodal.methods._heads import Heads, adapted, detached, output_layer
 from equimodal.methods._shares import LossShares, own_rows
-from equimodal.operators import Layer, channels_as_rows, input_width, layer_inputs, recorded_inputs
+from equimodal.operators import input_width, recorded_inputs
 from equimodal.optimizers import is_scale_invariant
 from equimodal.sharding import local
 from equimodal.sharpness import Sharpness
@@ -49,6 +49,8 @@ class CGGM(Method):
         direction: ``"penultimate"`` (paper): f_m is d_m -> D -> C with D the width of the head's last input, so that G
             and G_m have one shape. ``"block"``: for a head of one linear layer (or 1x1 convolution) on Concat, f_m is
             linear and G_m is compared with m's column block of G. ``None`` is the ablation.
+        direction_scope: where a batch comes in parts (micro-batches, processes): ``"batch"`` takes the cosine of the
+            whole batch's gradients, for which a forward pass more gathers them; ``"part"`` averages the parts' cosines.
         window: pool the scores of this many batches before they are compared; 1 compares single batches (paper).
         momentum: of the moving average over windows, in [0, 1); 0 takes the scores as they are (paper).
         floor: added to each (clamped) improvement, see :func:`~equimodal.functional.balance_terms`. In the unit of the
@@ -85,7 +87,7 @@ class CGGM(Method):
     that it looks for.
 
     Works with: two modalities or more, any fusion, sharpness, accumulation, several processes. Cost: 1 joint step and M
-    small heads.
+    small heads; with accumulation or several processes one forward pass more, unless ``direction_scope="part"``.
 
     References:
         .. [Guo2024] Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024,
@@ -115,12 +117,13 @@ class CGGM(Method):
         modalities="two or more",
         fusion="any; the head must end in an affine layer",
         missing="supported per sample: each classifier sees the samples that have its modality",
-        cost="1 joint step and M small heads on detached features",
+        cost="1 joint step and M small heads on detached features; one forward pass more where a batch comes in parts",
         defaults={
             "rho": "1.3, paper (Food-101, MOSI, IEMOCAP)",
             "direction_weight": "0.2, paper (MOSI, IEMOCAP)",
             "magnitude": "on, paper",
             "direction": "penultimate, as the released models do implicitly",
+            "direction_scope": "batch (ours): parts count as one batch",
             "floor": "1e-3 (ours), an improvement of a tenth of a point",
             "maximum": "1 (ours): the clamped rule never exceeds it",
             "threshold": "1e-8 (ours)",
@@ -141,7 +144,10 @@ class CGGM(Method):
             "raw per-batch balance terms",
         ),
         consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py), read for facts",
-        engine={"processes, trainer, accumulation, sharded: direction": "differs: cosines are averaged over the parts"},
+        engine={
+            "processes, trainer, accumulation, sharded: direction_scope='part'": "differs: cosines are averaged over "
+            "the parts"
+        },
     )
 
     score_average: Tensor
@@ -160,6 +166,7 @@ class CGGM(Method):
         direction_weight: float = 0.2,
         magnitude: bool = True,
         direction: Literal["penultimate", "block"] | None = "penultimate",
+        direction_scope: Literal["batch", "part"] = "batch",
         window: int = 10,
         momentum: float = 0.5,
         floor: float = 1e-3,
@@ -175,6 +182,7 @@ class CGGM(Method):
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         one_of("direction", direction, ("penultimate", "block", None))
+        one_of("direction_scope", direction_scope, ("batch", "part"))
         one_of("apply_to", apply_to, ("auto", "gradient", "update"))
         one_of("variant", variant, ("paper", "released"))
         for name, value, good in (
@@ -192,18 +200,19 @@ class CGGM(Method):
         released = variant == "released"
         self.rho, self.direction_weight, self.magnitude = rho, direction_weight, magnitude
         self.direction = "penultimate" if released else direction
+        self.direction_scope = direction_scope
         self.window, self.momentum = (1, 0.0) if released else (window, momentum)
         self.floor, self.maximum, self.threshold = floor, maximum, threshold
         self.apply_to = "gradient" if released else apply_to
         self.classifier_lr_ratio = classifier_lr_ratio
         self.variant: Literal["paper", "released"] = variant
-        self._output_layer = output_layer(self.multimodal.head)
-        self._blocks = self._column_blocks() if self.direction == "block" else None
-        width = input_width(self._output_layer)
+        last = output_layer(self.multimodal.head)
+        blocks = column_blocks(self.multimodal, last) if self.direction == "block" else None
+        width = input_width(last)
         self.classifiers = Heads(self.multimodal, classifiers, lambda d: self._default_classifier(d, width))
-        self._classifier_outputs = [output_layer(self.classifiers[m]) for m in self.modalities]
+        self._direction = Direction(task, last, {m: output_layer(self.classifiers[m]) for m in self.modalities}, blocks)
         if self.direction == "penultimate":
-            for m, layer in zip(self.modalities, self._classifier_outputs, strict=True):
+            for m, layer in self._direction.own.items():
                 if input_width(layer) != width:
                     raise ModelError(
                         f"`classifiers[{m!r}]`: expected a last layer of {width} inputs, as the model's head has. "
@@ -216,25 +225,9 @@ class CGGM(Method):
         self.register_buffer("seen", torch.zeros(table, dtype=torch.bool))
         self.register_buffer("balance", torch.full((count,), (count - 1) / count))
         if released:
-            self.register_buffer("turn", torch.zeros_like(self._output_layer.weight))
+            self.register_buffer("turn", torch.zeros_like(last.weight))
         self._batches, self._windows = 0, 0
         warn_if_frozen(self, "CGGM cannot modulate it.")
-
-    def _column_blocks(self) -> dict[str, slice]:
-        fusion = getattr(self.model, "fusion", None)
-        layers = [m for m in self.multimodal.head.modules() if not isinstance(m, (nn.Sequential, Rows, Channels))]
-        if not isinstance(fusion, Concat) or layers != [self._output_layer]:
-            raise ModelError(
-                "`direction`: 'block' needs a head of one linear layer or 1x1 convolution on Concat. Found "
-                f"{type(self.multimodal.head).__name__} on {type(fusion).__name__}. Use direction='penultimate'."
-            )
-        blocks = {m: fusion.columns(m) for m in self.modalities}
-        if max(block.stop for block in blocks.values()) != input_width(self._output_layer):
-            raise ModelError(
-                "`direction`: 'block' needs a Concat whose channels belong to one modality each. Found "
-                f"sequences={fusion.sequences!r}. Use direction='penultimate'."
-            )
-        return blocks
 
     def _default_classifier(self, features: Width, width: int) -> nn.Module:
         size, outputs = single_width(features, "feature_sizes"), self.task.outputs
@@ -266,48 +259,42 @@ class CGGM(Method):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: model and classifiers in a single backward pass; the classifiers see detached features."""
         objective = partial(self._objective, LossShares(self.task, batches, self.modalities))
-        return [Phase("joint", objective, list(self.model.parameters()), list(self.classifiers.parameters()))]
+        whole = self._turns_direction and self.direction_scope == "batch"
+        survey = self._direction.survey(self._forward) if whole else None
+        trained, auxiliary = list(self.model.parameters()), list(self.classifiers.parameters())
+        return [Phase("joint", objective, trained, auxiliary, survey=survey)]
 
-    def _objective(self, shares: LossShares, batch: Batch) -> Objective:
-        target = cast(Tensor, batch.target)
+    def _forward(self, batch: Batch) -> tuple[Seen, dict[str, Seen]]:
+        """The head on fused features and each classifier on detached ones, with the inputs of their output layers."""
         features = self.multimodal.encode(batch.inputs, batch.present)
         fused = self.multimodal.fuse(features, batch.present)
-        with recorded_inputs([self._output_layer], detach=False) as seen:
+        with recorded_inputs([self._direction.layer], detach=False) as seen:
             output = self.multimodal.head(fused)
-        penultimate = seen[0][-1]
-        task_loss = shares.loss(output, target, batch)
-        total, losses, sums = task_loss, {"task": task_loss.detach()}, {}
-        own_gradients: dict[str, Tensor] = {}
-        for position, m in enumerate(self.modalities):
-            if m not in features:
-                continue
-            with recorded_inputs([self._classifier_outputs[position]]) as inputs:
+        own: dict[str, Seen] = {}
+        for m in [m for m in self.modalities if m in features]:
+            with recorded_inputs([self._direction.own[m]]) as inputs:
                 z = self.classifiers[m](detached(features[m]))
             rows, labels = own_rows(z, batch, m)
-            own = shares.loss(rows, labels, batch, m)
-            total = total + own
-            losses[f"unimodal/{m}"] = own.detach()
-            if rows.shape[0] == 0:
-                continue
-            with torch.no_grad():
-                sums[f"numerator/{m}"], sums[f"denominator/{m}"] = self.task.score_terms(rows.detach(), labels)
-                if self._turns_direction:
-                    present = batch.rows(m)
-                    hidden = inputs[0][-1] if present is None else inputs[0][-1].index_select(0, present)
-                    own_gradients[m] = self._weight_gradient(rows, labels, self._classifier_outputs[position], hidden)
-        if self._turns_direction and len(own_gradients) == len(self.modalities):
-            gradient = self._weight_gradient(output, target, self._output_layer, penultimate)
-            blocks = self._blocks
-            parts = gradient if blocks is None else [gradient[:, blocks[m]] for m in own_gradients]
-            direction = direction_loss(parts, list(own_gradients.values()), self.balance)
+            present = batch.rows(m)
+            own[m] = Seen(rows, labels, inputs[0][-1] if present is None else inputs[0][-1].index_select(0, present))
+        return Seen(output, cast(Tensor, batch.target), seen[0][-1]), own
+
+    def _objective(self, shares: LossShares, batch: Batch) -> Objective:
+        fused, own = self._forward(batch)
+        task_loss = shares.loss(fused.output, fused.target, batch)
+        total, losses, sums = task_loss, {"task": task_loss.detach()}, {}
+        for m, seen in own.items():
+            unimodal = shares.loss(seen.output, seen.target, batch, m)
+            total = total + unimodal
+            losses[f"unimodal/{m}"] = unimodal.detach()
+            if seen.output.shape[0]:
+                terms = self.task.score_terms(seen.output.detach(), seen.target)
+                sums[f"numerator/{m}"], sums[f"denominator/{m}"] = terms
+        direction = self._direction.loss(fused, own, self.balance) if self._turns_direction else None
+        if direction is not None:
             total = total + self.direction_weight * direction
             losses["direction"] = direction.detach()
         return Objective(total, losses, sums)
-
-    def _weight_gradient(self, output: Tensor, target: Tensor, layer: Layer, inputs: Tensor) -> Tensor:
-        """Gradient of the loss of ``output`` with respect to the weight of the layer that made it, (C, D)."""
-        residual = channels_as_rows(self.task.residual(output, target))
-        return output_weight_gradient(residual, layer_inputs(layer, inputs))
 
     @property
     def _turns_direction(self) -> bool:
@@ -315,9 +302,9 @@ class CGGM(Method):
 
     def _turn_of_weights(self) -> Tensor:
         """Gradient of the released direction term: as the paper's, with weights in the place of their gradients."""
-        weight = self._output_layer.weight.detach().requires_grad_()
+        weight = self._direction.layer.weight.detach().requires_grad_()
         with torch.enable_grad():
-            own = [layer.weight.detach() for layer in self._classifier_outputs]
+            own = [layer.weight.detach() for layer in self._direction.own.values()]
             direction = direction_loss(weight, own, self.balance.to(weight.dtype))
         (gradient,) = torch.autograd.grad(self.direction_weight * direction, weight)
         return gradient
@@ -326,7 +313,7 @@ class CGGM(Method):
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
     ) -> Sequence[UpdateScale]:
         """g_m <- rho B_m g_m, or the same factor on the update."""
-        gradient = self._output_layer.weight.grad
+        gradient = self._direction.layer.weight.grad
         if self.variant == "released" and gradient is not None:
             gradient.add_(self.turn)  # of the batch before
         self._update_balance(descent, engine, report)
