@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 
 from equimodal.batch import Batch, tree_tensors
 from equimodal.capabilities import refuse
-from equimodal.errors import MethodError, ModelError, NonFiniteError, UnsupportedError
+from equimodal.errors import MethodError, ModelError, NonFiniteError
 from equimodal.finite import Unseen, blame_gradients, blame_loss, elsewhere
-from equimodal.optimizers import Displacement, has_momentum, momentum_of, warn_about_unknown
+from equimodal.optimizers import Displacement, momenta_of, warn_about_unknown
 from equimodal.preconditions import Examined, examine
 from equimodal.processes import all_sum, average_gradients, is_distributed
 from equimodal.protocol import Descent, Engine, Objective, Phase, Survey, UpdateScale
@@ -36,7 +36,7 @@ from equimodal.sharpness import (
     random_state,
     restore_random_state,
 )
-from equimodal.survey import survey
+from equimodal.survey import any_failed, coupled, survey
 
 __all__ = ["Descent", "Engine", "Objective", "Phase", "PlainEngine", "Survey", "UpdateScale"]
 
@@ -110,6 +110,7 @@ class PlainEngine:
         self._known: set[str] = set()
         self._examined: weakref.WeakKeyDictionary[nn.Module, Examined] = weakref.WeakKeyDictionary()
         self._module: nn.Module | None = None
+        self._in_parts = False
         self._statistics: RunningStatistics | None = None
 
     @property
@@ -158,7 +159,7 @@ class PlainEngine:
                 self.use(self._module, feature)
         if self._sharded_in(phase):
             check_samples(self._sharded_in(phase), phase.name, batches, phase.device)
-        total = self._count(phase, batches)
+        total, self._in_parts = self._count(phase, batches)
         if total == 0:
             self._clear()
             return Descent.nothing()
@@ -189,12 +190,12 @@ class PlainEngine:
     def _looks(self, phase: Phase) -> bool:
         return self._scale is not None or self._checks(phase.device)
 
-    def _count(self, phase: Phase, batches: Sequence[Batch]) -> int:
-        """How many samples take part in the phase, on all processes."""
-        here = sum(phase.count(batch) for batch in batches)
-        if not is_distributed():
-            return here
-        return int(all_sum({"count": torch.tensor(here, device=phase.device)})["count"])
+    def _count(self, phase: Phase, batches: Sequence[Batch]) -> tuple[int, bool]:
+        """How many samples take part in the phase on all processes, and whether any has several micro-batches."""
+        here = [sum(phase.count(batch) for batch in batches), int(len(batches) > 1)]
+        if is_distributed():
+            here = all_sum({"here": torch.tensor(here, device=phase.device)})["here"].tolist()
+        return here[0], here[1] > 0
 
     def _reshard(self) -> None:
         if self._module is not None and self._examined[self._module].sharded:
@@ -210,7 +211,8 @@ class PlainEngine:
         for p in (*phase.parameters, *phase.auxiliary):  # also those that no optimizer of this engine has
             p.grad = None
         shared = is_distributed()
-        survey(phase, batches, self._module, self._precision, self._checks(phase.device))
+        if self._in_parts:
+            survey(phase, batches, self._module, self._precision, self._checks(phase.device))
         try:
             descent, bad = self._accumulate(phase, batches, total)
         except Exception:
@@ -240,15 +242,11 @@ class PlainEngine:
             count = phase.count(batch)
             if count == 0:
                 continue
-            with self._precision(batch):
-                objective = self._objective(phase, batch)
-            if not self._checks(objective.total.device):
-                if self._scale is None:  # under a loss scale an overflow is skipped and does no harm
-                    self._unseen.note(phase.name, objective.total)
-            elif not bool(torch.isfinite(objective.total.detach())):
+            objective, finite = self._forward(phase, batch)
+            if not finite:
                 bad = bad or (objective.total.detach(), batch)
-                if not self._sharded_in(phase):  # the backward pass of a sharded encoder waits for all processes
-                    return Descent.nothing(), bad
+                if self._couples(phase) or not self._sharded_in(phase):
+                    return Descent.nothing(), bad  # else others wait in the backward pass of a sharded encoder
             share = count * processes / total  # gradients are averaged over processes afterwards
             value = objective.total if share == 1 else objective.total * share
             self._backward(value)
@@ -260,28 +258,40 @@ class PlainEngine:
                 sums[name] = sums[name] + part if name in sums else part
         return Descent(torch.zeros(()) if loss is None else loss, losses, sums, total), bad
 
+    def _couples(self, phase: Phase) -> bool:
+        return phase.survey is not None and not self._in_parts and is_distributed()
+
+    def _forward(self, phase: Phase, batch: Batch) -> tuple[Objective, bool]:
+        """The loss of one micro-batch, and whether it is finite, as far as is looked."""
+        try:
+            with self._precision(batch):
+                objective = self._objective(phase, batch)
+        except Exception:
+            if self._couples(phase):
+                any_failed(phase, True)  # the others are about to sum: tell them
+            raise
+        finite = True
+        if self._checks(objective.total.device):
+            finite = bool(torch.isfinite(objective.total.detach()))
+        elif self._scale is None:  # under a loss scale an overflow is skipped and does no harm
+            self._unseen.note(phase.name, objective.total)
+        if self._couples(phase):
+            if any_failed(phase, not finite) and finite:
+                raise elsewhere(phase.name)
+            objective = coupled(phase, objective) if finite else objective
+        return objective, finite
+
     def _objective(self, phase: Phase, batch: Batch) -> Objective:
         if self._compile is None:
             return phase.objective(batch)
         with recompiles():
             return torch.compile(phase.objective, **self._compile)(batch)
 
-    def _descend_sharp(
-        self,
-        phase: Phase,
-        batches: Sequence[Batch],
-        total: int,
-        sharpness: Sharpness,
-    ) -> Descent:
+    def _descend_sharp(self, phase: Phase, batches: Sequence[Batch], total: int, sharpness: Sharpness) -> Descent:
         module = sharpness.module
         trained = [p for p in phase.parameters if p.requires_grad]
         if sharpness.mode == "momentum":
-            if not all(has_momentum(optimizer) for optimizer in self._optimizers):
-                raise UnsupportedError(
-                    "`sharpness`: 'momentum' looks along the optimizer's momentum. Found an optimizer without one. Use "
-                    "SGD with momentum, an Adam-type optimizer, or Sharpness('full')."
-                )
-            directions = [momentum_of(p, self._optimizers) for p in trained]
+            directions = momenta_of(trained, self._optimizers)
             if all(d is None for d in directions):  # the first step has no momentum yet
                 return self._descend_once(phase, batches, total)
             with perturbed(trained, directions, sharpness.radius):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from equimodal.errors import OptimizerWarning
+from equimodal.errors import OptimizerWarning, UnsupportedError
 from equimodal.sharding import local
 
 _NORMALISING = {
@@ -56,6 +56,20 @@ def momentum_of(parameter: nn.Parameter, optimizers: Sequence[Optimizer]) -> Ten
                 if isinstance(value, Tensor):
                     return value
     return None
+
+
+def momenta_of(parameters: Sequence[nn.Parameter], optimizers: Sequence[Optimizer]) -> list[Tensor | None]:
+    """What :func:`momentum_of` gives of each parameter.
+
+    Raises:
+        UnsupportedError: an optimizer keeps no momentum.
+    """
+    if not all(has_momentum(optimizer) for optimizer in optimizers):
+        raise UnsupportedError(
+            "`sharpness`: 'momentum' looks along the optimizer's momentum. Found an optimizer without one. Use SGD "
+            "with momentum, an Adam-type optimizer, or Sharpness('full')."
+        )
+    return [momentum_of(p, optimizers) for p in parameters]
 
 
 def warn_about_unknown(phase: str, parameters: Sequence[nn.Parameter], optimizers: Sequence[Optimizer]) -> None:

@@ -23,24 +23,33 @@ class Objective:
         total: differentiable scalar, a mean over the samples that take part.
         losses: named parts of it for the report, detached.
         sums: additive statistics (sums and counts over samples), detached.
+        shared: sums with their graph, of a part of the loss that the phase's survey adds once it knows the sums over
+            all processes; equal names and shapes on all of them.
     """
 
     total: Tensor
     losses: Mapping[str, Tensor] = field(default_factory=dict)
     sums: Mapping[str, Tensor] = field(default_factory=dict)
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a loss has to know of the whole batch before it can be computed on a part.
+    """How a loss that is no mean over samples is computed where a batch comes in parts.
+
+    With several micro-batches, on any process, sums are gathered first, in a pass without gradients. With one on each
+    of several processes no pass is needed: the objective returns its sums with their graph as ``shared``, and what
+    depends on the sums over all processes is added to the loss before the backward pass.
 
     Args:
-        gather: from a micro-batch to sums over its samples, without gradients; equal names and shapes everywhere.
+        gather: from a micro-batch to sums over its samples; equal names and shapes everywhere.
         receive: given the sums over all micro-batches and processes, before the first of them is trained on.
+        couple: from an objective's ``shared`` and the sums of it over all processes to the rest of the loss.
     """
 
     gather: Callable[[Batch], Mapping[str, Tensor]]
     receive: Callable[[Mapping[str, Tensor]], None]
+    couple: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Objective]
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,7 @@ class Phase:
             sharpness counts them.
         count: how many samples of a batch take part; the weight of a micro-batch. 0 skips it.
         modality: the modality this phase belongs to, if any.
-        survey: sums over the whole batch that the objective needs; asked for only where the batch comes in parts
-            (several micro-batches or processes), which costs a forward pass.
+        survey: sums over the whole batch that the objective needs where the batch comes in parts.
     """
 
     name: str
@@ -121,7 +129,10 @@ class Engine(Protocol):
         """Around one training step of ``module``, which may have several phases."""
 
     def descend(self, phase: Phase, batches: Sequence[Batch], sharpness: Sharpness | None = None) -> Descent:
-        """Compute the phase's gradients: one or two passes, micro-batches accumulated, averaged over processes."""
+        """Compute the phase's gradients: one or two passes, micro-batches accumulated, averaged over processes.
+
+        A phase with a :class:`Survey` is asked for its sums where the batch comes in parts.
+        """
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         """Clip the gradients of the phase and step; parameters outside the phase do not move."""

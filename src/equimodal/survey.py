@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equimodal.batch import Batch
 from equimodal.finite import blame_loss, elsewhere
 from equimodal.processes import all_sum, is_distributed
-from equimodal.protocol import Phase, Survey
+from equimodal.protocol import Objective, Phase, Survey
 from equimodal.sharpness import paused_statistics, random_state, restore_random_state
 
 Precision = Callable[[Batch], contextlib.AbstractContextManager[object]]
@@ -29,7 +29,7 @@ def survey(
     The pass sees the same random numbers as the one that follows, and updates no running statistics.
 
     Args:
-        phase: nothing happens if it has no survey, or the batch is one part.
+        phase: has a survey.
         batches: the micro-batches of this process.
         module: the method, whose running statistics rest.
         precision: the context of a forward pass.
@@ -38,19 +38,20 @@ def survey(
     Raises:
         NonFiniteError: on all processes, if a sum is not finite or the pass failed on another one.
     """
-    if phase.survey is None or (len(batches) == 1 and not is_distributed()):
+    wanted = phase.survey
+    if wanted is None:
         return
     state = random_state(phase.parameters)
     try:
-        sums = _sums(phase, phase.survey, batches, module, precision, look)
+        sums = _sums(phase, wanted, batches, module, precision, look)
     except Exception:
-        _any_failed(phase, True)  # nobody waits for sums that do not come
+        any_failed(phase, True)  # nobody waits for sums that do not come
         raise
     finally:
         restore_random_state(state)
-    if _any_failed(phase, False):
+    if any_failed(phase, False):
         raise elsewhere(phase.name)
-    phase.survey.receive(all_sum(sums))
+    wanted.receive(all_sum(sums))
 
 
 @torch.no_grad()
@@ -69,5 +70,15 @@ def _sums(
     return sums
 
 
-def _any_failed(phase: Phase, failed: bool) -> bool:
+def coupled(phase: Phase, objective: Objective) -> Objective:
+    """The objective with the part of its loss that depends on sums over all processes."""
+    if phase.survey is None or not objective.shared:
+        return objective
+    totals = all_sum({name: t.detach() for name, t in objective.shared.items()})
+    late = phase.survey.couple(objective.shared, totals)
+    return Objective(objective.total + late.total, {**objective.losses, **late.losses}, objective.sums)
+
+
+def any_failed(phase: Phase, failed: bool) -> bool:
+    """Whether this process or another one failed."""
     return is_distributed() and bool(all_sum({"failed": torch.tensor(float(failed), device=phase.device)})["failed"])

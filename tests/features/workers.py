@@ -20,8 +20,8 @@ from equimodal.processes import ExactSampler
 from equimodal.sharding import is_sharded, local
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Classification
-from tests.features.helpers import SIZES, Setting, data, nan_batch, plain_method, tensors
-from tests.helpers import CLASSES, adamw, sgd, split, take, train, weights
+from tests.features.helpers import SIZES, Setting, data, departure, nan_batch, plain_method, tensors
+from tests.helpers import CLASSES, adamw, announce, sgd, split, take, train, weights
 
 UPDATES = 5
 
@@ -160,28 +160,23 @@ def fail_on_one(rank: int, world: int, folder: str, settings: list[Setting]) -> 
         engine.raise_if_not_finite()
     except NonFiniteError as error:
         results.append(str(error))
-    results.append(_broken_model(rank))
+    results.append([_broken_model(rank, setting, parts) for setting in settings for parts in (1, 2)
+                    if parts == 1 or departure(setting, "accumulation") is None])  # fmt: skip
     finish(rank, folder, results)
 
 
-class Broken(nn.Linear):
-    """Fails on one process."""
+def _broken_model(rank: int, setting: Setting, micro_batches: int) -> str:
+    """An encoder that fails on one process, with one micro-batch or several."""
+    method = plain_method(setting)
+    announce(method, steps=1)
 
-    def __init__(self, fails: bool) -> None:
-        super().__init__(18, CLASSES)
-        self.fails = fails
+    def fail(*_: Any) -> None:
+        raise RuntimeError("on purpose")
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.fails:
-            raise RuntimeError("on purpose")
-        return super().forward(x)
-
-
-def _broken_model(rank: int) -> str:
-    method = plain_method(("Joint", {}))
-    setattr(method.model, "head", Broken(rank == 1).double())  # noqa: B010
+    if rank == 1:
+        method.multimodal.encoder("a").register_forward_pre_hook(fail)  # type: ignore[attr-defined]
     try:
-        method.training_step(data(), sgd(method))
+        method.training_step(split(data(), micro_batches), sgd(method))
     except (RuntimeError, NonFiniteError) as error:
         return str(error)
     return "nothing"

@@ -21,6 +21,7 @@ from equimodal.methods._heads import Heads, adapted, detached, output_layer
 from equimodal.methods._shares import LossShares, own_rows
 from equimodal.operators import input_width, recorded_inputs
 from equimodal.optimizers import is_scale_invariant
+from equimodal.processes import is_distributed
 from equimodal.sharding import local
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task, mean_ratio
@@ -50,7 +51,8 @@ class CGGM(Method):
             and G_m have one shape. ``"block"``: for a head of one linear layer (or 1x1 convolution) on Concat, f_m is
             linear and G_m is compared with m's column block of G. ``None`` is the ablation.
         direction_scope: where a batch comes in parts (micro-batches, processes): ``"batch"`` takes the cosine of the
-            whole batch's gradients, for which a forward pass more gathers them; ``"part"`` averages the parts' cosines.
+            whole batch's gradients, for which micro-batches
+            take a forward pass more; ``"part"`` averages the parts' cosines.
         window: pool the scores of this many batches before they are compared; 1 compares single batches (paper).
         momentum: of the moving average over windows, in [0, 1); 0 takes the scores as they are (paper).
         floor: added to each (clamped) improvement, see :func:`~equimodal.functional.balance_terms`. In the unit of the
@@ -87,7 +89,7 @@ class CGGM(Method):
     that it looks for.
 
     Works with: two modalities or more, any fusion, sharpness, accumulation, several processes. Cost: 1 joint step and M
-    small heads; with accumulation or several processes one forward pass more, unless ``direction_scope="part"``.
+    small heads; with accumulation one forward pass more, unless ``direction_scope="part"``.
 
     References:
         .. [Guo2024] Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024,
@@ -117,7 +119,7 @@ class CGGM(Method):
         modalities="two or more",
         fusion="any; the head must end in an affine layer",
         missing="supported per sample: each classifier sees the samples that have its modality",
-        cost="1 joint step and M small heads on detached features; one forward pass more where a batch comes in parts",
+        cost="1 joint step and M small heads on detached features; one forward pass more with accumulation",
         defaults={
             "rho": "1.3, paper (Food-101, MOSI, IEMOCAP)",
             "direction_weight": "0.2, paper (MOSI, IEMOCAP)",
@@ -260,7 +262,7 @@ class CGGM(Method):
         """One: model and classifiers in a single backward pass; the classifiers see detached features."""
         objective = partial(self._objective, LossShares(self.task, batches, self.modalities))
         whole = self._turns_direction and self.direction_scope == "batch"
-        survey = self._direction.survey(self._forward) if whole else None
+        survey = self._direction.survey(self._forward, self.balance, self.direction_weight) if whole else None
         trained, auxiliary = list(self.model.parameters()), list(self.classifiers.parameters())
         return [Phase("joint", objective, trained, auxiliary, survey=survey)]
 
@@ -290,7 +292,11 @@ class CGGM(Method):
             if seen.output.shape[0]:
                 terms = self.task.score_terms(seen.output.detach(), seen.target)
                 sums[f"numerator/{m}"], sums[f"denominator/{m}"] = terms
-        direction = self._direction.loss(fused, own, self.balance) if self._turns_direction else None
+        if not self._turns_direction:
+            return Objective(total, losses, sums)
+        if self.direction_scope == "batch" and self._direction.whole is None and is_distributed():
+            return Objective(total, losses, sums, self._direction.sums(fused, own))  # the survey adds it
+        direction = self._direction.loss(fused, own, self.balance)
         if direction is not None:
             total = total + self.direction_weight * direction
             losses["direction"] = direction.detach()

@@ -15,7 +15,7 @@ from equimodal.functional import direction_loss, output_weight_gradient
 from equimodal.fusion import Concat
 from equimodal.model import Multimodal
 from equimodal.operators import Layer, channels_as_rows, input_width, layer_inputs
-from equimodal.protocol import Survey
+from equimodal.protocol import Objective, Survey
 from equimodal.tasks import Task, counting_dtype
 
 
@@ -34,24 +34,15 @@ class Seen(NamedTuple):
 
 
 Forward = Callable[[Batch], tuple[Seen, dict[str, Seen]]]
-"""From a batch to what it showed of the head and, per modality with samples, of its classifier."""
-
-
-class _Whole(NamedTuple):
-    samples: Tensor
-    weight: Tensor
-    gradient: Tensor
-    own: list[Tensor]
-    complete: Tensor
 
 
 class Direction:
     r"""The direction term between the head's output layer and those of the classifiers.
 
-    A cosine of sums is not the sum of cosines. Where a batch comes in parts b, the sums :math:`G = \sum_b w_b G_b`
-    over all of them, and the same of each :math:`G_m`, are gathered first (:meth:`survey`); a part then uses the value
-    of the sum and the derivative of its own share, :math:`G + w_b (G_b - \mathrm{const}(G_b))`, and the derivatives of
-    the parts add up to that of the whole.
+    A cosine of sums is not the sum of cosines. Where a batch comes in parts b, the sums :math:`\sum_b w_b G_b` over all
+    of them, and the same of each :math:`G_m`, are needed first; a part then uses the value of the sum and the
+    derivative of its own share, :math:`G + w_b (G_b - \mathrm{const}(G_b))`, and the derivatives of the parts add up to
+    that of the whole.
 
     Args:
         task: gives residuals.
@@ -64,75 +55,89 @@ class Direction:
         self, task: Task, layer: Layer, own: Mapping[str, Layer], blocks: Mapping[str, slice] | None = None
     ) -> None:
         self.task, self.layer, self.own, self.blocks = task, layer, dict(own), blocks
-        self._whole: _Whole | None = None
+        self.whole: Mapping[str, Tensor] | None = None
 
     def gradient(self, layer: Layer, seen: Seen) -> Tensor:
         """Gradient of the loss of an output with respect to the weight of the layer that made it, (C, D)."""
         residual = channels_as_rows(self.task.residual(seen.output, seen.target))
         return output_weight_gradient(residual, layer_inputs(layer, seen.inputs))
 
-    def survey(self, forward: Forward) -> Survey:
-        """Sums over the parts of a batch, for a new step."""
-        self._whole = None
+    def survey(self, forward: Forward, balance: Tensor, weight: float) -> Survey:
+        """How a new step learns the sums over all parts.
 
-        def gather(batch: Batch) -> dict[str, Tensor]:
-            fused, own = forward(batch)
-            sums = {"samples": _count(fused.target)}
-            layers = {"": self.layer, **{f"/{m}": layer for m, layer in self.own.items()}}
-            shown = {"": fused, **{f"/{m}": seen for m, seen in self._shown(own).items()}}
-            for name, layer in layers.items():
-                seen = shown.get(name)
-                if seen is None:
-                    weight = torch.zeros_like(sums["samples"])
-                    gradient = layer.weight.new_zeros(layer.weight.shape[0], input_width(layer))
-                else:
-                    weight = self._weight(seen.target)
-                    gradient = self.gradient(layer, seen).to(layer.weight.dtype) * weight.to(layer.weight.dtype)
-                sums[f"weight{name}"], sums[f"gradient{name}"] = weight, gradient
-            return sums
+        Args:
+            forward: from a batch to what it shows of the head and of the classifiers.
+            balance: B of the step before, (M,).
+            weight: of the term in the loss.
+        """
+        self.whole = None
 
-        return Survey(gather, self._receive)
+        def receive(totals: Mapping[str, Tensor]) -> None:
+            self.whole = totals
 
-    def _receive(self, totals: Mapping[str, Tensor]) -> None:
-        names = ["", *(f"/{m}" for m in self.own)]
-        means = [totals[f"gradient{n}"] / totals[f"weight{n}"].to(self.layer.weight.dtype).clamp_min(1e-30)
-                 for n in names]  # fmt: skip
-        complete = torch.cat([totals[f"weight{n}"] for n in names]).gt(0).all()
-        self._whole = _Whole(totals["samples"], totals["weight"], means[0], means[1:], complete)
+        def couple(own: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> Objective:
+            term = self.couple(own, totals, balance)
+            return Objective(weight * term, {"direction": term.detach()})
 
-    def _weight(self, target: Tensor) -> Tensor:
-        """(1,) what a mean loss of these targets weighs in that of the whole batch."""
-        weigh: Callable[[Tensor], Tensor | None] = getattr(self.task, "loss_weights", lambda _: None)
-        weights = weigh(target)
-        return _count(target) if weights is None else weights[-1:]
+        return Survey(lambda batch: self.sums(*forward(batch)), receive, couple)
 
     def loss(self, fused: Seen, own: Mapping[str, Seen], balance: Tensor) -> Tensor | None:
-        """The term; ``None`` where a modality is missing from the whole batch.
+        """The term: of the whole batch where its sums are known, else of what is seen, or ``None`` if that lacks any.
 
         Args:
             fused: of the head, with its graph.
             own: of the classifiers.
             balance: B of the step before, (M,).
         """
-        gradient, whole = self.gradient(self.layer, fused), self._whole
-        if whole is None:
-            shown = self._shown(own)
-            if len(shown) < len(self.own):
-                return None
-            with torch.no_grad():
-                others = [self.gradient(layer, shown[m]) for m, layer in self.own.items()]
-            return direction_loss(self._parts(gradient), others, balance)
-        share = self._weight(fused.target) / whole.weight
-        part = gradient * share.to(gradient.dtype)
-        value = direction_loss(self._parts(whole.gradient + (part - part.detach())), whole.own, balance)
+        if self.whole is not None:
+            return self.couple(self.sums(fused, own), self.whole, balance)
+        if any(m not in own or not own[m].output.shape[0] for m in self.own):
+            return None
+        with torch.no_grad():
+            others = [self.gradient(layer, own[m]) for m, layer in self.own.items()]
+        return direction_loss(self._blocks_of(self.gradient(self.layer, fused)), others, balance)
+
+    def sums(self, fused: Seen, own: Mapping[str, Seen]) -> dict[str, Tensor]:
+        """Sums over the samples that are seen: of gradients, that of the head with its graph, and of weights."""
+        sums = {"samples": _count(fused.target)}
+        self._add(sums, "", self.layer, fused)
+        with torch.no_grad():
+            for m, layer in self.own.items():
+                self._add(sums, f"/{m}", layer, own.get(m))
+        return sums
+
+    def _add(self, sums: dict[str, Tensor], name: str, layer: Layer, seen: Seen | None) -> None:
+        like = layer.weight
+        if seen is None or not seen.output.shape[0]:
+            sums[f"weight{name}"] = torch.zeros_like(sums["samples"])
+            sums[f"gradient{name}"] = like.new_zeros(like.shape[0], input_width(layer))
+            return
+        weigh: Callable[[Tensor], Tensor | None] = getattr(self.task, "loss_weights", lambda _: None)
+        weights = weigh(seen.target)
+        weight = _count(seen.target) if weights is None else weights[-1:]
+        sums[f"weight{name}"] = weight
+        sums[f"gradient{name}"] = self.gradient(layer, seen).to(like.dtype) * weight.to(like.dtype)
+
+    def couple(self, own: Mapping[str, Tensor], totals: Mapping[str, Tensor], balance: Tensor) -> Tensor:
+        """The term of the whole batch, with the derivative of one part's share; 0 where it lacks a modality.
+
+        Args:
+            own: :meth:`sums` of the part.
+            totals: of all parts.
+            balance: B of the step before, (M,).
+        """
+        names = ["", *(f"/{m}" for m in self.own)]
+        dtype = own["gradient"].dtype
+        weights = [totals[f"weight{n}"].to(dtype).clamp_min(torch.finfo(dtype).tiny) for n in names]
+        shared = totals["gradient"] + (own["gradient"] - own["gradient"].detach())
+        others = [totals[f"gradient{n}"] / w for n, w in zip(names[1:], weights[1:], strict=True)]
+        value = direction_loss(self._blocks_of(shared / weights[0]), others, balance)
         # an engine weighs a part by its samples, as is right for a mean; derivatives of a whole are a plain sum
-        plain = (whole.samples / _count(fused.target))[0].to(value.dtype)
-        return whole.complete * (value.detach() + (value - value.detach()) * plain)
+        plain = (totals["samples"] / own["samples"])[0].to(dtype)
+        complete = torch.cat([totals[f"weight{n}"] for n in names]).gt(0).all()
+        return complete * (value.detach() + (value - value.detach()) * plain)
 
-    def _shown(self, own: Mapping[str, Seen]) -> dict[str, Seen]:
-        return {m: seen for m, seen in own.items() if seen.output.shape[0]}
-
-    def _parts(self, gradient: Tensor) -> Any:
+    def _blocks_of(self, gradient: Tensor) -> Any:
         return gradient if self.blocks is None else [gradient[:, self.blocks[m]] for m in self.own]
 
 
