@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,30 +23,39 @@ from equimodal.fusion import Concat, CrossAttention, Late
 from equimodal.methods import CGGM, MLA, Joint, Method, MultiLoss, Unimodal
 from tests.helpers import CLASSES, NAMES, make_batch, make_model, method_on
 
-# the loader may know torch and nothing of this library
+EXPORTED = ("Joint", "MLA", "CGGM", "MIE")
+MARKER = 1234.5678
+"""Stands in the example inputs of every file below."""
+# the loader may know torch and nothing of this library; one process reads the files of all methods
 FRESH = """
 import json, sys, torch
 sys.modules["equimodal"] = None
 stored = torch.load("inputs.pt", weights_only=True)
-files = {"equimodal.json": ""}
-model = torch.export.load("model.pt2", extra_files=files).module()
-found = model(*stored)
-torch.save({"found": found, "about": json.loads(files["equimodal.json"])}, "found.pt")
+results = {}
+for name in sys.argv[1:]:
+    files = {"equimodal.json": ""}
+    model = torch.export.load(f"{name}.pt2", extra_files=files).module()
+    results[name] = {"found": model(*stored), "about": json.loads(files["equimodal.json"])}
+torch.save(results, "found.pt")
 """
+# this one not even torch
 FRESH_ONNX = """
-import sys, numpy, onnxruntime, torch
-sys.modules["equimodal"] = None
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+import sys, numpy, onnxruntime
+sys.modules["equimodal"] = sys.modules["torch"] = None
 feed = dict(numpy.load("inputs.npz"))
-found = session.run(["probabilities", "output"], {i.name: feed[i.name] for i in session.get_inputs()})
-torch.save([torch.from_numpy(f) for f in found], "found.pt")
+results = {}
+for name in sys.argv[1:]:
+    session = onnxruntime.InferenceSession(f"{name}.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(["probabilities", "output"], {i.name: feed[i.name] for i in session.get_inputs()})
+    results |= {f"{name}.probabilities": found[0], f"{name}.output": found[1]}
+numpy.savez("found.npz", **results)
 """
 
 
-def in_a_fresh_process(code: str, folder: Path) -> Any:
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+def in_a_fresh_process(code: str, folder: Path) -> None:
+    command = [sys.executable, "-c", code, *EXPORTED]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return torch.load(folder / "found.pt", weights_only=True)
 
 
 def single(name: str, **options: Any) -> Method:
@@ -60,21 +70,61 @@ def single(name: str, **options: Any) -> Method:
 
 
 def inputs(size: int, seed: int = 0) -> dict[str, Tensor]:
-    return {m: x.float() for m, x in make_batch(2, size, seed).inputs.items()}
+    """A vector, and a sequence of two steps: the exporters unroll the GRU, and each step takes them a second."""
+    x = {m: x.float() for m, x in make_batch(2, size, seed).inputs.items()}
+    return {**x, NAMES[1]: x[NAMES[1]][:, :2]}
+
+
+def fresh_inputs() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Other samples than those of the example, and which of them have which modality."""
+    return inputs(9, seed=1), {NAMES[0]: torch.arange(9) != 2, NAMES[1]: torch.arange(9) % 4 != 0}
+
+
+@pytest.fixture(scope="module")
+def torch_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``NAME.pt2`` of every method in EXPORTED, all of whose example inputs hold MARKER."""
+    folder = tmp_path_factory.mktemp("torch")
+    example = inputs(4)
+    example[NAMES[0]][1, 2] = MARKER
+    for name in EXPORTED:
+        method, path = single(name), folder / f"{name}.pt2"
+        assert export(method, example, path, presence=True, metadata={"classes": ["a", "b", "c"]}) == path
+        assert method.training
+        assert method.inference.temperature.requires_grad is False
+    return folder
+
+
+@pytest.fixture(scope="module")
+def torch_results(torch_files: Path) -> dict[str, Any]:
+    """What a process without this library reads and computes from the files; absent samples hold NaN."""
+    fresh, present = fresh_inputs()
+    spoilt = {m: torch.where(present[m].reshape(-1, *[1] * (x.ndim - 1)), x, math.nan) for m, x in fresh.items()}
+    torch.save((spoilt, present), torch_files / "inputs.pt")
+    in_a_fresh_process(FRESH, torch_files)
+    found: dict[str, Any] = torch.load(torch_files / "found.pt", weights_only=True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``NAME.onnx`` of every method in EXPORTED, and ``found.npz``, what a process without torch computes from them."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("onnx")
+    for name in EXPORTED:
+        export(single(name), inputs(4), folder / f"{name}.onnx", "onnx", presence=True)
+    fresh, present = fresh_inputs()
+    feed: dict[str, Any] = {m: x.numpy() for m, x in fresh.items()}
+    feed |= {f"present.{m}": x.numpy() for m, x in present.items()}
+    np.savez(folder / "inputs.npz", **feed)
+    in_a_fresh_process(FRESH_ONNX, folder)
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Joint", "MLA", "CGGM", "MIE"])
-def test_round_trip_in_a_fresh_process(name: str, tmp_path: Path) -> None:
-    method = single(name)
-    example, fresh = inputs(4), inputs(9, seed=1)
-    present = {NAMES[0]: torch.arange(9) != 2, NAMES[1]: torch.arange(9) % 4 != 0}
-    path = export(method, example, tmp_path / "model.pt2", presence=True, metadata={"classes": ["a", "b", "c"]})
-    assert path == tmp_path / "model.pt2"
-    spoilt = {m: torch.where(present[m].reshape(-1, *[1] * (x.ndim - 1)), x, math.nan) for m, x in fresh.items()}
-    torch.save((spoilt, present), tmp_path / "inputs.pt")
-    stored = in_a_fresh_process(FRESH, tmp_path)
-    expected = method.predict(fresh, present)
+@pytest.mark.parametrize("name", EXPORTED)
+def test_round_trip_in_a_fresh_process(name: str, torch_results: dict[str, Any]) -> None:
+    stored, expected = torch_results[name], single(name).predict(*fresh_inputs())
     assert torch.allclose(stored["found"]["output"], expected.output, atol=1e-5)
     assert torch.allclose(stored["found"]["probabilities"], expected.probabilities, atol=1e-5)
     rule = {"Joint": "fused", "CGGM": "fused", "MLA": "uncertainty", "MIE": "mean"}[name]
@@ -82,26 +132,18 @@ def test_round_trip_in_a_fresh_process(name: str, tmp_path: Path) -> None:
         "modalities": list(NAMES[:2]), "presence": True, "rule": rule, "task": "classification", "method": name,
         "classes": ["a", "b", "c"],
     }  # fmt: skip
-    assert method.training
-    assert method.inference.temperature.requires_grad is False
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Joint", "MLA", "CGGM", "MIE"])
-def test_onnx_round_trip_in_a_fresh_process(name: str, tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
-    onnx, _, _ = (pytest.importorskip(package) for package in ("onnx", "onnxscript", "onnxruntime"))
-    method = single(name)
-    fresh = inputs(9, seed=1)
-    present = {NAMES[0]: torch.arange(9) != 2, NAMES[1]: torch.arange(9) % 4 != 0}
-    export(method, inputs(4), tmp_path / "model.onnx", "onnx", presence=True)
-    feed = {m: x.numpy() for m, x in fresh.items()} | {f"present.{m}": x.numpy() for m, x in present.items()}
-    numpy.savez(tmp_path / "inputs.npz", **feed)
-    probabilities, output = in_a_fresh_process(FRESH_ONNX, tmp_path)
-    expected = method.predict(fresh, present)
-    assert torch.allclose(output, expected.output, atol=1e-4)
-    assert torch.allclose(probabilities, expected.probabilities, atol=1e-4)
-    made = onnx.load(tmp_path / "model.onnx")
+@pytest.mark.parametrize("name", EXPORTED)
+def test_onnx_round_trip_in_a_fresh_process(name: str, onnx_files: Path) -> None:
+    import onnx
+
+    expected = single(name).predict(*fresh_inputs())
+    with np.load(onnx_files / "found.npz") as found:
+        assert torch.allclose(torch.from_numpy(found[f"{name}.output"]), expected.output, atol=1e-4)
+        assert torch.allclose(torch.from_numpy(found[f"{name}.probabilities"]), expected.probabilities, atol=1e-4)
+    made = onnx.load(onnx_files / f"{name}.onnx")
     assert json.loads({p.key: p.value for p in made.metadata_props}["equimodal.modalities"]) == list(NAMES[:2])
     assert {i.type.tensor_type.shape.dim[0].dim_param for i in made.graph.input} == {"batch"}
     weights = {n for i in made.graph.initializer for n in [i.name]}
@@ -113,17 +155,16 @@ def names_in(path: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_what_the_rule_does_not_use_is_gone(tmp_path: Path) -> None:
-    x = inputs(4)
-    cggm = names_in(export(single("CGGM"), x, tmp_path / "a.pt2"))
+def test_what_the_rule_does_not_use_is_gone(tmp_path: Path, torch_files: Path) -> None:
+    cggm = names_in(torch_files / "CGGM.pt2")
     assert not [n for n in cggm if "classifiers" in n or "average" in n]
     assert [n for n in cggm if "model.head" in n]
-    mla = names_in(export(single("MLA"), x, tmp_path / "b.pt2"))
+    mla = names_in(torch_files / "MLA.pt2")
     assert not [n for n in mla if "model.head" in n or "projectors" in n]
     assert [n for n in mla if n.startswith("method.head")]
-    mie = names_in(export(single("MIE"), x, tmp_path / "c.pt2"))
+    mie = names_in(torch_files / "MIE.pt2")
     assert not [n for n in mie if "flat" in n or "model.head" in n]
-    heads = single("MultiLoss", inference="mean")
+    heads, x = single("MultiLoss", inference="mean"), inputs(4)
     kept = names_in(export(heads, x, tmp_path / "d.pt2"))
     assert not [n for n in kept if "model.head" in n]
     only = names_in(export(heads, {NAMES[1]: x[NAMES[1]]}, tmp_path / "e.pt2"))
@@ -134,12 +175,11 @@ def test_what_the_rule_does_not_use_is_gone(tmp_path: Path) -> None:
     assert torch.allclose(model({NAMES[1]: x[NAMES[1]]})["output"], alone.output, atol=1e-6)
 
 
-def test_no_sample_is_left_in_the_file(tmp_path: Path) -> None:
-    x = inputs(4)
-    marker = 1234.5678
-    x[NAMES[0]][1, 2] = marker
-    path = export(single("Joint"), x, tmp_path / "model.pt2")
-    assert torch.tensor([marker]).numpy().tobytes() not in path.read_bytes()
+@pytest.mark.parametrize("name", EXPORTED)
+def test_no_sample_is_left_in_the_file(name: str, torch_files: Path) -> None:
+    content = (torch_files / f"{name}.pt2").read_bytes()
+    assert content
+    assert torch.tensor([MARKER]).numpy().tobytes() not in content
 
 
 @pytest.mark.parametrize("build", [Joint, MultiLoss, MLA, CGGM, Unimodal])
@@ -218,8 +258,9 @@ def test_refusals(tmp_path: Path) -> None:
         export(method, x, tmp_path / "m.pt2", standardise={"smell": (0.0, 1.0)})
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("in the way")
+    small = Joint(MultimodalModel({"a": nn.Linear(2, 2)}, Concat({"a": 2}), nn.Linear(2, 2)), Classification(2))
     with pytest.raises(StorageError, match="could not be written"):
-        export(method, x, tmp_path / "file" / "m.pt2")
+        export(small, {"a": torch.ones(3, 2)}, tmp_path / "file" / "m.pt2")
 
 
 def test_what_cannot_be_traced_is_refused(tmp_path: Path) -> None:

@@ -131,20 +131,20 @@ def interrupt(process: subprocess.Popen[str], ready: Path) -> str:
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_continues(cli: CLI, root: Path) -> None:
-    arguments = ["train", "--method", "MLA", *TINY, "--training.epochs", "120", "--out", "a"]
+    arguments = ["train", "--method", "MLA", *TINY, "--training.epochs", "50", "--out", "a"]
     err = interrupt(start(arguments, root), Path("a/checkpoints/last.ckpt"))
     assert "equimodal train --resume --out a" in err
     done = len(Path("a/history.jsonl").read_text().splitlines())
-    assert 0 < done < 120
+    assert 0 < done < 50
     cli(["train", "--resume", "--out", "a", "--quiet"])
     epochs = [json.loads(line)["epoch"] for line in Path("a/history.jsonl").read_text().splitlines()]
-    assert epochs == list(range(120))
+    assert epochs == list(range(50))
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_comparison_that_continues(cli: CLI, root: Path) -> None:
     arguments = [
-        "compare", "--methods", "MLA,Joint", *TINY, "--training.epochs", "60", "--seeds", "0", "--controls", "false",
+        "compare", "--methods", "MLA,Joint", *TINY, "--training.epochs", "40", "--seeds", "0", "--controls", "false",
         "--cost", "false", "--workers", "2", "--out", "s",
     ]  # fmt: skip
     err = interrupt(start(arguments, root), Path("s/cells/MLA/seed0/history.jsonl"))

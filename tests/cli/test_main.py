@@ -80,8 +80,8 @@ SNAPSHOT = {
         "seed", "sharpness.every", "sharpness.mode", "sharpness.radius", "sharpness.ratio", "temperature", "variant",
     ],
     "CGGM": [
-        "apply_to", "calibrated", "classifier_lr_ratio", "direction", "direction_weight", "floor", "inference",
-        "magnitude", "maximum", "momentum", "rho", "sharpness.every", "sharpness.mode", "sharpness.radius",
+        "apply_to", "calibrated", "classifier_lr_ratio", "direction", "direction_scope", "direction_weight", "floor",
+        "inference", "magnitude", "maximum", "momentum", "rho", "sharpness.every", "sharpness.mode", "sharpness.radius",
         "sharpness.ratio", "threshold", "variant", "window",
     ],
     "MIE": [

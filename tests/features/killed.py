@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equimodal.studies import RunConfig
+from tests.processes import context
 
 
 def _train(config: dict[str, Any], folder: str, stop: tuple[int, int] | None) -> None:
@@ -31,13 +31,6 @@ def _train(config: dict[str, Any], folder: str, stop: tuple[int, int] | None) ->
 
         MethodModule.training_step = step  # type: ignore[method-assign]
     run(RunConfig.from_dict(config), folder, resume=True, loggers=False)
-
-
-def context() -> Any:
-    """A server that has imported what a run needs, so that each process starts at once."""
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["equimodal.studies._checkpoint", "tests.features.killed"])
-    return found
 
 
 def train(config: RunConfig, folder: Path, stop: tuple[int, int] | None = None) -> int:

@@ -22,7 +22,8 @@ from equimodal.studies._signals import REQUEUE, Terminated, Termination, locked
 from tests.features import killed
 from tests.features.helpers import SETTINGS, Setting, departure
 from tests.helpers import setting_id
-from tests.studies.helpers import assert_same_run, config, history
+from tests.processes import context
+from tests.studies.helpers import Whole, assert_same_run, config, history
 
 STEPS = 10
 """Of a run: two epochs of five batches."""
@@ -57,12 +58,11 @@ def fail() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=setting_id)
-def test_resume(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume(setting: Setting, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut inside the second epoch, in memory as a crash would; a checkpoint after every second update."""
     if departure(setting, "resume") is not None:
         pytest.skip("says that it departs")
     settings = settings_of(setting, checkpoint_every=2)
-    run(settings, tmp_path / "whole", loggers=False)
     with monkeypatch.context() as patch:
         stop_after(patch, 8, fail)
         with pytest.raises(Stop):
@@ -75,11 +75,11 @@ def test_resume(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         stop_after(patch, 1, lambda: taken.__setitem__(0, 1))
         run(settings, tmp_path / "parts", resume=True, loggers=False)
     assert taken == [1]
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(settings), tmp_path / "parts")
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_in_a_row(tmp_path: Path) -> None:
+def test_killed_twenty_times_in_a_row(whole: Whole, tmp_path: Path) -> None:
     """kill -9 at a random step, over all methods and settings, each killed until twenty kills are spent."""
     rng, kills = random.Random(7), 20
     order = [s for s in SETTINGS if departure(s, "resume") is None]
@@ -87,33 +87,32 @@ def test_killed_twenty_times_in_a_row(tmp_path: Path) -> None:
     per_setting = -(-kills // len(order))
     done = 0
     for number, setting in enumerate(order):
-        settings = settings_of(setting, seed=number, checkpoint_every=2)
-        assert killed.train(settings, tmp_path / f"whole{number}") == 0
+        settings = settings_of(setting, checkpoint_every=2)
         for _ in range(per_setting):
             code = killed.train(settings, tmp_path / f"parts{number}", (rng.randint(1, 6), signal.SIGKILL))
             assert code in (0, -signal.SIGKILL)
             done += code != 0
         assert killed.train(settings, tmp_path / f"parts{number}") == 0
-        assert_same_run(tmp_path / f"whole{number}", tmp_path / f"parts{number}")
+        assert_same_run(whole(settings), tmp_path / f"parts{number}")
     assert done >= min(kills, len(order))
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_in_one_run(tmp_path: Path) -> None:
+def test_killed_twenty_times_in_one_run(whole: Whole, tmp_path: Path) -> None:
     """The same folder again and again, while it writes a checkpoint after every update."""
     rng = random.Random(3)
     settings = settings_of(("MIE", {"mixup_alpha": 1.0}), epochs=12, checkpoint_every=1)
-    assert killed.train(settings, tmp_path / "whole") == 0
     codes = [killed.train(settings, tmp_path / "parts", (rng.randint(1, 4), signal.SIGKILL)) for _ in range(20)]
     assert codes == [-signal.SIGKILL] * 20
     assert killed.train(settings, tmp_path / "parts") == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(settings), tmp_path / "parts")
 
 
-def test_a_kill_between_micro_batches_and_under_a_loss_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_micro_batches_and_under_a_loss_scale(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Checkpoints only where no micro-batch waits; the scale of float16 continues too."""
     settings = settings_of(("MLA", {}), precision="16-mixed", accumulate=2, checkpoint_every=1, epochs=2)
-    run(settings, tmp_path / "whole", loggers=False)
     with monkeypatch.context() as patch:
         stop_after(patch, 8, fail)
         with pytest.raises(Stop):
@@ -121,9 +120,9 @@ def test_a_kill_between_micro_batches_and_under_a_loss_scale(tmp_path: Path, mon
     content = torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)
     assert content["MixedPrecision"]["scale"] > 0
     run(settings, tmp_path / "parts", resume=True, loggers=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    ends = [torch.load(tmp_path / f / "checkpoints/last.ckpt", weights_only=True)["MixedPrecision"]
-            for f in ("whole", "parts")]  # fmt: skip
+    assert_same_run(whole(settings), tmp_path / "parts")
+    ends = [torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["MixedPrecision"]
+            for folder in (whole(settings), tmp_path / "parts")]  # fmt: skip
     assert ends[0] == ends[1]
 
 
@@ -131,10 +130,11 @@ def test_a_kill_between_micro_batches_and_under_a_loss_scale(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("step", [3, 5, 7])
-def test_sigterm_saves_and_asks_for_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def test_sigterm_saves_and_asks_for_a_restart(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
     """In the middle of an epoch, at its last step (validation and the epoch's checkpoint come first), and later."""
     settings = settings_of(("CGGM", {"window": 2}))
-    run(settings, tmp_path / "whole", loggers=False)
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         stop_after(patch, step, lambda: signal.raise_signal(signal.SIGTERM))
@@ -154,7 +154,7 @@ def test_sigterm_saves_and_asks_for_a_restart(tmp_path: Path, monkeypatch: pytes
         patch.setattr(MethodModule, "training_step", counted)
         run(settings, tmp_path / "parts", resume=True, loggers=False)
     assert steps[0] == STEPS - step  # not one step twice
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(settings), tmp_path / "parts")
 
 
 def _compare(folder: str, workers: int) -> None:
@@ -169,7 +169,7 @@ def _compare(folder: str, workers: int) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_reaches_every_cell_of_a_comparison(tmp_path: Path, workers: int) -> None:
     """The cells that run save in the middle of their training, and the exit code asks for a restart."""
-    process = killed.context().Process(target=_compare, args=(str(tmp_path / "study"), workers))
+    process = context().Process(target=_compare, args=(str(tmp_path / "study"), workers))
     process.start()
     cells = tmp_path / "study" / "cells"
     for _ in range(1200):
@@ -212,9 +212,10 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_of(("MLA", {}), checkpoint_every=2)
-    run(settings, tmp_path / "whole", loggers=False)
     with monkeypatch.context() as patch:
         stop_after(patch, 8, fail)
         with pytest.raises(Stop):
@@ -226,7 +227,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, mon
     (folder / ".last.ckpt.123.partial").write_bytes(b"of a process that was killed")
     with pytest.warns(EquimodalWarning, match=r"last\.ckpt.*truncated.*previous\.ckpt"):
         run(settings, tmp_path / "parts", resume=True, loggers=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(settings), tmp_path / "parts")
     assert {p.name for p in folder.iterdir()} == {"best.ckpt", "last.ckpt", "unreadable.ckpt"}
     for name in ("last.ckpt", "previous.ckpt"):
         cut(tmp_path / "both" / "checkpoints" / name)
@@ -234,21 +235,23 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, mon
         run(settings, tmp_path / "both", resume=True, loggers=False)
 
 
-def test_a_crash_between_two_renames_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_two_renames_leaves_the_one_before(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_of(("Joint", {}), checkpoint_every=2)
-    run(settings, tmp_path / "whole", loggers=False)
     with monkeypatch.context() as patch:
         stop_after(patch, 8, fail)
         with pytest.raises(Stop):
             run(settings, tmp_path / "parts", loggers=False)
     (tmp_path / "parts/checkpoints/last.ckpt").unlink()
     run(settings, tmp_path / "parts", resume=True, loggers=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(settings), tmp_path / "parts")
 
 
-def test_a_disk_that_fills_up_inside_an_epoch_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_inside_an_epoch_loses_nothing(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_of(("Joint", {}), checkpoint_every=2)
-    run(settings, tmp_path / "whole", loggers=False)
     saved, original = [0], torch.save
 
     def save(content: Any, file: Any) -> None:
@@ -264,7 +267,7 @@ def test_a_disk_that_fills_up_inside_an_epoch_loses_nothing(tmp_path: Path, monk
             run(settings, tmp_path / "parts", loggers=False)
     assert not [p for p in (tmp_path / "parts/checkpoints").iterdir() if p.name.startswith(".")]
     run(settings, tmp_path / "parts", resume=True, loggers=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(settings), tmp_path / "parts")
     assert [r["epoch"] for r in history(tmp_path / "parts")] == [0, 1]
 
 
@@ -293,7 +296,7 @@ def test_two_processes_in_one_folder(tmp_path: Path) -> None:
     from equimodal.studies import Entry, StudyConfig, compare
 
     settings = settings_of(("Joint", {}))
-    process = killed.context().Process(target=_hold, args=(str(tmp_path / "run"), str(tmp_path / "ready")))
+    process = context().Process(target=_hold, args=(str(tmp_path / "run"), str(tmp_path / "ready")))
     process.start()
     try:
         for _ in range(600):

@@ -331,8 +331,8 @@ def continue_sharded(rank: int, world: int, folder: str, settings: list[Setting]
 
 def run(function: Any, folder: Path, *arguments: Any) -> list[Any]:
     """Two processes; what each of them left."""
-    import torch.multiprocessing as mp
+    from tests.processes import together
 
     folder.mkdir(exist_ok=True)
-    mp.spawn(function, args=(2, str(folder), *arguments), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    together(function, 2, str(folder), *arguments)
     return [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(2)]

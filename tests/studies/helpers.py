@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from equimodal.data import Dataset, from_arrays
-from equimodal.studies import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from equimodal.studies import DataConfig, ModelConfig, RunConfig, TrainingConfig, run
 
 SIZES = {"train": 80, "validation": 24, "test": 24}
 TINY: dict[str, Any] = {**SIZES, "classes": 3, "features": 7}
@@ -41,6 +41,22 @@ def arrays(seed: int = 0, **changes: Any) -> Dataset:
     inputs = {m: rng.standard_normal((count, 7)) + 2 * np.eye(7)[target] for m in ("m1", "m2")}
     split = np.repeat(["train", "validation", "test"], list(SIZES.values()))
     return from_arrays(inputs, target, split, standardise={"m1": "none", "m2": "none"}, **changes)
+
+
+class Whole:
+    """Uninterrupted runs, each trained once; called with a configuration, it gives the folder, which is only read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[str, Path] = {}
+
+    def __call__(self, settings: RunConfig) -> Path:
+        key = json.dumps(settings.to_dict(), sort_keys=True)
+        if key not in self._made:
+            folder = self._folder / str(len(self._made))
+            run(settings, folder, loggers=False)
+            self._made[key] = folder
+        return self._made[key]
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

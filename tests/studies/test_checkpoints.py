@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from equimodal.studies import _history as history_module
 from equimodal.studies import load_run, load_weights, run, save_weights
 from equimodal.studies._records import append_line, plain, read_checkpoint, read_lines, write_json, write_text
 from tests.helpers import make_method
-from tests.studies.helpers import assert_same_run, config, history
+from tests.studies.helpers import Whole, assert_same_run, config, history
 from tests.studies.test_run import stop_after
 
 
@@ -32,15 +33,21 @@ class Hostile:
         return os.mkdir, (self.path,)
 
 
-def unfinished(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after two epochs; tests work on a copy."""
+    folder = tmp_path_factory.mktemp("unfinished") / "a"
     with pytest.raises(RuntimeError, match="stop"):
         run(config(), folder, loggers=False, progress=stop_after(2, RuntimeError("stop")))
-    return folder / "checkpoints" / "last.ckpt"
+    return folder
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "empty", "text", "hostile", "hostile zip", "no state"])
-def test_a_bad_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path: Path, spoil: str) -> None:
-    last, trap = unfinished(tmp_path / "a"), tmp_path / "trap"
+def test_a_bad_checkpoint_is_refused_and_nothing_in_it_runs(
+    unfinished: Path, whole: Whole, tmp_path: Path, spoil: str
+) -> None:
+    shutil.copytree(unfinished, tmp_path / "a")
+    last, trap = tmp_path / "a" / "checkpoints" / "last.ckpt", tmp_path / "trap"
     content = last.read_bytes()
     if spoil == "truncated":
         last.write_bytes(content[: len(content) // 2])
@@ -59,13 +66,12 @@ def test_a_bad_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path: Path, spoi
     assert not trap.exists()
     last.write_bytes(content)  # nothing else was harmed
     run(config(), tmp_path / "a", resume=True, loggers=False)
-    run(config(), tmp_path / "whole", loggers=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "a")
+    assert_same_run(whole(config()), tmp_path / "a")
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "hostile", "missing"])
-def test_bad_weights_are_refused_and_nothing_in_them_runs(tmp_path: Path, spoil: str) -> None:
-    run(config(epochs=1), tmp_path / "a", loggers=False)
+def test_bad_weights_are_refused_and_nothing_in_them_runs(whole: Whole, tmp_path: Path, spoil: str) -> None:
+    shutil.copytree(whole(config(epochs=1)), tmp_path / "a")
     file, trap = tmp_path / "a" / "weights.safetensors", tmp_path / "trap"
     if spoil == "truncated":
         file.write_bytes(file.read_bytes()[:-100])
@@ -137,9 +143,8 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_disk_that_fills_up_at_a_checkpoint_keeps_the_last_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(config(), tmp_path / "whole", loggers=False)
     saved = [0]
     original = torch.save
 
@@ -157,13 +162,12 @@ def test_a_disk_that_fills_up_at_a_checkpoint_keeps_the_last_one(
     assert read_checkpoint(tmp_path / "a" / "checkpoints" / "last.ckpt")["epoch"] in (0, 1)
     assert not list((tmp_path / "a" / "checkpoints").glob(".*"))
     run(config(), tmp_path / "a", resume=True, loggers=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "a")
+    assert_same_run(whole(config()), tmp_path / "a")
 
 
 def test_a_disk_that_fills_up_at_the_history_keeps_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(config(), tmp_path / "whole", loggers=False)
     original: Any = vars(history_module)["append_line"]
 
     def append(path: Path, record: Any) -> None:
@@ -177,7 +181,7 @@ def test_a_disk_that_fills_up_at_the_history_keeps_the_checkpoint(
             run(config(), tmp_path / "a", loggers=False)
     run(config(), tmp_path / "a", resume=True, loggers=False)
     assert [r["epoch"] for r in history(tmp_path / "a")] == [0, 1, 2]
-    assert_same_run(tmp_path / "whole", tmp_path / "a")
+    assert_same_run(whole(config()), tmp_path / "a")
 
 
 def test_appending_to_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,18 +187,18 @@ def test_the_cells_of_a_study_share_everything_but_method_and_seed() -> None:
 
 
 _KILLED = """
-import sys
-from pathlib import Path
-from tests.studies.test_compare import long_study
-from equimodal.studies import compare
-if __name__ == "__main__":
+if __name__ == "__main__":  # the workers import this file too, and need nothing of it
+    import sys
+    from pathlib import Path
+    from tests.studies.test_compare import long_study
+    from equimodal.studies import compare
     compare(long_study(), Path(sys.argv[1]), workers=2, cost=False)
 """
 
 
 def long_study() -> StudyConfig:
     settings = study({"Joint": Entry("Joint"), "Ensemble": Entry("Ensemble")}, seeds=[0, 1])
-    settings.training.epochs = 40
+    settings.training.epochs = 25
     return settings
 
 
@@ -234,4 +234,4 @@ def test_a_killed_comparison_leaves_no_workers_and_runs_no_cell_twice(
     for cell, content in finished.items():
         assert (cell / "metrics.json").read_bytes() == content
     for cell in cells.glob("*/*"):
-        assert [r["epoch"] for r in history(cell)] == list(range(40))
+        assert [r["epoch"] for r in history(cell)] == list(range(25))

@@ -18,7 +18,7 @@ from equimodal.lightning import MethodModule
 from equimodal.studies import RunConfig, _run, build_data, fit, load_run, run
 from equimodal.studies._build import seeded
 from equimodal.tasks import Classification
-from tests.studies.helpers import arrays, assert_same_run, config, history, weights, without_time
+from tests.studies.helpers import Whole, arrays, assert_same_run, config, history, weights, without_time
 
 RESUMED: list[tuple[str, dict[str, Any]]] = [
     ("Joint", {}),
@@ -78,19 +78,19 @@ def test_the_folder_holds_the_whole_record(tmp_path: Path) -> None:
     assert list((folder / "logs").rglob("events.out.tfevents.*"))
 
 
-def test_a_run_repeats_to_the_last_bit_and_leaves_random_state_alone(tmp_path: Path) -> None:
-    before = torch.get_rng_state()
-    run(config(), tmp_path / "a", loggers=False)
-    assert torch.equal(torch.get_rng_state(), before)
+def test_a_run_repeats_to_the_last_bit_and_leaves_random_state_alone(whole: Whole, tmp_path: Path) -> None:
+    torch.manual_seed(5)  # if no test has asked for it before, else it was another state
+    first = whole(config())
     torch.manual_seed(99)
+    before = torch.get_rng_state()
     run(config(), tmp_path / "b", loggers=False)
-    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same_run(first, tmp_path / "b")
 
 
-def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
-    run(config(epochs=1), tmp_path / "a", loggers=False)
-    run(config(epochs=1, seed=1), tmp_path / "b", loggers=False)
-    assert any(not torch.equal(t, weights(tmp_path / "b")[n]) for n, t in weights(tmp_path / "a").items())
+def test_another_seed_gives_other_weights(whole: Whole) -> None:
+    a, b = (weights(whole(config(epochs=1, seed=seed))) for seed in (0, 1))
+    assert any(not torch.equal(t, b[n]) for n, t in a.items())
 
 
 def test_load_run_predicts_what_the_run_measured(tmp_path: Path) -> None:
@@ -182,10 +182,9 @@ def test_training_stops_early_on_validation_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("method", "options"), RESUMED, ids=lambda v: v if isinstance(v, str) else None)
 def test_an_interrupted_run_continues_to_the_same_weights(
-    tmp_path: Path, method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(method, options, epochs=4)
-    run(settings, tmp_path / "whole", loggers=False)
     with pytest.raises(RuntimeError, match="stop"):
         run(settings, tmp_path / "parts", loggers=False, progress=stop_after(2, RuntimeError("stop")))
     with monkeypatch.context() as patch:  # epoch 1 is done again (its checkpoint was not written); stop inside epoch 2
@@ -195,27 +194,25 @@ def test_an_interrupted_run_continues_to_the_same_weights(
     assert not (tmp_path / "parts" / "metrics.json").exists()
     run(settings, tmp_path / "parts", resume=True, loggers=False)
     assert [r["epoch"] for r in history(tmp_path / "parts")] == [0, 1, 2, 3]
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(settings), tmp_path / "parts")
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_starts_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(config(), tmp_path / "whole", loggers=False)
     with monkeypatch.context() as patch:
         stop_at_step(patch, 2, RuntimeError("stop"))
         with pytest.raises(RuntimeError, match="stop"):
             run(config(), tmp_path / "parts", loggers=False)
     run(config(), tmp_path / "parts", resume=True, loggers=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(config()), tmp_path / "parts")
 
 
 @pytest.mark.parametrize("patience", [None, 1])
 def test_a_run_that_ended_after_the_training_is_only_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None
 ) -> None:
     settings = config(epochs=6, patience=patience, lr=0.05)
-    run(settings, tmp_path / "whole", loggers=False)
 
     def full(*_: Any) -> Any:
         raise MemoryError
@@ -227,17 +224,16 @@ def test_a_run_that_ended_after_the_training_is_only_evaluated(
     with monkeypatch.context() as patch:
         stop_at_step(patch, 1, AssertionError("trained again"))
         run(settings, tmp_path / "parts", resume=True, loggers=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(settings), tmp_path / "parts")
 
 
-def test_a_folder_that_was_moved_still_knows_its_best_epoch(tmp_path: Path) -> None:
+def test_a_folder_that_was_moved_still_knows_its_best_epoch(whole: Whole, tmp_path: Path) -> None:
     settings = config(epochs=4, lr=0.05)
-    run(settings, tmp_path / "whole", loggers=False)
     with pytest.raises(RuntimeError, match="stop"):
         run(settings, tmp_path / "before", loggers=False, progress=stop_after(4, RuntimeError("stop")))
     shutil.move(tmp_path / "before", tmp_path / "after")
     run(settings, tmp_path / "after", resume=True, loggers=False)
-    for name, tensor in weights(tmp_path / "whole").items():
+    for name, tensor in weights(whole(settings)).items():
         assert torch.equal(tensor, weights(tmp_path / "after")[name])
 
 
@@ -247,8 +243,8 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert run(config(), tmp_path / "a", resume=True, loggers=False) == first
 
 
-def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    run(config(epochs=1), tmp_path / "a", loggers=False)
+def test_a_folder_in_use_is_refused(whole: Whole, tmp_path: Path) -> None:
+    shutil.copytree(whole(config(epochs=1)), tmp_path / "a")
     before = (tmp_path / "a" / "metrics.json").read_bytes()
     with pytest.raises(DataError, match="Continue it with --resume"):
         run(config(epochs=1), tmp_path / "a", loggers=False)
@@ -256,8 +252,8 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_another_configuration_cannot_take_over_a_folder(tmp_path: Path, finished: bool) -> None:
-    run(config(epochs=1), tmp_path / "a", loggers=False)
+def test_another_configuration_cannot_take_over_a_folder(whole: Whole, tmp_path: Path, finished: bool) -> None:
+    shutil.copytree(whole(config(epochs=1)), tmp_path / "a")
     if not finished:
         (tmp_path / "a" / "metrics.json").unlink()
     with pytest.raises(DataError, match="other values of training"):
@@ -297,9 +293,8 @@ def test_nan_in_the_data_names_modality_batch_and_sample_and_keeps_the_checkpoin
 
 @pytest.mark.parametrize("method", ["Joint", "MLA"])
 def test_nan_in_the_loss_names_phase_and_samples_and_keeps_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    run(config(method), tmp_path / "whole", loggers=False)
     original, spoilt = Classification.loss, [False]
 
     def loss(self: Classification, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -315,7 +310,7 @@ def test_nan_in_the_loss_names_phase_and_samples_and_keeps_the_checkpoint(
         with pytest.raises(NonFiniteError, match=rf"Loss of phase '{phase}'.*indices of the batch: \[\d+, "):
             run(config(method), tmp_path / "a", loggers=False, progress=spoil)
     run(config(method), tmp_path / "a", resume=True, loggers=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "a")
+    assert_same_run(whole(config(method)), tmp_path / "a")
 
 
 def test_a_protocol_without_test_data_is_refused_before_training(tmp_path: Path) -> None:

@@ -129,20 +129,17 @@ def test_more_than_the_default_share_may_not_be_missing(raw: Path) -> None:
     assert not (raw.parent / "out.partial").exists()
 
 
-def test_a_video_on_both_sides_is_said_so(raw: Path) -> None:
-    source = raw / "train" / "bowling" / f"{clip_name(2, 'train', 0)}.mp4"
-    (raw / "val" / "bowling" / f"{clip_name(2, 'train', 0)[:11]}_000030_000040.mp4").write_bytes(source.read_bytes())
+def test_a_clip_twice_is_taken_once_and_a_video_on_both_sides_is_said_so(raw: Path) -> None:
+    twice, cut_twice = (raw / "train" / "bowling" / f"{clip_name(2, 'train', copy)}.mp4" for copy in (0, 1))
+    validation = raw / "val" / "bowling"
+    (validation / twice.name).write_bytes(twice.read_bytes())
+    (validation / f"{cut_twice.name[:11]}_000030_000040.mp4").write_bytes(cut_twice.read_bytes())
     report = go(raw)
-    assert load(report.path, protocol="kinetics").protocol.shared == {"youtube": 1}
-
-
-def test_the_same_clip_twice_is_taken_once(raw: Path) -> None:
-    source = raw / "train" / "bowling" / f"{clip_name(2, 'train', 0)}.mp4"
-    (raw / "val" / "bowling" / source.name).write_bytes(source.read_bytes())
-    report = go(raw)
-    assert report.samples == 31 * 8
+    assert report.samples == 31 * 8 + 1
     found = json.loads((report.path / "manifest.json").read_text(encoding="utf-8"))
+    assert [p["path"] for p in found["ignored"]] == [f"val/bowling/{twice.name}"]
     assert "the same clip as train/bowling" in found["ignored"][0]["reason"]
+    assert load(report.path, protocol="kinetics").protocol.shared == {"youtube": 1}
 
 
 def test_wrong_folders_and_lists_are_refused(raw: Path) -> None:
