@@ -178,7 +178,9 @@ def main() -> int:
 
     memory = {label: peak_bytes(method, step, device) for label, (method, step) in made.items()}
     refresh = refresh_seconds(device)
-    rows = [("Joint over a hand-written loop", ratio("Joint", "hand-written loop"), LOOP_BOUND, None, None)]
+    rows: list[tuple[str, float, float, float | None, float | None]] = [
+        ("Joint over a hand-written loop", ratio("Joint", "hand-written loop"), LOOP_BOUND, None, None)
+    ]
     for label, (_, _, bound, memory_bound) in ENTRIES.items():
         rows.append((label, ratio(label, "Joint"), bound, memory[label] / memory["Joint"], memory_bound))
     for label, (_, _, bound) in IN_PARTS.items():

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from equimodal.arguments import check_number
 from equimodal.batch import Batch, tree_tensors
 from equimodal.capabilities import refuse
 from equimodal.errors import MethodError, ModelError, NonFiniteError
@@ -94,8 +95,8 @@ class PlainEngine:
         self._optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         if not self._optimizers:
             raise MethodError("`optimizer`: expected at least one optimizer. Found none.")
-        if clip_norm is not None and not clip_norm > 0:
-            raise MethodError(f"`clip_norm`: expected a number > 0 or None. Found {clip_norm}.")
+        if clip_norm is not None:
+            check_number("clip_norm", clip_norm, above=0)
         if autocast not in (None, torch.bfloat16, torch.float16):
             raise MethodError(f"`autocast`: expected torch.bfloat16, torch.float16 or None. Found {autocast}.")
         if autocast is torch.float16 and scaler is None:

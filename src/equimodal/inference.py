@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from equimodal.arguments import one_of
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.functional import (
     binary_uncertainty,
@@ -156,6 +157,7 @@ class Inference(nn.Module):
     ) -> None:
         super().__init__()
         check_rule(rule, distribution)
+        one_of("calibrated", calibrated, (True, False))
         if measure not in MEASURES:
             raise MethodError(f"`measure`: expected one of {', '.join(MEASURES)}. Found {measure!r}.")
         if measure not in MEASURES_OF[distribution]:
@@ -328,6 +330,7 @@ def fitted_temperature(output: Tensor, target: Tensor, distribution: Distributio
     """The temperature with the highest likelihood on held-out outputs (N, C, ...); 1 where there are none.
 
     Pixels are samples (thinned out evenly above a quarter of a million); pixels whose label is no class are left out.
+    Targets that are probabilities count with their cross-entropy, which is that of the labels where they are certain.
     """
     if distribution == "point" or output.shape[0] == 0:
         return torch.ones(())
@@ -335,7 +338,9 @@ def fitted_temperature(output: Tensor, target: Tensor, distribution: Distributio
         return fit_gaussian_scale(output, target)
     if distribution == "bernoulli":  # a label is a class of two, whose logits are 0 and z
         z = torch.stack([torch.zeros_like(output), output], dim=-1).flatten(0, -2)
-        return fit_temperature(z, (target >= 0.5).flatten().long())
+        soft = target.is_floating_point()
+        y = torch.stack([1 - target, target], dim=-1).flatten(0, -2) if soft else (target > 0).flatten().long()
+        return fit_temperature(z, y)
     if output.ndim > 2:
         output, target = output.movedim(1, -1).flatten(0, -2), target.flatten()
         step = -(-len(target) // _MOST_PIXELS)

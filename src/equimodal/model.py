@@ -194,8 +194,14 @@ class MultimodalModel(nn.Module):
         return feature
 
     def fuse(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tree:
-        """The fusion's output for these features."""
-        return self.fusion(features, present)
+        """The fusion's output for these features, if the head can read it.
+
+        Raises:
+            ModelError: the head starts with a linear layer, and the fusion returns a map or tokens.
+        """
+        fused: Tree = self.fusion(features, present)
+        check_pooled(self.head, fused)
+        return fused
 
     def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:
         """The fused output (B, C, ...). A modality missing from ``inputs`` counts as absent for every sample."""
@@ -208,6 +214,45 @@ class MultimodalModel(nn.Module):
                 raise one_sample_error("inputs", "the fusion or head") from error
             raise
         return output
+
+
+def check_pooled(head: nn.Module, fused: Tree) -> None:
+    """Refuse a map or tokens before a linear layer, of which torch would only say that two matrices do not fit.
+
+    Raises:
+        ModelError: the head starts with ``nn.Linear``, which reads one vector per sample.
+    """
+    if isinstance(fused, Tensor) and fused.ndim == 2:
+        return
+    first = next((m for m in head.modules() if not isinstance(m, (nn.Sequential, nn.Dropout, nn.LayerNorm))), None)
+    if not isinstance(first, nn.Linear) or (isinstance(fused, Tensor) and fused.shape[-1] == first.in_features):
+        return
+    found = f"a tensor {tuple(fused.shape)}" if isinstance(fused, Tensor) else type(fused).__name__
+    raise ModelError(
+        f"`head`: expected one that reads what the fusion returns, {found}. Found a linear layer, which reads one "
+        "vector per sample. Pool the features: equimodal.features.on_rows(head, dense=False) puts the mean over tokens "
+        "or positions before it, affine_head(d, outputs) is such a head; a segmentation takes dense=True."
+    )
+
+
+def check_parts(model: Multimodal) -> None:
+    """Each modality has a feature size, and a parameter belongs to one encoder at most.
+
+    Raises:
+        ModelError: a method would fail later, or treat a shared parameter once per modality.
+    """
+    if set(model.feature_sizes) != set(model.modalities):
+        raise ModelError(
+            f"`feature_sizes`: expected one per modality {list(model.modalities)}. Found {sorted(model.feature_sizes)}."
+        )
+    owner: dict[int, str] = {}
+    for m in model.modalities:
+        for p in model.parameters_of(m):
+            if owner.setdefault(id(p), m) != m:
+                raise ModelError(
+                    f"`parameters_of({m!r})`: expected parameters of its own. Found one that is {owner[id(p)]!r}'s "
+                    "too. Leave shared parameters out of both."
+                )
 
 
 def encode_rows(encoder: nn.Module, inputs: Tree, rows: Tensor | None) -> Tree:

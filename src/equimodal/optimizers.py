@@ -30,6 +30,16 @@ def is_scale_invariant(optimizer: Optimizer) -> bool:
     return any(_NORMALISING & set(group) for group in optimizer.param_groups)
 
 
+def cancels_scale(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether an optimizer that has some of ``parameters`` is scale-invariant."""
+    found = [is_scale_invariant(optimizer) for optimizer in optimizers]
+    if all(found) or not any(found):
+        return any(found)
+    scale_invariant = [o for o, invariant in zip(optimizers, found, strict=True) if invariant]
+    held = {id(p) for o in scale_invariant for group in o.param_groups for p in group["params"]}
+    return any(id(p) in held for p in parameters)
+
+
 def is_schedule_free(optimizer: Optimizer) -> bool:
     """Whether the optimizer keeps a training point and an averaged one, with ``train()`` and ``eval()`` to switch.
 

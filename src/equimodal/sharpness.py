@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from equimodal.arguments import check_number
 from equimodal.errors import MethodError
 from equimodal.sharding import local, total_norm
 
@@ -53,12 +54,9 @@ class Sharpness(nn.Module):
         super().__init__()
         if mode not in ("full", "every_k", "momentum", None):
             raise MethodError(f"`mode`: expected 'full', 'every_k', 'momentum' or None. Found {mode!r}.")
-        if not radius > 0:
-            raise MethodError(f"`radius`: expected a number > 0. Found {radius}. Switch off with mode=None.")
-        if not 0 <= ratio <= 1:
-            raise MethodError(f"`ratio`: expected a number in [0, 1]. Found {ratio}.")
-        if every < 1:
-            raise MethodError(f"`every`: expected an integer >= 1. Found {every}.")
+        check_number("radius", radius, above=0)
+        check_number("ratio", ratio, at_least=0, at_most=1)
+        check_number("every", every, at_least=1, whole=True)
         self.mode, self.radius, self.ratio, self.every = mode, radius, ratio, every
         self._steps: dict[str, int] = {}
         self._stored: dict[str, list[Tensor | None]] = {}

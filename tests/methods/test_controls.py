@@ -189,9 +189,9 @@ def test_pretrain_finetune_can_freeze_the_encoders() -> None:
 def test_both_parts_of_pretrain_finetune_get_an_epoch(share: float, epochs: int) -> None:
     method = make_method("PretrainFinetune", 2, pretrain=share)
     assert isinstance(method, PretrainFinetune)
-    parts = []
+    parts, engine = [], sgd(method)
     for epoch in range(epochs):
-        method.on_train_epoch_start(EpochContext(epoch, epochs))
+        method.on_train_epoch_start(EpochContext(epoch, epochs, engine=engine))
         parts.append(method.pretraining)
     assert parts[0] is True
     assert parts[-1] is False

@@ -192,10 +192,11 @@ def target_tensor(labels: Array, goal: TargetCard, used: Used) -> Tensor:
     if goal.task == "classification":
         return torch.from_numpy(labels)
     if goal.task == "multilabel":
-        if labels.shape != (len(labels), len(goal.classes)) or labels.dtype.kind not in "biu" or labels.max() > 1:
+        counted = labels.shape == (len(labels), len(goal.classes)) and labels.dtype.kind in "biu"
+        if not counted or labels.min() < 0 or labels.max() > 1:
             raise DataError(
                 f"{used.where(goal.column)}: expected 0 or 1 per sample and label, shape (N, {len(goal.classes)}). "
-                f"Found {labels.dtype} {labels.shape}, largest {labels.max()}."
+                f"Found {labels.dtype} {labels.shape}, from {labels.min()} to {labels.max()}."
             )
         return torch.from_numpy(np.array(labels, dtype=np.uint8))
     if labels.dtype.kind not in ("biuf" if goal.task == "regression" else "biu"):

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,13 @@ from equimodal.data._missing import Missing
 from equimodal.errors import DataError, StorageError, missing_extra
 
 Array = npt.NDArray[Any]
+TaskKind = Literal["classification", "multilabel", "regression", "segmentation"]
 _KINDS = {1: "vector", 2: "sequence", 3: "image"}
+_TARGETS = {
+    "multilabel": ("biu", (2,), "whole numbers 0 and 1 of shape (N, L)"),
+    "regression": ("biuf", (1, 2), "numbers of shape (N,) or (N, D)"),
+    "segmentation": ("biu", (3, 4), "whole numbers of shape (N, H, W) or (N, D, H, W)"),
+}
 _STANDARDISE = {"vector": "per-feature", "sequence": "per-feature", "image": "per-channel", "tokens": "none"}
 
 
@@ -27,6 +33,7 @@ def from_arrays(
     split: npt.ArrayLike,
     *,
     name: str = "arrays",
+    task: TaskKind = "classification",
     present: Mapping[str, npt.ArrayLike] | None = None,
     groups: Mapping[str, npt.ArrayLike] | None = None,
     overlapping: bool = False,
@@ -47,8 +54,9 @@ def from_arrays(
         ('sequence', ('0', '1'))
     """
     arrays, card = _describe_arrays(
-        inputs, target, split, name, present, groups, overlapping, kinds, units, standardise, classes, validation, {}
-    )
+        inputs, target, split, name, task, present, groups, overlapping, kinds, units, standardise, classes,
+        validation, {},
+    )  # fmt: skip
     return build(arrays, parse_card(card, "generated card"), origin=name, missing=missing)
 
 
@@ -58,6 +66,7 @@ def write_bundle(
     inputs: Mapping[str, npt.ArrayLike],
     target: npt.ArrayLike,
     split: npt.ArrayLike,
+    task: TaskKind = "classification",
     present: Mapping[str, npt.ArrayLike] | None = None,
     groups: Mapping[str, npt.ArrayLike] | None = None,
     overlapping: bool = False,
@@ -76,16 +85,19 @@ def write_bundle(
     Args:
         path: ``NAME.npz``, or a folder for .npy files, which are memory-mapped when loaded (large data).
         inputs: modality -> (N, ...) numbers: (N, F) a vector, (N, T, F) a sequence, (N, C, H, W) an image.
-        target: (N,) class of each sample: whole numbers from 0, or any names.
+        target: what ``task`` says; by default (N,), the class of each sample: whole numbers from 0, or any names.
         split: (N,) ``"train"``, ``"validation"``, ``"test"``, or 0, 1, 2; other values are in no part.
-        present: modality -> (N,) booleans; the content of absent rows is never looked at.
+        task: ``"classification"``; ``"multilabel"``, targets (N, L) of 0 and 1; ``"regression"``, numbers (N,) or
+            (N, D); or ``"segmentation"``, a class for each pixel, (N, H, W) or (N, D, H, W) whole numbers from 0.
+        present: modality -> (N,) booleans, or 0 and 1; the content of absent rows is never looked at.
         groups: name -> (N,) values that must not be in two parts (speaker, patient ...); this is checked.
         overlapping: the groups do occur in several parts, which is then printed with every number.
         kinds: modality -> kind, where the number of axes does not say it (``"tokens"``).
         units: modality -> units.
         standardise: modality -> ``"none"``, ``"global"``, ``"per-feature"`` or ``"per-channel"``; by default per
             channel for images, per feature otherwise.
-        classes: class names in the order of the labels; otherwise the sorted values of ``target``.
+        classes: names of the classes, or of the L labels, in order; otherwise the sorted values of ``target``, or
+            numbers. A regression has none.
         validation: when ``split`` has no validation part, how to carve it from the training part on loading:
             ``{"carve": 0.2, "seed": 0, "by": "class"}``, or ``by`` the name of a group.
         provenance: ``description``, ``version``, ``source``, ``licence``, ``citation`` for the card.
@@ -116,8 +128,8 @@ def write_bundle(
     if folder and path.exists() and not (path / "card.yaml").is_file():
         raise DataError(f"`path`: expected a new folder or one with a bundle (card.yaml). Found {path}.")
     arrays, card = _describe_arrays(
-        inputs, target, split, path.stem, present, groups, overlapping, kinds, units, standardise, classes, validation,
-        dict(provenance or {}),
+        inputs, target, split, path.stem, task, present, groups, overlapping, kinds, units, standardise, classes,
+        validation, dict(provenance or {}),
     )  # fmt: skip
     build(arrays, parse_card(card, f"card for {path.name}"), origin=str(path), mapped=True)
     text = yaml_of(card)
@@ -183,6 +195,7 @@ def _describe_arrays(
     target: npt.ArrayLike,
     split: npt.ArrayLike,
     name: str,
+    task: str,
     present: Mapping[str, npt.ArrayLike] | None,
     groups: Mapping[str, npt.ArrayLike] | None,
     overlapping: bool,
@@ -218,12 +231,12 @@ def _describe_arrays(
         }
         if units and key in units:
             modalities[key]["units"] = units[key]
-    arrays["target"], names = _classes(target, classes)
+    arrays["target"], goal = _goal(target, task, classes)
     arrays["split"], protocol = _split(split, validation)
     card: dict[str, Any] = {"format": FORMAT, "name": name, **provenance, "modalities": modalities}
-    card["targets"] = {"target": {"array": "target", "task": "classification", "classes": names}}
+    card["targets"] = {"target": {"array": "target", "task": task, **goal}}
     if present:
-        arrays |= {f"present_{k}": np.asarray(v).astype(bool) for k, v in present.items()}
+        arrays |= {f"present_{k}": _flags(v, f"present[{k!r}]") for k, v in present.items()}
         card["present"] = {k: f"present_{k}" for k in present}
     if groups:
         arrays |= {f"group_{k}": _names(v, f"groups[{k!r}]") for k, v in groups.items()}
@@ -249,6 +262,36 @@ def _names(value: npt.ArrayLike, name: str) -> Array:
     if array.dtype.kind not in "biuU" or array.ndim != 1:
         raise DataError(f"`{name}`: expected one name or whole number per sample. Found {array.dtype} {array.shape}.")
     return array
+
+
+def _flags(value: npt.ArrayLike, name: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        shown = list(dict.fromkeys(array.ravel().tolist()))[:6]
+        raise DataError(f"`{name}`: expected booleans, or 0 (absent) and 1 (present). Found {array.dtype} {shown}.")
+    return array.astype(bool)
+
+
+def _goal(target: npt.ArrayLike, task: str, classes: Sequence[str] | None) -> tuple[Array, dict[str, Any]]:
+    """The targets, and what the card says of them."""
+    if task not in get_args(TaskKind):
+        raise DataError(f"`task`: expected one of {', '.join(get_args(TaskKind))}. Found {task!r}.")
+    if task == "classification":
+        labels, names = _classes(target, classes)
+        return labels, {"classes": names}
+    array = np.asarray(target)
+    kinds, axes, expected = _TARGETS[task]
+    if array.dtype.kind not in kinds or array.ndim not in axes:
+        raise DataError(f"`target`: expected {expected} for a {task} task. Found {array.dtype} {array.shape}.")
+    if task == "regression":
+        if classes is not None:
+            raise DataError(f"`classes`: expected None for a regression, whose targets are numbers. Found {classes}.")
+        return array, {}
+    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    if task == "multilabel" and (low < 0 or high > 1):
+        raise DataError(f"`target`: expected {expected} for a {task} task. Found numbers from {low} to {high}.")
+    count = array.shape[1] if task == "multilabel" else max(high + 1, 2)
+    return array, {"classes": [str(c) for c in (range(count) if classes is None else classes)]}
 
 
 def _classes(target: npt.ArrayLike, classes: Sequence[str] | None) -> tuple[Array, list[str]]:

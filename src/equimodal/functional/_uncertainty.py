@@ -179,7 +179,7 @@ def fit_temperature(
 
     Args:
         logits: (N, C) of held-out samples.
-        target: (N,) class indices.
+        target: (N,) class indices, or (N, C) class probabilities in floating point.
         bounds: smallest and largest temperature.
         iterations: upper bound of Newton steps.
 
@@ -192,13 +192,14 @@ def fit_temperature(
         1.82
     """
     z = logits.detach().double()
-    if z.ndim != 2 or target.shape != z.shape[:1] or z.shape[0] == 0:
+    soft = target.is_floating_point() and target.shape == z.shape
+    if z.ndim != 2 or not (soft or target.shape == z.shape[:1]) or z.shape[0] == 0:
         raise MethodError(
-            "`logits`: expected (N, C) with N >= 1 and `target` (N,). "
+            "`logits`: expected (N, C) with N >= 1 and `target` (N,), or (N, C) probabilities. "
             f"Found {tuple(logits.shape)} and {tuple(target.shape)}."
         )
     z = z - z.mean(dim=1, keepdim=True)
-    true = z.gather(1, target[:, None].long())[:, 0]
+    true = (target * z).sum(1) if soft else z.gather(1, target[:, None].long())[:, 0]
     low, high = 1 / bounds[1], 1 / bounds[0]
 
     def objective(beta: Tensor) -> Tensor:

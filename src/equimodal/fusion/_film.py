@@ -28,8 +28,8 @@ class FiLM(Fusion):
     .. math:: (\gamma, \beta) = A\,[h_k]_{k \ne m} + a, \qquad u = \gamma \odot h_m + \beta
 
     Each feature (channel) of the main modality m has its own :math:`\gamma` and :math:`\beta`, computed from the pooled
-    features of all others. The result is of m's kind: a vector, tokens or a map. The bias a starts at
-    :math:`\gamma = 1, \beta = 0`.
+    features of all others. The result is of m's kind: a vector, tokens or a map; a head that reads all of them is
+    :func:`equimodal.features.affine_head`. The bias a starts at :math:`\gamma = 1, \beta = 0`.
 
     Args:
         feature_sizes: modality -> width, two or more.

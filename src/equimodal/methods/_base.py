@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch, Presence, Tree, tree_tensors
+from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
 from equimodal.engine import Descent, Engine, Phase, UpdateScale
 from equimodal.errors import BatchError, EquimodalWarning, MethodError, ModelError
 from equimodal.inference import Inference, Prediction, Rule
 from equimodal.methods._info import MASKED as MASKED
 from equimodal.methods._info import OWN_ROWS as OWN_ROWS
 from equimodal.methods._info import MethodInfo as MethodInfo
-from equimodal.model import Multimodal, is_batch_of_one, one_sample_error
+from equimodal.model import Multimodal, check_parts, is_batch_of_one, one_sample_error
 from equimodal.sharding import reshard
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task, distribution_of, mean_ratio
@@ -134,10 +134,23 @@ class Method(nn.Module):
         if sharpness is not None:
             sharpness.attach(self)
         self._warned: set[str] = set()
+        check_parts(self.multimodal)
         self.inference = Inference(
             self.modalities, inference, calibrated=calibrated, distribution=distribution_of(task)
-        )
+        ).to(next(self.parameters()).device)
         self.unimodal = unimodal_outputs(unimodal, model, task)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An inference rule that does not fit the task would give wrong predictions without a word."""
+        if name == "inference" and isinstance(value, Inference):
+            wanted = distribution_of(self.task)
+            if value.distribution != wanted or set(value.modalities) != set(self.modalities):
+                raise MethodError(
+                    f"`inference`: expected one for the modalities {list(self.modalities)} and outputs of the kind "
+                    f"{wanted!r}. Found {list(value.modalities)} and {value.distribution!r}. Make it with "
+                    f"Inference(method.modalities, rule, distribution={wanted!r})."
+                )
+        super().__setattr__(name, value)
 
     # ---- what the model offers ---------------------------------------------------------------------------------------
 
@@ -266,11 +279,23 @@ class Method(nn.Module):
 
     def presence_of(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None) -> Presence | None:
         """Presence in which a modality that ``inputs`` leaves out counts as absent for every sample."""
+        if not isinstance(inputs, Mapping):
+            raise BatchError(
+                f"`inputs`: expected a mapping from modalities to tensors. Found {type(inputs).__name__}. Of a Batch "
+                "give batch.inputs and batch.present."
+            )
         unknown = sorted(set(inputs) - set(self.modalities))
         if unknown or not inputs:
             raise BatchError(
                 f"`inputs`: expected some of the modalities {list(self.modalities)}. Found {list(inputs)}."
             )
+        strange = sorted(set(present or ()) - set(self.modalities))
+        if strange:
+            raise BatchError(f"`present`: expected the modalities {list(self.modalities)}. Found unknown {strange}.")
+        sizes = {f"inputs[{m!r}]": batch_size_of(x, f"inputs[{m!r}]") for m, x in inputs.items()}
+        sizes |= {f"present[{m!r}]": len(mask) for m, mask in (present or {}).items()}
+        if len(set(sizes.values())) > 1:
+            raise BatchError(f"`inputs`, `present`: expected equally many samples in each. Found {sizes}.")
         left_out = [m for m in self.modalities if m not in inputs]
         if not left_out:
             return Presence.of(present, self.modalities)
@@ -356,12 +381,6 @@ def record_score(report: StepReport, modality: str, descent: Descent) -> None:
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """Those that require gradients."""
     return [p for p in parameters if p.requires_grad]
-
-
-def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    """Raise unless ``value`` is among ``allowed``."""
-    if value not in allowed:
-        raise MethodError(f"`{name}`: expected one of {', '.join(map(repr, allowed))}. Found {value!r}.")
 
 
 def warn_once(method: Method, message: str, category: type[EquimodalWarning], stacklevel: int = 3) -> None:

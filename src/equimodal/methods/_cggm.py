@@ -9,18 +9,19 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from equimodal.arguments import check_number, one_of
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
-from equimodal.errors import MethodError, ModelError, OptimizerWarning
+from equimodal.errors import ModelError, OptimizerWarning
 from equimodal.features import Width, single_width
 from equimodal.functional import balance_terms, direction_loss
 from equimodal.inference import Rule
-from equimodal.methods._base import ALL_TASKS, Method, MethodInfo, StepReport, one_of, warn_if_frozen, warn_once
+from equimodal.methods._base import ALL_TASKS, Method, MethodInfo, StepReport, warn_if_frozen, warn_once
 from equimodal.methods._cggm_direction import Direction, Seen, column_blocks
 from equimodal.methods._heads import Heads, adapted, detached, output_layer
 from equimodal.methods._shares import LossShares, own_rows
 from equimodal.operators import input_width, recorded_inputs
-from equimodal.optimizers import is_scale_invariant
+from equimodal.optimizers import cancels_scale
 from equimodal.processes import is_distributed
 from equimodal.sharding import local
 from equimodal.sharpness import Sharpness
@@ -187,18 +188,14 @@ class CGGM(Method):
         one_of("direction_scope", direction_scope, ("batch", "part"))
         one_of("apply_to", apply_to, ("auto", "gradient", "update"))
         one_of("variant", variant, ("paper", "released"))
-        for name, value, good in (
-            ("rho", rho, rho > 0),
-            ("direction_weight", direction_weight, direction_weight >= 0),
-            ("window", window, window >= 1),
-            ("momentum", momentum, 0 <= momentum < 1),
-            ("floor", floor, floor > 0),
-            ("maximum", maximum, maximum > 0),
-            ("threshold", threshold, threshold >= 0),
-            ("classifier_lr_ratio", classifier_lr_ratio, classifier_lr_ratio > 0),
-        ):
-            if not good:
-                raise MethodError(f"`{name}`: out of range. Found {value}.")
+        check_number("rho", rho, above=0)
+        check_number("floor", floor, above=0)
+        check_number("maximum", maximum, above=0)
+        check_number("threshold", threshold, at_least=0)
+        check_number("direction_weight", direction_weight, at_least=0)
+        check_number("classifier_lr_ratio", classifier_lr_ratio, above=0)
+        check_number("window", window, at_least=1, whole=True)
+        check_number("momentum", momentum, at_least=0, below=1)
         released = variant == "released"
         self.rho, self.direction_weight, self.magnitude = rho, direction_weight, magnitude
         self.direction = "penultimate" if released else direction
@@ -221,11 +218,12 @@ class CGGM(Method):
                         f"Found {input_width(layer)}. Use direction='block' or None, or that width."
                     )
         count = len(self.modalities)
-        table = (count, task.score_size)
+        table, device = (count, task.score_size), last.weight.device
+        dtype = torch.promote_types(last.weight.dtype, torch.float32)
         for name in ("score_average", "numerators", "denominators"):
-            self.register_buffer(name, torch.zeros(table))
-        self.register_buffer("seen", torch.zeros(table, dtype=torch.bool))
-        self.register_buffer("balance", torch.full((count,), (count - 1) / count))
+            self.register_buffer(name, torch.zeros(table, dtype=dtype, device=device))
+        self.register_buffer("seen", torch.zeros(table, dtype=torch.bool, device=device))
+        self.register_buffer("balance", torch.full((count,), (count - 1) / count, dtype=dtype, device=device))
         if released:
             self.register_buffer("turn", torch.zeros_like(last.weight))
         self._batches, self._windows = 0, 0
@@ -333,9 +331,9 @@ class CGGM(Method):
             return ()
         report.coefficients["scale"] = dict(zip(self.modalities, scale.unbind(), strict=True))
         scales = []
-        cancelled = any(is_scale_invariant(o) for o in engine.optimizers)
-        to_update = cancelled if self.apply_to == "auto" else self.apply_to == "update"
-        if cancelled and self.apply_to == "gradient":
+        of = {m: [p for p in self.multimodal.parameters_of(m) if p.grad is not None] for m in self.modalities}
+        cancelled = {m: cancels_scale(engine.optimizers, parameters) for m, parameters in of.items()}
+        if any(cancelled.values()) and self.apply_to == "gradient":
             warn_once(
                 self,
                 "apply_to='gradient': an Adam-type optimizer divides by the size of the gradient and so cancels CGGM's "
@@ -343,8 +341,8 @@ class CGGM(Method):
                 OptimizerWarning,
             )
         for m, factor in zip(self.modalities, scale.unbind(), strict=True):
-            parameters = [p for p in self.multimodal.parameters_of(m) if p.grad is not None]
-            if to_update:
+            parameters = of[m]
+            if cancelled[m] if self.apply_to == "auto" else self.apply_to == "update":
                 scales.append(UpdateScale(parameters, factor))
             elif parameters:
                 gradients = [local(p.grad) for p in parameters if p.grad is not None]

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from equimodal.arguments import check_number, one_of
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
 from equimodal.errors import MethodError, ScheduleWarning, UnsupportedError
@@ -20,20 +21,19 @@ from equimodal.methods._base import (
     MethodInfo,
     StepReport,
     evaluating,
-    one_of,
     record_score,
     trainable,
     warn_if_frozen,
     warn_once,
 )
 from equimodal.methods._flat import FlatBank, Key, branch_layers, corresponding
-from equimodal.methods._heads import Heads, branch_phase, published_head
+from equimodal.methods._heads import Heads, branch_phase, like_model, published_head
 from equimodal.methods._mie_released import ENGINE, released_loss
 from equimodal.methods._mixup import check_mixable, mixup
 from equimodal.methods._shares import LossShares
-from equimodal.methods._stages import Stages
+from equimodal.methods._stages import Stages, reset_optimizer
 from equimodal.operators import layer_inputs, project_gradient, recorded_inputs
-from equimodal.processes import is_distributed
+from equimodal.processes import all_sum, is_distributed
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
 
@@ -179,15 +179,12 @@ class MIE(Method):
         calibrated: bool = False,
     ) -> None:
         one_of("sam", sam, ("full", "every_k", "momentum", None))
-        for name, value, good in (
-            ("radius", radius, radius > 0),
-            ("flat_ratio", flat_ratio, 0 <= flat_ratio <= 1),
-            ("sam_every", sam_every, sam_every >= 1),
-            ("temperature", temperature, temperature >= 0),
-            ("mixup_alpha", mixup_alpha, mixup_alpha >= 0),
-        ):
-            if not good:
-                raise MethodError(f"`{name}`: out of range. Found {value}.")
+        check_number("radius", radius, above=0)
+        check_number("flat_ratio", flat_ratio, at_least=0, at_most=1)
+        check_number("sam_every", sam_every, at_least=1, whole=True)
+        check_number("temperature", temperature, at_least=0)
+        check_number("mixup_alpha", mixup_alpha, at_least=0)
+        check_number("seed", seed, whole=True)
         released = variant == "released"
         sharpness = Sharpness(sam, radius=radius, ratio=flat_ratio, every=sam_every) if sam and not released else None
         if inference == "fused":
@@ -206,6 +203,7 @@ class MIE(Method):
         self.heads = Heads(self.multimodal, heads, lambda width: published_head(width, task))
         self._layers = corresponding({m: branch_layers(self.model, m, self.heads[m], layers) for m in self.modalities})
         self.flat = FlatBank(self._layers)
+        like_model(self.flat, self.multimodal)
         self._plasticity: dict[str, Tensor] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self._active: str | None = None  # None: every modality
@@ -339,7 +337,6 @@ class MIE(Method):
             self._refresh(context)
 
     def _refresh(self, context: EpochContext) -> None:
-        all_sum = dict if context.engine is None else context.engine.all_sum
         self._plasticity = self.flat.refresh(self.temperature, all_sum, self.sources)
         self._refreshed = True
 
@@ -355,8 +352,7 @@ class MIE(Method):
         if self.projection:
             self._collect(previous, context)
             self._refresh(context)
-        if context.engine is not None:
-            context.engine.reset_optimizer(self.parameters())
+        reset_optimizer(self, context)
 
     @torch.no_grad()
     def _collect(self, modality: str, context: EpochContext) -> None:

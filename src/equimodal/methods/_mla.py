@@ -8,9 +8,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from equimodal.arguments import check_number, one_of
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
-from equimodal.errors import MethodError, ModelError, ScheduleWarning, UnsupportedError
+from equimodal.errors import ModelError, ScheduleWarning, UnsupportedError
 from equimodal.functional import fuse, product_weights, uncentred_covariance_sum
 from equimodal.inference import Prediction, Rule
 from equimodal.methods._base import (
@@ -19,7 +20,6 @@ from equimodal.methods._base import (
     Method,
     MethodInfo,
     StepReport,
-    one_of,
     record_score,
     warn_if_frozen,
     warn_once,
@@ -35,6 +35,7 @@ from equimodal.operators import (
     projectable_layers,
     recorded_inputs,
 )
+from equimodal.processes import all_sum
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task, distribution_of
 
@@ -186,10 +187,9 @@ class MLA(Method):
                 f"`variant`: the released code of MLA weighs class predictions only. Found the task {task.name!r}. "
                 "Use variant='paper'."
             )
-        if not 0 < alpha < 1:
-            raise MethodError(f"`alpha`: expected a number in (0, 1). Found {alpha}.")
-        if not temperature >= 0:
-            raise MethodError(f"`temperature`: expected a number >= 0. Found {temperature}.")
+        check_number("alpha", alpha, above=0, below=1)
+        check_number("temperature", temperature, at_least=0)
+        check_number("seed", seed, whole=True)
         widths = dict(self.multimodal.feature_sizes)
         if len(set(widths.values())) != 1:
             raise ModelError(
@@ -214,6 +214,9 @@ class MLA(Method):
         keyed = corresponding({m: {"head": self._layers} for m in self.modalities})
         self._keys = list(keyed[self.modalities[0]])
         self.flat = FlatBank(keyed) if self.projector == "flat" else None
+        for bank in (self.projectors, self.flat):
+            if bank is not None:
+                like_model(bank, self.multimodal)
         self._flat_plasticity: dict[str, Tensor] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self._batch, self._batches = 0, None if alpha_schedule == "epoch" else 1
@@ -330,7 +333,6 @@ class MLA(Method):
         """Flat projectors of each modality are made from the covariances of all the others."""
         if self.flat is None:
             return
-        all_sum = dict if context.engine is None else context.engine.all_sum
         self._flat_plasticity = self.flat.refresh(self.temperature, all_sum)
         for modality in self.modalities:
             self.flat.reset(modality)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equimodal.arguments import check_number
 from equimodal.batch import Batch, Tree, tree_map
-from equimodal.errors import MethodError
 from equimodal.functional._shapes import line_up
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, MASKED, MethodInfo
@@ -82,8 +82,8 @@ class ModalityDropout(Joint):
         calibrated: bool = False,
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
-        if not 0 <= probability < 1:
-            raise MethodError(f"`probability`: expected a number in [0, 1). Found {probability}.")
+        check_number("probability", probability, at_least=0, below=1)
+        check_number("seed", seed, whole=True)
         self.probability = probability
         self._generator = torch.Generator().manual_seed(seed)
         self._kept: list[Tensor] = []

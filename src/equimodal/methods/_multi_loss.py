@@ -8,9 +8,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from equimodal.arguments import check_number
 from equimodal.batch import Batch
 from equimodal.engine import Objective, Phase
-from equimodal.errors import MethodError
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods._heads import linear_heads
@@ -77,8 +77,7 @@ class MultiLoss(Joint):
         calibrated: bool = False,
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
-        if not weight >= 0:
-            raise MethodError(f"`weight`: expected a number >= 0. Found {weight}.")
+        check_number("weight", weight, at_least=0)
         self.weight = weight
         self.heads = linear_heads(self.multimodal, task, heads)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from equimodal.arguments import check_number
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Phase, UpdateScale
 from equimodal.errors import MethodError
@@ -16,6 +17,7 @@ from equimodal.methods._base import ALL_TASKS, MASKED, EpochContext, MethodInfo,
 from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
 from equimodal.methods._joint import Joint
 from equimodal.methods._shares import LossShares
+from equimodal.methods._stages import reset_optimizer
 from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task, distribution_of
 
@@ -84,8 +86,7 @@ class PretrainFinetune(Joint):
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         self.heads = linear_heads(self.multimodal, task, heads)
-        if not 0 < pretrain < 1:
-            raise MethodError(f"`pretrain`: expected a share in (0, 1). Found {pretrain}.")
+        check_number("pretrain", pretrain, above=0, below=1)
         self.pretrain = pretrain
         self.freeze = freeze
         self.pretraining: bool | None = None
@@ -104,8 +105,8 @@ class PretrainFinetune(Joint):
             raise MethodError("`context.epochs`: PretrainFinetune needs the number of epochs. Found None.")
         before = self.pretraining
         self.pretraining = context.epoch < max(1, min(round(self.pretrain * context.epochs), context.epochs - 1))
-        if before and not self.pretraining and context.engine is not None:
-            context.engine.reset_optimizer(self.parameters())
+        if before and not self.pretraining:
+            reset_optimizer(self, context)
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality, later one joint."""

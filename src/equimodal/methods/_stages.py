@@ -7,7 +7,20 @@ from typing import Any
 
 from torch import Tensor
 
-from equimodal.errors import MethodError
+from equimodal.errors import MethodError, ScheduleWarning
+from equimodal.methods._base import EpochContext, Method, warn_once
+
+
+def reset_optimizer(method: Method, context: EpochContext) -> None:
+    """Forget the optimizer's state of all parameters at a change of stage; warn where nobody can."""
+    if context.engine is not None:
+        context.engine.reset_optimizer(method.parameters())
+        return
+    message = (
+        f"{type(method).__name__} starts a stage with a fresh optimizer. Found no engine to ask, so the momenta of the "
+        "last stage remain. Give EpochContext(epoch, engine=engine)."
+    )
+    warn_once(method, message, ScheduleWarning)
 
 
 class Stages:
@@ -18,8 +31,8 @@ class Stages:
     """
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        if not lengths or any(n < 1 for n in lengths):
-            raise MethodError(f"`stage_epochs`: expected positive integers. Found {lengths}.")
+        if not isinstance(lengths, Sequence) or not lengths or any(not isinstance(n, int) or n < 1 for n in lengths):
+            raise MethodError(f"`stage_epochs`: expected positive integers, such as (25, 50). Found {lengths}.")
         self.lengths = tuple(lengths)
         self.current = -1
         self.best: float | None = None

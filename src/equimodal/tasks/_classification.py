@@ -13,12 +13,15 @@ from equimodal.functional import softmax_cross_entropy_residual
 from equimodal.tasks._protocol import (
     Distribution,
     at_least_float32,
+    check_output,
     counting_dtype,
     positive_integer,
     positive_weights,
     refuse_entries,
     score,
 )
+
+_ROUNDING = 0.02  # passes probabilities of bfloat16, and those rounded to two digits
 
 
 class Classification(nn.Module):
@@ -29,10 +32,16 @@ class Classification(nn.Module):
         class_weight: C positive numbers, or ``None``; as in ``torch.nn.functional.cross_entropy``.
         label_smoothing: in [0, 1).
 
-    Targets are class indices (B,), or class probabilities (B, C) as mixup produces them.
+    Targets are class indices (B,), integers of any type, or soft targets (B, C), floating-point class probabilities q
+    as mixup, distillation or several annotators give them. The loss is then :math:`-\sum_c q_c \log p_c`, which
+    temperatures are fitted by too; the score and the metrics count the class with the largest q as the true one.
+
+    :meth:`check_target` refuses integers outside 0..C-1, and rows of numbers outside [0, 1] or whose sum is further
+    than 0.02 from 1 (several labels at once are :class:`MultiLabel`). Methods call it on every batch in host memory.
 
     Raises:
         TargetError: an argument is out of range, or (in :meth:`check_target`) a label is.
+        ModelError: (in :meth:`loss`, :meth:`residual` and :meth:`score`) an output that is not (B, C).
 
     Example:
         >>> import torch
@@ -72,6 +81,7 @@ class Classification(nn.Module):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy, averaged as ``torch.nn.functional.cross_entropy`` does."""
+        check_output(output, self)
         weight = None if self.class_weight is None else self.class_weight.to(output.dtype)
         target = target if target.is_floating_point() else target.long()
         return nn.functional.cross_entropy(output, target, weight=weight, label_smoothing=self.label_smoothing)
@@ -94,6 +104,7 @@ class Classification(nn.Module):
 
         Class weights, label smoothing and soft targets are included exactly.
         """
+        check_output(output, self)
         return softmax_cross_entropy_residual(output, self._target_weights(output, target))
 
     def _target_weights(self, output: Tensor, target: Tensor) -> Tensor:
@@ -112,8 +123,8 @@ class Classification(nn.Module):
 
     def score_terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Number of correct samples and of samples, each (1,)."""
-        label = target.argmax(dim=1) if target.is_floating_point() else target
-        correct = (output.argmax(dim=1) == label).sum(dtype=torch.float32).reshape(1)
+        check_output(output, self)
+        correct = (output.argmax(dim=1) == _labels(target)).sum(dtype=torch.float32).reshape(1)
         return correct, torch.full_like(correct, output.shape[0])
 
     def score(self, output: Tensor, target: Tensor) -> Tensor:
@@ -125,7 +136,7 @@ class Classification(nn.Module):
         return torch.softmax(at_least_float32(output), dim=1)
 
     def check_target(self, target: Tensor | None) -> None:
-        """Raise unless ``target`` is (B,) integers in [0, C) or (B, C) probabilities; synchronises on a CUDA device."""
+        """Raise unless ``target`` is (B,) integers in [0, C) or (B, C) rows of probabilities; synchronises on CUDA."""
         expected = f"class indices (B,) in 0..{self.num_classes - 1} or probabilities (B, {self.num_classes})"
         if target is None:
             raise TargetError(f"`target`: expected {expected}. Found None.")
@@ -137,6 +148,13 @@ class Classification(nn.Module):
                 )
             bad = ~((target >= 0) & (target <= 1))  # also where NaN
             refuse_entries(target, bad, expected)
+            total = target.sum(dim=1, dtype=counting_dtype(target.device))
+            refuse_entries(
+                total,
+                (total - 1).abs() > _ROUNDING,
+                f"probabilities (B, {self.num_classes}) with rows that sum to 1",
+                "Divide each row by its sum; several labels per sample are the task MultiLabel.",
+            )
             return
         if target.ndim != 1 or target.dtype == torch.bool:
             raise TargetError(f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}.")
@@ -144,16 +162,21 @@ class Classification(nn.Module):
         refuse_entries(target, outside, expected, "Check the labels or `num_classes`.")
 
     def metrics(self) -> Any:
-        """Accuracy, macro-averaged F1 and mean average precision over the classes."""
+        """Accuracy, macro-averaged F1 and mean average precision over the classes; of soft targets their argmax."""
         try:
             from torchmetrics import MetricCollection
             from torchmetrics.classification import MulticlassAccuracy, MulticlassAveragePrecision, MulticlassF1Score
+            from torchmetrics.wrappers import LambdaInputTransformer
         except ImportError as error:
             raise missing_extra("torchmetrics", "cli", "`Classification.metrics`") from error
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(self.num_classes, average="micro"),
-                "macro_f1": MulticlassF1Score(self.num_classes, average="macro"),
-                "mean_average_precision": MulticlassAveragePrecision(self.num_classes, average="macro"),
-            }
-        )
+        metrics = {
+            "accuracy": MulticlassAccuracy(self.num_classes, average="micro"),
+            "macro_f1": MulticlassF1Score(self.num_classes, average="macro"),
+            "mean_average_precision": MulticlassAveragePrecision(self.num_classes, average="macro"),
+        }
+        return MetricCollection({n: LambdaInputTransformer(m, transform_target=_labels) for n, m in metrics.items()})
+
+
+def _labels(target: Tensor) -> Tensor:
+    """(B,) classes; of soft targets the most probable ones."""
+    return target.argmax(dim=1) if target.is_floating_point() else target

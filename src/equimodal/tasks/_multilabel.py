@@ -13,6 +13,7 @@ from equimodal.functional import binary_cross_entropy_residual
 from equimodal.tasks._protocol import (
     Distribution,
     at_least_float32,
+    check_output,
     positive_integer,
     positive_weights,
     refuse_entries,
@@ -30,13 +31,15 @@ class MultiLabel(nn.Module):
         num_labels: L >= 1.
         pos_weight: L positive numbers w, what a label that is there counts; ``None`` is 1.
 
-    Targets are 0 or 1, (B, L), of any numeric type; values between (as mixup produces them) are taken as probabilities.
+    Targets are 0 or 1, (B, L), of any numeric type; values between (as mixup produces them) are taken as probabilities
+    by the loss and the temperatures, and as a label that is there from 0.5 upwards by the score and the metrics.
 
     Score: :math:`2 TP / (2 TP + FP + FN)` over all labels and samples. Metrics: ``micro_f1``, ``macro_f1`` and
     ``mean_average_precision`` over the labels, and ``accuracy``, the share of right entries.
 
     Raises:
         TargetError: an argument is out of range, or (in :meth:`check_target`) a target is.
+        ModelError: (in :meth:`loss`, :meth:`residual` and :meth:`score`) an output that is not (B, L).
 
     Example:
         >>> import torch
@@ -68,7 +71,8 @@ class MultiLabel(nn.Module):
         return f"num_labels={self.num_labels}"
 
     def _like(self, output: Tensor, target: Tensor) -> Tensor:
-        if output.shape != target.shape or output.ndim != 2:
+        check_output(output, self)
+        if output.shape != target.shape:
             raise TargetError(
                 f"`target`: expected (B, {self.num_labels}) as the output. Found {tuple(target.shape)} for "
                 f"{tuple(output.shape)}."
@@ -117,14 +121,19 @@ class MultiLabel(nn.Module):
                 MultilabelAveragePrecision,
                 MultilabelF1Score,
             )
+            from torchmetrics.wrappers import LambdaInputTransformer
         except ImportError as error:
             raise missing_extra("torchmetrics", "cli", "`MultiLabel.metrics`") from error
         count = self.num_labels
-        return MetricCollection(
-            {
-                "micro_f1": MultilabelF1Score(count, average="micro"),
-                "macro_f1": MultilabelF1Score(count, average="macro"),
-                "accuracy": MultilabelAccuracy(count, average="micro"),
-                "mean_average_precision": MultilabelAveragePrecision(count, average="macro"),
-            }
-        )
+        metrics = {
+            "micro_f1": MultilabelF1Score(count, average="micro"),
+            "macro_f1": MultilabelF1Score(count, average="macro"),
+            "accuracy": MultilabelAccuracy(count, average="micro"),
+            "mean_average_precision": MultilabelAveragePrecision(count, average="macro"),
+        }
+        return MetricCollection({n: LambdaInputTransformer(m, transform_target=_labels) for n, m in metrics.items()})
+
+
+def _labels(target: Tensor) -> Tensor:
+    """(B, L) of 0 and 1; a probability counts as a label from 0.5 upwards."""
+    return (target >= 0.5).long()

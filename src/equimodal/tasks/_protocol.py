@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
-from equimodal.errors import TargetError
+from equimodal.errors import ModelError, TargetError
 
 Distribution = Literal["categorical", "bernoulli", "gaussian", "point"]
 """What an output says about the target: softmax over axis 1, one sigmoid per channel, means and log-variances, or a
@@ -115,6 +115,24 @@ def counting_dtype(device: torch.device) -> torch.dtype:
 def at_least_float32(output: Tensor) -> Tensor:
     """``output`` in float32, or in float64 if it is."""
     return output if output.dtype == torch.float64 else output.float()
+
+
+def check_output(output: Tensor, task: Task) -> None:
+    """Refuse an output that is not (B, C) - or (B, C, *pixels) of a dense task - with the C that the task has.
+
+    Only shapes are compared, so no device is waited for and a compiled graph stays whole.
+
+    Raises:
+        ModelError: a head of another width, or one that was given features which are not pooled.
+    """
+    if (output.ndim > 2 if task.dense else output.ndim == 2) and output.shape[1] == task.outputs:
+        return
+    pixels, dense = (", *pixels", ", dense=True") if task.dense else ("", "")
+    raise ModelError(
+        f"`head`: expected an output (B, {task.outputs}{pixels}) for {type(task).__name__}. Found "
+        f"{tuple(output.shape)}. Let the head (or each of `heads`) end with task.outputs = {task.outputs} outputs; "
+        f"equimodal.features.affine_head(d, {task.outputs}{dense}) makes one that reads features of any kind."
+    )
 
 
 def positive_integer(name: str, value: object, least: int = 1) -> int:

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from equimodal.errors import TargetError, missing_extra
 from equimodal.functional import gaussian_nll, gaussian_nll_residual
-from equimodal.tasks._protocol import Distribution, at_least_float32, positive_integer, refuse_entries, score
+from equimodal.tasks._protocol import (
+    Distribution,
+    at_least_float32,
+    check_output,
+    positive_integer,
+    refuse_entries,
+    score,
+)
 
 RegressionLoss = Literal["l1", "mse", "huber", "gaussian_nll"]
 
@@ -49,6 +56,7 @@ class Regression(nn.Module):
 
     Raises:
         TargetError: an argument is out of range, or (in :meth:`check_target`) a target is.
+        ModelError: (in :meth:`loss`, :meth:`residual` and :meth:`score`) an output that is not (B, D) or (B, 2 D).
 
     Example:
         >>> import torch
@@ -110,7 +118,8 @@ class Regression(nn.Module):
         """The target as (B, D) in the output's type."""
         target = target.to(output.dtype)
         target = target[:, None] if target.ndim == 1 else target
-        if output.ndim != 2 or output.shape[1] != self.outputs or target.shape != (len(output), self.size):
+        check_output(output, self)
+        if target.shape != (len(output), self.size):
             raise TargetError(
                 f"`target`: expected (B,) or (B, {self.size}) for an output (B, {self.outputs}). "
                 f"Found {tuple(target.shape)} for {tuple(output.shape)}."
@@ -143,7 +152,8 @@ class Regression(nn.Module):
 
     def score_terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Minus the sum of absolute errors, and the number of samples; each (D,)."""
-        error = output[:, : self.size] - self._like(output, target)
+        y = self._like(output, target)
+        error = output[:, : self.size] - y
         numerator = -at_least_float32(error).abs().sum(0)
         return numerator, torch.full_like(numerator, output.shape[0])
 

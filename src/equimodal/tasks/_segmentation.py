@@ -14,6 +14,7 @@ from equimodal.functional._shapes import line_up
 from equimodal.tasks._protocol import (
     Distribution,
     at_least_float32,
+    check_output,
     counting_dtype,
     positive_integer,
     positive_weights,
@@ -57,6 +58,7 @@ class Segmentation(nn.Module):
 
     Raises:
         TargetError: an argument is out of range, or (in :meth:`check_target`) a target is.
+        ModelError: (in :meth:`loss`, :meth:`residual` and :meth:`score`) an output that is not (B, C, *pixels).
 
     Example:
         >>> import torch
@@ -134,7 +136,8 @@ class Segmentation(nn.Module):
 
     def _split(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Labels in 0..C-1 and which pixels count (1 or 0), both (B, *pixels)."""
-        if output.ndim < 3 or output.shape[1] != self.num_classes or target.shape != (len(output), *output.shape[2:]):
+        check_output(output, self)
+        if target.shape != (len(output), *output.shape[2:]):
             raise TargetError(
                 f"`target`: expected (B, *pixels) for an output (B, {self.num_classes}, *pixels). "
                 f"Found {tuple(target.shape)} for {tuple(output.shape)}. Let the network give one output per pixel of "
