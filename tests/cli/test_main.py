@@ -116,7 +116,7 @@ def test_symbols_of_the_paper_are_in_the_help(cli: CLI) -> None:
 
 def test_markup_becomes_text() -> None:
     assert plain_text(r":math:`\rho > 0`; see :class:`~equimodal.Sharpness` and ``x`` [Foret2021]_") == (
-        "ρ > 0; see Sharpness and x Foret2021"
+        "ρ > 0; see Sharpness and 'x' Foret2021"
     )
     assert plain_text(r":math:`\alpha_0^{1 + b/B}`") == "α_0^(1 + b/B)"
 

@@ -130,10 +130,9 @@ def test_projectors_need_no_engine_in_the_context(options: dict[str, Any], monke
 
 
 def test_a_stage_without_an_engine_says_what_it_cannot_do() -> None:
-    for name, options in (
-        ("PretrainFinetune", {}),
-        ("MIE", {"sam": None, "alternate": "stage", "stage_epochs": (1, 1), "projection": False}),
-    ):
+    staged: dict[str, Any] = {"sam": None, "alternate": "stage", "stage_epochs": (1, 1), "projection": False}
+    cases: list[tuple[str, dict[str, Any]]] = [("PretrainFinetune", {}), ("MIE", staged)]
+    for name, options in cases:
         method = make_method(name, 2, **options)
         method.on_train_epoch_start(EpochContext(0, 2))
         method.training_step(make_batch(2), sgd(method))

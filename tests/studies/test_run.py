@@ -16,7 +16,7 @@ from equimodal.data import Dataset, SplitError, TestSplit
 from equimodal.errors import DataError, MethodError, NonFiniteError, UnknownNameError
 from equimodal.lightning import MethodModule
 from equimodal.studies import RunConfig, _run, build_data, fit, load_run, run
-from equimodal.studies._build import seeded
+from equimodal.studies._build import resolved_options, seeded
 from equimodal.tasks import Classification
 from tests.studies.helpers import Whole, arrays, assert_same_run, config, history, weights, without_time
 
@@ -62,6 +62,7 @@ def test_the_folder_holds_the_whole_record(tmp_path: Path) -> None:
         "config.yaml", "environment.json", "history.jsonl", "metrics.json", "weights.safetensors", "checkpoints", "logs"
     }  # fmt: skip
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    settings.options = resolved_options("MLA", settings.options)
     assert RunConfig.from_dict(yaml.safe_load((folder / "config.yaml").read_text())) == settings
     environment = json.loads((folder / "environment.json").read_text())
     data = build_data(settings.data)

@@ -10,6 +10,7 @@ from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser
 from equimodal.cli._robustness import (
+    check_curves,
     check_reference,
     curve_lines,
     curve_records,
@@ -17,14 +18,17 @@ from equimodal.cli._robustness import (
     levels_list,
     noise_list,
     number,
+    percents,
     subsets,
 )
+from equimodal.cli._shared import measured
 from equimodal.data import Missing, loader, take_away
 from equimodal.diagnostics import draw_curves, evaluate
 from equimodal.diagnostics._corruptions import NOISES
 from equimodal.diagnostics._figure import FORMATS
+from equimodal.methods import Method
 from equimodal.studies import load_run
-from equimodal.studies._records import write_json
+from equimodal.studies._records import ELSEWHERE, write_json
 
 _ABOUT = """Scores of a finished run on its test or validation data: as they are, from every subset of the modalities,
 with modalities missing, with noise. Example: equimodal evaluate runs/MLA --subsets --missing-rates 0.1,...,0.9"""
@@ -33,10 +37,12 @@ with modalities missing, with noise. Example: equimodal evaluate runs/MLA --subs
 def run(argv: Sequence[str], _: Context) -> int:
     """Evaluate and print."""
     values = _parser().parse(argv)
+    _check_used(argv, values)
     if values["figure"] and Path(values["figure"]).suffix.lower() not in FORMATS:
         raise UsageError(f"equimodal evaluate: error: --figure: expected a file {', '.join(FORMATS)}. "
                          f"Found {values['figure']!r}.")  # fmt: skip
     config, data, method = load_run(values["run_dir"])
+    check_curves(method, values)
     size = max(256, config.training.batch_size)
     split = data.test if values["split"] == "test" else data.validation
     less = values["data"]
@@ -45,18 +51,19 @@ def run(argv: Sequence[str], _: Context) -> int:
     batches = loader(split, size)
     found = evaluate(method, batches, metrics=True)
     record: dict[str, Any] = {"run": values["run_dir"], "split": values["split"], **vars(found)}
-    print(f"{type(method).__name__} on {data.name}, protocol {data.protocol.name}, {values['split']} split: "
-          f"{found.samples} samples")  # fmt: skip
-    for modality, mask in split.present.items():
-        print(f"  {modality}: absent in {int((~mask).sum())} of {len(mask)} samples")
-    print(f"  score: {number(method, found.score)}, by rule {found.rule!r}; loss {found.loss:.4f}")
-    for name, value in found.metrics.items():
-        print(f"  {name}: {value:.4f}")
-    for modality, value in found.unimodal.items():
-        print(f"  own output of {modality}: {number(method, value)}")
+    lines = [
+        f"{type(method).__name__} on {data.name}, protocol {data.protocol.name}, {values['split']} split: "
+        f"{found.samples} samples"
+    ]
+    lines += [f"  {m}: absent in {int((~mask).sum())} of {len(mask)} samples" for m, mask in split.present.items()]
+    lines.append(
+        f"  {_score_name(method)}: {number(method, found.score)}, by rule {found.rule!r}; loss {found.loss:.4f}"
+    )
+    lines += [f"  {name}: {value:.4f}" for name, value in found.metrics.items()]
+    lines += [f"  own output of {modality}: {number(method, value)}" for modality, value in found.unimodal.items()]
     if values["subsets"]:
-        lines, record["subsets"] = subsets(method, batches, values["subset_limit"])
-        print("\n".join(lines))
+        more, record["subsets"] = subsets(method, batches, values["subset_limit"])
+        lines += more
     if values["missing_rates"] or values["noise"]:
         missing, noise = curves_of(method, data, batches, values)
         against = _reference(values, data, split) if values["reference"] else ([], [])
@@ -67,11 +74,12 @@ def run(argv: Sequence[str], _: Context) -> int:
         ):
             if curves:
                 record[name] = curve_records(curves, other)
-                print("\n".join(curve_lines(title, method, curves, other)))
-        if values["figure"]:
-            print(_figure(values, method, [*missing, *noise], [*against[0], *against[1]]))
+                lines += curve_lines(title, method, curves, other)
+    print("\n".join(lines))  # when all of it is there: what is refused prints no part of a result
+    if values["figure"]:
+        print(_figure(values, method, [*missing, *noise], [*against[0], *against[1]]))
     if values["out"]:
-        print(write_json(Path(values["out"]), record))
+        print(write_json(Path(values["out"]), record, ELSEWHERE))
     return 0
 
 
@@ -98,6 +106,27 @@ def _parser() -> CommandParser:
     parser.add("--figure", str | None, None, "Draw the curves to this .png, .svg or .pdf file.")
     parser.add("--out", str | None, None, "Write the numbers to this .json file too.")
     return parser
+
+
+def _check_used(argv: Sequence[str], values: dict[str, Any]) -> None:
+    """Refuse options of curves where none is asked for."""
+    given = {argument.partition("=")[0] for argument in argv}
+    for option, needs in {
+        "--figure": ("--missing-rates", "--noise"),
+        "--reference": ("--missing-rates", "--noise"),
+        "--draws": ("--missing-rates", "--noise"),
+        "--levels": ("--noise",),
+    }.items():
+        if option in given and not any(values[n.strip("-").replace("-", "_")] for n in needs):
+            raise UsageError(
+                f"equimodal evaluate: error: {option}: expected {' or '.join(needs)} beside it, without which it "
+                "changes nothing. Add that, or leave it out."
+            )
+
+
+def _score_name(method: Method) -> str:
+    """What the score is: a share is called score, an error by its name."""
+    return "score" if percents(method) else measured({"metric": {"name": method.task.main_metric}})
 
 
 def _reference(values: dict[str, Any], data: Any, split: Any) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ class CommandParser:
         if name.startswith("-"):
             settings["default"] = default
             self.known.append(name.lstrip("-"))
-        to.add_argument(name, type=hint, **settings)
+        to.add_argument(name, type=_Read(hint) if inspect.isfunction(hint) else hint, **settings)
 
     def flag(self, name: str, text: str) -> None:
         """An argument that is on when it is there."""
@@ -124,6 +125,19 @@ class CommandParser:
         text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"Expected one of \1", text)
         text = re.sub(r"<class '(\w+)'>", r"\1", text).rstrip(".")
         return UsageError(f"{self.prog}: error: {text}{'' if text.endswith('?') else '.'} See: {self.see}")
+
+
+class _Read:
+    """A function that reads an argument, with its name for help texts."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+
+    def __call__(self, value: Any) -> Any:
+        return self._function(value)
+
+    def __repr__(self) -> str:
+        return self._function.__name__.replace("_", " ")
 
 
 def long_forms(argv: Sequence[str], known: Sequence[str] = ()) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from equimodal.cli._parser import comma_list
+from equimodal.cli._shared import percent
 from equimodal.data import Dataset, Loader, loader
 from equimodal.data._missing import ALL
 from equimodal.diagnostics import (
@@ -18,8 +19,9 @@ from equimodal.diagnostics import (
     noise_curves,
     subset_table,
 )
-from equimodal.diagnostics._corruptions import NOISES
-from equimodal.errors import DataError, unknown_name
+from equimodal.diagnostics._corruptions import ENDLESS, NOISES
+from equimodal.diagnostics._sweep import checked_levels, checked_whole
+from equimodal.errors import DataError, MethodError, unknown_name
 from equimodal.methods import Method
 
 
@@ -67,6 +69,20 @@ def _subset_text(method: Method, row: SubsetScore, samples: int) -> str:
     shown = number(method, row.score) if percents(method) else f"{name} {row.metric:.4f}"
     beside = f", {name} {row.metric:.4f}" if percents(method) and abs(row.metric - row.score) > 5e-5 else ""
     return shown + beside + ("" if row.samples == samples else f" ({row.samples} of {samples} samples)")
+
+
+def check_curves(method: Method, values: Mapping[str, Any]) -> None:
+    """Refuse, before anything is computed, what :func:`curves_of` would refuse."""
+    checked_whole("draws", values["draws"], 1)
+    checked_whole("seed", values["seed"], 0)
+    if values["missing_rates"]:
+        checked_levels("rates", values["missing_rates"], 1.0)
+    if values["noise"]:
+        wanted = _wanted(method, values["noise"])
+        levels = checked_levels("levels", values["levels"], None)
+        bounded = sorted({kind for kind in wanted.values() if kind is not None and kind not in ENDLESS})
+        if bounded and levels[-1] > 1:
+            raise MethodError(f"`levels`: expected numbers up to 1 for {', '.join(bounded)}. Found {levels[-1]}.")
 
 
 def curves_of(
@@ -151,5 +167,5 @@ def percents(method: Method) -> bool:
 
 
 def number(method: Method, score: float) -> str:
-    """A score for people."""
-    return f"{100 * score:.1f} %" if percents(method) else f"{score:.4f}"
+    """A score for people: a share as percent; minus an error as the error."""
+    return percent(score) if percents(method) else f"{abs(score):.3f}"

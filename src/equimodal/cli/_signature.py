@@ -62,6 +62,7 @@ def type_name(hint: Any) -> str:
 def plain_text(markup: str) -> str:
     """Text without the markup of docstrings; formulas keep their symbols."""
     text = re.sub(r":[a-z]+:`~?([^`]*)`", lambda m: _formula(m[1]) if m[0].startswith(":math") else m[1], markup)
+    text = re.sub(r"``([a-z]\w*)``", r"'\1'", text)  # a name among words, such as every
     text = re.sub(r"\[([A-Z]\w+\d{4})\]_?", r"\1", text.replace("``", ""))
     text = re.sub(r"\bequimodal\.(?=[A-Z])", "", text)
     return " ".join(text.split())

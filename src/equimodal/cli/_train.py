@@ -26,7 +26,7 @@ _COMMON = ("score", "loss", "unimodal")
 def run(argv: Sequence[str], context: Context) -> int:
     """Train, or continue with ``--resume``."""
     said = peek(argv, ("method", "data.name", "data.target", "out"))
-    stored = _stored(said.get("out"), "--resume" in argv)
+    stored = _stored(said.get("out"), argv)
     method = get(said.get("method") or stored.get("method") or "Joint").__name__
     name = said.get("data.name") or stored.get("data", {}).get("name") or "avdigits"
     target = said.get("data.target") or stored.get("data", {}).get("target")
@@ -79,13 +79,21 @@ def _parser(method: str, name: str, target: str | None, stored: dict[str, Any]) 
     return parser
 
 
-def _stored(out: str | None, resume: bool) -> dict[str, Any]:
-    if not resume:
+def _stored(out: str | None, argv: Sequence[str]) -> dict[str, Any]:
+    if "--resume" not in argv:
         return {}
     if out is None:
         raise UsageError("equimodal train: error: --resume needs the folder of the run: --resume --out DIR")
     known = Path(out) / "config.yaml"
-    return read_config(known) if known.is_file() else {}
+    if known.is_file():
+        return read_config(known)
+    if set(argv) <= {"--resume", "--out", out, f"--out={out}"}:  # with a method or data, a job's first start
+        raise UsageError(
+            f"equimodal train: error: --resume: no run in `{out}` "
+            f"({'no config.yaml' if Path(out).exists() else 'no such folder'}). Check the path, or say what to train, "
+            "as --method and --data."
+        )
+    return {}
 
 
 def _new_folder(name: str) -> Path:

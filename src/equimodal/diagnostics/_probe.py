@@ -39,14 +39,15 @@ def probe_scores(
         penalties: the values of kappa to choose from.
 
     Returns:
-        modality -> score, higher is better.
+        modality -> score, higher is better; without those that one of the three parts has no sample of.
 
     Raises:
         MethodError: no penalty.
         UnsupportedError: features of several scales for a task with one output per pixel.
     """
     parts = [_features(method, batches) for batches in (train, validation, test)]
-    return {m: _probe(m, [(f[m], y[m]) for f, y in parts], method.task, penalties) for m in method.modalities}
+    seen = [m for m in method.modalities if all(m in features for features, _ in parts)]
+    return {m: _probe(m, [(f[m], y[m]) for f, y in parts], method.task, penalties) for m in seen}
 
 
 def under_training(probes: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:

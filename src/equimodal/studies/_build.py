@@ -89,6 +89,26 @@ def method_options(name: str) -> dict[str, inspect.Parameter]:
     return {n: p for n, p in signature.parameters.items() if n not in _SHARED}
 
 
+def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with the constructor's defaults for all others; modules and sharpness that are off are left out.
+
+    Example:
+        >>> resolved_options("PretrainFinetune", {"pretrain": 0.25})["inference"]
+        'fused'
+    """
+    known = method_options(name)
+    given = {n: p.default for n, p in known.items() if p.default is not p.empty} | dict(options)
+    sharpness = given.get("sharpness")
+    if isinstance(sharpness, Mapping):
+        parts = inspect.signature(Sharpness).parameters
+        given["sharpness"] = {n: p.default for n, p in parts.items()} | dict(sharpness)
+    return {n: v for n, v in given.items() if v is not None or n in options or not _is_object(known[n])}
+
+
+def _is_object(option: inspect.Parameter) -> bool:
+    return any(kind in str(option.annotation) for kind in ("Module", "Sharpness"))
+
+
 def build_method(model: nn.Module, data: Dataset, name: str, options: Mapping[str, Any]) -> Method:
     """The method with its options; unknown ones are refused with suggestions."""
     known = method_options(name)
@@ -103,6 +123,21 @@ def build_method(model: nn.Module, data: Dataset, name: str, options: Mapping[st
         except TypeError as error:
             raise MethodError(f"`sharpness`: {error}. Known: mode, radius, ratio, every.") from error
     return get(name)(model, data.task, **given)
+
+
+def check_device(device: str) -> None:
+    """Refuse, before anything is built, an accelerator that this machine does not have.
+
+    Raises:
+        MethodError: PyTorch finds no such device here.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    usable = ["auto", "cpu", *(["gpu", found.type] if found is not None else [])]
+    if device not in usable:
+        raise MethodError(
+            f"`training.device`: expected a device of this machine, of {', '.join(usable)}. Found {device!r}. Choose "
+            "one of these, or install a build of PyTorch that sees the other."
+        )
 
 
 def seeded(config: RunConfig, data: Dataset) -> Method:

@@ -116,7 +116,7 @@ class Keeper(Callback):
         self._updates += 1
         due = self._every is not None and self._updates % self._every == 0
         if due or self._termination.requested:
-            trainer.save_checkpoint(self._path)
+            trainer.save_checkpoint(self._path, weights_only=False)
         if self._termination.requested:
             self._leave()
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -14,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from equimodal.data import Dataset
-from equimodal.errors import DataError, EquimodalError, MethodError
+from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError
 from equimodal.methods import get
-from equimodal.studies._build import build_data
+from equimodal.studies._build import build_data, check_device
+from equimodal.studies._cells import cell_folder, check_labels
 from equimodal.studies._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from equimodal.studies._cost import measure_cost
-from equimodal.studies._records import environment, plain, read_json, read_lines, read_yaml, write_json, write_yaml
-from equimodal.studies._run import check_config, run
+from equimodal.studies._identity import check_config
+from equimodal.studies._records import plain, read_json, read_lines, read_yaml, write_json, write_yaml
+from equimodal.studies._run import run
 from equimodal.studies._signals import Terminated, Termination, locked
+from equimodal.studies._summary import summarise
 from equimodal.studies._workers import end_workers, prepare_worker, run_cell
 
 
@@ -117,18 +119,28 @@ def compare(
         raise MethodError(f"`workers`: expected a whole number >= 1. Found {workers}.")
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
+    check_device(config.training.device)
     data = build_data(config.data)
+    check_labels(config.rows(data))
     cells = config.cells(data)
-    with locked(folder), Termination() as termination:
+    with locked(folder), Termination(f"equimodal compare --out {folder}") as termination:
         _claim(config, folder, data)
         costs = _costs(config, folder, data) if cost else {}
         failures = _run_cells(cells, folder, workers, progress, loggers, data, termination)
-        study = summarise(config, folder, data, costs, failures)
+        why = {cell: _reason(error) for cell, error in failures.items()}
+        study = summarise(config, folder, data, costs, why)
         write_json(folder / "study.json", study)
     if failures:
-        shown = "; ".join(f"{cell}: {why}" for cell, why in failures.items())
-        raise StudyError(f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study)
+        shown = "; ".join(f"{cell}: {reason}" for cell, reason in why.items())
+        unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
+        raise StudyError(
+            f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study
+        ) from unexpected
     return study
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, EquimodalError) else f"{type(error).__name__}: {error}"
 
 
 def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
@@ -165,14 +177,22 @@ def _costs(config: StudyConfig, folder: Path, data: Dataset) -> dict[str, float]
         if label not in known
     }
     if missing:
-        known |= measure_cost(data, missing)
+        known |= _measured(data, missing)
         write_json(path, known)
     return known
 
 
-def _cell_folder(folder: Path, cell: str) -> Path:
-    safe = "".join(c if c.isalnum() or c in "-_./[]=+," else "_" for c in cell)
-    return folder / "cells" / safe
+def _measured(data: Dataset, configs: Mapping[str, RunConfig]) -> dict[str, float]:
+    """Costs of the entries that can be measured; what is wrong with the others, their cells say."""
+    try:
+        return measure_cost(data, configs)
+    except Exception as error:  # noqa: BLE001 (told, and met again by the cells of the entry)
+        if len(configs) > 1:
+            return {k: v for label, one in configs.items() for k, v in _measured(data, {label: one}).items()}
+        warnings.warn(
+            f"Cost of {next(iter(configs))!r}: not measured. {_reason(error)}", EquimodalWarning, stacklevel=2
+        )
+        return {}
 
 
 def _run_cells(
@@ -183,15 +203,15 @@ def _run_cells(
     loggers: bool,
     data: Dataset,
     termination: Termination,
-) -> dict[str, str]:
-    folders = {cell: _cell_folder(folder, cell) for cell in cells}
+) -> dict[str, BaseException]:
+    folders = {cell: cell_folder(folder, cell.rpartition("/")[0], c.seed) for cell, c in cells.items()}
     open_cells = [cell for cell in cells if not (folders[cell] / "metrics.json").exists()]
     for cell in cells:
         if cell not in open_cells:  # its numbers must not appear under other options
             check_config(cells[cell], folders[cell])
     total = sum(c.training.epochs for c in cells.values())
     done = {cell: c.training.epochs for cell, c in cells.items() if cell not in open_cells}
-    failures: dict[str, str] = {}
+    failures: dict[str, BaseException] = {}
 
     def tell(what: str) -> None:
         if progress is not None:
@@ -207,8 +227,10 @@ def _run_cells(
 
             try:
                 run(cells[cell], folders[cell], resume=True, progress=advance, loggers=loggers, data=data)
-            except EquimodalError as error:
-                failures[cell] = str(error)
+            except Terminated as stop:
+                raise Terminated(folder) from stop
+            except Exception as error:  # noqa: BLE001 (recorded; the other cells go on)
+                failures[cell] = error
             if termination.requested:  # between two cells
                 raise Terminated(folder)
             done[cell] = cells[cell].training.epochs
@@ -219,7 +241,6 @@ def _run_cells(
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     pool = ProcessPoolExecutor(min(workers, len(open_cells)), mp_context=context, initializer=prepare_worker)
-    unexpected: list[BaseException] = []
     try:
         running: dict[Future[None], str] = {
             pool.submit(run_cell, cells[cell].to_dict(), str(folders[cell]), loggers): cell for cell in open_cells
@@ -232,16 +253,14 @@ def _run_cells(
             for future in finished:
                 cell = running.pop(future)
                 failure = future.exception()
-                if isinstance(failure, EquimodalError):
-                    failures[cell] = str(failure)
-                elif isinstance(failure, BrokenProcessPool):
+                if isinstance(failure, BrokenProcessPool):
                     raise EquimodalError(
                         f"A worker process died while {cell!r} ran: out of memory, or a script without "
                         "`if __name__ == '__main__':` around its calls. Finished cells are kept: call again with the "
                         "same folder, and with fewer workers."
                     ) from failure
-                elif failure is not None:
-                    unexpected.append(failure)  # the other cells go on; it is raised when they are done
+                if failure is not None:
+                    failures[cell] = failure  # the other cells go on
                 done[cell] = cells[cell].training.epochs
             for cell in running.values():
                 done[cell] = len(read_lines(folders[cell] / "history.jsonl"))
@@ -257,107 +276,4 @@ def _run_cells(
         else:
             os.environ["OMP_NUM_THREADS"] = threads
     pool.shutdown()
-    if unexpected:
-        raise unexpected[0]
     return failures
-
-
-def summarise(
-    config: StudyConfig, folder: Path, data: Dataset, costs: Mapping[str, float], failures: Mapping[str, str]
-) -> dict[str, Any]:
-    """The study as plain data: rows with mean and spread over seeds, histories, what is missing."""
-    rows, histories, incomplete = [], [], [f"failed: {c}: {why}" for c, why in failures.items()]
-    entries = config.rows(data)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for label in entries:
-        for seed in config.seeds:
-            cell = _cell_folder(folder, f"{label}/seed{seed}")
-            if not (cell / "metrics.json").exists():
-                continue
-            found.setdefault(label, []).append(read_json(cell / "metrics.json"))
-            histories.append({"method": label, "seed": seed, "epochs": _epochs(cell / "history.jsonl")})
-    alone = {m["seed"]: m["probe"] for m in found.get("Ensemble", []) if "probe" in m}
-    for label, metrics in found.items():
-        modality = entries[label].options.get("modality") if entries[label].method == "Unimodal" else None
-        probes = [{k: v for k, v in m.get("probe", {}).items() if modality in (None, k)} for m in metrics]
-        gaps = [
-            {k: alone[m["seed"]][k] - v for k, v in p.items()}
-            for m, p in zip(metrics, probes, strict=True)
-            if m["seed"] in alone
-        ]
-        mean, std = _spread([m["test"]["score"] for m in metrics])
-        rows.append({
-            "method": label,
-            "class": entries[label].method,
-            "options": entries[label].options,
-            "control": get(entries[label].method).info.control,
-            "seeds": len(metrics),
-            "score_mean": mean,
-            "score_std": std,
-            "scores": [m["test"]["score"] for m in metrics],
-            "validation_mean": _spread([m["validation"]["score"] for m in metrics])[0],
-            "per_modality": _by_modality(probes),
-            "own_outputs": _by_modality([m["test"]["unimodal"] for m in metrics]),
-            "under_trained": _by_modality(gaps),
-            "rules": _rules(metrics),
-            "cost": costs.get(label),
-            "seconds": statistics.fmean(m["seconds"] for m in metrics),
-        })  # fmt: skip
-    study: dict[str, Any] = plain({
-        "title": f"{data.name}: {len(rows)} entries, {len(config.seeds)} seed(s)",
-        "created": time.strftime("%Y-%m-%d %H:%M"),
-        "metric": {"name": data.task.main_metric, "higher_is_better": data.task.higher_is_better},
-        "dataset": {"name": data.name, "target": data.target, "fingerprint": data.fingerprint, "samples": data.parts,
-                    "modalities": list(data.modalities), "classes": len(data.classes)},
-        "protocol": {"name": data.protocol.name, "description": data.protocol.description,
-                     "validation": getattr(data.protocol, "validation", None)},
-        "selection": ("epoch with the best validation score" if config.training.selection == "best" else "last epoch")
-        + "; inference rules and temperatures fitted on "
-        "validation data; "
-                     "the test split is read once, after that",
-        "budget": {"training": vars(config.training), "model": vars(config.model), "seeds": config.seeds},
-        "rows": rows,
-        "histories": histories,
-        "incomplete": incomplete,
-        "environment": environment(),
-    })  # fmt: skip
-    return study
-
-
-def _epochs(path: Path) -> list[dict[str, Any]]:
-    epochs = []
-    for record in read_lines(path):
-        coefficients: dict[str, dict[str, float]] = {}
-        for name, value in record["coefficients"].items():
-            kind, _, modality = name.partition("/")
-            coefficients.setdefault(kind, {})[modality] = value
-        epochs.append({
-            "epoch": record["epoch"],
-            "train_loss": sum(v for k, v in record["losses"].items() if "/" not in k and k not in ("task", "fused",
-                                                                                                 "direction")),
-            "validation_score": record["validation"]["score"],
-            "unimodal": record["validation"]["unimodal"],
-            "coefficients": coefficients,
-            "extras": record["extras"],
-        })  # fmt: skip
-    return epochs
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def _by_modality(values: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    names = list(dict.fromkeys(name for v in values for name in v))
-    return {name: list(_spread([v[name] for v in values if name in v])) for name in names}
-
-
-def _rules(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    names = list(dict.fromkeys(rule for m in metrics for rule in m["rules"]))
-    return {
-        rule: {
-            part: statistics.fmean(m["rules"][rule][part] for m in metrics if rule in m["rules"])
-            for part in ("validation", "test")
-        }
-        for rule in names
-    }

@@ -86,7 +86,7 @@ class TrainingConfig:
         selection: ``best``, the epoch with the best validation score (the first of equals); or ``last``, which chooses
             nothing: right where the validation split is so small that the best epoch is mostly a lucky one.
         patience: epochs without a better validation score before training stops; null never stops early.
-        device: auto, cpu, gpu, mps: Lightning's accelerator.
+        device: auto, cpu, gpu, cuda or mps: Lightning's accelerator.
         augment: modality -> augmentations of training batches, such as ``{"image": ["flip", "crop"]}``.
         checkpoint_every: updates between two checkpoints inside an epoch; null saves after every epoch, and when the
             process is asked to end (SIGTERM).

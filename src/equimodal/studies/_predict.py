@@ -19,7 +19,7 @@ from equimodal.errors import BatchError, DataError, unknown_name
 from equimodal.features import clean
 from equimodal.studies._build import build_data
 from equimodal.studies._config import DataConfig
-from equimodal.studies._records import write_bytes, write_text
+from equimodal.studies._records import ELSEWHERE, write_bytes, write_text
 from equimodal.studies._run import load_run
 from equimodal.tasks import Task, distribution_of
 
@@ -49,12 +49,15 @@ def predict_run(
         rule weighs modalities.
 
     Raises:
-        DataError: the other data lack a modality, or have another shape or other classes.
+        DataError: no part or modality is named; the other data lack a modality, or have another shape or other classes.
         UnknownNameError: an unknown part or modality.
         BatchError: no sample has any of the modalities.
     """
     _, own, method = load_run(folder)
     names = list(own.modalities) if modalities is None else list(modalities)
+    for option, listed in (("modalities", names), ("parts", parts)):
+        if not listed:
+            raise DataError(f"`{option}`: expected at least one name. Found none. Leave it out for the default.")
     for kind, given, known in (("modality", names, own.modalities), ("split", parts, _PARTS)):
         for name in given:
             if name not in known:
@@ -108,7 +111,7 @@ def write_predictions(table: Table, path: Path) -> Path:
     if path.suffix == ".npz":
         packed = io.BytesIO()
         np.savez_compressed(packed, allow_pickle=False, **table)
-        return write_bytes(path, packed.getvalue())
+        return write_bytes(path, packed.getvalue(), ELSEWHERE)
     large = [n for n, values in table.items() if values.ndim > 2]
     if large:
         raise DataError(
@@ -131,7 +134,7 @@ def write_predictions(table: Table, path: Path) -> Path:
     order = sorted(columns, key=lambda n: n.startswith("p_"))  # probabilities last
     writer.writerow(order)
     writer.writerows(zip(*(columns[n] for n in order), strict=True))
-    return write_text(path, text.getvalue())
+    return write_text(path, text.getvalue(), ELSEWHERE)
 
 
 def _texts(values: npt.NDArray[Any]) -> list[Any]:

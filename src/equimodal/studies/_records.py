@@ -14,15 +14,18 @@ from typing import Any
 from equimodal.errors import CheckpointError, DataError, StorageError, missing_extra
 from equimodal.files import write_bytes as write_whole
 
+RESUME = "Nothing was lost; free space or choose another folder, then resume."
+ELSEWHERE = "Free space or choose another file."
 
-def write_text(path: Path, text: str) -> Path:
+
+def write_text(path: Path, text: str, hint: str = RESUME) -> Path:
     """Write ``text`` to ``path`` at once: a full disk or an interruption leaves what was there before."""
-    return write_bytes(path, text.encode())
+    return write_bytes(path, text.encode(), hint)
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
-    """As :func:`write_text`."""
-    return write_whole(path, content, "Nothing was lost; free space or choose another folder, then resume.")
+def write_bytes(path: Path, content: bytes, hint: str = RESUME) -> Path:
+    """As :func:`write_text`; ``hint`` ends the message if it fails."""
+    return write_whole(path, content, hint)
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
@@ -48,9 +51,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def write_json(path: Path, value: Any) -> Path:
+def write_json(path: Path, value: Any, hint: str = RESUME) -> Path:
     """Write ``value`` as JSON, whole or not at all."""
-    return write_text(path, json.dumps(plain(value), indent=2, sort_keys=True) + "\n")
+    return write_text(path, json.dumps(plain(value), indent=2, sort_keys=True) + "\n", hint)
 
 
 def read_json(path: Path) -> Any:

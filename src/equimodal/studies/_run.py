@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import signal
 import threading
@@ -18,8 +19,16 @@ from equimodal.diagnostics import evaluate, probe_scores, rule_scores
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
 from equimodal.randomness import load_random_state, save_random_state
-from equimodal.studies._build import build_data, optimizer_factory, scheduler_factory, seeded
+from equimodal.studies._build import (
+    build_data,
+    check_device,
+    optimizer_factory,
+    resolved_options,
+    scheduler_factory,
+    seeded,
+)
 from equimodal.studies._config import RunConfig, TrainingConfig
+from equimodal.studies._identity import check_config, check_fingerprint, check_finished, located
 from equimodal.studies._records import (
     environment,
     plain,
@@ -69,15 +78,18 @@ def run(
         NonFiniteError: NaN or infinity in the data or a loss; the last good checkpoint stays.
     """
     folder = Path(folder)
+    config = dataclasses.replace(config, options=resolved_options(config.method, config.options))
     if resume and (folder / "metrics.json").exists():
         check_config(config, folder)
         done: dict[str, Any] = read_json(folder / "metrics.json")
         return done
+    check_device(config.training.device)
     if data is None:
-        data = build_data(config.data)
+        known = resume and (folder / "config.yaml").exists()
+        data = build_data(located(config.data, folder) if known else config.data)
     if "test" not in data.parts:
         require(data.test, TestSplit, "test")  # refused now, not after the training
-    with contextlib.ExitStack() as stack, Termination() as termination:
+    with contextlib.ExitStack() as stack, Termination(f"equimodal train --resume --out {folder}") as termination:
         with _own_randomness():
             method = seeded(config, data)
             refuse_incomplete(method, data.train.present)
@@ -100,13 +112,10 @@ def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
         DataError: the folder holds no finished run, or its data have changed since.
     """
     folder = Path(folder)
-    if not (folder / "weights.safetensors").exists():
-        raise DataError(
-            f"`{folder}`: expected the folder of a finished run. Found no weights.safetensors; finish it with --resume."
-        )
+    check_finished(folder)
     config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
-    data = build_data(config.data)
-    _check_fingerprint(folder, data)
+    data = build_data(located(config.data, folder))
+    check_fingerprint(folder, data)
     with _own_randomness():
         method = seeded(config, data)
     load_weights(method, folder / "weights.safetensors")
@@ -122,12 +131,13 @@ def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool
                 "another folder."
             )
         check_config(config, folder)
-        _check_fingerprint(folder, data)
+        check_fingerprint(folder, data)
         return
     write_json(
         folder / "environment.json",
         {
             **environment(),
+            "directory": str(Path.cwd()),
             "data": {
                 "name": data.name,
                 "protocol": data.protocol.name,
@@ -139,27 +149,6 @@ def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool
         },
     )
     write_yaml(known, config.to_dict())  # last: a folder with a configuration is a folder that can be resumed
-
-
-def check_config(config: RunConfig, folder: Path) -> None:
-    """Refuse to take the run that ``folder`` holds for another one."""
-    known = folder / "config.yaml"
-    stored, own = plain(RunConfig.from_dict(read_yaml(known)).to_dict()), plain(config.to_dict())
-    differing = [name for name in own if stored[name] != own[name]]
-    if differing:
-        raise DataError(
-            f"`{folder}`: expected the configuration of the run that it holds. Found other values of "
-            f"{', '.join(differing)}; compare with {known}, or choose another folder."
-        )
-
-
-def _check_fingerprint(folder: Path, data: Dataset) -> None:
-    stored = read_json(folder / "environment.json").get("data", {}).get("fingerprint")
-    if stored != data.fingerprint:
-        raise DataError(
-            f"`{folder}`: the data have changed since this run was started (fingerprint {str(stored)[:12]} then, "
-            f"{data.fingerprint[:12]} now). Restore them, or start anew in another folder."
-        )
 
 
 @contextlib.contextmanager

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any
 
-from equimodal.errors import DataError, EquimodalWarning
+from equimodal.errors import DataError, EquimodalWarning, StorageError
 
 REQUEUE = 75
 """Exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again later"."""
 
+STOPPED = "SIGTERM: saved and stopped"
+"""How the line begins that says so."""
 
 PREVIOUS = "previous.ckpt"
 """The checkpoint before the newest one; gone when a run is finished."""
@@ -41,10 +43,14 @@ class Termination:
     """Remembers SIGTERM while its block runs; a second one ends the process as if nothing had been installed.
 
     Only in the main thread: Python hands signals to no other. Elsewhere it does nothing.
+
+    Args:
+        again: the command that continues; the outermost block names it, if it ends by SIGTERM.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, again: str = "the same command") -> None:
         self.requested = False
+        self._again = again
         self._before: Any = None
         self._main = threading.current_thread() is threading.main_thread()
 
@@ -67,11 +73,10 @@ class Termination:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._main:
             signal.signal(signal.SIGTERM, self._before if self._before is not None else signal.SIG_DFL)
-        if isinstance(error, Terminated):
+        inside = isinstance(getattr(self._before, "__self__", None), Termination)
+        if isinstance(error, Terminated) and not inside:
             warnings.warn(
-                f"SIGTERM: saved and stopped, exit code {REQUEUE}. Continue `{error.folder}` with --resume.",
-                EquimodalWarning,
-                stacklevel=2,
+                f"{STOPPED}, exit code {REQUEUE}. Continue with: {self._again}", EquimodalWarning, stacklevel=2
             )
 
 
@@ -81,13 +86,20 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         DataError: another process works there.
+        StorageError: there can be no such folder, or nothing can be written to it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    file = _open(path)
-    while not _same(file, path):  # removed by its owner between opening and locking
-        file.close()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
         file = _open(path)
+        while not _same(file, path):  # removed by its owner between opening and locking
+            file.close()
+            file = _open(path)
+    except OSError as error:
+        raise StorageError(
+            f"`{folder}`: expected a folder that can be made and written to. Found: {error.strerror or error}. Choose "
+            "another folder."
+        ) from error
     try:
         file.seek(0)
         file.truncate()

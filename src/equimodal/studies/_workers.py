@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from multiprocessing import connection
@@ -15,7 +16,7 @@ import torch
 
 from equimodal.studies._config import RunConfig
 from equimodal.studies._run import run
-from equimodal.studies._signals import Terminated
+from equimodal.studies._signals import STOPPED, Terminated
 
 
 def end_workers(pool: ProcessPoolExecutor, running: Mapping[Future[None], str]) -> None:
@@ -30,6 +31,7 @@ def end_workers(pool: ProcessPoolExecutor, running: Mapping[Future[None], str]) 
 def prepare_worker() -> None:
     """One thread; Ctrl-C is the parent's to handle; and no worker outlives its parent, however that ended."""
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", STOPPED)  # the parent says so, once and for the whole comparison
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a run listens to it, and there is nothing to save between runs
     parent = multiprocessing.parent_process()
