@@ -22,7 +22,7 @@ from equimodal.batch import Batch, tree_tensors
 from equimodal.capabilities import refuse
 from equimodal.errors import MethodError, ModelError, NonFiniteError
 from equimodal.finite import Unseen, blame_gradients, blame_loss, elsewhere
-from equimodal.optimizers import Displacement, momenta_of, warn_about_unknown
+from equimodal.optimizers import Displacement, as_list, momenta_of, warn_about_unknown
 from equimodal.preconditions import Examined, examine
 from equimodal.processes import all_sum, average_gradients, is_distributed
 from equimodal.protocol import Descent, Engine, Objective, Phase, Survey, UpdateScale
@@ -92,9 +92,7 @@ class PlainEngine:
         compile: bool | Mapping[str, Any] = False,  # noqa: A002 (torch's own name for it)
         check_finite: bool | None = None,
     ) -> None:
-        self._optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        if not self._optimizers:
-            raise MethodError("`optimizer`: expected at least one optimizer. Found none.")
+        self._optimizers = as_list(optimizer)
         if clip_norm is not None:
             check_number("clip_norm", clip_norm, above=0)
         if autocast not in (None, torch.bfloat16, torch.float16):

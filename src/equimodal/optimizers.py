@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from equimodal.errors import OptimizerWarning, UnsupportedError
+from equimodal.errors import MethodError, OptimizerWarning, UnsupportedError
 from equimodal.sharding import local
 
 _NORMALISING = {
@@ -23,6 +23,24 @@ _NORMALISING = {
     "trust_coefficient",
 }  # Adam family and Lion, Adadelta, Adagrad, Muon, RMSprop, Rprop, Adafactor, LARS
 _MOMENTA = ("exp_avg", "momentum_buffer")
+
+
+def as_list(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
+    """One optimizer or several as a list.
+
+    Raises:
+        MethodError: there is none.
+        UnsupportedError: one evaluates the loss itself, several times per step.
+    """
+    found = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    if not found:
+        raise MethodError("`optimizer`: expected at least one optimizer. Found none.")
+    if any(isinstance(o, torch.optim.LBFGS) for o in found):
+        raise UnsupportedError(
+            "`optimizer`: expected one that steps along gradients that are there. Found LBFGS, which evaluates the "
+            "loss several times per step. Use SGD, AdamW or another optimizer whose step() needs no closure."
+        )
+    return found
 
 
 def is_scale_invariant(optimizer: Optimizer) -> bool:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equimodal import Batch, Classification, MultimodalModel, PlainEngine
+from equimodal import Classification, MultimodalModel, PlainEngine
 from equimodal.arguments import check_number, one_of
-from equimodal.errors import BatchError, MethodError, ModelError, ScheduleWarning
+from equimodal.errors import BatchError, MethodError, ModelError, ScheduleWarning, UnsupportedError
 from equimodal.fusion import Concat
 from equimodal.inference import Inference
 from equimodal.methods import CGGM, MIE, MLA, EpochContext, Joint, available, get
@@ -203,4 +203,5 @@ def test_bounds_are_met_exactly() -> None:
         Sharpness(radius="a")  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="`clip_norm`: expected a number > 0. Found '1'"):
         PlainEngine(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), clip_norm="1")  # type: ignore[arg-type]
-    assert Batch({"a": torch.zeros(2, 1)}, torch.zeros(2)).modalities == ("a",)
+    with pytest.raises(UnsupportedError, match="LBFGS"):
+        PlainEngine(torch.optim.LBFGS([nn.Parameter(torch.ones(1))]))
