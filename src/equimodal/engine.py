@@ -156,8 +156,9 @@ class PlainEngine:
         for feature, used in (("accumulation", len(batches) > 1), ("sharpness", sharp)):
             if used:
                 self.use(self._module, feature)
-        if self._sharded_in(phase):
-            check_samples(self._sharded_in(phase), phase.name, batches, phase.device)
+        sharded = self._sharded_in(phase)
+        if sharded:
+            check_samples(sharded, phase.name, batches, phase.device)
         total, self._in_parts = self._count(phase, batches)
         if total == 0:
             self._clear()

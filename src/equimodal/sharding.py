@@ -79,7 +79,7 @@ def check_sharding(module: nn.Module) -> tuple[str, ...]:
     Raises:
         UnsupportedError: sharded otherwise than by ``fully_shard`` on encoders, over all processes.
     """
-    sharded = {id(p): name for name, p in module.named_parameters() if is_sharded(p)}
+    sharded: dict[str, Any] = {name: p for name, p in module.named_parameters() if is_sharded(p)}
     if any(type(m).__name__ == "FullyShardedDataParallel" for m in module.modules()):
         raise UnsupportedError(
             "`model`: expected encoders sharded by torch.distributed.fsdp.fully_shard, or none. Found "
@@ -90,25 +90,22 @@ def check_sharding(module: nn.Module) -> tuple[str, ...]:
     model: Any = getattr(module, "multimodal", None)
     owned = {} if model is None else {m: model.parameters_of(m) for m in model.modalities}
     inside = {id(p) for found in owned.values() for p in found}
-    outside = [name for key, name in sharded.items() if key not in inside]
+    outside = [name for name, p in sharded.items() if id(p) not in inside]
     if outside:
         raise UnsupportedError(
             f"`model`: expected sharded parameters in encoders only. Found {outside[0]!r} sharded. Fusions and "
             "heads are called in parts, not through the module that gathers them. Call fully_shard on encoders."
         )
-    world = dist.get_world_size()
-    for name, p in module.named_parameters():
-        if id(p) not in sharded:
-            continue
-        found: Any = p
-        along = [getattr(place, "dim", None) for place in found.placements]
-        if along != [0] or found.device_mesh.size() != world or not sharded_modules(module):
+    world, by_fsdp = dist.get_world_size(), bool(sharded_modules(module))
+    for name, p in sharded.items():
+        along = [getattr(place, "dim", None) for place in p.placements]
+        if along != [0] or p.device_mesh.size() != world or not by_fsdp:
             raise UnsupportedError(
                 f"`model`: expected parameters sharded by fully_shard over all {world} processes. Found {name!r} with "
-                f"placements {found.placements} over {found.device_mesh.size()}. Use fully_shard(encoder) on a mesh of "
+                f"placements {p.placements} over {p.device_mesh.size()}. Use fully_shard(encoder) on a mesh of "
                 "one dimension, without tensor parallelism."
             )
-    return tuple(m for m, found in owned.items() if any(id(p) in sharded for p in found))
+    return tuple(m for m, found in owned.items() if any(is_sharded(p) for p in found))
 
 
 def check_samples(modalities: Sequence[str], phase: str, batches: Sequence[Batch], device: torch.device) -> None:
