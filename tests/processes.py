@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
-_PRELOADED = ["pytest", "equimodal.studies._checkpoint", "tests.features.killed", "tests.helpers"]
+_PRELOADED = ["pytest", "equimodal.studies.runs._checkpoint", "tests.features.killed", "tests.helpers"]
 
 
 def context() -> Any:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-import equimodal.engine as engine_module
+import equimodal.engine._plain as engine_module
 from equimodal import Batch, Classification, Engine, MultimodalModel, PlainEngine
 from equimodal.engine import Descent, Objective, Phase, UpdateScale
+from equimodal.engine._optimizers import is_scale_invariant
 from equimodal.errors import MethodError, ModelError, NonFiniteError, OptimizerWarning
 from equimodal.fusion import Concat
 from equimodal.methods import CGGM, MLA, Ensemble, EpochContext, Joint, StepReport
-from equimodal.optimizers import is_scale_invariant
 from tests.helpers import (
     CLASSES,
     NAMES,

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from equimodal.engine import recorded_inputs
 from equimodal.errors import ModelError
-from equimodal.operators import (
+from equimodal.projection import (
     FlatProjector,
     InputCovariance,
     OrthogonalProjector,
@@ -16,7 +17,6 @@ from equimodal.operators import (
     layer_inputs,
     project_gradient,
     projectable_layers,
-    recorded_inputs,
 )
 
 F64 = torch.float64

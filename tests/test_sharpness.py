@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine, Sharpness
 from equimodal.engine import Objective, Phase
+from equimodal.engine._sharpness import paused_statistics, perturbed, random_state, restore_random_state
 from equimodal.errors import MethodError, NonFiniteError
 from equimodal.fusion import Concat
 from equimodal.methods import Joint
-from equimodal.sharpness import paused_statistics, perturbed, random_state, restore_random_state
 from tests.helpers import any_batch, assert_identical, make_batch, make_model, quadratic_phase, sgd, weights
 
 F64 = torch.float64

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from equimodal.capabilities import FEATURES, departures
+from equimodal.engine._features import FEATURES, departures
 from equimodal.methods import available, get
 
 ROOT = Path(__file__).resolve().parents[1]

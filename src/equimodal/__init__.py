@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from equimodal.batch import Batch, Presence
-    from equimodal.engine import Engine, PlainEngine
+    from equimodal.engine import Engine, PlainEngine, Sharpness
     from equimodal.errors import EquimodalError, EquimodalWarning
     from equimodal.inference import Inference, Prediction
     from equimodal.model import Multimodal, MultimodalModel
-    from equimodal.sharpness import Sharpness
     from equimodal.tasks import Classification, MultiLabel, Regression, Segmentation, Task
 
 __version__ = "0.1.0"
@@ -31,7 +30,7 @@ _HOMES = {
     "Presence": "batch",
     "Regression": "tasks",
     "Segmentation": "tasks",
-    "Sharpness": "sharpness",
+    "Sharpness": "engine",
     "Task": "tasks",
 }
 

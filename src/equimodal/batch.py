@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from equimodal._utils.shapes import line_up
 from equimodal.errors import BatchError, NonFiniteError
-from equimodal.functional._shapes import line_up
 
 Tree = Any
 """A tensor, or any nesting of dicts, lists and tuples of tensors, with samples on the first axis."""

@@ -16,10 +16,10 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.files import write_bytes
 from equimodal.batch import Presence, Tokens, Tree, batch_size_of, keep_rows, tree_map, tree_tensors
 from equimodal.errors import BatchError, ModelError, UnsupportedError, missing_extra
 from equimodal.features import clean
-from equimodal.files import write_bytes
 from equimodal.methods import Method
 
 Format = Literal["torch", "onnx"]

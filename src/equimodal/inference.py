@@ -10,9 +10,12 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from equimodal.arguments import one_of
+from equimodal._utils.arguments import one_of
+from equimodal._utils.shapes import line_up
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.functional import (
+    MEASURES,
+    Measure,
     binary_uncertainty,
     fit_gaussian_scale,
     fit_temperature,
@@ -24,8 +27,6 @@ from equimodal.functional import (
     softmin_weights,
     uncertainty_weights,
 )
-from equimodal.functional._shapes import line_up
-from equimodal.functional._uncertainty import MEASURES, Measure
 from equimodal.tasks import Distribution, Task, score
 
 Rule = Literal["fused", "mean", "uncertainty", "product", "precision", "auto"]

@@ -17,13 +17,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DistributedSampler
 
 from equimodal.batch import Batch, tree_map
-from equimodal.engine import PlainEngine
+from equimodal.engine import (
+    PlainEngine,
+    average_statistics,
+    is_distributed,
+    is_schedule_free,
+    is_sharded,
+    load_random_state,
+    save_random_state,
+)
 from equimodal.errors import MethodError, UnsupportedError, missing_extra
-from equimodal.methods._base import EpochContext, Method, StepReport
-from equimodal.optimizers import is_schedule_free
-from equimodal.processes import average_statistics, is_distributed
-from equimodal.randomness import load_random_state, save_random_state
-from equimodal.sharding import is_sharded
+from equimodal.methods import EpochContext, Method, StepReport
 from equimodal.tasks import counting_dtype, mean_ratio
 
 try:

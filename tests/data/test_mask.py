@@ -141,7 +141,7 @@ def test_tokens_have_a_mask_too() -> None:
 
 
 def test_mixup_joins_masks() -> None:
-    from equimodal.methods._mixup import mixup
+    from equimodal.methods.parts._mixup import mixup
 
     walk = Tokens(torch.randn(4, 3, 2), torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0]]).bool())
     batch = Batch({"walk": walk}, torch.tensor([0, 1, 0, 1]))

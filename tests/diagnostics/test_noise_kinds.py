@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from equimodal import Batch, Classification, MultimodalModel
 from equimodal.batch import Tokens, tree_tensors
 from equimodal.diagnostics import Corruption, Spread, input_spread, noise_curves
-from equimodal.diagnostics._corruptions import ENDLESS, MEASURED, NOISES
-from equimodal.diagnostics._image_noise import IMAGE_NOISES
+from equimodal.diagnostics.noise._images import IMAGE_NOISES
+from equimodal.diagnostics.noise._kinds import ENDLESS, MEASURED, NOISES
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.fusion import Concat
 from equimodal.methods import Joint

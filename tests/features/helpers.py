@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equimodal import Batch, MultimodalModel, PlainEngine
-from equimodal.capabilities import departures
 from equimodal.engine import UpdateScale
+from equimodal.engine._features import departures
 from equimodal.fusion import Concat
 from equimodal.methods import Method, available, get
 from tests.helpers import CLASSES, METHOD_SETTINGS, WIDTH, Settings, method_on, mlp, plain_batch, setting_id

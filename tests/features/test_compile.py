@@ -12,11 +12,11 @@ from torch import nn
 
 import equimodal
 from equimodal import MultimodalModel, PlainEngine
+from equimodal.engine import recorded_inputs
+from equimodal.engine._recording import Recorder, is_compiled, watch
 from equimodal.errors import UnsupportedError
 from equimodal.fusion import Concat
 from equimodal.methods import Method
-from equimodal.operators import recorded_inputs
-from equimodal.recording import Recorder, is_compiled, watch
 from tests.features.helpers import SETTINGS, SIZES, Setting, data, departure, every_setting, plain_method
 from tests.helpers import CLASSES, WIDTH, assert_identical, assert_near, method_on, mlp, sgd, train, weights
 

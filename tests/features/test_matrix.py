@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from equimodal.capabilities import FEATURES, departures, refuse
+from equimodal.engine._features import FEATURES, departures, refuse
 from equimodal.errors import UnsupportedError
 from equimodal.methods import MIE, Joint, ModalityDropout, available, get
 from tests.features.helpers import data, plain_method

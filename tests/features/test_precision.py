@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from equimodal import Batch, PlainEngine
+from equimodal.engine._loss_scale import LossScale
 from equimodal.errors import MethodError, NonFiniteError, UnsupportedError
 from equimodal.methods import EpochContext, Method
-from equimodal.operators import FlatProjector, InputCovariance, OrthogonalProjector
-from equimodal.scaling import LossScale
+from equimodal.projection._layers import FlatProjector, InputCovariance, OrthogonalProjector
 from tests.features.helpers import Setting, data, departure, every_setting, plain_method, single, tensors
 from tests.helpers import assert_identical, assert_near, is_wild, sgd, train, weights
 from tests.studies.helpers import assert_same_tree

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from equimodal.engine._processes import ExactSampler
 from equimodal.errors import DataError
 from equimodal.methods import available
-from equimodal.processes import ExactSampler
 from tests.features import workers
 from tests.features.helpers import SETTINGS, Setting, data, departure, plain_method
 from tests.helpers import assert_near, setting_id, sgd, split, train, weights

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from equimodal.sharding import check_sharding, is_sharded, local, sharded_modules, total_norm
+from equimodal.engine._sharding import check_sharding, is_sharded, local, sharded_modules, total_norm
 from tests.features import workers
 from tests.features.helpers import SETTINGS, Setting, data, departure, plain_method
 from tests.features.test_processes import local as of_one_process

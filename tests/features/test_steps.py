@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from equimodal import Batch, PlainEngine, Sharpness
 from equimodal.engine import Objective, Phase, UpdateScale
+from equimodal.engine._optimizers import has_momentum, is_scale_invariant, is_schedule_free
 from equimodal.errors import NonFiniteError, UnsupportedError
 from equimodal.methods import EpochContext, Method
-from equimodal.optimizers import has_momentum, is_scale_invariant, is_schedule_free
 from tests.features.helpers import (
     OPTIMIZERS,
     Setting,

@@ -13,12 +13,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from equimodal import Batch, MultimodalModel, PlainEngine
+from equimodal.engine._processes import ExactSampler
+from equimodal.engine._sharding import is_sharded, local
+from equimodal.engine._sharpness import Sharpness
 from equimodal.errors import EquimodalError, NonFiniteError
 from equimodal.fusion import Concat
 from equimodal.methods import EpochContext, Method, get
-from equimodal.processes import ExactSampler
-from equimodal.sharding import is_sharded, local
-from equimodal.sharpness import Sharpness
 from equimodal.tasks import Classification
 from tests.features.helpers import SIZES, Setting, data, departure, nan_batch, plain_method, tensors
 from tests.helpers import CLASSES, adamw, announce, sgd, split, take, train, weights

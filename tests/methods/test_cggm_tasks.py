@@ -15,8 +15,8 @@ from equimodal.errors import ModelError
 from equimodal.features import Channels
 from equimodal.functional import direction_loss
 from equimodal.methods import CGGM, StepReport
-from equimodal.methods._heads import output_layer
-from equimodal.methods._shares import LossShares
+from equimodal.methods.parts._heads import output_layer
+from equimodal.methods.parts._shares import LossShares
 from tests.helpers import NAMES, assert_near, sgd, split, train, weights
 from tests.task_helpers import TASKS, D, task_batch, task_model
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from equimodal import Classification, MultimodalModel, PlainEngine
-from equimodal.arguments import check_number, one_of
+from equimodal._utils.arguments import check_number, one_of
+from equimodal.engine._sharpness import Sharpness
 from equimodal.errors import BatchError, MethodError, ModelError, ScheduleWarning, UnsupportedError
 from equimodal.fusion import Concat
 from equimodal.inference import Inference
 from equimodal.methods import CGGM, MIE, MLA, EpochContext, Joint, available, get
-from equimodal.sharpness import Sharpness
 from equimodal.tasks import MultiLabel, Regression, distribution_of
 from tests.helpers import CLASSES, NAMES, make_batch, make_method, make_model, plain_batch, plain_model, sgd
 

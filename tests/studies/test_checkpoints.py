@@ -15,9 +15,9 @@ from torch import nn
 
 from equimodal.errors import CheckpointError, StorageError
 from equimodal.methods import get
-from equimodal.studies import _history as history_module
 from equimodal.studies import load_run, load_weights, run, save_weights
-from equimodal.studies._records import append_line, plain, read_checkpoint, read_lines, write_json, write_text
+from equimodal.studies.runs import _history as history_module
+from equimodal.studies.runs._records import append_line, plain, read_checkpoint, read_lines, write_json, write_text
 from tests.helpers import make_method
 from tests.studies.helpers import Whole, assert_same_run, config, history
 from tests.studies.test_run import stop_after

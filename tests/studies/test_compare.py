@@ -16,7 +16,8 @@ import pytest
 
 from equimodal.errors import DataError, MethodError, UnknownNameError
 from equimodal.report import markdown_table, missing_controls, text_table
-from equimodal.studies import Entry, StudyConfig, StudyError, _compare, build_data, compare
+from equimodal.studies import Entry, StudyConfig, StudyError, build_data, compare
+from equimodal.studies.comparisons import _compare
 from tests.studies.helpers import assert_same_run, config, history
 
 
@@ -29,7 +30,7 @@ def study(entries: dict[str, Entry] | None = None, seeds: list[int] | None = Non
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cells that are trained from here on."""
-    from equimodal.studies import _run
+    from equimodal.studies.runs import _run
 
     started: list[str] = []
     original = _run.fit

@@ -38,7 +38,7 @@ from equimodal.studies import (
     predict_run,
     run,
 )
-from equimodal.studies._fusion import _STEPS, _STEPS_OF_IMAGES
+from equimodal.studies.setup._fusion import _STEPS, _STEPS_OF_IMAGES
 from tests.studies.helpers import assert_same_run, config
 
 OPTIONS: dict[str, dict[str, Any]] = {

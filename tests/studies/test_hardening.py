@@ -29,10 +29,10 @@ from equimodal.studies import (
     run,
     summarise,
 )
-from equimodal.studies import _compare as module
-from equimodal.studies._build import resolved_options
-from equimodal.studies._cells import cell_folder, check_labels
-from equimodal.studies._signals import Terminated
+from equimodal.studies.comparisons import _compare as module
+from equimodal.studies.comparisons._cells import cell_folder, check_labels
+from equimodal.studies.runs._signals import Terminated
+from equimodal.studies.setup._build import resolved_options
 from tests.studies.helpers import Whole, config
 
 
@@ -311,7 +311,7 @@ def test_a_prediction_needs_a_modality_and_a_part(whole: Whole) -> None:
 
 
 def test_a_mapping_is_compared_key_by_key() -> None:
-    from equimodal.studies._identity import _differences
+    from equimodal.studies.runs._identity import _differences
 
     stored: Mapping[str, Any] = {"a": {"b": 1, "c": [1, 2]}, "d": None}
     assert list(_differences(stored, {"a": {"b": 1, "c": [1, 2]}})) == []

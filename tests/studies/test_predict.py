@@ -107,7 +107,7 @@ def test_files(folder: Path, tmp_path: Path) -> None:
 
 def test_predictions_of_other_tasks(tmp_path: Path) -> None:
     """Numbers, labels and maps are read off by the kind of the task; maps have no place in a table."""
-    from equimodal.studies._predict import _read
+    from equimodal.studies.outputs._predict import _read
     from equimodal.tasks import MultiLabel, Regression, Segmentation
 
     output = torch.tensor([[2.0, -1.0], [-3.0, 0.5]])

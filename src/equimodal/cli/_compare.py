@@ -15,7 +15,7 @@ from equimodal.cli._shared import add_parts, check_options, recipe
 from equimodal.errors import unknown_name
 from equimodal.methods import get
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, StudyError, TrainingConfig, compare
-from equimodal.studies._records import write_text
+from equimodal.studies.runs import write_text
 
 _ABOUT = """Methods x seeds on one dataset with equal budgets, the controls included. Calling it again with the same
 folder continues: a finished cell is not run again. Example: equimodal compare --methods MLA,CGGM,MIE --seeds 0,1,2

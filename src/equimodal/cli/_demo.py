@@ -10,7 +10,7 @@ from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, whole_numbers
 from equimodal.cli._shared import add_parts, recipe
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, TrainingConfig
-from equimodal.studies._records import plain, read_yaml
+from equimodal.studies.runs import plain, read_yaml
 
 _ABOUT = """Train Joint, Ensemble, MLA, CGGM and MIE on the embedded dataset avdigits (handwritten and spoken digits),
 print one table and write an HTML report. Interrupted, it continues when it is called again."""

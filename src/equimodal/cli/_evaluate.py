@@ -23,12 +23,11 @@ from equimodal.cli._robustness import (
 )
 from equimodal.cli._shared import measured
 from equimodal.data import Missing, loader, take_away
-from equimodal.diagnostics import draw_curves, evaluate
-from equimodal.diagnostics._corruptions import NOISES
-from equimodal.diagnostics._figure import FORMATS
+from equimodal.diagnostics import FORMATS, draw_curves, evaluate
+from equimodal.diagnostics.noise import NOISES
 from equimodal.methods import Method
 from equimodal.studies import load_run
-from equimodal.studies._records import ELSEWHERE, write_json
+from equimodal.studies.runs import ELSEWHERE, write_json
 
 _ABOUT = """Scores of a finished run on its test or validation data: as they are, from every subset of the modalities,
 with modalities missing, with noise. Example: equimodal evaluate runs/MLA --subsets --missing-rates 0.1,...,0.9"""

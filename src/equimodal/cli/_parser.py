@@ -172,7 +172,7 @@ def peek(argv: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
-    from equimodal.studies._records import read_yaml
+    from equimodal.studies.runs import read_yaml
 
     try:
         return read_yaml(path)

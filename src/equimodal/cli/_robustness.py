@@ -8,19 +8,19 @@ from typing import Any
 
 from equimodal.cli._parser import comma_list
 from equimodal.cli._shared import percent
-from equimodal.data import Dataset, Loader, loader
-from equimodal.data._missing import ALL
+from equimodal.data import ALL, Dataset, Loader, loader
 from equimodal.diagnostics import (
     Curve,
     SubsetScore,
+    checked_levels,
+    checked_whole,
     effective_robustness,
     input_spread,
     missing_curves,
     noise_curves,
     subset_table,
 )
-from equimodal.diagnostics._corruptions import ENDLESS, NOISES
-from equimodal.diagnostics._sweep import checked_levels, checked_whole
+from equimodal.diagnostics.noise import ENDLESS, NOISES
 from equimodal.errors import DataError, MethodError, unknown_name
 from equimodal.methods import Method
 

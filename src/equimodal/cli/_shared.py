@@ -10,8 +10,8 @@ from typing import Any
 from equimodal import studies
 from equimodal.cli._parser import CommandParser
 from equimodal.cli._signature import Option, options_of
+from equimodal.engine import Sharpness
 from equimodal.methods import get
-from equimodal.sharpness import Sharpness
 from equimodal.studies import DataConfig, ModelConfig, TrainingConfig, method_options
 
 _DATA_NOTES = {

@@ -11,7 +11,10 @@ from equimodal.data._dataset import Dataset
 from equimodal.data._describe import describe
 from equimodal.data._errors import SplitError
 from equimodal.data._loader import Loader, loader
+from equimodal.data._missing import ALL as ALL
 from equimodal.data._missing import Missing, take_away
+from equimodal.data._missing import kept as kept
+from equimodal.data._missing import uniforms as uniforms
 from equimodal.data._modality import Modality
 from equimodal.data._protocol import Protocol
 from equimodal.data._registry import available, load

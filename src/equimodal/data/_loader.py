@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from equimodal.batch import Batch
 from equimodal.data._splits import Split, TrainSplit
-from equimodal.data.augment._augmentation import Augmentation, Bound
+from equimodal.data.augment import Augmentation, Bound
 from equimodal.errors import DataError
 
 S = TypeVar("S", bound=Split)

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from equimodal._utils.shapes import line_up
 from equimodal.batch import Tokens, Tree
 from equimodal.data._card import ModalityCard
 from equimodal.data._rows import rows_of
 from equimodal.data._transforms import apply, reduction_axes
 from equimodal.errors import DataError, NonFiniteError
-from equimodal.functional._shapes import line_up
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]

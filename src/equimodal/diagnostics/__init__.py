@@ -1,13 +1,15 @@
 """Looks at a model from outside and leaves no trace in it: probes, subsets of modalities, missing rates, noise."""
 
-from equimodal.diagnostics._corruptions import Corruption, Spread, input_spread
 from equimodal.diagnostics._curve import Curve, effective_robustness, relative_robustness
 from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_scores
+from equimodal.diagnostics._figure import FORMATS as FORMATS
 from equimodal.diagnostics._figure import draw_curves
 from equimodal.diagnostics._missing import missing_curves
-from equimodal.diagnostics._noise import noise_curves
 from equimodal.diagnostics._probe import probe_scores, under_training
 from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
+from equimodal.diagnostics._sweep import checked_levels as checked_levels
+from equimodal.diagnostics._sweep import checked_whole as checked_whole
+from equimodal.diagnostics.noise import Corruption, Spread, input_spread, noise_curves
 
 __all__ = [
     "Corruption",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equimodal.errors import BatchError
 from equimodal.inference import apply_rule, at_temperature, fitted_temperature, rules_for
-from equimodal.methods._base import BatchLike, Method, evaluating
+from equimodal.methods import BatchLike, Method, evaluating
 from equimodal.tasks import distribution_of, score
 
 

@@ -6,9 +6,9 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from equimodal._utils.files import write_bytes
 from equimodal.diagnostics._curve import Curve
 from equimodal.errors import MethodError, missing_extra
-from equimodal.files import write_bytes
 
 FORMATS = (".png", ".svg", ".pdf")
 

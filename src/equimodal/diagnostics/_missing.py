@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from equimodal.data._missing import ALL, kept, uniforms
+from equimodal.data import ALL, kept, uniforms
 from equimodal.diagnostics._curve import Curve, curve_of
 from equimodal.diagnostics._sweep import checked_levels, chosen_modalities, readers, repeated
-from equimodal.methods._base import BatchLike, Method
+from equimodal.methods import BatchLike, Method
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

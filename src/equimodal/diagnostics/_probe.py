@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.features import kind_of, pool
-from equimodal.methods._base import BatchLike, Method, evaluating
+from equimodal.methods import BatchLike, Method, evaluating
 from equimodal.tasks import Task, score
 
 _PER_SAMPLE = 512  # pixels of each sample that a probe of a segmentation sees, evenly spaced

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from equimodal.diagnostics._sweep import Tally, checked_whole, readers
-from equimodal.methods._base import BatchLike, Method
+from equimodal.methods import BatchLike, Method
 
 LIMIT = 255
 """Subsets that are scored by default: all of up to 8 modalities."""

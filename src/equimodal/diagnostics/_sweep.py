@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from equimodal.batch import Batch, Presence, Tree, keep_rows, tree_map
-from equimodal.data._missing import ALL
+from equimodal.data import ALL
 from equimodal.errors import BatchError, MethodError
-from equimodal.methods._base import BatchLike, Method, evaluating
+from equimodal.methods import BatchLike, Method, evaluating
 from equimodal.model import MultimodalModel
-from equimodal.tasks import mean_ratio
-from equimodal.tasks._protocol import counting_dtype
+from equimodal.tasks import counting_dtype, mean_ratio
 
 Mask = npt.NDArray[np.bool_]
 

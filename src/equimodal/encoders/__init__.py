@@ -6,6 +6,7 @@ from equimodal.encoders._clip import CLIPText, CLIPVision
 from equimodal.encoders._conv1d import Conv1d
 from equimodal.encoders._conv2d import Conv2d
 from equimodal.encoders._encoder import Encoder, Frozen, LoRA
+from equimodal.encoders._for_modality import FITTING as FITTING
 from equimodal.encoders._for_modality import Columns, EncoderName, Size, Spec, for_modality
 from equimodal.encoders._gru import GRU
 from equimodal.encoders._mlp import MLP

@@ -47,7 +47,7 @@ _AXES = {
     "volume": "(C, D, H, W)",
 }
 # the first is the usual one
-_FITTING: dict[str, tuple[EncoderName, ...]] = {
+FITTING: dict[str, tuple[EncoderName, ...]] = {
     "image": ("conv2d", "conv1d", "gru", "resnet18", "resnet50", "vit", "ast", "clip", "unet"),
     "sequence": ("conv1d", "gru", "transformer"),
     "vector": ("mlp",),
@@ -151,18 +151,18 @@ def for_modality(
         64
     """
     kind, shape = spec.kind, tuple(spec.shape)
-    if kind not in _FITTING:
+    if kind not in FITTING:
         raise ModelError(
-            f"`spec.kind`: expected one of {list(_FITTING)}. Found {kind!r}. Give MultimodalModel a module of your own "
+            f"`spec.kind`: expected one of {list(FITTING)}. Found {kind!r}. Give MultimodalModel a module of your own "
             "for this modality."
         )
     if len(shape) != len(_AXES[kind].strip("(,)").split(",")):
         raise ModelError(f"`spec.shape`: expected {_AXES[kind]} for the kind {kind!r}. Found {shape}.")
     if size not in get_args(Size):
         raise ModelError(f"`size`: expected one of {list(get_args(Size))}. Found {size!r}.")
-    name = _FITTING[kind][0] if encoder is None else encoder
-    if name not in _FITTING[kind]:
-        raise unknown_name(f"encoder for the kind {kind!r}", name, _FITTING[kind])
+    name = FITTING[kind][0] if encoder is None else encoder
+    if name not in FITTING[kind]:
+        raise unknown_name(f"encoder for the kind {kind!r}", name, FITTING[kind])
     if kind == "tokens" and name == "transformer" and "vocabulary" not in options:
         raise ModelError("`vocabulary`: expected the number of token ids, as for_modality(..., vocabulary=30522).")
     arguments = {**_WIDTHS.get((name, size), {}), "out_features": out_features, **options}

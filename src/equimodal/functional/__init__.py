@@ -48,6 +48,7 @@ from equimodal.functional._uncertainty import (
     uncertainty,
     uncertainty_weights,
 )
+from equimodal.functional._uncertainty import Measure as Measure
 
 __all__ = [
     "MEASURES",

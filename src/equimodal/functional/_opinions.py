@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from equimodal._utils.shapes import line_up
 from equimodal.errors import MethodError
-from equimodal.functional._shapes import line_up
 
 
 def softmin_weights(

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from equimodal._utils.shapes import line_up
 from equimodal.errors import MethodError
-from equimodal.functional._shapes import line_up
 
 Measure = Literal["entropy", "max_probability", "margin", "energy"]
 MEASURES: tuple[str, ...] = get_args(Measure)

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.shapes import line_up
 from equimodal.batch import Tokens, Tree, tree_map, tree_tensors
 from equimodal.errors import ModelError, UnsupportedError
 from equimodal.features import Width, check_feature, kind_of, single_width
-from equimodal.functional._shapes import line_up
 
 Fill = Literal["zeros", "learnt", "renormalise"]
 """What stands for an absent modality: zeros; a learnt vector; nothing, the others weighing as much as all do."""

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.shapes import line_up
 from equimodal.batch import Tree
 from equimodal.errors import ModelError
 from equimodal.features import Width, on_rows, single_width
-from equimodal.functional._shapes import line_up
 from equimodal.fusion._base import Fill, Fusion, check_positive
 
 

@@ -1,6 +1,8 @@
 """The methods. Every class takes ``(model, task, **hyperparameters)``."""
 
+from equimodal.methods._base import BatchLike as BatchLike
 from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport
+from equimodal.methods._base import evaluating as evaluating
 from equimodal.methods._cggm import CGGM
 from equimodal.methods._complete import refuse_incomplete
 from equimodal.methods._ensemble import Ensemble, Unimodal

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
-from equimodal.engine import Descent, Engine, Phase, UpdateScale
+from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale, reshard
 from equimodal.errors import BatchError, EquimodalWarning, MethodError, ModelError
 from equimodal.inference import Inference, Prediction, Rule
 from equimodal.methods._info import MASKED as MASKED
 from equimodal.methods._info import OWN_ROWS as OWN_ROWS
 from equimodal.methods._info import MethodInfo as MethodInfo
 from equimodal.model import Multimodal, check_parts, is_batch_of_one, one_sample_error
-from equimodal.sharding import reshard
-from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task, distribution_of, mean_ratio
 from equimodal.unimodal import Way, unimodal_outputs
 

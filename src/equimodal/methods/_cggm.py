@@ -9,22 +9,37 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from equimodal.arguments import check_number, one_of
+from equimodal._utils.arguments import check_number, one_of
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
+from equimodal.engine import (
+    Descent,
+    Engine,
+    Objective,
+    Phase,
+    Sharpness,
+    UpdateScale,
+    cancels_scale,
+    is_distributed,
+    local,
+    recorded_inputs,
+)
 from equimodal.errors import ModelError, OptimizerWarning
 from equimodal.features import Width, single_width
 from equimodal.functional import balance_terms, direction_loss
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, Method, MethodInfo, StepReport, warn_if_frozen, warn_once
-from equimodal.methods._cggm_direction import Direction, Seen, column_blocks
-from equimodal.methods._heads import Heads, adapted, detached, output_layer
-from equimodal.methods._shares import LossShares, own_rows
-from equimodal.operators import input_width, recorded_inputs
-from equimodal.optimizers import cancels_scale
-from equimodal.processes import is_distributed
-from equimodal.sharding import local
-from equimodal.sharpness import Sharpness
+from equimodal.methods.parts import (
+    Direction,
+    Heads,
+    LossShares,
+    Seen,
+    adapted,
+    column_blocks,
+    detached,
+    output_layer,
+    own_rows,
+)
+from equimodal.projection import input_width
 from equimodal.tasks import Task, mean_ratio
 
 

@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.shapes import line_up
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Descent, Engine, Phase, UpdateScale
+from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
 from equimodal.errors import MethodError, UnsupportedError
-from equimodal.functional._shapes import line_up
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, OWN_ROWS, Method, MethodInfo, StepReport, record_score
-from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
-from equimodal.methods._shares import LossShares
-from equimodal.sharpness import Sharpness
+from equimodal.methods.parts import LossShares, linear_heads, nothing, unimodal_phase
 from equimodal.tasks import Task
 
 

@@ -29,7 +29,7 @@ class MethodInfo:
         consulted: public sources read for it (facts only, no code).
         control: whether it is a control without which no claim counts.
         complete: option -> why samples must have every modality where it is in force.
-        engine: engine features -> what departs from their claims, see :func:`equimodal.capabilities.departures`; empty
+        engine: engine features -> what departs from their claims, see :func:`equimodal.engine.departures`; empty
             where every claim holds.
     """
 

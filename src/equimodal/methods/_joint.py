@@ -9,13 +9,11 @@ from typing import cast
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Objective, Phase
+from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import UnsupportedError
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, MASKED, Method, MethodInfo
-from equimodal.methods._heads import check_way, usual_way
-from equimodal.methods._shares import LossShares
-from equimodal.sharpness import Sharpness
+from equimodal.methods.parts import LossShares, check_way, usual_way
 from equimodal.tasks import Task
 from equimodal.unimodal import Way
 

@@ -8,9 +8,19 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from equimodal.arguments import check_number, one_of
+from equimodal._utils.arguments import check_number, one_of
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
+from equimodal.engine import (
+    Descent,
+    Engine,
+    Objective,
+    Phase,
+    Sharpness,
+    UpdateScale,
+    all_sum,
+    is_distributed,
+    recorded_inputs,
+)
 from equimodal.errors import MethodError, ScheduleWarning, UnsupportedError
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.inference import Rule
@@ -26,15 +36,19 @@ from equimodal.methods._base import (
     warn_if_frozen,
     warn_once,
 )
-from equimodal.methods._flat import FlatBank, Key, branch_layers, corresponding
-from equimodal.methods._heads import Heads, branch_phase, like_model, published_head
-from equimodal.methods._mie_released import ENGINE, released_loss
-from equimodal.methods._mixup import check_mixable, mixup
-from equimodal.methods._shares import LossShares
-from equimodal.methods._stages import Stages, reset_optimizer
-from equimodal.operators import layer_inputs, project_gradient, recorded_inputs
-from equimodal.processes import all_sum, is_distributed
-from equimodal.sharpness import Sharpness
+from equimodal.methods.parts import (
+    Heads,
+    LossShares,
+    Stages,
+    branch_phase,
+    check_mixable,
+    like_model,
+    mixup,
+    published_head,
+    reset_optimizer,
+)
+from equimodal.methods.released import ENGINE, released_loss
+from equimodal.projection import FlatBank, Key, branch_layers, corresponding, layer_inputs, project_gradient
 from equimodal.tasks import Task
 
 

@@ -8,9 +8,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from equimodal.arguments import check_number, one_of
+from equimodal._utils.arguments import check_number, one_of
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale, all_sum, recorded_inputs
 from equimodal.errors import ModelError, ScheduleWarning, UnsupportedError
 from equimodal.functional import fuse, product_weights, uncentred_covariance_sum
 from equimodal.inference import Prediction, Rule
@@ -24,19 +24,16 @@ from equimodal.methods._base import (
     warn_if_frozen,
     warn_once,
 )
-from equimodal.methods._flat import FlatBank, corresponding
-from equimodal.methods._heads import branch_phase, default_head, like_model
-from equimodal.methods._shares import LossShares
-from equimodal.operators import (
+from equimodal.methods.parts import LossShares, branch_phase, default_head, like_model
+from equimodal.projection import (
+    FlatBank,
     OrthogonalProjector,
+    corresponding,
     input_width,
     layer_inputs,
     project_gradient,
     projectable_layers,
-    recorded_inputs,
 )
-from equimodal.processes import all_sum
-from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task, distribution_of
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equimodal.arguments import check_number
+from equimodal._utils.arguments import check_number
+from equimodal._utils.shapes import line_up
 from equimodal.batch import Batch, Tree, tree_map
-from equimodal.functional._shapes import line_up
+from equimodal.engine import Sharpness
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods._joint import Joint
-from equimodal.sharpness import Sharpness
 from equimodal.tasks import Task
 
 

@@ -8,15 +8,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from equimodal.arguments import check_number
+from equimodal._utils.arguments import check_number
 from equimodal.batch import Batch
-from equimodal.engine import Objective, Phase
+from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.inference import Rule
 from equimodal.methods._base import ALL_TASKS, MASKED, MethodInfo
-from equimodal.methods._heads import linear_heads
 from equimodal.methods._joint import Joint
-from equimodal.methods._shares import LossShares, own_rows
-from equimodal.sharpness import Sharpness
+from equimodal.methods.parts import LossShares, linear_heads, own_rows
 from equimodal.tasks import Task
 
 

@@ -8,17 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equimodal.arguments import check_number
+from equimodal._utils.arguments import check_number
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Descent, Engine, Phase, UpdateScale
+from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
 from equimodal.errors import MethodError
 from equimodal.inference import Rule, apply_rule
 from equimodal.methods._base import ALL_TASKS, MASKED, EpochContext, MethodInfo, StepReport, record_score
-from equimodal.methods._heads import linear_heads, nothing, unimodal_phase
 from equimodal.methods._joint import Joint
-from equimodal.methods._shares import LossShares
-from equimodal.methods._stages import reset_optimizer
-from equimodal.sharpness import Sharpness
+from equimodal.methods.parts import LossShares, linear_heads, nothing, reset_optimizer, unimodal_phase
 from equimodal.tasks import Task, distribution_of
 
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.shapes import line_up
 from equimodal.errors import TargetError, missing_extra
 from equimodal.functional import soft_dice, softmax_backward, softmax_cross_entropy_residual
-from equimodal.functional._shapes import line_up
 from equimodal.tasks._protocol import (
     Distribution,
     at_least_float32,

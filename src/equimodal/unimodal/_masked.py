@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Tokens, Tree
+from equimodal.engine import paused_statistics
 from equimodal.errors import ModelError
-from equimodal.sharpness import paused_statistics
 from equimodal.unimodal._base import (
     Features,
     Masks,

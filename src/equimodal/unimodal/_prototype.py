@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
+from equimodal.engine import all_sum
 from equimodal.errors import BatchError, MethodError, ModelError, UnsupportedError
 from equimodal.features import pool
-from equimodal.processes import all_sum
 from equimodal.tasks import Task
 from equimodal.unimodal._base import Features, Masks, UnimodalOutputs
 

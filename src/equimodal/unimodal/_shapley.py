@@ -7,8 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from equimodal.engine import paused_statistics
 from equimodal.errors import ModelError, UnsupportedError
-from equimodal.sharpness import paused_statistics
 from equimodal.unimodal._base import (
     Features,
     Masks,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from equimodal.data import load, loader, prepare
-from equimodal.data.prepare._cremad import CLASSES, Parameters, speaker_independent
+from equimodal.data.prepare.datasets._cremad import CLASSES, Parameters, speaker_independent
 from equimodal.errors import DataError
 from tests.data.prepare.cremad import SMALL, rows_of, write_cremad, write_lists
 from tests.data.prepare.media import cut, tone, write_wav

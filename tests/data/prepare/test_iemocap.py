@@ -12,9 +12,10 @@ import torch
 
 from equimodal.batch import Tokens
 from equimodal.data import load
-from equimodal.data.prepare import _faces, check, prepare
-from equimodal.data.prepare._fbank import frames_at, log_mel
+from equimodal.data.prepare import check, prepare
 from equimodal.data.prepare._interface import UnreadableError
+from equimodal.data.prepare.readers import _faces
+from equimodal.data.prepare.readers._fbank import frames_at, log_mel
 from equimodal.errors import DataError
 from tests.data.prepare.iemocap import manifest, stored, train_a_little, turn_name
 from tests.data.prepare.media import cut, flat_frames, tone, write_video, write_wav

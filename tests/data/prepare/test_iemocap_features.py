@@ -140,7 +140,7 @@ def test_an_utterance_without_features_is_missing(features: Path, tmp_path: Path
 
 
 def test_the_order_of_the_classes_is_checked_on_the_whole_set() -> None:
-    from equimodal.data.prepare._iemocap_features import KNOWN, IemocapFeatures, Parameters
+    from equimodal.data.prepare.datasets._iemocap_features import KNOWN, IemocapFeatures, Parameters
 
     labels: dict[str, int] = {}
     for number, name in enumerate(("angry", "happy", "sad", "neutral")):

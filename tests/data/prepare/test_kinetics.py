@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from equimodal.data import load, prepare
-from equimodal.data.prepare._kinetics import label_of
-from equimodal.data.prepare._kinetics_facts import CLASSES
+from equimodal.data.prepare.datasets._kinetics import label_of
+from equimodal.data.prepare.datasets._kinetics_facts import CLASSES
 from equimodal.errors import DataError
 from tests.data.prepare.cremad import rows_of
 from tests.data.prepare.media import cut, flat_frames, tone, write_video

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from equimodal.data import load, prepare
-from equimodal.data.prepare._nvgesture import Parameters
+from equimodal.data.prepare.datasets._nvgesture import Parameters
 from equimodal.errors import DataError, UnknownNameError
 from tests.data.prepare.cremad import rows_of
 from tests.data.prepare.media import cut, write_video

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from equimodal.data.prepare._pairs import by_hash, carve, read_listed
+from equimodal.data.prepare.datasets._pairs import by_hash, carve, read_listed
 from equimodal.errors import DataError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from equimodal.data.prepare._text import (
+from equimodal.data.prepare.readers._text import (
     Clean,
     FolderTokenizer,
     WordTokenizer,

@@ -7,6 +7,7 @@ changes targets too.
 """
 
 from equimodal.data.augment._augmentation import TOGETHER, Augmentation, available
+from equimodal.data.augment._augmentation import Bound as Bound
 from equimodal.data.augment._geometry import Crop, Flip, QuarterTurns, Rotate
 from equimodal.data.augment._operation import Operation
 from equimodal.data.augment._values import Colour, Noise, SpecMask

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equimodal._utils.shapes import line_up
 from equimodal.data.augment._operation import Value, chosen, count, interval, share, uniform
 from equimodal.errors import DataError, missing_extra
-from equimodal.functional._shapes import line_up
 
 
 @dataclass(frozen=True)

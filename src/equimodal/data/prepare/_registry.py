@@ -49,5 +49,5 @@ def get(name: str) -> type[Preparation[Any]]:
     if name not in _DATASETS:
         raise unknown_name("dataset to prepare", name, _DATASETS)
     module, attribute = _DATASETS[name]
-    kind: type[Preparation[Any]] = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
+    kind: type[Preparation[Any]] = getattr(importlib.import_module(f"{__package__}.datasets.{module}"), attribute)
     return kind

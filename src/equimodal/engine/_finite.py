@@ -1,0 +1,68 @@
+"""Losses and gradients that are not finite: who is to blame, and telling every process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.batch import Batch
+from equimodal.engine._processes import all_sum
+from equimodal.engine._sharding import is_sharded, local
+from equimodal.errors import NonFiniteError
+
+
+def blame_loss(phase: str, loss: Tensor, batch: Batch) -> NonFiniteError:
+    """The error for a loss: it names modality and samples where an input is to blame."""
+    try:
+        batch.check_finite()
+    except NonFiniteError as error:
+        return error
+    found = "" if batch.index is None else f" Dataset indices of the batch: {batch.index[:5].tolist()} ..."
+    return NonFiniteError(
+        f"Loss of phase {phase!r}: expected a finite number. Found {float(loss)}, with finite "
+        f"inputs.{found} Nothing was stepped. Lower the learning rate, clip gradients, or check the model."
+    )
+
+
+def elsewhere(phase: str) -> NonFiniteError:
+    """The error on the processes that are not to blame."""
+    return NonFiniteError(
+        f"Phase {phase!r}: another process found a loss that is not finite, or failed; its own message says what. "
+        "Nothing was stepped."
+    )
+
+
+def blame_gradients(parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether all gradients are finite; of sharded ones, on every process."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    finite = torch.isfinite(torch.stack(torch._foreach_norm([local(g) for g in gradients]))).all()
+    if any(is_sharded(g) for g in gradients):
+        return float(all_sum({"bad": (~finite).double()})["bad"]) == 0
+    return bool(finite)
+
+
+class Unseen:
+    """Losses that were not looked at where they were computed: one flag per phase, on the device."""
+
+    def __init__(self) -> None:
+        self._finite: dict[str, Tensor] = {}
+
+    def note(self, phase: str, loss: Tensor) -> None:
+        """Remember whether the loss is finite, without waiting for the device."""
+        finite = torch.isfinite(loss.detach())
+        known = self._finite.get(phase)
+        self._finite[phase] = finite if known is None else known & finite
+
+    def check(self, device: torch.device) -> None:
+        """Raise on every process if any of them noted a loss that is not finite."""
+        noted, self._finite = self._finite, {}
+        bad = [name for name, finite in noted.items() if not bool(finite)]
+        if not float(all_sum({"bad": torch.tensor(float(len(bad)), device=device)})["bad"]):
+            return
+        where = f"Loss of phase(s) {bad}" if bad else "A loss on another process"
+        raise NonFiniteError(
+            f"{where}: expected finite numbers. Found NaN or infinity since the last check. Go back to the last "
+            "checkpoint; lower the learning rate, clip gradients, or pass check_finite=True to find the batch."
+        )

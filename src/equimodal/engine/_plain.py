@@ -1,0 +1,399 @@
+"""The engine of a plain loop: :class:`PlainEngine`, which needs torch only.
+
+The order of one update is fixed: backward, average over processes, unscale, modify (the method), clip, step.
+Accumulation is a list of micro-batches handed to one ``training_step``; statistics are summed over micro-batches and
+processes before a method computes anything non-linear from them. :class:`~equimodal.engine.Engine` is the protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from equimodal._utils.arguments import check_number
+from equimodal.batch import Batch, tree_tensors
+from equimodal.engine._features import refuse
+from equimodal.engine._finite import Unseen, blame_gradients, blame_loss, elsewhere
+from equimodal.engine._loss_scale import LossScale
+from equimodal.engine._optimizers import Displacement, as_list, momenta_of, warn_about_unknown
+from equimodal.engine._preconditions import Examined, examine
+from equimodal.engine._processes import all_sum, average_gradients, is_distributed
+from equimodal.engine._protocol import Descent, Engine, Objective, Phase, Survey, UpdateScale
+from equimodal.engine._recording import recompiles
+from equimodal.engine._sharding import check_samples, clip_gradients, is_sharded, reshard
+from equimodal.engine._sharpness import (
+    RunningStatistics,
+    Sharpness,
+    paused_statistics,
+    perturbed,
+    random_state,
+    restore_random_state,
+)
+from equimodal.engine._survey import any_failed, coupled, survey
+from equimodal.errors import MethodError, ModelError, NonFiniteError
+
+__all__ = ["Descent", "Engine", "Objective", "Phase", "PlainEngine", "Survey", "UpdateScale"]
+
+
+class PlainEngine:
+    """Engine for a plain loop: torch only, any device, one process or many.
+
+    With ``torch.distributed`` initialised, gradients are averaged over all processes with one flat reduction, so the
+    model needs no wrapper, and an encoder that is idle in a step is legal. Start all processes from equal weights
+    (:meth:`broadcast`).
+
+    Args:
+        optimizer: one optimizer or several with disjoint parameters.
+        clip_norm: largest global 2-norm of the gradients of a phase, applied after the method's modification; ``None``
+            does not clip.
+        autocast: ``torch.bfloat16`` or ``torch.float16`` runs forward passes in mixed precision; ``None`` does not.
+        scaler: a ``torch.amp.GradScaler``, which float16 needs. Methods see unscaled gradients. A phase whose gradients
+            overflow is skipped, with everything as it was; the scale is updated once per training step.
+        compile: compile each phase's whole loss, forward passes included: ``True``, or options of ``torch.compile``
+            (``{"fullgraph": True}`` makes a graph break an error). Encoders that you compiled need nothing here.
+        check_finite: look at each loss before it is used. Default: on the CPU, where it is free; on other devices the
+            losses are remembered and :meth:`raise_if_not_finite` looks at them when called (once per epoch, say).
+
+    Raises:
+        MethodError: an argument is out of range.
+        NonFiniteError: a loss is NaN or infinite, on any process; nothing has been stepped, and running statistics are
+            as they were.
+        UnsupportedError: (in the first step, before anything is computed) the method refuses a feature in use.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from equimodal import Batch, Classification, MultimodalModel
+        >>> from equimodal.fusion import Concat
+        >>> from equimodal.methods import Joint
+        >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
+        >>> model = MultimodalModel(encoders, Concat({"audio": 4, "video": 4}), nn.Linear(8, 2))
+        >>> method = Joint(model, Classification(2))
+        >>> engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=0.1), clip_norm=1.0)
+        >>> batch = Batch({"audio": torch.randn(6, 5), "video": torch.randn(6, 3)}, torch.tensor([0, 1] * 3))
+        >>> sorted(method.training_step(batch, engine).losses)
+        ['joint']
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        clip_norm: float | None = None,
+        autocast: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        compile: bool | Mapping[str, Any] = False,  # noqa: A002 (torch's own name for it)
+        check_finite: bool | None = None,
+    ) -> None:
+        self._optimizers = as_list(optimizer)
+        if clip_norm is not None:
+            check_number("clip_norm", clip_norm, above=0)
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise MethodError(f"`autocast`: expected torch.bfloat16, torch.float16 or None. Found {autocast}.")
+        if autocast is torch.float16 and scaler is None:
+            raise MethodError(
+                "`autocast`: float16 needs a loss scaler. Give scaler=torch.amp.GradScaler(device), or use "
+                "torch.bfloat16."
+            )
+        self.clip_norm, self.autocast, self.check_finite = clip_norm, autocast, check_finite
+        self._scale = None if scaler is None else LossScale(scaler)
+        self._compile = None if compile is False else {} if compile is True else dict(compile)
+        self._unseen = Unseen()
+        self._known: set[str] = set()
+        self._examined: weakref.WeakKeyDictionary[nn.Module, Examined] = weakref.WeakKeyDictionary()
+        self._module: nn.Module | None = None
+        self._in_parts = False
+        self._statistics: RunningStatistics | None = None
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The optimizers given."""
+        return self._optimizers
+
+    @contextlib.contextmanager
+    def iteration(self, module: nn.Module) -> Iterator[None]:
+        """See :meth:`Engine.iteration`: what the method refuses is looked up, the loss scale is updated at the end."""
+        self.prepare(module)
+        self._module = module
+        self._reshard()
+        try:
+            yield
+        finally:
+            self._module = None
+            if self._scale is not None:
+                self._scale.update()
+
+    def prepare(self, module: nn.Module) -> None:
+        """Refuse, before anything is computed, what ``module`` cannot do under this engine; done by the first step.
+
+        Raises:
+            UnsupportedError: see :func:`~equimodal.engine.examine`.
+        """
+        if module not in self._examined:
+            compiles = self._compile is not None
+            self._examined[module] = examine(module, self.autocast, self._scale is not None, compiles)
+        if self._statistics is None or self._statistics.module is not module:
+            self._statistics = RunningStatistics(module)
+
+    def use(self, module: nn.Module | None, feature: str) -> None:
+        """Raise if ``module`` refuses the engine feature; looked up once."""
+        if module is not None and feature not in self._examined[module].features:
+            refuse(module, feature)
+            self._examined[module].features.add(feature)
+
+    # ---- gradients -------------------------------------------------------------------------------------------------
+
+    def descend(self, phase: Phase, batches: Sequence[Batch], sharpness: Sharpness | None = None) -> Descent:
+        """See :meth:`Engine.descend`."""
+        sharp = sharpness is not None and sharpness.mode is not None
+        for feature, used in (("accumulation", len(batches) > 1), ("sharpness", sharp)):
+            if used:
+                self.use(self._module, feature)
+        sharded = self._sharded_in(phase)
+        if sharded:
+            check_samples(sharded, phase.name, batches, phase.device)
+        total, self._in_parts = self._count(phase, batches)
+        if total == 0:
+            self._clear()
+            return Descent.nothing()
+        if not phase.trained:
+            raise ModelError(
+                f"Phase {phase.name!r}: expected parameters that require gradients. Found all of them frozen. "
+                "Unfreeze the encoder or head, or use a control that does not train it."
+            )
+        if phase.name not in self._known:
+            self._known.add(phase.name)
+            warn_about_unknown(phase.name, (*phase.parameters, *phase.auxiliary), self._optimizers)
+        before = self._statistics.copy() if self._statistics is not None and self._looks(phase) else None
+        try:
+            if sharpness is None or not sharp:
+                return self._descend_once(phase, batches, total)
+            return self._descend_sharp(phase, batches, total, sharpness)
+        except BaseException as error:
+            self._clear()
+            if before is not None:
+                before.restore()
+            if isinstance(error, _Overflow):
+                return Descent.nothing()
+            raise
+        finally:
+            if self._module is None and self._scale is not None:  # outside a training step: nobody else will
+                self._scale.update()
+
+    def _looks(self, phase: Phase) -> bool:
+        return self._scale is not None or self._checks(phase.device)
+
+    def _count(self, phase: Phase, batches: Sequence[Batch]) -> tuple[int, bool]:
+        """How many samples take part in the phase on all processes, and whether any has several micro-batches."""
+        here = [sum(phase.count(batch) for batch in batches), int(len(batches) > 1)]
+        if is_distributed():
+            here = all_sum({"here": torch.tensor(here, device=phase.device)})["here"].tolist()
+        return here[0], here[1] > 0
+
+    def _reshard(self) -> None:
+        if self._module is not None and self._examined[self._module].sharded:
+            reshard(self._module)
+
+    def _sharded_in(self, phase: Phase) -> tuple[str, ...]:
+        """The modalities with sharded encoders that the phase is about."""
+        found = () if self._module is None else self._examined[self._module].sharded
+        return found if phase.modality is None else tuple(m for m in found if m == phase.modality)
+
+    def _descend_once(self, phase: Phase, batches: Sequence[Batch], total: int) -> Descent:
+        self._clear()
+        for p in (*phase.parameters, *phase.auxiliary):  # also those that no optimizer of this engine has
+            p.grad = None
+        shared = is_distributed()
+        if self._in_parts:
+            survey(phase, batches, self._module, self._precision, self._checks(phase.device))
+        try:
+            descent, bad = self._accumulate(phase, batches, total)
+        except Exception:
+            if shared:  # the others are waiting: tell them
+                average_gradients(phase.trained, failed=True)
+            raise
+        self._reshard()  # an encoder whose features were detached
+        failed = self._finish_backward(phase, bad is not None)
+        if bad is not None:
+            raise blame_loss(phase.name, *bad)
+        if failed:
+            raise elsewhere(phase.name)
+        if self._scale is not None and not self._scale.unscale(phase.trained):
+            raise _Overflow
+        return descent
+
+    def _accumulate(
+        self, phase: Phase, batches: Sequence[Batch], total: int
+    ) -> tuple[Descent, tuple[Tensor, Batch] | None]:
+        """Forward and backward over the micro-batches of this process; a loss that is not finite ends it."""
+        processes = dist.get_world_size() if is_distributed() else 1
+        loss: Tensor | None = None
+        losses: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
+        bad: tuple[Tensor, Batch] | None = None
+        for batch in batches:
+            count = phase.count(batch)
+            if count == 0:
+                continue
+            objective, finite = self._forward(phase, batch)
+            if not finite:
+                bad = bad or (objective.total.detach(), batch)
+                if self._couples(phase) or not self._sharded_in(phase):
+                    return Descent.nothing(), bad  # else others wait in the backward pass of a sharded encoder
+            share = count * processes / total  # gradients are averaged over processes afterwards
+            value = objective.total if share == 1 else objective.total * share
+            self._backward(value)
+            loss = value.detach() if loss is None else loss + value.detach()
+            for name, part in objective.losses.items():
+                weighted = part if share == 1 else part * share
+                losses[name] = losses[name] + weighted if name in losses else weighted
+            for name, part in objective.sums.items():
+                sums[name] = sums[name] + part if name in sums else part
+        return Descent(torch.zeros(()) if loss is None else loss, losses, sums, total), bad
+
+    def _couples(self, phase: Phase) -> bool:
+        return phase.survey is not None and not self._in_parts and is_distributed()
+
+    def _forward(self, phase: Phase, batch: Batch) -> tuple[Objective, bool]:
+        """The loss of one micro-batch, and whether it is finite, as far as is looked."""
+        try:
+            with self._precision(batch):
+                objective = self._objective(phase, batch)
+        except Exception:
+            if self._couples(phase):
+                any_failed(phase, True)  # the others are about to sum: tell them
+            raise
+        finite = True
+        if self._checks(objective.total.device):
+            finite = bool(torch.isfinite(objective.total.detach()))
+        elif self._scale is None:  # under a loss scale an overflow is skipped and does no harm
+            self._unseen.note(phase.name, objective.total)
+        if self._couples(phase):
+            if any_failed(phase, not finite) and finite:
+                raise elsewhere(phase.name)
+            objective = coupled(phase, objective) if finite else objective
+        return objective, finite
+
+    def _objective(self, phase: Phase, batch: Batch) -> Objective:
+        if self._compile is None:
+            return phase.objective(batch)
+        with recompiles():
+            return torch.compile(phase.objective, **self._compile)(batch)
+
+    def _descend_sharp(self, phase: Phase, batches: Sequence[Batch], total: int, sharpness: Sharpness) -> Descent:
+        module = sharpness.module
+        trained = [p for p in phase.parameters if p.requires_grad]
+        if sharpness.mode == "momentum":
+            directions = momenta_of(trained, self._optimizers)
+            if all(d is None for d in directions):  # the first step has no momentum yet
+                return self._descend_once(phase, batches, total)
+            with perturbed(trained, directions, sharpness.radius):
+                return self._descend_once(phase, batches, total)
+        if not sharpness.due(phase.name):
+            descent = self._descend_once(phase, batches, total)
+            sharpness.add_stored(phase.name, trained)
+            return descent
+        state = random_state(trained)
+        descent = self._descend_once(phase, batches, total)
+        first = [p.grad for p in trained]
+        probes = [p.grad for p in phase.auxiliary]
+        with perturbed(trained, first, sharpness.radius), paused_statistics(module):
+            restore_random_state(state)
+            self._descend_once(phase, batches, total)
+        for p, g in zip(phase.auxiliary, probes, strict=True):
+            p.grad = g
+        sharpness.combine(phase.name, trained, first)
+        return descent
+
+    def _clear(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, loss: Tensor) -> None:
+        (loss if self._scale is None else self._scale.scaled(loss)).backward()  # type: ignore[no-untyped-call]
+
+    def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        device = next(t for x in batch.inputs.values() for t in tree_tensors(x)).device
+        return torch.autocast(device.type, dtype=self.autocast)
+
+    def _finish_backward(self, phase: Phase, failed: bool = False) -> bool:
+        """Drop gradients that leaked outside the phase, and average the others; whether any process failed."""
+        inside = {id(p) for p in phase.parameters} | {id(p) for p in phase.auxiliary}
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None and id(p) not in inside:
+                        p.grad = None
+        return average_gradients(phase.trained, failed) if is_distributed() else failed
+
+    def _checks(self, device: torch.device) -> bool:
+        return device.type == "cpu" if self.check_finite is None else self.check_finite
+
+    def raise_if_not_finite(self) -> None:
+        """Raise, on all processes, if a loss since the last call was not finite where each step does not look at it.
+
+        Also raises if a loss scale has shrunk so far that every step overflows.
+        """
+        self._statistics = None  # found anew, in case the model has changed
+        self._unseen.check(self._optimizers[0].param_groups[0]["params"][0].device)
+        if self._scale is not None and 0 < self._scale.scaler.get_scale() < 1e-6:
+            raise NonFiniteError(
+                f"`scaler`: every step overflows, the loss scale has shrunk to {self._scale.scaler.get_scale():.1e}. "
+                "The loss or a gradient is NaN or infinite whatever the scale. Check the data, or lower the learning "
+                "rate."
+            )
+
+    # ---- step ------------------------------------------------------------------------------------------------------
+
+    def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
+        """See :meth:`Engine.step`."""
+        moved = [p for p in phase.parameters if p.grad is not None]
+        if moved and self._checks(moved[0].device) and not blame_gradients(moved):
+            self._clear()
+            raise NonFiniteError(
+                f"Gradient of phase {phase.name!r}: expected finite numbers. Found NaN or infinity with a finite loss. "
+                "Nothing was stepped. Lower the learning rate, or look for a division by zero or a root of zero."
+            )
+        if self.clip_norm is not None:
+            clip_gradients(moved, self.clip_norm)
+        moves = [Displacement(scale.parameters, self._optimizers) for scale in scales]
+        self._step_optimizers()
+        for scale, move in zip(scales, moves, strict=True):
+            move.multiply(scale.factor)
+        self._clear()
+
+    def _step_optimizers(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def reset_optimizer(self, parameters: Iterable[nn.Parameter]) -> None:
+        """See :meth:`Engine.reset_optimizer`."""
+        for parameter in parameters:
+            for optimizer in self._optimizers:
+                optimizer.state.pop(parameter, None)
+
+    # ---- processes -------------------------------------------------------------------------------------------------
+
+    def all_sum(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See :meth:`Engine.all_sum`."""
+        return all_sum(sums)
+
+    def broadcast(self, module: nn.Module) -> None:
+        """Give every process the weights and buffers of process 0; sharded weights are one already."""
+        if is_distributed():
+            for tensor in (*module.parameters(), *module.buffers()):
+                if not is_sharded(tensor):
+                    dist.broadcast(tensor.data, src=0)
+
+
+class _Overflow(Exception):  # noqa: N818 (never leaves this file)
+    """Gradients overflowed under the loss scale, on all processes alike."""

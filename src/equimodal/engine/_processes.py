@@ -1,0 +1,130 @@
+"""What several processes agree on: sums of statistics, averages of gradients, who reads which samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Sized
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+
+from equimodal.engine._sharding import is_sharded
+from equimodal.errors import DataError, UnsupportedError
+
+
+def is_distributed() -> bool:
+    """Whether more than one process takes part."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def all_sum(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sum each tensor over processes, in one reduction per type; on one process, the tensors themselves."""
+    result = dict(sums)
+    if not is_distributed():
+        return result
+    groups: dict[tuple[torch.dtype, torch.device], list[str]] = {}
+    for name in sorted(result):
+        groups.setdefault((result[name].dtype, result[name].device), []).append(name)
+    for key in sorted(groups, key=str):
+        flat = torch.cat([result[name].reshape(-1) for name in groups[key]])
+        dist.all_reduce(flat)
+        parts = torch.split(flat, [result[name].numel() for name in groups[key]])
+        for name, part in zip(groups[key], parts, strict=True):
+            result[name] = part.view_as(result[name])
+    return result
+
+
+def average_gradients(parameters: Sequence[nn.Parameter], failed: bool = False) -> bool:
+    """Average gradients over processes; one that is ``None`` on every process stays ``None``.
+
+    Args:
+        parameters: the same ones, in the same order, on every process; sharded ones have their average already.
+        failed: this process has no gradients to give, because something went wrong.
+
+    Returns:
+        Whether any process failed. Nothing is averaged then, and every process knows; the flag travels with the one
+        that says which parameters have gradients, so agreeing costs no reduction of its own.
+    """
+    if not parameters:
+        return failed
+    flags = [*(p.grad is not None for p in parameters), failed]
+    used = torch.tensor(flags, dtype=torch.int32, device=parameters[0].device)
+    dist.all_reduce(used, op=dist.ReduceOp.MAX)
+    *active_flags, any_failed = used.tolist()
+    if any_failed:
+        return True
+    active = [p for p, flag in zip(parameters, active_flags, strict=True) if flag and not is_sharded(p)]
+    by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+    for p in active:
+        by_dtype.setdefault(p.dtype, []).append(p)
+    for group in by_dtype.values():
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for p, g in zip(group, torch.split(flat, [p.numel() for p in group]), strict=True):
+            p.grad = g.view_as(p)
+    return False
+
+
+@torch.no_grad()
+def average_statistics(module: nn.Module) -> None:
+    """Average the running statistics of normalisation layers over processes, so that all evaluate the same model.
+
+    Each process counts the samples that it sees. Call it before evaluating; the adapter to Lightning does.
+    """
+    if not is_distributed():
+        return
+    layers = [m for m in module.modules() if getattr(m, "track_running_stats", False) is True]
+    buffers = [b for m in layers for b in m.buffers(recurse=False) if b.is_floating_point()]
+    sums = all_sum({str(i): b for i, b in enumerate(buffers)})
+    for i, buffer in enumerate(buffers):
+        buffer.copy_(sums[str(i)] / dist.get_world_size())
+
+
+def check_wrappers(module: nn.Module) -> None:
+    """Refuse a wrapper that averages gradients too.
+
+    Raises:
+        UnsupportedError: a part of ``module`` is in ``DistributedDataParallel``.
+    """
+    if any(type(m).__name__ == "DistributedDataParallel" for m in module.modules()):
+        raise UnsupportedError(
+            "`model`: expected modules without DistributedDataParallel. Found one. The engine averages gradients over "
+            "processes itself, phase by phase; wrap nothing."
+        )
+
+
+class ExactSampler(Sampler[int]):
+    """Every sample on exactly one process, none twice: what evaluation needs.
+
+    ``torch.utils.data.DistributedSampler`` repeats samples until all processes have equally many. Processes may differ
+    by one sample here, so this is for evaluation, where nothing waits for the others in a batch.
+
+    Args:
+        data: what is sampled; only its length counts.
+        rank: number of this process; default: of the running process group, else 0.
+        processes: how many there are; default: of the running process group, else 1.
+
+    Raises:
+        DataError: ``rank`` is not among the processes.
+
+    Example:
+        >>> [list(ExactSampler(range(7), rank, 2)) for rank in (0, 1)]
+        [[0, 2, 4, 6], [1, 3, 5]]
+    """
+
+    def __init__(self, data: Sized, rank: int | None = None, processes: int | None = None) -> None:
+        here = dist.is_available() and dist.is_initialized()
+        self.rank = rank if rank is not None else dist.get_rank() if here else 0
+        self.processes = processes if processes is not None else dist.get_world_size() if here else 1
+        if not 0 <= self.rank < self.processes:
+            raise DataError(f"`rank`: expected a number from 0 to {self.processes - 1}. Found {self.rank}.")
+        self._samples = range(self.rank, len(data), self.processes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)

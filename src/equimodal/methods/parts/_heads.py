@@ -1,0 +1,209 @@
+"""Heads: of unimodal outputs, each its own or the exact split of an additive one; and the last layer of the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.batch import Batch, Tree, tree_map
+from equimodal.engine import Objective, Phase
+from equimodal.errors import ModelError, UnsupportedError
+from equimodal.features import Channels, Width, on_rows, pool, single_width
+from equimodal.fusion import Late
+from equimodal.methods.parts._shares import LossShares
+from equimodal.model import Multimodal
+from equimodal.projection import Layer, is_pointwise
+from equimodal.tasks import Task, distribution_of
+from equimodal.unimodal import OwnHeads, Shapley, Split, UnimodalOutputs
+
+
+class Heads(nn.Module):
+    """One head per modality, kept by position because modality names are free text.
+
+    Args:
+        model: gives the modalities and their feature widths.
+        heads: modality -> module from its features to (B, C), or ``None`` for ``build(d_m)`` each.
+        build: makes the head of one width.
+    """
+
+    def __init__(
+        self, model: Multimodal, heads: Mapping[str, nn.Module] | None, build: Callable[[Width], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.names = tuple(model.modalities)
+        if heads is not None and set(heads) != set(self.names):
+            raise ModelError(f"`heads`: expected one per modality {list(self.names)}. Found {sorted(heads)}.")
+        self.heads = nn.ModuleList(heads[m] if heads is not None else build(model.feature_sizes[m]) for m in self.names)
+        like_model(self, model)
+
+    def __getitem__(self, modality: str) -> nn.Module:
+        return self.heads[self.names.index(modality)]
+
+    def forward(self, features: Mapping[str, Tree]) -> dict[str, Tensor]:
+        """Outputs of the modalities in ``features``, each from its own head."""
+        return {m: self[m](h) for m, h in features.items()}
+
+
+def linear_heads(model: Multimodal, task: Task, heads: Mapping[str, nn.Module] | None = None) -> Heads:
+    """:func:`default_head` per modality, unless ``heads`` are given."""
+    return Heads(model, heads, lambda width: default_head(width, task))
+
+
+def default_head(width: Width, task: Task) -> nn.Module:
+    """An affine map from one modality's features of any kind to the task's outputs.
+
+    A vector goes through ``nn.Linear(d, C)``; tokens are averaged first (padding left out); a map is averaged over its
+    positions, or, for a task with one output per position, read position by position (a 1x1 convolution).
+
+    Raises:
+        ModelError: multi-scale features, for which there is no usual head: give ``heads=``.
+    """
+    return adapted(nn.Linear(single_width(width, "feature_sizes"), task.outputs), task)
+
+
+def adapted(body: nn.Module, task: Task) -> nn.Module:
+    """``body``, linear layers over the last axis, as a head for features of any kind (see :func:`default_head`).
+
+    The layers in it are called with rows: (B, d), or (B, *spatial, d) for a task with one output per position.
+    """
+    return on_rows(body, bool(getattr(task, "dense", False)))
+
+
+def published_classifier(width: int, outputs: int) -> nn.Sequential:
+    """d -> 256 -> 64 -> C with one ReLU after the first layer, as in the released models of MIE."""
+    return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, outputs))
+
+
+def published_head(width: Width, task: Task) -> nn.Module:
+    """:func:`published_classifier` on features of any kind; where every position has an output, one linear map.
+
+    A hidden layer of 256 at each position would cost several times what a U-Net does, and nothing is published for it.
+    """
+    size = single_width(width, "feature_sizes")
+    return adapted(nn.Linear(size, task.outputs) if task.dense else published_classifier(size, task.outputs), task)
+
+
+def usual_way(model: Multimodal, task: Task) -> UnimodalOutputs | None:
+    """Unimodal outputs that a jointly trained model has by itself, if any.
+
+    The heads of a late fusion; else the exact split of an additive head, except for a regression, where the addends are
+    shares of the number and none of them predicts it.
+    """
+    module = cast(nn.Module, model)
+    if isinstance(getattr(model, "fusion", None), Late):
+        return OwnHeads(module, task)
+    if distribution_of(task) in SHARED or Split.refusal(model) is not None:
+        return None
+    return Split(module)
+
+
+SHARED = ("gaussian", "point")
+"""Outputs whose addends are no predictions."""
+
+
+def check_way(way: object, task: Task, inference: str) -> None:
+    """Refuse a rule that would average addends as if each were a prediction.
+
+    Raises:
+        UnsupportedError: a regression whose unimodal outputs are a split or Shapley values, with another rule than
+            ``"fused"``.
+    """
+    if inference != "fused" and isinstance(way, (Split, Shapley)) and distribution_of(task) in SHARED:
+        raise UnsupportedError(
+            f"`inference`: {inference!r} needs unimodal predictions, and unimodal={way.name!r} gives shares of the "
+            "number, which sum to it. Use unimodal='masked', inference='fused', or MultiLoss."
+        )
+
+
+def unimodal_phase(
+    model: Multimodal,
+    task: Task,
+    modality: str,
+    head: nn.Module,
+    observe: Callable[[Tensor], Mapping[str, Tensor]],
+    shares: LossShares | None = None,
+) -> Phase:
+    """The phase that trains one encoder and head on the samples that have the modality.
+
+    Args:
+        model: encodes.
+        task: gives loss and score.
+        modality: whose turn it is.
+        head: maps its features to the output.
+        observe: statistics of the features (n, d), added to the objective's sums.
+        shares: makes micro-batches count as one batch.
+    """
+
+    def objective(own: Batch, target: Tensor, batch: Batch) -> Objective:
+        feature = model.encode(own.inputs, None, [modality])[modality]
+        output = head(feature)
+        loss = task.loss(output, target) if shares is None else shares.loss(output, target, batch, modality)
+        with torch.no_grad():
+            numerator, denominator = task.score_terms(output.detach(), target)
+            sums = {"numerator": numerator, "denominator": denominator, **observe(pool(feature).detach())}
+        return Objective(loss, {}, sums)
+
+    return branch_phase(model, modality, head, objective)
+
+
+def branch_phase(
+    model: Multimodal, modality: str, head: nn.Module, objective: Callable[[Batch, Tensor, Batch], Objective]
+) -> Phase:
+    """A phase about one encoder and its head, on the samples that have the modality.
+
+    Args:
+        model: owns the encoder.
+        modality: whose turn it is.
+        head: trained with the encoder.
+        objective: called with the samples that have the modality, their target, and the whole batch.
+    """
+
+    def of_batch(batch: Batch) -> Objective:
+        own = batch.only(modality)
+        if own is None or own.target is None:
+            raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
+        return objective(own, own.target, batch)
+
+    return Phase(
+        name=modality,
+        objective=of_batch,
+        parameters=[*model.parameters_of(modality), *head.parameters()],
+        count=lambda batch: batch.count(modality) if modality in batch.inputs else 0,
+        modality=modality,
+    )
+
+
+def nothing(_: Tensor) -> Mapping[str, Tensor]:
+    """No statistics."""
+    return {}
+
+
+def like_model(module: nn.Module, model: Multimodal) -> nn.Module:
+    """``module`` on the device and in the floating-point type of the model's first parameter."""
+    first = next((p for m in model.modalities for p in model.parameters_of(m)), None)
+    return module if first is None or not first.is_floating_point() else module.to(first.device, first.dtype)
+
+
+def detached(feature: Tree) -> Tree:
+    """The same features, through which no gradient flows."""
+    return tree_map(lambda t: t.detach(), feature)
+
+
+def output_layer(head: nn.Module) -> Layer:
+    """The affine layer at the end of ``head``: linear, or a 1x1 convolution of 1 to 3 dimensions.
+
+    Raises:
+        ModelError: the last module is neither.
+    """
+    last = head
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-2] if isinstance(last[-1], Channels) and len(last) > 1 else last[-1]
+    if isinstance(last, nn.Linear) or is_pointwise(last):
+        return cast(Layer, last)
+    raise ModelError(
+        "`head`: CGGM needs a head that ends in an affine layer (nn.Linear, a 1x1 convolution, or an nn.Sequential "
+        f"that ends in one). Found {type(last).__name__}."
+    )

@@ -1,0 +1,287 @@
+"""Methods x seeds on one dataset: matched budgets, controls included, restartable, cells in a pool of processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from equimodal.data import Dataset
+from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError
+from equimodal.methods import get
+from equimodal.studies.comparisons._cells import cell_folder, check_labels
+from equimodal.studies.comparisons._cost import measure_cost
+from equimodal.studies.comparisons._summary import summarise
+from equimodal.studies.comparisons._workers import end_workers, prepare_worker, run_cell
+from equimodal.studies.runs import (
+    Terminated,
+    Termination,
+    check_config,
+    locked,
+    plain,
+    read_json,
+    read_lines,
+    read_yaml,
+    run,
+    write_json,
+    write_yaml,
+)
+from equimodal.studies.setup import DataConfig, ModelConfig, RunConfig, TrainingConfig, build_data, check_device
+
+
+class StudyError(EquimodalError):
+    """Some cells failed, the others are finished; ``study`` is the content of ``study.json``."""
+
+    def __init__(self, message: str, study: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.study = study
+
+
+@dataclass
+class Entry:
+    """One row of a comparison.
+
+    Args:
+        method: name of a registered method.
+        options: its hyperparameters.
+    """
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StudyConfig:
+    """A comparison.
+
+    Args:
+        entries: label -> method and options.
+        seeds: one run per entry and seed.
+        data: the data.
+        model: the encoders, equal for all.
+        training: the budget, equal for all.
+        controls: add the controls that ``entries`` lacks (Joint, MultiLoss, every modality alone, Ensemble).
+    """
+
+    entries: dict[str, Entry]
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    controls: bool = True
+
+    def cells(self, data: Dataset) -> dict[str, RunConfig]:
+        """Label and seed -> configuration of one run."""
+        made = {}
+        for label, entry in self.rows(data).items():
+            for seed in self.seeds:
+                made[f"{label}/seed{seed}"] = RunConfig(
+                    get(entry.method).__name__, dict(entry.options), self.data, self.model, self.training, seed
+                )
+        return made
+
+    def rows(self, data: Dataset) -> dict[str, Entry]:
+        """Label -> entry, with the controls."""
+        rows: dict[str, Entry] = {}
+        if self.controls:
+            rows |= {"Joint": Entry("Joint"), "MultiLoss": Entry("MultiLoss"), "Ensemble": Entry("Ensemble")}
+            rows |= {f"Unimodal[{m}]": Entry("Unimodal", {"modality": m}) for m in data.modalities}
+        for label, entry in self.entries.items():
+            get(entry.method)  # an unknown name is refused before anything is trained
+            rows[label] = entry
+        return rows
+
+
+def compare(
+    config: StudyConfig,
+    folder: Path | str,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int, str], None] | None = None,
+    cost: bool = True,
+    loggers: bool = False,
+) -> dict[str, Any]:
+    """Run every cell that is not finished yet, and summarise; returns the content of ``study.json``.
+
+    Args:
+        config: what to compare.
+        folder: one sub-folder per cell; calling again with the same folder continues, and runs no finished cell twice.
+        workers: processes, each with one thread; 1 runs the cells here.
+        progress: called with (epochs done, epochs in all, what is running).
+        cost: measure the cost of each entry in joint steps, interleaved, before the cells start.
+        loggers: write TensorBoard and CSV logs for every cell.
+
+    Raises:
+        DataError: the folder holds another study, or another process works in it.
+        SystemExit: with the code 75, after SIGTERM: running cells are saved, the same call continues.
+        StudyError: cells failed; the others are finished, and the failures are in ``study.json``.
+    """
+    folder = Path(folder)
+    if workers < 1:
+        raise MethodError(f"`workers`: expected a whole number >= 1. Found {workers}.")
+    if not config.seeds or len(set(config.seeds)) != len(config.seeds):
+        raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
+    check_device(config.training.device)
+    data = build_data(config.data)
+    check_labels(config.rows(data))
+    cells = config.cells(data)
+    with locked(folder), Termination(f"equimodal compare --out {folder}") as termination:
+        _claim(config, folder, data)
+        costs = _costs(config, folder, data) if cost else {}
+        failures = _run_cells(cells, folder, workers, progress, loggers, data, termination)
+        why = {cell: _reason(error) for cell, error in failures.items()}
+        study = summarise(config, folder, data, costs, why)
+        write_json(folder / "study.json", study)
+    if failures:
+        shown = "; ".join(f"{cell}: {reason}" for cell, reason in why.items())
+        unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
+        raise StudyError(
+            f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study
+        ) from unexpected
+    return study
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, EquimodalError) else f"{type(error).__name__}: {error}"
+
+
+def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
+    path = folder / "study.yaml"
+    described = plain(
+        {
+            "data": vars(config.data), "model": vars(config.model), "training": vars(config.training),
+            "fingerprint": data.fingerprint,
+        }
+    )  # fmt: skip
+    if path.exists():
+        stored = read_yaml(path)
+        parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+        for name, kind in parts.items():  # written before a field existed: it has its default
+            stored[name] = plain(vars(kind())) | dict(stored.get(name) or {})
+        differing = [k for k in described if stored.get(k) != described[k]]
+        if differing:
+            raise DataError(
+                f"`{folder}`: expected the study that it holds. Found other {', '.join(differing)}; entries and "
+                "seeds may "
+                f"change, these may not. Compare with {path}, or choose another folder."
+            )
+    entries = {label: vars(entry) for label, entry in config.rows(data).items()}
+    write_yaml(path, {**described, "entries": entries, "seeds": config.seeds, "controls": config.controls})
+
+
+def _costs(config: StudyConfig, folder: Path, data: Dataset) -> dict[str, float]:
+    path = folder / "cost.json"
+    known: dict[str, float] = read_json(path) if path.exists() else {}
+    rows = config.rows(data)
+    missing = {
+        label: RunConfig(get(e.method).__name__, dict(e.options), config.data, config.model, config.training)
+        for label, e in rows.items()
+        if label not in known
+    }
+    if missing:
+        known |= _measured(data, missing)
+        write_json(path, known)
+    return known
+
+
+def _measured(data: Dataset, configs: Mapping[str, RunConfig]) -> dict[str, float]:
+    """Costs of the entries that can be measured; what is wrong with the others, their cells say."""
+    try:
+        return measure_cost(data, configs)
+    except Exception as error:  # noqa: BLE001 (told, and met again by the cells of the entry)
+        if len(configs) > 1:
+            return {k: v for label, one in configs.items() for k, v in _measured(data, {label: one}).items()}
+        warnings.warn(
+            f"Cost of {next(iter(configs))!r}: not measured. {_reason(error)}", EquimodalWarning, stacklevel=2
+        )
+        return {}
+
+
+def _run_cells(
+    cells: Mapping[str, RunConfig],
+    folder: Path,
+    workers: int,
+    progress: Callable[[int, int, str], None] | None,
+    loggers: bool,
+    data: Dataset,
+    termination: Termination,
+) -> dict[str, BaseException]:
+    folders = {cell: cell_folder(folder, cell.rpartition("/")[0], c.seed) for cell, c in cells.items()}
+    open_cells = [cell for cell in cells if not (folders[cell] / "metrics.json").exists()]
+    for cell in cells:
+        if cell not in open_cells:  # its numbers must not appear under other options
+            check_config(cells[cell], folders[cell])
+    total = sum(c.training.epochs for c in cells.values())
+    done = {cell: c.training.epochs for cell, c in cells.items() if cell not in open_cells}
+    failures: dict[str, BaseException] = {}
+
+    def tell(what: str) -> None:
+        if progress is not None:
+            progress(sum(done.values()), total, what)
+
+    tell("")
+    if workers == 1 or len(open_cells) <= 1:
+        for cell in open_cells:
+
+            def advance(event: Mapping[str, Any], cell: str = cell) -> None:
+                done[cell] = event["epoch"]
+                tell(cell)
+
+            try:
+                run(cells[cell], folders[cell], resume=True, progress=advance, loggers=loggers, data=data)
+            except Terminated as stop:
+                raise Terminated(folder) from stop
+            except Exception as error:  # noqa: BLE001 (recorded; the other cells go on)
+                failures[cell] = error
+            if termination.requested:  # between two cells
+                raise Terminated(folder)
+            done[cell] = cells[cell].training.epochs
+            tell(cell)
+        return failures
+    # spawned processes start clean: no threads or generators are inherited half-way
+    context = multiprocessing.get_context("spawn")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    pool = ProcessPoolExecutor(min(workers, len(open_cells)), mp_context=context, initializer=prepare_worker)
+    try:
+        running: dict[Future[None], str] = {
+            pool.submit(run_cell, cells[cell].to_dict(), str(folders[cell]), loggers): cell for cell in open_cells
+        }
+        while running:
+            if termination.requested:
+                end_workers(pool, running)
+                raise Terminated(folder)
+            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in finished:
+                cell = running.pop(future)
+                failure = future.exception()
+                if isinstance(failure, BrokenProcessPool):
+                    raise EquimodalError(
+                        f"A worker process died while {cell!r} ran: out of memory, or a script without "
+                        "`if __name__ == '__main__':` around its calls. Finished cells are kept: call again with the "
+                        "same folder, and with fewer workers."
+                    ) from failure
+                if failure is not None:
+                    failures[cell] = failure  # the other cells go on
+                done[cell] = cells[cell].training.epochs
+            for cell in running.values():
+                done[cell] = len(read_lines(folders[cell] / "history.jsonl"))
+            tell(next(iter(running.values()), ""))
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.kill()  # every file is whole at any moment; a polite end would wait for the epoch
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+    pool.shutdown()
+    return failures

@@ -1,0 +1,125 @@
+"""What the finished cells of a comparison say together."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equimodal.data import Dataset
+from equimodal.errors import DataError
+from equimodal.methods import get
+from equimodal.studies.comparisons._cells import cell_folder
+from equimodal.studies.runs import check_config, environment, plain, read_json, read_lines
+from equimodal.studies.setup import resolved_options
+
+if TYPE_CHECKING:
+    from equimodal.studies.comparisons._compare import StudyConfig
+
+
+def summarise(
+    config: StudyConfig, folder: Path, data: Dataset, costs: Mapping[str, float], failures: Mapping[str, str]
+) -> dict[str, Any]:
+    """The study as plain data: rows with mean and spread over seeds, histories, what is missing."""
+    rows, histories, incomplete = [], [], [f"failed: {c}: {why}" for c, why in failures.items()]
+    entries, cells = config.rows(data), config.cells(data)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for label in entries:
+        for seed in config.seeds:
+            name, cell = f"{label}/seed{seed}", cell_folder(folder, label, seed)
+            if name in failures or not (cell / "metrics.json").exists():
+                continue
+            try:
+                check_config(cells[name], cell)
+            except DataError as error:  # another run's numbers must not stand in this row
+                incomplete.append(f"left out: {name}: {error}")
+                continue
+            found.setdefault(label, []).append(read_json(cell / "metrics.json"))
+            histories.append({"method": label, "seed": seed, "epochs": _epochs(cell / "history.jsonl")})
+    alone = {m["seed"]: m["probe"] for m in found.get("Ensemble", []) if "probe" in m}
+    for label, metrics in found.items():
+        modality = entries[label].options.get("modality") if entries[label].method == "Unimodal" else None
+        probes = [{k: v for k, v in m.get("probe", {}).items() if modality in (None, k)} for m in metrics]
+        gaps = [
+            {k: alone[m["seed"]][k] - v for k, v in p.items()}
+            for m, p in zip(metrics, probes, strict=True)
+            if m["seed"] in alone
+        ]
+        mean, std = _spread([m["test"]["score"] for m in metrics])
+        rows.append({
+            "method": label,
+            "class": entries[label].method,
+            "options": resolved_options(entries[label].method, entries[label].options),
+            "control": get(entries[label].method).info.control,
+            "seeds": len(metrics),
+            "score_mean": mean,
+            "score_std": std,
+            "scores": [m["test"]["score"] for m in metrics],
+            "validation_mean": _spread([m["validation"]["score"] for m in metrics])[0],
+            "per_modality": _by_modality(probes),
+            "own_outputs": _by_modality([m["test"]["unimodal"] for m in metrics]),
+            "under_trained": _by_modality(gaps),
+            "rules": _rules(metrics),
+            "cost": costs.get(label),
+            "seconds": statistics.fmean(m["seconds"] for m in metrics),
+        })  # fmt: skip
+    study: dict[str, Any] = plain({
+        "title": f"{data.name}: {len(rows)} entries, {len(config.seeds)} seed(s)",
+        "created": time.strftime("%Y-%m-%d %H:%M"),
+        "metric": {"name": data.task.main_metric, "higher_is_better": data.task.higher_is_better},
+        "dataset": {"name": data.name, "target": data.target, "fingerprint": data.fingerprint, "samples": data.parts,
+                    "modalities": list(data.modalities), "classes": len(data.classes)},
+        "protocol": {"name": data.protocol.name, "description": data.protocol.description,
+                     "validation": getattr(data.protocol, "validation", None)},
+        "selection": ("epoch with the best validation score" if config.training.selection == "best" else "last epoch")
+        + "; inference rules and temperatures fitted on "
+        "validation data; "
+                     "the test split is read once, after that",
+        "budget": {"training": vars(config.training), "model": vars(config.model), "seeds": config.seeds},
+        "rows": rows,
+        "histories": histories,
+        "incomplete": incomplete,
+        "environment": environment(),
+    })  # fmt: skip
+    return study
+
+
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    epochs = []
+    for record in read_lines(path):
+        coefficients: dict[str, dict[str, float]] = {}
+        for name, value in record["coefficients"].items():
+            kind, _, modality = name.partition("/")
+            coefficients.setdefault(kind, {})[modality] = value
+        epochs.append({
+            "epoch": record["epoch"],
+            "train_loss": sum(v for k, v in record["losses"].items() if "/" not in k and k not in ("task", "fused",
+                                                                                                 "direction")),
+            "validation_score": record["validation"]["score"],
+            "unimodal": record["validation"]["unimodal"],
+            "coefficients": coefficients,
+            "extras": record["extras"],
+        })  # fmt: skip
+    return epochs
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _by_modality(values: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    names = list(dict.fromkeys(name for v in values for name in v))
+    return {name: list(_spread([v[name] for v in values if name in v])) for name in names}
+
+
+def _rules(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    names = list(dict.fromkeys(rule for m in metrics for rule in m["rules"]))
+    return {
+        rule: {
+            part: statistics.fmean(m["rules"][rule][part] for m in metrics if rule in m["rules"])
+            for part in ("validation", "test")
+        }
+        for rule in names
+    }

@@ -1,0 +1,42 @@
+"""One run: training with selection on validation data, its checkpoints and its records."""
+
+from equimodal.studies.runs._identity import check_config
+from equimodal.studies.runs._records import (
+    ELSEWHERE,
+    environment,
+    plain,
+    read_json,
+    read_lines,
+    read_yaml,
+    write_bytes,
+    write_json,
+    write_text,
+    write_yaml,
+)
+from equimodal.studies.runs._run import fit, load_run, run
+from equimodal.studies.runs._signals import STOPPED, Terminated, Termination, locked
+from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
+
+__all__ = [
+    "ELSEWHERE",
+    "STOPPED",
+    "Terminated",
+    "Termination",
+    "check_config",
+    "environment",
+    "fit",
+    "load_model_weights",
+    "load_run",
+    "load_weights",
+    "locked",
+    "plain",
+    "read_json",
+    "read_lines",
+    "read_yaml",
+    "run",
+    "save_weights",
+    "write_bytes",
+    "write_json",
+    "write_text",
+    "write_yaml",
+]

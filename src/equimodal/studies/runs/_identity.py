@@ -1,0 +1,89 @@
+"""Which run a folder holds, and where its data are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from equimodal.data import Dataset, available
+from equimodal.errors import DataError
+from equimodal.studies.runs._records import plain, read_json, read_yaml
+from equimodal.studies.setup import DataConfig, RunConfig, resolved_options
+
+
+def check_config(config: RunConfig, folder: Path) -> None:
+    """Refuse to take the run that ``folder`` holds for another one."""
+    known = folder / "config.yaml"
+    differing = list(_differences(_resolved(RunConfig.from_dict(read_yaml(known))), _resolved(config)))
+    if differing:
+        raise DataError(
+            f"`{folder}`: expected the configuration of the run that it holds. Found other values of "
+            f"{'; '.join(differing)}. Compare with {known}, or choose another folder."
+        )
+
+
+def _resolved(config: RunConfig) -> Any:
+    return plain({**config.to_dict(), "options": resolved_options(config.method, config.options)})
+
+
+def _differences(stored: Any, own: Any, name: str = "") -> Iterator[str]:
+    """Each field that differs, with both values."""
+    if isinstance(stored, Mapping) and isinstance(own, Mapping):
+        for key in dict.fromkeys([*stored, *own]):
+            yield from _differences(stored.get(key), own.get(key), f"{name}.{key}" if name else str(key))
+    elif stored != own:
+        yield f"{name} (expected {stored!r}, found {own!r})"
+
+
+def check_fingerprint(folder: Path, data: Dataset) -> None:
+    """Refuse data that are not those of the run in ``folder``."""
+    stored = read_json(folder / "environment.json").get("data", {}).get("fingerprint")
+    if stored != data.fingerprint:
+        raise DataError(
+            f"`{folder}`: the data have changed since this run was started (fingerprint {str(stored)[:12]} then, "
+            f"{data.fingerprint[:12]} now). Restore them, or start anew in another folder."
+        )
+
+
+def check_finished(folder: Path) -> None:
+    """Refuse a folder without the weights of a finished run, and say what it is instead."""
+    if (folder / "weights.safetensors").exists():
+        return
+    if not folder.exists():
+        found, step = "no such folder", "Check the path"
+    elif not (folder / "config.yaml").exists():
+        found, step = "a folder without a run (no config.yaml)", "Check the path"
+    else:
+        found, step = "an unfinished run (no weights.safetensors)", "Finish it: equimodal train --resume --out"
+        step = f"{step} {folder}"
+    raise DataError(f"`{folder}`: expected the folder of a finished run. Found {found}. {step}.")
+
+
+def located(config: DataConfig, folder: Path) -> DataConfig:
+    """``config`` with the paths that hold from here, for a run that may have been started in another directory.
+
+    A relative path that leads nowhere from here is tried from the directory where the run was started, and from the
+    folders above the run.
+
+    Raises:
+        DataError: the data are at none of these places.
+    """
+    known = folder / "environment.json"
+    started = read_json(known).get("directory") if known.exists() else None
+    places = [*([Path(started)] if started else []), *folder.resolve().parents]
+    found: dict[str, Any] = {}
+    for name in ("name", "card", "missing_file"):
+        path = getattr(config, name)
+        if path is None or Path(path).exists() or (name == "name" and path in available()):
+            continue
+        near = next((place / path for place in places if (place / path).exists()), None)
+        if near is None:
+            tried = f"here ({Path.cwd()}), in {started or 'the directory where the run was started'} or above the run"
+            raise DataError(
+                f"`{path}`: expected the data of the run `{folder}` (config.yaml: data.{name}). Found nothing {tried}. "
+                "Restore it, or call from the directory that the path starts in."
+            )
+        found[name] = str(near)
+    return dataclasses.replace(config, **found)

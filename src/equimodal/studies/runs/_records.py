@@ -1,0 +1,153 @@
+"""What a run leaves behind: files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from equimodal._utils.files import write_bytes as write_whole
+from equimodal.errors import CheckpointError, DataError, StorageError, missing_extra
+
+RESUME = "Nothing was lost; free space or choose another folder, then resume."
+ELSEWHERE = "Free space or choose another file."
+
+
+def write_text(path: Path, text: str, hint: str = RESUME) -> Path:
+    """Write ``text`` to ``path`` at once: a full disk or an interruption leaves what was there before."""
+    return write_bytes(path, text.encode(), hint)
+
+
+def write_bytes(path: Path, content: bytes, hint: str = RESUME) -> Path:
+    """As :func:`write_text`; ``hint`` ends the message if it fails."""
+    return write_whole(path, content, hint)
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one JSON line to a history file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(record), sort_keys=True) + "\n")
+    except OSError as error:
+        raise StorageError(f"`{path}`: could not be written ({error.strerror or error}).") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a history file; an incomplete last line (an interrupted write) is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def write_json(path: Path, value: Any, hint: str = RESUME) -> Path:
+    """Write ``value`` as JSON, whole or not at all."""
+    return write_text(path, json.dumps(plain(value), indent=2, sort_keys=True) + "\n", hint)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; errors name the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"`{path}`: expected a JSON file written by equimodal. Found {error}.") from error
+
+
+def write_yaml(path: Path, value: Mapping[str, Any]) -> Path:
+    """Write a configuration as YAML, whole or not at all."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise missing_extra("pyyaml", "cli", "Writing a configuration") from error
+    return write_text(path, yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; errors name the file."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise missing_extra("pyyaml", "cli", "Reading a configuration") from error
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"`{path}`: expected a YAML configuration. Found: {error}.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"`{path}`: expected a mapping. Found {type(value).__name__}.")
+    return value
+
+
+def plain(value: Any) -> Any:
+    """``value`` with tuples as lists, tensors and numpy scalars as numbers, and no NaN (JSON has none)."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and callable(value.item):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    versions = {}
+    for package in ("equimodal", "torch", "numpy", "lightning", "torchmetrics", "safetensors"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "accelerator": None if accelerator is None else accelerator.type,
+        "versions": versions,
+    }
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A Lightning checkpoint, without executing pickles.
+
+    Raises:
+        CheckpointError: truncated, corrupt, or holding anything but tensors and plain values.
+    """
+    import pickle
+    import zipfile
+
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of foreign files
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"`{path}`: expected a checkpoint of tensors and plain values. It is truncated, corrupt or holds "
+            "code, and was "
+            f"not loaded ({first}). Delete it to start anew, or point to another checkpoint."
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CheckpointError(f"`{path}`: expected a Lightning checkpoint with a `state_dict`. Found another content.")
+    return content

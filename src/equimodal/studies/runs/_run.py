@@ -1,0 +1,337 @@
+"""One run: train on the training split, choose on the validation split, report on the test split, leave a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
+from equimodal.diagnostics import evaluate, probe_scores, rule_scores
+from equimodal.engine import load_random_state, save_random_state
+from equimodal.errors import DataError, StorageError, missing_extra
+from equimodal.methods import Method, refuse_incomplete
+from equimodal.studies.runs._identity import check_config, check_fingerprint, check_finished, located
+from equimodal.studies.runs._records import (
+    environment,
+    plain,
+    read_checkpoint,
+    read_json,
+    read_lines,
+    read_yaml,
+    write_json,
+    write_text,
+    write_yaml,
+)
+from equimodal.studies.runs._signals import PREVIOUS, Terminated, Termination, locked
+from equimodal.studies.runs._weights import load_weights, save_weights
+from equimodal.studies.setup import (
+    RunConfig,
+    TrainingConfig,
+    build_data,
+    check_device,
+    optimizer_factory,
+    resolved_options,
+    scheduler_factory,
+    seeded,
+)
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Called with {"epoch", "epochs", "score"} after every epoch."""
+
+
+def run(
+    config: RunConfig,
+    folder: Path | str,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    bar: bool = False,
+    loggers: bool = True,
+    data: Dataset | None = None,
+) -> dict[str, Any]:
+    """Train, select and evaluate; returns the content of ``metrics.json``.
+
+    The folder then holds ``config.yaml`` (resolved), ``environment.json``, ``history.jsonl`` (one line per epoch),
+    ``metrics.json``, ``weights.safetensors`` (of the selected epoch) and ``checkpoints/``.
+
+    Args:
+        config: what to run.
+        folder: where to leave it; must not hold another run, unless ``resume``.
+        resume: continue the run that the folder holds from its last whole epoch. A finished run is not run again.
+        progress: called after every epoch.
+        bar: show Lightning's progress bar.
+        loggers: write TensorBoard and CSV logs too.
+        data: the dataset, if it is loaded already.
+
+    Raises:
+        DataError: the folder holds another run, another process works in it, or the data are not those of the run that
+            is resumed.
+        SystemExit: with the code 75, after SIGTERM: everything is saved, ``resume`` continues.
+        NonFiniteError: NaN or infinity in the data or a loss; the last good checkpoint stays.
+    """
+    folder = Path(folder)
+    config = dataclasses.replace(config, options=resolved_options(config.method, config.options))
+    if resume and (folder / "metrics.json").exists():
+        check_config(config, folder)
+        done: dict[str, Any] = read_json(folder / "metrics.json")
+        return done
+    check_device(config.training.device)
+    if data is None:
+        known = resume and (folder / "config.yaml").exists()
+        data = build_data(located(config.data, folder) if known else config.data)
+    if "test" not in data.parts:
+        require(data.test, TestSplit, "test")  # refused now, not after the training
+    with contextlib.ExitStack() as stack, Termination(f"equimodal train --resume --out {folder}") as termination:
+        with _own_randomness():
+            method = seeded(config, data)
+            refuse_incomplete(method, data.train.present)
+            stack.enter_context(locked(folder))
+            _prepare_folder(config, folder, data, resume)
+            best = fit(method, data.train, data.validation, config, folder, resume=resume, progress=progress, bar=bar,
+                       loggers=loggers, termination=termination)  # fmt: skip
+        metrics = _finish(method, data, config, best)
+        metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
+        save_weights(method, folder / "weights.safetensors", {"config": plain(config.to_dict())})
+        write_json(folder / "metrics.json", metrics)
+        (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
+    return metrics
+
+
+def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
+    """Configuration, data and trained method of a finished run.
+
+    Raises:
+        DataError: the folder holds no finished run, or its data have changed since.
+    """
+    folder = Path(folder)
+    check_finished(folder)
+    config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
+    data = build_data(located(config.data, folder))
+    check_fingerprint(folder, data)
+    with _own_randomness():
+        method = seeded(config, data)
+    load_weights(method, folder / "weights.safetensors")
+    return config, data, method
+
+
+def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool) -> None:
+    known = folder / "config.yaml"
+    if known.exists():
+        if not resume:
+            raise DataError(
+                f"`{folder}`: expected an empty folder. Found the run of {known}. Continue it with --resume, or choose "
+                "another folder."
+            )
+        check_config(config, folder)
+        check_fingerprint(folder, data)
+        return
+    write_json(
+        folder / "environment.json",
+        {
+            **environment(),
+            "directory": str(Path.cwd()),
+            "data": {
+                "name": data.name,
+                "protocol": data.protocol.name,
+                "validation": getattr(data.protocol, "validation", None),
+                "fingerprint": data.fingerprint,
+                "samples": data.parts,
+                "present": data.presence,
+            },
+        },
+    )
+    write_yaml(known, config.to_dict())  # last: a folder with a configuration is a folder that can be resumed
+
+
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Leave the generators of the caller as they were."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    state = save_random_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        load_random_state(state)
+
+
+def fit(
+    method: Method,
+    train: TrainSplit,
+    validation: ValidationSplit,
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    bar: bool = False,
+    loggers: bool = True,
+    termination: Termination | None = None,
+) -> dict[str, Any]:
+    """Train ``method`` and load the epoch that scored best on validation data into it.
+
+    Only training and validation splits are accepted; anything else is a type error.
+
+    Returns:
+        {"epoch": ..., "score": ...} of the selected epoch.
+    """
+    train, validation = require(train, TrainSplit, "train"), require(validation, ValidationSplit, "validation")
+    try:
+        from lightning.pytorch import Trainer
+        from lightning.pytorch.callbacks import EarlyStopping
+        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    except ImportError as error:
+        raise missing_extra("lightning", "cli", "Training with the Trainer") from error
+    from equimodal.lightning import MethodModule
+    from equimodal.studies.runs._checkpoint import LAST, Keeper, epoch_of, newest
+    from equimodal.studies.runs._history import Checkpoints, History
+
+    settings = config.training
+    module = MethodModule(
+        method,
+        optimizer_factory(settings),
+        lr=settings.lr,
+        scheduler=scheduler_factory(settings),
+        clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
+    )
+    checkpoints = folder / "checkpoints"
+    every: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    history = History(folder / "history.jsonl", progress)
+    callbacks: list[Any] = [
+        history,
+        Checkpoints(dirpath=checkpoints, filename="best", monitor="validation/score", mode="max", **every),
+        Checkpoints(dirpath=checkpoints, filename="last", **every),  # after the best one, whose state it holds
+        Keeper(checkpoints / LAST, settings.checkpoint_every, termination or Termination()),
+    ]
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping("validation/score", mode="max", patience=settings.patience))
+    made_loggers: Any = False
+    if loggers:
+        made_loggers = [CSVLogger(folder / "logs", name="csv", version=""),
+                        TensorBoardLogger(folder / "logs", name="tensorboard", version="")]  # fmt: skip
+    resumed = newest(checkpoints) if resume else None
+    if resumed is not None:
+        content = resumed[1]
+        history.keep_until(epoch_of(content))
+        states = content.get("callbacks", {})
+        if any(state.get("stopped_epoch") for name, state in states.items() if name.startswith("EarlyStopping")):
+            return _select(method, checkpoints, settings)
+    elif (folder / "history.jsonl").exists():
+        write_text(folder / "history.jsonl", "")
+    quiet = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = quiet.level
+    quiet.setLevel(logging.WARNING)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+        try:
+            trainer = Trainer(
+                max_epochs=settings.epochs,
+                accelerator=settings.device,
+                devices=1,
+                callbacks=callbacks,
+                **_precision(settings),
+                logger=made_loggers,
+                enable_progress_bar=bar,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=1_000_000_000,
+            )
+            trainer.fit(
+                module,
+                loader(
+                    train,
+                    settings.batch_size,
+                    shuffle=True,
+                    seed=config.seed,
+                    # a few left-over samples would make batch statistics of their own, the last ones of every epoch
+                    drop_last=len(train) > settings.batch_size,
+                    augment=settings.augment,
+                ),
+                loader(validation, max(256, settings.batch_size)),
+                ckpt_path=str(resumed[0]) if resumed is not None else None,
+                weights_only=True,
+            )
+        except (StorageError, Terminated):
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"`{folder}`: a file could not be written ({error}). What was written before still is; free space and "
+                "continue with --resume."
+            ) from error
+        except SystemExit as error:  # what the Trainer makes of Ctrl-C, after it has switched further ones off
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from error
+        finally:
+            quiet.setLevel(level)
+    return _select(method, checkpoints, settings)
+
+
+def _precision(settings: TrainingConfig) -> dict[str, Any]:
+    """Arguments of the Trainer. On a CPU it would run bfloat16 where float16 was asked for, hence the plug-in."""
+    from lightning.pytorch.plugins import MixedPrecision
+
+    from equimodal.studies.runs._checkpoint import WholeFiles
+
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.accelerator.is_available())
+    if settings.precision == "16-mixed" and on_cpu:
+        half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+        return {"plugins": [WholeFiles(), half]}
+    return {"plugins": [WholeFiles()], "precision": settings.precision}
+
+
+def _select(method: Method, checkpoints: Path, settings: TrainingConfig) -> dict[str, Any]:
+    """Load the selected epoch; which one it is, and its validation score."""
+    best = settings.selection == "best"
+    content = read_checkpoint(checkpoints / ("best.ckpt" if best else "last.ckpt"))
+    state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
+    method.load_state_dict(state)
+    if settings.device == "cpu":
+        method.to("cpu")
+    by = "best validation score" if best else "last epoch, nothing chosen"
+    epoch = int(content["epoch"])
+    scores = {r["epoch"]: r["validation"]["score"] for r in read_lines(checkpoints.parent / "history.jsonl")}
+    return {"by": by, "epoch": epoch, "score": scores.get(epoch)}
+
+
+def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit the inference rule on validation data, then look at the test split, once."""
+    size = max(256, config.training.batch_size)
+    validation = loader(data.validation, size)
+    test = loader(require(data.test, TestSplit, "test"), size)
+    rule = method.fit_inference(validation)
+    on_validation, on_test = evaluate(method, validation), evaluate(method, test, metrics=True)
+    metrics: dict[str, Any] = {
+        "method": type(method).__name__,
+        "options": config.options,
+        "seed": config.seed,
+        "data": data.name,
+        "protocol": data.protocol.name,
+        "target": data.target,
+        "metric": {"name": method.task.main_metric, "higher_is_better": method.task.higher_is_better},
+        "selection": dict(best),
+        "rule": rule,
+        "test": {"score": on_test.score, "loss": on_test.loss, "unimodal": on_test.unimodal, **on_test.metrics},
+        "validation": {"score": on_validation.score, "loss": on_validation.loss, "unimodal": on_validation.unimodal},
+        "rules": rule_scores(method, validation, test),
+        "parameters": sum(p.numel() for p in method.parameters()),
+    }
+    if config.probe:
+        train = loader(data.train, size, shuffle=False)
+        metrics["probe"] = probe_scores(method, train, validation, test)
+    result: dict[str, Any] = plain(metrics)
+    return result

@@ -1,0 +1,114 @@
+"""Weights as safetensors: they load without executing anything, and without the trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from equimodal.errors import CheckpointError, missing_extra
+from equimodal.studies.runs._records import write_bytes
+
+
+def save_weights(method: nn.Module, path: Path, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Parameters and buffers of a method (the model's under ``model.``) as one safetensors file.
+
+    Args:
+        method: a trained method, or any module.
+        path: file to write, whole or not at all.
+        metadata: plain values stored in the file's header.
+    """
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise missing_extra("safetensors", "cli", "Saving weights") from error
+    tensors, extra = _parts(method)
+    header = {"equimodal": json.dumps({**dict(metadata or {}), "extra": extra})}
+    return write_bytes(path, save({name: t.detach().contiguous().clone() for name, t in tensors.items()}, header))
+
+
+def load_weights(method: nn.Module, path: Path) -> dict[str, Any]:
+    """Load what :func:`save_weights` wrote; returns the metadata.
+
+    Raises:
+        CheckpointError: no safetensors file, or names and shapes that are not this method's; nothing is loaded then.
+    """
+    header, found = _read(path)
+    own, _ = _parts(method)
+    _copy(own, found, path, "this method and model", "Build the method with the options it was trained with.")
+    for name, value in header.get("extra", {}).items():
+        method.get_submodule(name).set_extra_state(value)
+    return header
+
+
+def load_model_weights(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Load the model's part of what :func:`save_weights` wrote, without the method; returns the metadata.
+
+    The names in the file are those of the model's ``state_dict()`` below ``model.``; heads and buffers of the method
+    are left where they are.
+
+    Args:
+        model: encoders, fusion and head (or a model of another structure) as they were trained.
+        path: of the weights, for example ``RUN/weights.safetensors``.
+
+    Raises:
+        CheckpointError: no safetensors file, or names and shapes that are not this model's; nothing is loaded then.
+    """
+    header, found = _read(path)
+    inside = {name.removeprefix("model."): t for name, t in found.items() if name.startswith("model.")}
+    own, _ = _parts(model)
+    _copy(own, inside, path, "this model", "Build the model with the sizes it was trained with.")
+    return header
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise missing_extra("safetensors", "cli", "Loading weights") from error
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("equimodal", "{}"))
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, no mapping)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"`{path}`: expected a safetensors file. Found: {error}.") from error
+    return dict(header), found
+
+
+def _copy(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, what: str, step: str) -> None:
+    """Copy the file's tensors into ``own``, all or none."""
+    missing, unknown = sorted(set(own) - set(found)), sorted(set(found) - set(own))
+    shapes = [f"{n}: {tuple(found[n].shape)} instead of {tuple(own[n].shape)}" for n in own
+              if n in found and found[n].shape != own[n].shape]  # fmt: skip
+    if missing or unknown or shapes:
+        raise CheckpointError(
+            f"`{path}`: expected the weights of {what}. Missing {missing[:3]}, unknown {unknown[:3]}, of another shape "
+            f"{shapes[:3]}. {step}"
+        )
+    for name, tensor in own.items():
+        tensor.data.copy_(found[name])
+
+
+def _parts(method: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of the state, and the extra state of those submodules where it is plain values.
+
+    That is what prediction depends on (the chosen inference rule, the part of a staged training); generators and the
+    like belong to checkpoints.
+    """
+    state = method.state_dict()
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    extra = {}
+    for name, value in state.items():
+        owner, _, last = name.rpartition(".")
+        if last == "_extra_state" and _is_plain(value):
+            extra[owner] = value
+    return tensors, extra
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return value is None or isinstance(value, (bool, int, float, str))

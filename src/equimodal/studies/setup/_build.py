@@ -1,0 +1,174 @@
+"""From a configuration to dataset, model, method and optimizer."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from equimodal.batch import Tree
+from equimodal.data import Dataset, Missing, load
+from equimodal.encoders import for_modality
+from equimodal.engine import Sharpness
+from equimodal.errors import MethodError, ModelError, unknown_name
+from equimodal.features import Width
+from equimodal.methods import Method, get
+from equimodal.model import MultimodalModel
+from equimodal.studies.setup._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from equimodal.studies.setup._fusion import build_fusion, build_head, check_steps, with_steps
+
+_SHARED = {"model", "task", "self"}
+
+
+def build_data(config: DataConfig) -> Dataset:
+    """The dataset that the configuration names."""
+    options = dict(config.options)
+    if config.missing or config.missing_file:
+        options["missing"] = Missing(config.missing or "", config.missing_file, config.missing_seed)
+    if config.target is not None:
+        options["target"] = config.target
+    data = load(config.name, card=config.card, protocol=config.protocol, **options)
+    if config.task:
+        data.choose_task(**config.task)
+    return data
+
+
+def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
+    """Encoders by the kind of each modality, the fusion, and a head that fits what the fusion returns.
+
+    The head is linear or has one hidden layer; tokens and maps are averaged before it. For a task with one output per
+    pixel the encoders are U-Nets and the head is made of 1x1 convolutions. One training sample is encoded to see what
+    the encoders return; the random state stays as it is.
+
+    Raises:
+        UnknownNameError: ``config.encoders`` names an unknown modality, or the fusion or one of its options is unknown.
+        ModelError: options of an encoder or of the fusion that do not fit.
+        UnsupportedError: the fusion gives no output per pixel and the task needs one, or CrossAttention without any
+            sequence.
+    """
+    unknown = sorted(set(config.encoders) - set(data.modalities))
+    if unknown:
+        raise unknown_name("modality in model.encoders", unknown[0], data.modalities)
+    encoders: dict[str, nn.Module] = {}
+    sizes: dict[str, Width] = {}
+    for name, spec in data.modalities.items():
+        own: dict[str, Any] = {**({"encoder": "unet"} if data.task.dense else {}), **config.encoders.get(name, {})}
+        own = {"out_features": config.feature_size, "size": config.size, **with_steps(config.fusion, spec, own)}
+        try:
+            encoder = for_modality(spec, **own)
+        except TypeError as error:
+            raise ModelError(f"`model.encoders.{name}`: {error}.") from error
+        encoders[name], sizes[name] = encoder, encoder.out_features
+    fusion = build_fusion(config.fusion, config.fusion_options, sizes, data.task, config.head_hidden)
+    features = {m: _sample_features(data, m, encoder) for m, encoder in encoders.items()}
+    check_steps(fusion, features, data.modalities, config.encoders)
+    head = build_head(fusion, features, data.task, config.head_hidden)
+    return MultimodalModel(encoders, fusion, head)
+
+
+def _sample_features(data: Dataset, modality: str, encoder: nn.Module) -> Tree:
+    """What ``encoder`` makes of one training sample that has the modality."""
+    have = data.train.present.get(modality)
+    row = 0 if have is None else int(have.to(torch.uint8).argmax())
+    mode = encoder.training
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        feature: Tree = encoder.eval()(data.train.batch([row]).inputs[modality])
+    encoder.train(mode)
+    return feature
+
+
+def method_options(name: str) -> dict[str, inspect.Parameter]:
+    """The hyperparameters of a method, as its constructor declares them."""
+    signature = inspect.signature(get(name).__init__)
+    return {n: p for n, p in signature.parameters.items() if n not in _SHARED}
+
+
+def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with the constructor's defaults for all others; modules and sharpness that are off are left out.
+
+    Example:
+        >>> resolved_options("PretrainFinetune", {"pretrain": 0.25})["inference"]
+        'fused'
+    """
+    known = method_options(name)
+    given = {n: p.default for n, p in known.items() if p.default is not p.empty} | dict(options)
+    sharpness = given.get("sharpness")
+    if isinstance(sharpness, Mapping):
+        parts = inspect.signature(Sharpness).parameters
+        given["sharpness"] = {n: p.default for n, p in parts.items()} | dict(sharpness)
+    return {n: v for n, v in given.items() if v is not None or n in options or not _is_object(known[n])}
+
+
+def _is_object(option: inspect.Parameter) -> bool:
+    return any(kind in str(option.annotation) for kind in ("Module", "Sharpness"))
+
+
+def build_method(model: nn.Module, data: Dataset, name: str, options: Mapping[str, Any]) -> Method:
+    """The method with its options; unknown ones are refused with suggestions."""
+    known = method_options(name)
+    given = dict(options)
+    for option in given:
+        if option not in known:
+            raise unknown_name(f"option of {get(name).__name__}", option, known)
+    sharpness = given.get("sharpness")
+    if isinstance(sharpness, Mapping):
+        try:
+            given["sharpness"] = Sharpness(**sharpness)
+        except TypeError as error:
+            raise MethodError(f"`sharpness`: {error}. Known: mode, radius, ratio, every.") from error
+    return get(name)(model, data.task, **given)
+
+
+def check_device(device: str) -> None:
+    """Refuse, before anything is built, an accelerator that this machine does not have.
+
+    Raises:
+        MethodError: PyTorch finds no such device here.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    usable = ["auto", "cpu", *(["gpu", found.type] if found is not None else [])]
+    if device not in usable:
+        raise MethodError(
+            f"`training.device`: expected a device of this machine, of {', '.join(usable)}. Found {device!r}. Choose "
+            "one of these, or install a build of PyTorch that sees the other."
+        )
+
+
+def seeded(config: RunConfig, data: Dataset) -> Method:
+    """Model and method with the weights that the seed decides, whatever was drawn before."""
+    torch.manual_seed(config.seed)
+    model = build_model(data, config.model)
+    # heads of methods must not shift each other's numbers: every method starts from the same model
+    torch.manual_seed(config.seed + 1_000_003)
+    return build_method(model, data, config.method, config.options)
+
+
+def optimizer_factory(config: TrainingConfig) -> Callable[[list[dict[str, Any]]], Optimizer]:
+    """Makes the configured optimizer from parameter groups."""
+
+    def make(groups: list[dict[str, Any]]) -> Optimizer:
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        return kind(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+    return make
+
+
+def scheduler_factory(config: TrainingConfig) -> Callable[[Optimizer], LambdaLR]:
+    """Makes the configured learning-rate schedule, stepped once per epoch."""
+
+    def factor(epoch: int) -> float:
+        if config.schedule == "constant":
+            return 1.0
+        if config.schedule == "step":
+            return 0.1 if epoch >= math.ceil(0.7 * config.epochs) else 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(epoch, config.epochs) / config.epochs))
+
+    return lambda optimizer: LambdaLR(optimizer, factor)

@@ -1,0 +1,175 @@
+"""What a run is made of, as plain dataclasses: they come from and go to YAML unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from equimodal.data.augment import Augmentation
+from equimodal.errors import MethodError, unknown_name
+from equimodal.studies.setup._fusion import check_fusion
+
+
+@dataclass
+class DataConfig:
+    """Which data, and how they are split.
+
+    Args:
+        name: a built-in dataset, or the path of a bundle (.npz or folder).
+        card: path of a card, for a bundle that is not described by one of ours.
+        protocol: named split protocol; default the card's.
+        target: named target, which decides the task; default the card's.
+        task: options of the task: loss (of a regression), class_weight, dice_weight, sentiment ...
+        options: further options of the loader (noise of avdigits, dials of synthetic ...).
+        missing: rates at which samples lose modalities, as ``audio=0.5,text=0.1`` for all parts or
+            ``train:audio=0.5;test:all=0.3``; on top of what the data lack by themselves.
+        missing_file: mask of what is present (.csv, .npz, .npy), applied before the rates.
+        missing_seed: decides which samples lose them.
+    """
+
+    name: str = "avdigits"
+    card: str | None = None
+    protocol: str | None = None
+    target: str | None = None
+    task: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    missing: str | None = None
+    missing_file: str | None = None
+    missing_seed: int = 0
+
+
+@dataclass
+class ModelConfig:
+    """Encoders, fusion and head of the standard model; by default Concat and a linear head (or one hidden layer).
+
+    A segmentation has U-Nets as encoders, and a head that reads the joined features pixel by pixel. The head of a late
+    fusion is one per modality.
+
+    Args:
+        feature_size: width of every encoder's output.
+        size: size of the encoders that are chosen by the kind of the modality: small or base.
+        head_hidden: width of a hidden layer in the head; 0 is a linear head (a 1x1 convolution).
+        encoders: modality -> options of its encoder (dropout ...), on top of the chosen defaults.
+        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank or CrossAttention. For CrossAttention
+            encoders that can keep their steps do so.
+        fusion_options: options of the fusion: fill, and sequences (Concat, Sum), main (FiLM, Gated), out_features
+            (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention).
+    """
+
+    feature_size: int = 64
+    size: Literal["small", "base"] = "base"
+    head_hidden: int = 0
+    encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fusion: str = "Concat"
+    fusion_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.fusion = check_fusion(self.fusion, self.fusion_options)  # complains now
+
+
+@dataclass
+class TrainingConfig:
+    """Budget and optimizer; the same for every method of a comparison.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: samples per batch; an incomplete last one is left out (other samples in every epoch).
+        optimizer: adamw, adam or sgd (momentum 0.9).
+        lr: learning rate.
+        weight_decay: of the optimizer.
+        schedule: cosine to zero, constant, or step (times 0.1 after 70 % of the epochs).
+        clip_norm: largest gradient norm; null does not clip.
+        accumulate: micro-batches per update.
+        precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (float16 with a loss scale) or 64-true.
+        selection: ``best``, the epoch with the best validation score (the first of equals); or ``last``, which chooses
+            nothing: right where the validation split is so small that the best epoch is mostly a lucky one.
+        patience: epochs without a better validation score before training stops; null never stops early.
+        device: auto, cpu, gpu, cuda or mps: Lightning's accelerator.
+        augment: modality -> augmentations of training batches, such as ``{"image": ["flip", "crop"]}``.
+        checkpoint_every: updates between two checkpoints inside an epoch; null saves after every epoch, and when the
+            process is asked to end (SIGTERM).
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    clip_norm: float | None = None
+    accumulate: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    selection: Literal["best", "last"] = "best"
+    patience: int | None = None
+    device: str = "auto"
+    checkpoint_every: int | None = None
+    augment: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        Augmentation.of(self.augment)  # complains now
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("checkpoint_every", 1)):
+            value = getattr(self, name)
+            if name == "checkpoint_every" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise MethodError(f"`training.{name}`: expected a whole number >= {least}. Found {value!r}.")
+        for name in ("lr", "weight_decay"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or value < 0:
+                raise MethodError(f"`training.{name}`: expected a number >= 0. Found {value!r}.")
+        for name, allowed in (
+            ("optimizer", ("adamw", "adam", "sgd")),
+            ("schedule", ("cosine", "constant", "step")),
+            ("selection", ("best", "last")),
+            ("precision", ("32-true", "bf16-mixed", "16-mixed", "64-true")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise unknown_name(f"training.{name}", str(getattr(self, name)), allowed)
+
+
+@dataclass
+class RunConfig:
+    """One run: data, model, method, budget, seed.
+
+    Args:
+        method: name of a registered method.
+        options: its hyperparameters.
+        data: see :class:`DataConfig`.
+        model: see :class:`ModelConfig`.
+        training: see :class:`TrainingConfig`.
+        seed: decides initial weights, order of the batches and dropout.
+        probe: fit linear probes on every encoder's features at the end.
+    """
+
+    method: str = "Joint"
+    options: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    seed: int = 0
+    probe: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The inverse of :meth:`to_dict`; unknown fields are refused with suggestions."""
+        parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+        own = dict(values)
+        for name, kind in parts.items():
+            if isinstance(own.get(name), Mapping):
+                own[name] = _make(kind, own[name], f"{name}.")
+        made: RunConfig = _make(cls, own, "")
+        return made
+
+
+def _make(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
+    known = [f.name for f in dataclasses.fields(kind)]
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"field {prefix}", name, known)
+    return kind(**values)
