@@ -1,16 +1,17 @@
 """The methods. Every class takes ``(model, task, **hyperparameters)``."""
 
-from equimodal.methods._base import BatchLike as BatchLike
-from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport
-from equimodal.methods._base import evaluating as evaluating
+from equimodal.methods._base import EpochContext, Method, Stateful, StepReport, refuse_incomplete
 from equimodal.methods._cggm import CGGM
-from equimodal.methods._complete import refuse_incomplete
 from equimodal.methods._ensemble import Ensemble, Unimodal
+from equimodal.methods._info import MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._mie import MIE
 from equimodal.methods._mla import MLA
 from equimodal.methods._modality_dropout import ModalityDropout
 from equimodal.methods._multi_loss import MultiLoss
+from equimodal.methods._options import Within, check_options
+from equimodal.methods._predictor import BatchLike as BatchLike
+from equimodal.methods._predictor import evaluating as evaluating
 from equimodal.methods._pretrain_finetune import PretrainFinetune
 from equimodal.methods._registry import available, controls, get
 
@@ -26,9 +27,12 @@ __all__ = [
     "ModalityDropout",
     "MultiLoss",
     "PretrainFinetune",
+    "Stateful",
     "StepReport",
     "Unimodal",
+    "Within",
     "available",
+    "check_options",
     "controls",
     "get",
     "refuse_incomplete",

@@ -12,7 +12,7 @@ from equimodal._utils.shapes import line_up
 from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Sharpness
 from equimodal.inference import Rule
-from equimodal.methods._base import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.tasks import Task
 
