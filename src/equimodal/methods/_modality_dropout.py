@@ -16,6 +16,8 @@ from equimodal.methods._base import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.tasks import Task
 
+_KEPT = "modality_dropout.kept"
+
 
 class ModalityDropout(Joint):
     r"""Joint training in which each modality of a sample is dropped with probability q, never all of them.
@@ -66,7 +68,6 @@ class ModalityDropout(Joint):
             "sharded": "refused: where a modality is dropped on one process only, its encoder would leave the others "
             "waiting",
             "accumulation": "differs: the masks of each micro-batch are drawn in turn",
-            "compiled-loss": "refused: the masks of a batch are looked up by object; compile the encoders",
         },
     )
 
@@ -86,8 +87,6 @@ class ModalityDropout(Joint):
         check_number("seed", seed, whole=True)
         self.probability = probability
         self._generator = torch.Generator().manual_seed(seed)
-        self._kept: list[Tensor] = []
-        self._batches: list[Batch] = []
 
     def get_extra_state(self) -> dict[str, Any]:
         """State of the method's generator."""
@@ -108,13 +107,12 @@ class ModalityDropout(Joint):
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Draw the masks once per step, so that both passes of a sharpness-aware step see the same."""
-        self._kept = [self.draw(len(batch)) for batch in batches]
-        self._batches = batches
-        return batches
+        device = next(self.parameters()).device
+        masks = [self.draw(len(batch)).to(device, non_blocking=True) for batch in batches]
+        return [batch.with_extras(**{_KEPT: kept}) for batch, kept in zip(batches, masks, strict=True)]
 
     def _features(self, batch: Batch) -> dict[str, Tensor]:
-        kept = self._kept[next(i for i, b in enumerate(self._batches) if b is batch)]
-        kept = kept.to(next(self.parameters()).device, non_blocking=True)
+        kept = batch.extras[_KEPT]
         presence = batch.presence
         if presence is not None or len(batch.inputs) < len(self.modalities):
             full = torch.ones_like(kept[:, 0])  # a sample whose present modalities were all drawn keeps them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -54,7 +55,8 @@ def mixup(batch: Batch, alpha: float, task: Task, generator: torch.Generator) ->
             raise BatchError("`mixup_alpha`: only floating-point inputs can be mixed. Found integers. Use 0.")
         return share * t + (1 - share) * t.index_select(0, order)
 
-    return Batch({m: tree_map(mix, x) for m, x in batch.inputs.items()}, mix(target), None, batch.index)
+    mixed = {m: tree_map(mix, x) for m, x in batch.inputs.items()}
+    return replace(batch, inputs=mixed, target=mix(target), present=None)
 
 
 def _draw_beta(alpha: float, generator: torch.Generator) -> float:
