@@ -471,10 +471,10 @@ def test_statistics_are_made_in_full_precision_under_autocast() -> None:
         rows = seen[-1]
         assert rows.shape == (8, 6)
         if projector == "orthogonal":
-            assert (sums["rows/0"].double() - rows.sum(0)).abs().max() < 1e-5
+            assert (sums["statistic/0"].double() - rows.sum(0)).abs().max() < 1e-5
         else:
-            assert sums["square/0"].dtype == torch.float32
-            assert (sums["square/0"].double() - rows.mT @ rows).abs().max() < 1e-5
+            assert sums["statistic/0"].dtype == torch.float32
+            assert (sums["statistic/0"].double() - rows.mT @ rows).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["Joint", "MLA", "CGGM", "MIE"])

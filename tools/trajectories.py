@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 
-from tests.helpers import METHOD_SETTINGS, adamw, make_batch, make_method, setting_id, sgd, split, stepper
-
 from equimodal import Batch
 from equimodal.methods import EpochContext
+from tests.helpers import METHOD_SETTINGS, adamw, make_batch, make_method, setting_id, sgd, split, stepper
 
 MORE: list[tuple[str, dict[str, Any]]] = [
     ("MLA", {"projector": "flat", "temperature": 2.0, "order": "shuffled", "seed": 3}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -62,7 +61,7 @@ class LossShares:
             self._share = weights / whole["weights"].clamp_min(1e-30)
         factors = cast(Tensor, self._share) * whole["count"] / counts[:, None, None].clamp_min(1)
         return [
-            replace(b, extras={**b.extras, SHARES: row.expand(len(b), *row.shape)})
+            b.with_extras(**{SHARES: row.expand(len(b), *row.shape)})
             for b, row in zip(self._batches, factors.unbind(), strict=True)
         ]
 
