@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -52,6 +53,26 @@ def test_import_leaves_torch_as_it_was() -> None:
         "before = state()\nimport equimodal.methods, equimodal.data\nassert state() == before"
     )
     in_a_fresh_process(code)
+
+
+def public_names() -> dict[str, list[str]]:
+    text = (Path(__file__).parent / "public_names.txt").read_text(encoding="utf-8").replace("\n    ", " ")
+    lines = [line.partition(": ") for line in text.splitlines() if not line.startswith("#")]
+    return {module: names.split(", ") for module, _, names in lines}
+
+
+def test_the_public_names_are_those_of_every_package() -> None:
+    assert set(public_names()) >= {f"equimodal{package}" for package in PACKAGES} - {"equimodal.cli"}
+    assert sum(len(names) for names in public_names().values()) > 250
+
+
+@pytest.mark.parametrize("module", public_names())
+def test_public_names_stay_where_they_are(module: str) -> None:
+    """The names that the reference listed before files were moved, and two import paths that were kept for theirs."""
+    if module == "equimodal.lightning":
+        pytest.importorskip("lightning")
+    home = importlib.import_module(module)
+    assert not [name for name in public_names()[module] if not hasattr(home, name)]
 
 
 def test_version_is_the_declared_one(project: dict[str, Any], root: Path) -> None:
