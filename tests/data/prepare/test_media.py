@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from equimodal.data.prepare import UnreadableError
-from equimodal.data.prepare.readers._media import (
+from equimodal.data.prepare.readers import (
     frame_range,
     grid_frames,
     log_spectrogram,
