@@ -29,9 +29,9 @@ class Facts:
         layout: the raw folder as a drawing (a code block on the page).
         protocols: protocol name -> who uses it and what is wrong with it.
         size: raw and prepared, about.
-        classes: names of the classes, where they are too many for a line of code.
         published: numbers from papers.
         notes: traps, differences between papers, each one paragraph.
+        classes: names of the classes, where they are too many for the code.
     """
 
     title: str
@@ -42,6 +42,6 @@ class Facts:
     layout: str
     protocols: tuple[tuple[str, str], ...]
     size: str = ""
-    classes: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
