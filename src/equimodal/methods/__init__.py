@@ -1,35 +1,80 @@
 """The methods. Every class takes ``(model, task, **hyperparameters)``."""
 
-from equimodal.methods._base import BatchLike as BatchLike
-from equimodal.methods._base import EpochContext, Method, MethodInfo, StepReport
-from equimodal.methods._base import evaluating as evaluating
-from equimodal.methods._cggm import CGGM
-from equimodal.methods._complete import refuse_incomplete
-from equimodal.methods._ensemble import Ensemble, Unimodal
-from equimodal.methods._joint import Joint
-from equimodal.methods._mie import MIE
-from equimodal.methods._mla import MLA
-from equimodal.methods._modality_dropout import ModalityDropout
-from equimodal.methods._multi_loss import MultiLoss
-from equimodal.methods._pretrain_finetune import PretrainFinetune
-from equimodal.methods._registry import available, controls, get
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from equimodal.methods._registry import MethodSummary, available, controls, get, overview
+
+if TYPE_CHECKING:
+    from equimodal.methods._base import BatchLike as BatchLike
+    from equimodal.methods._base import EpochContext as EpochContext
+    from equimodal.methods._base import Method as Method
+    from equimodal.methods._base import MethodInfo as MethodInfo
+    from equimodal.methods._base import StepReport as StepReport
+    from equimodal.methods._base import evaluating as evaluating
+    from equimodal.methods._complete import refuse_incomplete as refuse_incomplete
+
+    # isort: split
+    # imports: begin (written by tools/method_names.py)
+    from equimodal.methods._cggm import CGGM as CGGM
+    from equimodal.methods._ensemble import Ensemble as Ensemble
+    from equimodal.methods._ensemble import Unimodal as Unimodal
+    from equimodal.methods._joint import Joint as Joint
+    from equimodal.methods._mie import MIE as MIE
+    from equimodal.methods._mla import MLA as MLA
+    from equimodal.methods._modality_dropout import ModalityDropout as ModalityDropout
+    from equimodal.methods._multi_loss import MultiLoss as MultiLoss
+    from equimodal.methods._pretrain_finetune import PretrainFinetune as PretrainFinetune
+    # imports: end
+
+_HOMES = {
+    "BatchLike": "_base",
+    "EpochContext": "_base",
+    "Method": "_base",
+    "MethodInfo": "_base",
+    "StepReport": "_base",
+    "evaluating": "_base",
+    "refuse_incomplete": "_complete",
+}
+"""General names, and the file that each is from. The methods are found by the registry."""
 
 __all__ = [
+    "EpochContext",
+    "Method",
+    "MethodInfo",
+    "MethodSummary",
+    "StepReport",
+    "available",
+    "controls",
+    "get",
+    "overview",
+    "refuse_incomplete",
+]
+# names: begin (written by tools/method_names.py)
+__all__ += [
     "CGGM",
     "MIE",
     "MLA",
     "Ensemble",
-    "EpochContext",
     "Joint",
-    "Method",
-    "MethodInfo",
     "ModalityDropout",
     "MultiLoss",
     "PretrainFinetune",
-    "StepReport",
     "Unimodal",
-    "available",
-    "controls",
-    "get",
-    "refuse_incomplete",
 ]
+# names: end
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and knows what is no name
+
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is first used: ``equimodal list`` starts without torch, and one method without thirty."""
+        if name in _HOMES:
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        elif name[:1].isupper() and name in __all__ :
+            value = get(name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value

@@ -28,6 +28,8 @@ class MethodInfo:
         released: what differs between the paper and the authors' released code.
         consulted: public sources read for it (facts only, no code).
         control: whether it is a control without which no claim counts.
+        idea: what it does, in one line for tables; the title where it is empty.
+        order: why another order of the model's encoders gives another result; empty where it gives the same.
         complete: option -> why samples must have every modality where it is in force.
         engine: engine features -> what departs from their claims, see :func:`equimodal.engine.departures`; empty
             where every claim holds.
@@ -47,5 +49,7 @@ class MethodInfo:
     released: tuple[str, ...]
     consulted: str
     control: bool = False
+    idea: str = ""
+    order: str = ""
     complete: Mapping[str, str] = field(default_factory=dict)
     engine: Mapping[str, str] = field(default_factory=dict)

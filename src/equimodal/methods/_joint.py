@@ -53,6 +53,7 @@ class Joint(Method):
 
     info = MethodInfo(
         title="Joint training",
+        idea="one loss on the fused output",
         paper="Control; no paper of its own.",
         equations="L(head(fuse(h_1, ..., h_M)), y)",
         family="objective",
