@@ -102,9 +102,7 @@ class Plugins(Generic[T]):
                 self._faults[key] = f"{origin} {error}"
             except Exception as error:  # noqa: BLE001 (the import of a foreign package may raise anything)
                 reason = f"{type(error).__name__}: {error}".rstrip(".")
-                self._faults[key] = (
-                    f"{origin} It could not be imported ({reason}). Repair the package or uninstall it."
-                )
+                self._faults[key] = f"{origin} It could not be imported ({reason}). Repair the package or uninstall it."
         if key in self._faults:
             raise PluginError(self._faults[key])
         return self._entries[key]
@@ -121,6 +119,6 @@ def package_of(point: EntryPoint) -> str:
 
 
 @lru_cache(maxsize=32)
-def _points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+def _points(group: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """The entry points of a group; another ``sys.path`` is another look."""
     return tuple(sorted(entry_points(group=group), key=lambda p: (p.name.lower(), package_of(p))))

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from equimodal.methods._registry import MethodSummary, available, controls, get, overview
+from equimodal.methods._registry import built_in as built_in
 
 if TYPE_CHECKING:
     from equimodal.methods._base import BatchLike as BatchLike
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from equimodal.methods._complete import refuse_incomplete as refuse_incomplete
 
     # isort: split
-    # imports: begin (written by tools/method_names.py)
+    # imports of the methods, written by `make pages`
     from equimodal.methods._cggm import CGGM as CGGM
     from equimodal.methods._ensemble import Ensemble as Ensemble
     from equimodal.methods._ensemble import Unimodal as Unimodal
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from equimodal.methods._modality_dropout import ModalityDropout as ModalityDropout
     from equimodal.methods._multi_loss import MultiLoss as MultiLoss
     from equimodal.methods._pretrain_finetune import PretrainFinetune as PretrainFinetune
-    # imports: end
+    # end of the imports
 
 _HOMES = {
     "BatchLike": "_base",
@@ -52,29 +53,32 @@ __all__ = [
     "overview",
     "refuse_incomplete",
 ]
-# names: begin (written by tools/method_names.py)
+# names of the methods, written by `make pages`
 __all__ += [
-    "CGGM",
-    "MIE",
-    "MLA",
     "Ensemble",
     "Joint",
     "ModalityDropout",
     "MultiLoss",
     "PretrainFinetune",
     "Unimodal",
+    "CGGM",
+    "MIE",
+    "MLA",
 ]
-# names: end
+# end of the names
 
 if not TYPE_CHECKING:  # a type checker reads the imports above, and knows what is no name
 
     def __getattr__(name: str) -> Any:
-        """Import a name when it is first used: ``equimodal list`` starts without torch, and one method without thirty."""
+        """Import a name when it is first used: ``equimodal list`` starts without torch, one method without thirty."""
         if name in _HOMES:
             value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        elif name[:1].isupper() and name in __all__ :
+        elif name in built_in():
             value = get(name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value
         return value
+
+    def __dir__() -> list[str]:
+        return sorted(__all__)

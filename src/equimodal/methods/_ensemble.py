@@ -12,7 +12,7 @@ from equimodal._utils.shapes import line_up
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
 from equimodal.errors import MethodError, UnsupportedError
-from equimodal.inference import Rule
+from equimodal.inference import Rule, needs_of
 from equimodal.methods._base import ALL_TASKS, OWN_ROWS, Method, MethodInfo, StepReport, record_score
 from equimodal.methods.parts import LossShares, linear_heads, nothing, unimodal_phase
 from equimodal.tasks import Task
@@ -191,6 +191,6 @@ class Unimodal(Ensemble):
         return None, outputs, None
 
 
-def _refuse_fused(name: str, inference: str) -> None:
-    if inference == "fused":
+def _refuse_fused(name: str, inference: Rule) -> None:
+    if "fused" in needs_of(inference):
         raise UnsupportedError(f"`inference`: {name} trains no joint head. Use mean, uncertainty, product or auto.")

@@ -30,6 +30,7 @@ from equimodal.testing._loops import weights as weights
 from equimodal.testing._models import CLASSES as CLASSES
 from equimodal.testing._models import NAMES as NAMES
 from equimodal.testing._models import WIDTH as WIDTH
+from equimodal.testing._models import Convolution as Convolution
 from equimodal.testing._models import mlp as mlp
 from equimodal.testing._models import plain_batch as plain_batch
 from equimodal.testing._models import plain_model as plain_model

@@ -61,9 +61,9 @@ def absent_content_influences_nothing(case: Case) -> None:
     expect(reports[0] == reports[1], f"expected equal losses. Found {reports[0][-1]} and {reports[1][-1]}.")
     expect_identical(weights(ours), weights(theirs), "with NaN in absent rows")
     a, b = ours.predict(dirty.inputs, dirty.present), theirs.predict(clean.inputs, clean.present)
-    outputs = [{"output": p.output, **p.unimodal} for p in (a, b)]
-    expect_finite(outputs[0], "predictions with NaN in absent rows")
-    expect_identical(*outputs, "predictions with NaN in absent rows")
+    outputs = {"output": a.output, **a.unimodal}
+    expect_finite(outputs, "predictions with NaN in absent rows")
+    expect_identical(outputs, {"output": b.output, **b.unimodal}, "predictions with NaN in absent rows")
 
 
 def a_modality_of_nobody_is_one_left_out(case: Case) -> None:

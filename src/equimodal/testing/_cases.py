@@ -133,9 +133,9 @@ class Case:
 def settings_of(method: type[Method], shared: Shared | None = None) -> list[dict[str, Any]]:
     """The defaults, and every setting that differs from them in one choice, read from the signature.
 
-    For each option: every other value of a ``Literal``, a ``bool`` flipped, and ``None`` where the hint allows it. Hints
-    may be ``Annotated``. Numbers stay as they are. A setting that the constructor refuses by the option's name is left
-    out.
+    For each option: every other value of a ``Literal``, a ``bool`` flipped, and ``None`` where the hint allows it.
+    Hints may be ``Annotated``. Numbers stay as they are. A setting that the constructor refuses by the option's name is
+    left out.
 
     Args:
         method: the class.

@@ -117,7 +117,7 @@ def check_method(
         for check in checks_of(property_, cases) if wanted else ():
             _note(report, str(check), check.run)
     if processes:
-        _check_processes(report, [c for c in cases], only)
+        _check_processes(report, cases, only)
     if report.failed and raises:
         raise PropertyError(str(report))
     return report
@@ -127,7 +127,7 @@ def _check_processes(report: Report, cases: Sequence[Case], only: Sequence[str] 
     jobs = [job for case in cases for job in jobs_of(case) if not only or job.name in only]
     if jobs:
         for job, *outcomes in zip(jobs, *run_jobs(jobs), strict=True):
-            _note(report, str(job), lambda j=job, o=outcomes: judge(j, o))  # type: ignore[misc]
+            _note(report, str(job), lambda j=job, o=outcomes: judge(j, o))
 
 
 def _note(report: Report, name: str, action: Any) -> None:

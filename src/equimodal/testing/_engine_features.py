@@ -1,4 +1,4 @@
-"""Properties under engine features: what :data:`equimodal.engine.FEATURES` claims of a method that says nothing else."""
+"""Properties under engine features: what :data:`equimodal.engine.FEATURES` claims of a method that says no more."""
 
 from __future__ import annotations
 

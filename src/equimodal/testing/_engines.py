@@ -70,6 +70,6 @@ def scaler(start: float = 2.0**12, every: int = 1000) -> torch.amp.GradScaler:
 
 def spoilt(batch: Batch, modality: str) -> Batch:
     """The batch with one sample of one modality NaN."""
-    values = batch.inputs[modality].clone()  # type: ignore[union-attr]
+    values = batch.inputs[modality].clone()
     values[1] = math.nan
     return Batch({**batch.inputs, modality: values}, batch.target, batch.present, batch.index)

@@ -49,7 +49,9 @@ def expect_identical(a: Mapping[str, Tensor], b: Mapping[str, Tensor], where: st
     different = [n for n in a if not torch.equal(a[n], b[n])]
     if different:
         gap = max(_gap(a[n], b[n]) for n in different)
-        raise PropertyError(f"{where}: expected equal numbers to the last bit. Found {different[:5]} to differ by {gap:g}.")
+        raise PropertyError(
+            f"{where}: expected equal numbers to the last bit. Found {different[:5]} to differ by {gap:g}."
+        )
 
 
 def expect_near(
@@ -80,9 +82,7 @@ def expect_error(kinds: type[Exception] | tuple[type[Exception], ...], pattern: 
     try:
         yield
     except kinds as error:
-        expect(
-            re.search(pattern, str(error)), f"{what}: expected a message that matches {pattern!r}. Found: {error}"
-        )
+        expect(re.search(pattern, str(error)), f"{what}: expected a message that matches {pattern!r}. Found: {error}")
         return
     except Exception as error:
         raise PropertyError(f"{what}: expected {names}. Found {type(error).__name__}: {error}") from error

@@ -85,7 +85,10 @@ def _train_sharded(rank: int, job: Job) -> dict[str, Any]:
     """The same with encoders of which each process holds a half, and a prediction after every step."""
     method = shard(job.case.plain())
     halves = [split(b, WORLD)[rank] for b in _vectors(job.uneven)]
-    look = lambda: method.predict(vectors(4, 9).inputs) and None  # noqa: E731
+
+    def look() -> None:
+        method.predict(vectors(4, 9).inputs)  # whose gathered weights must not be used in the next step
+
     return _outcome(method, lambda: train(method, sgd(method, clip_norm=0.5), range(2), halves, 2, look))
 
 
@@ -185,9 +188,7 @@ def run_jobs(jobs: Sequence[Job], start_method: str = "spawn") -> list[list[dict
         return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-def judge(
-    job: Job, outcomes: Sequence[dict[str, Any]], replicated: Callable[[str], bool] | None = None
-) -> None:
+def judge(job: Job, outcomes: Sequence[dict[str, Any]], replicated: Callable[[str], bool] | None = None) -> None:
     """Look at what both processes left of a job.
 
     Args:
@@ -234,5 +235,5 @@ def _judge(job: Job, outcomes: Sequence[dict[str, Any]], replicated: Callable[[s
         whole = _vectors(job.uneven) if sharded else _batches(job.uneven)
         batches: list[Any] = [b if parts == 1 else split(b, parts) for b in whole]
         train(method, sgd(method, clip_norm=0.5), range(2), batches, total=2)
-        expect_near(subset(weights(method), names), subset(ours["weights"], names), 1e-9,
-                    f"two processes against one with {'the whole batch' if parts == 1 else 'micro-batches'}")  # fmt: skip
+        what = "two processes against one with " + ("whole batches" if parts == 1 else "micro-batches")
+        expect_near(subset(weights(method), names), subset(ours["weights"], names), 1e-9, what)

@@ -30,7 +30,7 @@ EXACT = ("classification", "weighted", "multilabel", "mse", "gaussian", "regions
 
 
 def runs_learns_and_predicts_on_a_task(case: Case, name: str, count: int) -> None:
-    """Training lowers the loss and stays finite; outputs have the task's shape; the rule is one that the task allows."""
+    """Training lowers the loss and stays finite; outputs have the task's shape; the rule is one it allows."""
     method = case.for_task(name, count)
     batch = task_batch(name, method.task, count)
     before = loss_of(method, batch)
@@ -41,7 +41,7 @@ def runs_learns_and_predicts_on_a_task(case: Case, name: str, count: int) -> Non
         after = loss_of(method, batch)
         expect(after < before, f"expected the loss to fall below {before:.4f}. Found {after:.4f}.")
     prediction = method.predict(batch.inputs)
-    spatial = batch.inputs[NAMES[0]].shape[2:] if method.task.dense else ()  # type: ignore[union-attr]
+    spatial = batch.inputs[NAMES[0]].shape[2:] if method.task.dense else ()
     shape = (len(batch), method.task.outputs, *spatial)
     for key, output in {"output": prediction.output, **prediction.unimodal}.items():
         expect(tuple(output.shape) == shape, f"{key}: expected the shape {shape}. Found {tuple(output.shape)}.")
@@ -115,7 +115,7 @@ def every_rule_works_or_is_refused(case: Case, name: str, rule: str) -> None:
         method = case.for_task(name, 2, inference=rule)
     except UnsupportedError as error:
         expect("`inference`" in str(error), f"expected `inference` in the message. Found: {error}")
-        raise NotApplicable(f"refuses the rule {rule!r}: {error}") from error
+        return
     batch = task_batch(name, method.task, 2, absent=NAN)
     prediction = method.predict(batch.inputs, batch.present)
     expect(prediction.rule == rule, f"expected the rule {rule!r}. Found {prediction.rule!r}.")
