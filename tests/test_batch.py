@@ -130,6 +130,57 @@ def test_only_takes_the_samples_that_have_it() -> None:
         batch.only("c")
 
 
+def test_extras_travel_with_their_samples() -> None:
+    x = {"a": torch.arange(4.0)[:, None], "b": torch.zeros(4, 2)}
+    extras = {"weight": torch.arange(4) * 10, "kept": torch.arange(8).reshape(4, 2)}
+    batch = Batch(x, torch.arange(4), {"a": mask(0, 1, 0, 1)}, torch.arange(4) + 5, extras)
+    own, whole = batch.only("a"), batch.only("b")
+    assert own is not None
+    assert whole is not None
+    assert own.extras["weight"].tolist() == [10, 30]
+    assert own.extras["kept"].tolist() == [[2, 3], [6, 7]]
+    assert whole.extras["weight"] is extras["weight"]
+    part = batch.select(torch.tensor([3, 0, 3]))
+    assert part.extras["weight"].tolist() == [30, 0, 30]
+    assert part.present is not None
+    assert part.present["a"].tolist() == [True, False, True]
+    assert part.index is not None
+    assert part.index.tolist() == [8, 5, 8]
+    assert part.inputs["a"].flatten().tolist() == [3, 0, 3]
+    assert part.target is not None
+    assert part.target.tolist() == [3, 0, 3]
+    assert part.count("a") == 2
+    assert batch.to("meta").extras["kept"].device.type == "meta"
+    more = batch.with_extras(weight=torch.ones(4), noise=torch.zeros(4, 3))
+    assert sorted(more.extras) == ["kept", "noise", "weight"]
+    assert more.extras["weight"].tolist() == [1, 1, 1, 1]
+    assert batch.extras["weight"].tolist() == [0, 10, 20, 30]  # the batch itself is not changed
+    assert more.count("a") == 2
+    assert not Batch(x).extras
+
+
+def test_extras_from_loaders_of_other_kinds() -> None:
+    x, weight = {"a": torch.zeros(2, 1)}, torch.ones(2)
+    assert Batch.of({"inputs": x, "target": torch.zeros(2), "extras": {"weight": weight}}).extras["weight"] is weight
+    rows = [{"inputs": {"a": torch.zeros(1)}, "target": 0, "extras": {"weight": float(i)}} for i in range(3)]
+    collated = Batch.of(next(iter(torch.utils.data.DataLoader(rows, batch_size=3))))  # type: ignore[arg-type]
+    assert collated.extras["weight"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("extras", "message"),
+    [
+        ({"weight": torch.zeros(2)}, "same number of samples.*'weight'.*2"),
+        ({"weight": torch.tensor(1.0)}, r"`extras\['weight'\]`: expected a tensor of shape .*without axes"),
+        ({"weight": [1.0, 2.0, 3.0]}, r"`extras\['weight'\]`: .*Found list"),
+        (torch.zeros(3), "`extras`: expected a mapping.*Found Tensor"),
+    ],
+)
+def test_malformed_extras(extras: Any, message: str) -> None:
+    with pytest.raises(BatchError, match=message):
+        Batch({"a": torch.zeros(3, 1)}, extras=extras)
+
+
 def test_to_keeps_everything() -> None:
     batch = Batch({"a": (torch.zeros(2, 1), "label")}, torch.zeros(2), {"a": mask(1, 1)}, torch.arange(2))
     moved = batch.to("cpu")

@@ -88,7 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
         before, _, rest = content.partition(begin)
         _, found, after = rest.partition(end)
         if not found:
-            print(f"{path.relative_to(ROOT)}: expected the lines {begin.strip()!r} and {end.strip()!r}", file=sys.stderr)
+            print(
+                f"{path.relative_to(ROOT)}: expected the lines {begin.strip()!r} and {end.strip()!r}", file=sys.stderr
+            )
             return 2
         made = f"{before}{begin}{text}{end}{after}"
         if made != content:

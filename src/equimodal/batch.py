@@ -1,9 +1,9 @@
-"""What travels through a step: inputs per modality, target, presence and sample index."""
+"""What travels through a step: inputs per modality, target, presence, sample index and side information."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -163,7 +163,7 @@ class Presence(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs, target, presence and index of B samples.
+    """Inputs, target, presence, index and side information of B samples.
 
     Args:
         inputs: modality -> tensor or nesting of tensors, samples on the first axis.
@@ -171,20 +171,26 @@ class Batch:
         present: modality -> boolean (B,); ``None`` means that every sample has every modality. Content of absent
             rows is never read, so it may be NaN.
         index: (B,) indices into the dataset, for methods with a memory per sample and for error messages.
+        extras: name -> tensor (B, ...), side information that travels with the samples: a weight per sample, what a
+            method draws in ``prepare``. The model is not given it.
 
     Raises:
-        BatchError: sample counts differ, ``present`` names an unknown modality, or a sample has no modality.
+        BatchError: sample counts differ, ``present`` names an unknown modality, a sample has no modality, or an entry
+            of ``extras`` is no tensor.
 
     Example:
         >>> batch = Batch({"audio": torch.zeros(2, 5), "video": torch.zeros(2, 3)}, torch.tensor([0, 1]))
         >>> len(batch), batch.modalities
         (2, ('audio', 'video'))
+        >>> batch.with_extras(weight=torch.tensor([0.5, 2.0])).select(torch.tensor([1])).extras
+        {'weight': tensor([2.])}
     """
 
     inputs: Mapping[str, Tree]
     target: Tensor | None = None
     present: Mapping[str, Tensor] | None = None
     index: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.inputs, Mapping) or not self.inputs:
@@ -197,6 +203,15 @@ class Batch:
         for name, tensor in (("target", self.target), ("index", self.index)):
             if tensor is not None:
                 sizes[name] = batch_size_of(tensor, name)
+        if not isinstance(self.extras, Mapping):
+            raise BatchError(
+                f"`extras`: expected a mapping from names to tensors (B, ...). Found {type(self.extras).__name__}."
+            )
+        for name, tensor in self.extras.items():
+            if not isinstance(tensor, Tensor) or not tensor.ndim:
+                kind = "a tensor without axes" if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise BatchError(f"`extras[{name!r}]`: expected a tensor of shape (B, ...). Found {kind}.")
+            sizes[f"extras[{name!r}]"] = int(tensor.shape[0])
         if self.present is not None:
             unknown = sorted(set(self.present) - set(self.inputs))
             if unknown:
@@ -215,16 +230,16 @@ class Batch:
     def of(cls, batch: Batch | Mapping[str, Any] | Sequence[Any]) -> Batch:
         """Accept what loaders usually yield.
 
-        A :class:`Batch`, a mapping with the keys ``inputs``, ``target`` and optionally ``present`` and ``index``,
-        or a pair ``(inputs, target)``.
+        A :class:`Batch`, a mapping with the keys ``inputs``, ``target`` and optionally ``present``, ``index`` and
+        ``extras``, or a pair ``(inputs, target)``.
         """
         if isinstance(batch, Batch):
             return batch
         if isinstance(batch, Mapping):
-            unknown = sorted(set(batch) - {"inputs", "target", "present", "index"})
+            unknown = sorted(set(batch) - {"inputs", "target", "present", "index", "extras"})
             if unknown or "inputs" not in batch:
                 raise BatchError(
-                    "`batch`: expected the keys inputs, target and optionally present, index. "
+                    "`batch`: expected the keys inputs, target and optionally present, index, extras. "
                     f"Found {sorted(map(str, batch))}. Wrap yours as Batch(inputs={{...}}, target=...)."
                 )
             return cls(**batch)
@@ -262,17 +277,26 @@ class Batch:
         if modality not in self.inputs:
             raise BatchError(f"`modality`: expected one of {list(self.inputs)}. Found {modality!r}.")
         rows = self.rows(modality)
+        alone = replace(self, inputs={modality: self.inputs[modality]}, present=None)
         if rows is None:
-            return Batch({modality: self.inputs[modality]}, self.target, None, self.index)
-        if rows.shape[0] == 0:
-            return None
-        take: Callable[[Tensor], Tensor] = lambda t: t.index_select(0, rows)  # noqa: E731
-        return Batch(
-            {modality: tree_map(take, self.inputs[modality])},
-            None if self.target is None else take(self.target),
-            None,
-            None if self.index is None else take(self.index),
+            return alone
+        return alone.select(rows) if rows.shape[0] else None
+
+    def select(self, rows: Tensor) -> Batch:
+        """The samples at ``rows``, (n,) integers on the device of the batch; extras travel with their samples."""
+        selected: Callable[[Tensor], Tensor] = lambda t: t.index_select(0, rows)  # noqa: E731
+        return replace(
+            self,
+            inputs={m: tree_map(selected, x) for m, x in self.inputs.items()},
+            target=None if self.target is None else selected(self.target),
+            present=None if self.present is None else {m: selected(mask) for m, mask in self.present.items()},
+            index=None if self.index is None else selected(self.index),
+            extras={name: selected(t) for name, t in self.extras.items()},
         )
+
+    def with_extras(self, **extras: Tensor) -> Batch:
+        """The batch with further side information; entries of equal names are replaced."""
+        return replace(self, extras={**self.extras, **extras})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on ``device``."""
@@ -289,6 +313,7 @@ class Batch:
             target=None if self.target is None else function(self.target),
             present=None if self.presence is None else self.presence._map(function),
             index=None if self.index is None else function(self.index),
+            extras={name: function(t) for name, t in self.extras.items()},
         )
 
     def check_finite(self, batch_number: int | None = None) -> Batch:

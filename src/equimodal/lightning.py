@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DistributedSampler
 
-from equimodal.batch import Batch, tree_map
+from equimodal.batch import Batch
 from equimodal.engine import (
     PlainEngine,
     average_statistics,
@@ -287,7 +287,7 @@ class MethodModule(LightningModule):
             kept, self._real = min(self._real, len(batch)), max(0, self._real - len(batch))
             if kept == 0:
                 return
-            batch = batch if kept == len(batch) else _first(batch, kept)
+            batch = batch if kept == len(batch) else batch.select(torch.arange(kept, device=self.device))
         target = cast(Tensor, batch.target)
         prediction = self.method.predict(batch.inputs, batch.present)
         terms = {"": self.method.task.score_terms(prediction.output, target)}
@@ -353,11 +353,3 @@ def _real_samples(loaders: Any) -> int | None:
         return None
     total = len(cast(Any, sampler.dataset))
     return len(range(sampler.rank, total, sampler.num_replicas))
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    """The first rows of a batch."""
-    present = None if batch.present is None else {m: mask[:count] for m, mask in batch.present.items()}
-    target = None if batch.target is None else tree_map(lambda t: t[:count], batch.target)
-    index = None if batch.index is None else batch.index[:count]
-    return Batch({m: tree_map(lambda t: t[:count], x) for m, x in batch.inputs.items()}, target, present, index)

@@ -141,11 +141,11 @@ def test_tokens_have_a_mask_too() -> None:
 
 
 def test_mixup_joins_masks() -> None:
-    from equimodal.methods.parts._mixup import mixup
+    from equimodal.methods.parts import Mixup
 
     walk = Tokens(torch.randn(4, 3, 2), torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0]]).bool())
     batch = Batch({"walk": walk}, torch.tensor([0, 1, 0, 1]))
-    mixed = mixup(batch, 1.0, Classification(2), torch.Generator().manual_seed(0)).inputs["walk"]
+    mixed = Mixup(1.0, Classification(2), seed=0)([batch])[0].inputs["walk"]
     order = torch.Generator().manual_seed(0)
     torch._standard_gamma(torch.full((2,), 1.0, dtype=torch.float64), generator=order)
     partner = torch.randperm(4, generator=order)

@@ -151,7 +151,7 @@ def test_an_encoder_that_was_compiled_too_early_is_not_silently_left_out() -> No
     except UnsupportedError as error:
         assert "Make the method first" in str(error)  # noqa: PT017 (either is right, silence is not)
     else:
-        assert all(float(c.count) > 0 for c in method.flat.covariances[0])  # type: ignore[union-attr, index]
+        assert all(float(c.count) > 0 for c in method.projection.bank.covariances[0])  # type: ignore[union-attr, index]
 
 
 def test_watched_layers_copy_and_save_with_their_recorder() -> None:

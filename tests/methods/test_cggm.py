@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine
-from equimodal.engine import Engine
+from equimodal.engine import Descent, Engine, Phase, UpdateScale
 from equimodal.errors import EquimodalWarning, MethodError, ModelError, OptimizerWarning
 from equimodal.fusion import Concat, Sum
 from equimodal.methods import CGGM, StepReport
@@ -267,8 +267,11 @@ class Fixed(CGGM):
 
     given: tuple[float, ...] = ()
 
-    def _update_balance(self, descent: Any, engine: Engine, report: StepReport) -> None:
-        self.balance.copy_(torch.tensor(self.given))
+    def modify_gradients(
+        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
+    ) -> Sequence[UpdateScale]:
+        self.progress.update = lambda *_: self.progress.balance.copy_(torch.tensor(self.given))  # type: ignore[method-assign,assignment]
+        return super().modify_gradients(phase, descent, engine, report)
 
 
 def test_the_scale_acts_on_its_encoder_only() -> None:
@@ -304,7 +307,7 @@ def test_direction_keeps_the_previous_balance() -> None:
     engine = engine_for(method)
     data = batches(2)
     for batch in data:
-        b = method.balance.clone()
+        b = method.progress.balance.clone()
         losses = method.training_step(batch, engine).losses
         assert 0 <= float(losses["direction"]) <= 2 * float(b.abs().mean()) + 1e-6
     first = build(2, window=1, momentum=0.0)
@@ -382,9 +385,9 @@ def test_a_modality_first_seen_late_has_not_improved() -> None:
     absent = {"the keys": torch.zeros(16, dtype=torch.bool)}
     method.training_step(Batch(data[0].inputs, data[0].target, absent), engine)
     method.training_step(data[0], engine)
-    gained = method.balance.tolist()
+    gained = method.progress.balance.tolist()
     assert gained[1] >= 0.5  # the late one is not punished with a small B
-    assert torch.isfinite(method.score_average).all()
+    assert torch.isfinite(method.progress.score_average).all()
 
 
 def test_a_batch_without_a_modality_keeps_its_score() -> None:
@@ -392,12 +395,12 @@ def test_a_batch_without_a_modality_keeps_its_score() -> None:
     engine = engine_for(method)
     data = batches(2)
     method.training_step(data[0], engine)
-    kept = method.score_average.clone()
+    kept = method.progress.score_average.clone()
     absent = {"the keys": torch.zeros(16, dtype=torch.bool)}
     method.training_step(Batch(data[1].inputs, data[1].target, absent), engine)
-    assert float(method.score_average[1]) == float(kept[1])
+    assert float(method.progress.score_average[1]) == float(kept[1])
     method.training_step(Batch({"audio.raw": data[2].inputs["audio.raw"]}, data[2].target), engine)
-    assert float(method.score_average[1]) == float(kept[1])
+    assert float(method.progress.score_average[1]) == float(kept[1])
 
 
 def test_frozen_encoder() -> None:

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from equimodal import Batch, PlainEngine
-from equimodal.engine import Descent
 from equimodal.errors import ModelError
 from equimodal.features import Channels
 from equimodal.functional import direction_loss
 from equimodal.methods import CGGM, StepReport
 from equimodal.methods.parts._heads import output_layer
-from equimodal.methods.parts._shares import LossShares
 from tests.helpers import NAMES, assert_near, sgd, split, train, weights
 from tests.task_helpers import TASKS, D, task_batch, task_model
 
@@ -30,13 +28,13 @@ def build(name: str, count: int = 2, *, convolution: bool = False, deep: bool = 
     model = task_model(name, task, count, convolution=convolution, deep=deep)
     torch.manual_seed(1)
     method = CGGM(model, task, **options).double().train()
-    method.balance.copy_(BALANCE[:count])
+    method.progress.balance.copy_(BALANCE[:count])
     return method
 
 
 def objective(method: CGGM, batch: Batch) -> dict[str, Tensor]:
     """Total loss with its graph, and the named parts."""
-    found = method._objective(LossShares(method.task, [batch], method.modalities), batch)
+    found = method._objective(batch)
     return {"total": found.total, **found.losses}
 
 
@@ -62,7 +60,7 @@ def oracle(method: CGGM, batch: Batch, direction: str, own: list[Tensor]) -> tup
     (g,) = torch.autograd.grad(loss, output_layer(method.multimodal.head).weight, create_graph=True)
     g = g.flatten(1)
     parts = [g] * len(own) if direction == "penultimate" else [g[:, i * D : (i + 1) * D] for i in range(len(own))]
-    return loss, direction_loss(parts, own, method.balance)
+    return loss, direction_loss(parts, own, method.progress.balance)
 
 
 SETTINGS = [
@@ -86,7 +84,7 @@ def test_the_direction_term_against_double_backward(
     assert float(found["direction"]) == pytest.approx(float(expected.detach()), abs=1e-10)
     parameters = list(method.model.parameters())
     total = torch.autograd.grad(found["total"], parameters)
-    method.direction_weight = 0.0
+    method.direction_term.weight = 0.0
     plain = torch.autograd.grad(objective(method, batch)["total"], parameters)
     wanted = torch.autograd.grad(expected, parameters, allow_unused=True)
     largest = 0.0
@@ -153,10 +151,10 @@ def test_block_refuses_a_deep_head_of_convolutions() -> None:
 @every_task
 def test_score_tables_have_one_column_per_class(name: str) -> None:
     method = build(name, 3, window=2)
-    assert method.numerators.shape == (3, method.task.score_size)
+    assert method.progress.numerators.shape == (3, method.task.score_size)
     train(method, sgd(method, lr=0.01), range(2), [task_batch(name, method.task, 3)] * 2, total=2)
-    assert method.seen.all()
-    assert float(method.balance.sum()) == pytest.approx(2.0, abs=1e-5)
+    assert method.progress.seen.all()
+    assert float(method.progress.balance.sum()) == pytest.approx(2.0, abs=1e-5)
 
 
 def test_a_class_that_a_window_does_not_show_keeps_its_score() -> None:
@@ -171,14 +169,14 @@ def test_a_class_that_a_window_does_not_show_keeps_its_score() -> None:
         {NAMES[0]: ([3.0, 0.0], [4.0, 0.0]), NAMES[1]: ([2.0, 0.0], [4.0, 0.0])},
     ]
     method.training_step(batch, engine)  # for a descent to fill in
-    method.seen.zero_()
+    method.progress.seen.zero_()
     for table in tables:
         for m, (numerator, denominator) in table.items():
             sums[f"numerator/{m}"], sums[f"denominator/{m}"] = torch.tensor(numerator), torch.tensor(denominator)
-        method._update_balance(Descent(torch.zeros(()), {}, sums), engine, StepReport())
-    assert method.score_average.tolist() == [[0.75, 0.75], [0.5, 0.25]]
+        method.progress.update(sums, engine, StepReport())
+    assert method.progress.score_average.tolist() == [[0.75, 0.75], [0.5, 0.25]]
     # both improved by 0.25 in what was seen
-    assert method.balance.tolist() == [0.5, 0.5]
+    assert method.progress.balance.tolist() == [0.5, 0.5]
 
 
 def test_a_modality_absent_from_a_batch_has_no_score_in_the_report() -> None:
@@ -201,8 +199,8 @@ def test_the_balance_of_a_regression_has_no_unit(unit: float) -> None:
         for errors in table:
             s = {f"numerator/{m}": factor * torch.tensor(e) for m, e in zip(method.modalities, errors, strict=True)}
             s |= {f"denominator/{m}": torch.full((2,), 2.0) for m in method.modalities}
-            method._update_balance(Descent(torch.zeros(()), {}, s), engine, StepReport())
-        ends.append(method.balance.clone())
+            method.progress.update(s, engine, StepReport())
+        ends.append(method.progress.balance.clone())
     assert torch.allclose(ends[0], ends[1], rtol=1e-4)
     assert float((ends[0][0] - ends[0][1]).abs()) > 0.1
 

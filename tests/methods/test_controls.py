@@ -220,11 +220,12 @@ def test_modality_dropout_scales_survivors_and_is_off_in_evaluation() -> None:
     method = make_method("ModalityDropout", 3, probability=0.6)
     assert isinstance(method, ModalityDropout)
     batch = make_batch(3)
-    method.prepare([batch])
+    (batch,) = method.prepare([batch])
+    (kept,) = batch.extras.values()
     h = method.multimodal.encode(batch.inputs)
     scale = (1 - 0.6**3) / (1 - 0.6)
     for i, (m, dropped) in enumerate(method._features(batch).items()):
-        expected = h[m] * method._kept[0][:, i, None] * scale
+        expected = h[m] * kept[:, i, None] * scale
         assert (dropped - expected).abs().max() < 1e-12
     assert (method.predict(batch.inputs).output - method.model(batch.inputs).detach()).abs().max() < 1e-12
 
@@ -248,8 +249,7 @@ def test_modality_dropout_keeps_a_modality_that_is_there(left_out: bool) -> None
         batch = Batch({m: x for m, x in batch.inputs.items() if m != NAMES[1]}, batch.target)
     else:
         batch = Batch(batch.inputs, batch.target, {NAMES[1]: torch.zeros(60, dtype=torch.bool)})
-    method.prepare([batch])
-    features = method._features(batch)
+    features = method._features(method.prepare([batch])[0])
     used = torch.stack([(features[m] != 0).any(1) for m in (NAMES[0], NAMES[2])])
     assert used.any(0).all()
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from equimodal import Batch, Classification, PlainEngine
 from equimodal.errors import BatchError, EquimodalWarning, MethodError, ScheduleWarning, UnsupportedError
-from equimodal.methods import MIE, EpochContext
+from equimodal.methods import MIE, EpochContext, Method
+from equimodal.projection import Flat
 from tests.helpers import (
     CLASSES,
     NAMES,
@@ -34,6 +35,12 @@ from tests.helpers import (
 
 INPUTS = {"audio.raw": 5, "the keys": 3, "depth": 4}
 LR, MOMENTUM, RADIUS, RATIO, TAU = 0.1, 0.9, 0.05, 0.3, 0.4
+
+
+def flat(method: Method) -> Flat:
+    """Its projection."""
+    assert isinstance(method.projection, Flat)
+    return method.projection
 
 
 def small_heads(names: list[str]) -> dict[str, nn.Module]:
@@ -344,9 +351,9 @@ def test_inactive_modalities_keep_still() -> None:
 def test_projectors_have_the_flat_spectrum() -> None:
     method, batches = build(3)
     train(method, engine_for(method), range(2), batches)
-    assert method.flat.keys["depth"] == tuple(method._layers["depth"])
+    assert flat(method).bank.keys["depth"] == tuple(flat(method).keyed["depth"])
     count = 0
-    for row in method.flat.projectors:
+    for row in flat(method).bank.projectors:
         for projector in row:  # type: ignore[attr-defined]
             values = np.linalg.eigvalsh(projector.matrix.numpy())
             assert values[0] == pytest.approx(math.exp(-TAU), abs=1e-9)
@@ -357,11 +364,11 @@ def test_projectors_have_the_flat_spectrum() -> None:
 
 def test_layers_correspond_by_part_shape_and_position() -> None:
     only, _ = build(3, layers="classifier")
-    assert {k[0] for k in only._layers["depth"]} == {"classifier"}
-    assert len(only._layers["depth"]) == 3
+    assert {k[0] for k in flat(only).keyed["depth"]} == {"classifier"}
+    assert len(flat(only).keyed["depth"]) == 3
     both, _ = build(3)
-    assert [k for k in both._layers["depth"] if k[0] == "encoder"] == [("encoder", (6, 8), 0)]
-    positions = [k[2] for k in both._layers["depth"] if k[1] == (6, 6)]
+    assert [k for k in flat(both).keyed["depth"] if k[0] == "encoder"] == [("encoder", (6, 8), 0)]
+    positions = [k[2] for k in flat(both).keyed["depth"] if k[1] == (6, 6)]
     assert positions == [0, 1]
 
 
@@ -378,9 +385,9 @@ def test_all_layers_include_convolutions() -> None:
     g = torch.Generator().manual_seed(0)
     batch = Batch({m: torch.randn(6, 2, 9, generator=g, dtype=torch.float64) for m in encoders}, torch.arange(6) % 3)
     train(method, sgd(method), range(2), [batch])
-    key = next(k for k in method._layers[NAMES[0]] if len(k[1]) == 3)
-    assert float(method.flat.projector(NAMES[0], key).plasticity()) < 1
-    assert not [k for k in make_method("MIE", 2)._layers[NAMES[0]] if len(k[1]) > 2]  # type: ignore[index]
+    key = next(k for k in flat(method).keyed[NAMES[0]] if len(k[1]) == 3)
+    assert float(flat(method).bank.projector(NAMES[0], key).plasticity()) < 1
+    assert not [k for k in flat(make_method("MIE", 2)).keyed[NAMES[0]] if len(k[1]) > 2]
 
 
 def test_layers_that_are_not_called_are_left_alone() -> None:

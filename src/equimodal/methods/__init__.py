@@ -9,13 +9,16 @@ from equimodal.methods._registry import MethodSummary, available, controls, get,
 from equimodal.methods._registry import built_in as built_in
 
 if TYPE_CHECKING:
-    from equimodal.methods._base import BatchLike as BatchLike
     from equimodal.methods._base import EpochContext as EpochContext
     from equimodal.methods._base import Method as Method
-    from equimodal.methods._base import MethodInfo as MethodInfo
+    from equimodal.methods._base import Stateful as Stateful
     from equimodal.methods._base import StepReport as StepReport
-    from equimodal.methods._base import evaluating as evaluating
-    from equimodal.methods._complete import refuse_incomplete as refuse_incomplete
+    from equimodal.methods._base import refuse_incomplete as refuse_incomplete
+    from equimodal.methods._info import MethodInfo as MethodInfo
+    from equimodal.methods._options import Within as Within
+    from equimodal.methods._options import check_options as check_options
+    from equimodal.methods._predictor import BatchLike as BatchLike
+    from equimodal.methods._predictor import evaluating as evaluating
 
     # isort: split
     # imports of the methods, written by `make pages`
@@ -31,13 +34,16 @@ if TYPE_CHECKING:
     # end of the imports
 
 _HOMES = {
-    "BatchLike": "_base",
+    "BatchLike": "_predictor",
     "EpochContext": "_base",
     "Method": "_base",
-    "MethodInfo": "_base",
+    "MethodInfo": "_info",
+    "Stateful": "_base",
     "StepReport": "_base",
-    "evaluating": "_base",
-    "refuse_incomplete": "_complete",
+    "Within": "_options",
+    "check_options": "_options",
+    "evaluating": "_predictor",
+    "refuse_incomplete": "_base",
 }
 """General names, and the file that each is from. The methods are found by the registry."""
 
@@ -46,8 +52,11 @@ __all__ = [
     "Method",
     "MethodInfo",
     "MethodSummary",
+    "Stateful",
     "StepReport",
+    "Within",
     "available",
+    "check_options",
     "controls",
     "get",
     "overview",

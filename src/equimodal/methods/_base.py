@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
-from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale, reshard
-from equimodal.errors import BatchError, EquimodalWarning, MethodError, ModelError
-from equimodal.inference import Inference, Prediction, Rule
-from equimodal.methods._info import MASKED as MASKED
-from equimodal.methods._info import OWN_ROWS as OWN_ROWS
-from equimodal.methods._info import MethodInfo as MethodInfo
-from equimodal.model import Multimodal, check_parts, is_batch_of_one, one_sample_error
-from equimodal.tasks import Task, distribution_of, mean_ratio
-from equimodal.unimodal import Way, unimodal_outputs
-
-_MEMBERS = ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters_of")
-ALL_TASKS = ("classification", "multilabel", "regression", "segmentation")
-
-BatchLike = Batch | Mapping[str, Any] | tuple[Any, Any]
+from equimodal.batch import Batch
+from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
+from equimodal.errors import BatchError, EquimodalWarning, MethodError, UnsupportedError
+from equimodal.inference import Rule
+from equimodal.methods._loss import LossShares, own_rows, shared_loss, target_of
+from equimodal.methods._options import sources_of
+from equimodal.methods._predictor import BatchLike, Predictor
+from equimodal.model import is_batch_of_one, one_sample_error
+from equimodal.tasks import Task, mean_ratio
+from equimodal.unimodal import Way
 
 
 @dataclass(frozen=True)
@@ -72,15 +67,16 @@ class StepReport:
         return torch.stack(values).sum() if values else torch.zeros(())
 
 
-class Method(nn.Module):
+class Method(Predictor):
     """A way of training (and reading) a multimodal model, wrapped around it.
 
     Subclasses implement :meth:`phases` and, where they have them, :meth:`modify_gradients`, :meth:`after_step`,
-    :meth:`unimodal_outputs` and :meth:`fused_output`. They never know which engine runs them.
+    :meth:`unimodal_outputs` and :meth:`fused_output`. They never know which engine runs them, and take every loss from
+    :meth:`loss`.
 
     Args:
         model: a :class:`~equimodal.MultimodalModel` or any module with the members of :class:`~equimodal.Multimodal`.
-        task: for example :class:`~equimodal.Classification`.
+        task: for example :class:`~equimodal.Classification`; gives loss and score.
         sharpness: a :class:`~equimodal.Sharpness`, or ``None`` for plain gradients.
         inference: rule that turns outputs into a prediction, see :class:`~equimodal.inference.Inference`.
         calibrated: fit one temperature per modality on validation data.
@@ -89,10 +85,34 @@ class Method(nn.Module):
 
     Raises:
         ModelError, MethodError: the model does not have the members, or a hyperparameter is out of range.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from equimodal import Batch, Classification, MultimodalModel, PlainEngine
+        >>> from equimodal.fusion import Concat
+        >>> from equimodal.methods import MLA, EpochContext
+        >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
+        >>> model = MultimodalModel(encoders, Concat({"audio": 4, "video": 4}), nn.Linear(8, 2))
+        >>> method = MLA(model, Classification(2))
+        >>> engine = PlainEngine(torch.optim.SGD(method.parameter_groups(lr=0.1)))
+        >>> batch = Batch({"audio": torch.randn(6, 5), "video": torch.randn(6, 3)}, torch.tensor([0, 1] * 3))
+        >>> method.on_train_epoch_start(EpochContext(epoch=0, epochs=1, steps=1, loader=[batch], engine=engine))
+        >>> sorted(method.training_step(batch, engine).losses)
+        ['audio', 'video']
+        >>> method.predict(batch.inputs).output.shape
+        torch.Size([6, 2])
     """
 
-    info: ClassVar[MethodInfo]
-    min_modalities: ClassVar[int] = 2
+    single_loss: ClassVar[bool] = False
+    """Whether every phase has one loss, over the samples that it counts: saves a reduction per step."""
+    former_names: ClassVar[Sequence[tuple[str, str]]] = ()
+    """First part of a name in the state of earlier versions, and what it is now."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "info" in vars(cls):
+            cls.info = replace(cls.info, defaults={**cls.info.defaults, **sources_of(cls.__init__)})
 
     def __init__(
         self,
@@ -104,63 +124,14 @@ class Method(nn.Module):
         calibrated: bool = False,
         unimodal: Way | nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        missing = [n for n in _MEMBERS if not hasattr(model, n)]
-        if missing or not isinstance(model, nn.Module):
-            raise ModelError(
-                "`model`: expected an nn.Module with the members of equimodal.Multimodal. "
-                f"{type(model).__name__} lacks "
-                f"{missing or 'being an nn.Module'}. Build a MultimodalModel(encoders, fusion, head) or add them."
-            )
-        if TYPE_CHECKING:  # at run time, from Python 3.12 on, this check does not see the sub-modules of a module
-            if not isinstance(model, Multimodal):
-                raise ModelError
-        self.model = model
-        self.task = task
-        if task.name not in self.info.tasks:
-            raise MethodError(
-                f"`task`: {type(self).__name__} supports {', '.join(self.info.tasks)}. Found {task.name!r}."
-            )
-        if len(self.modalities) < self.min_modalities:
-            raise ModelError(
-                f"`model`: {type(self).__name__} needs at least {self.min_modalities} modalities. "
-                f"Found {list(self.modalities)}."
-            )
+        super().__init__(model, task, inference=inference, calibrated=calibrated, unimodal=unimodal)
         if sharpness is not None and not isinstance(sharpness, Sharpness):
             raise MethodError(f"`sharpness`: expected a Sharpness or None. Found {type(sharpness).__name__}.")
         self.sharpness = sharpness
         if sharpness is not None:
             sharpness.attach(self)
         self._warned: set[str] = set()
-        check_parts(self.multimodal)
-        self.inference = Inference(
-            self.modalities, inference, calibrated=calibrated, distribution=distribution_of(task)
-        ).to(next(self.parameters()).device)
-        self.unimodal = unimodal_outputs(unimodal, model, task)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """An inference rule that does not fit the task would give wrong predictions without a word."""
-        if name == "inference" and isinstance(value, Inference):
-            wanted = distribution_of(self.task)
-            if value.distribution != wanted or set(value.modalities) != set(self.modalities):
-                raise MethodError(
-                    f"`inference`: expected one for the modalities {list(self.modalities)} and outputs of the kind "
-                    f"{wanted!r}. Found {list(value.modalities)} and {value.distribution!r}. Make it with "
-                    f"Inference(method.modalities, rule, distribution={wanted!r})."
-                )
-        super().__setattr__(name, value)
-
-    # ---- what the model offers ---------------------------------------------------------------------------------------
-
-    @property
-    def multimodal(self) -> Multimodal:
-        """The model, typed by what a method uses of it."""
-        return cast(Multimodal, self.model)
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Names of the modalities."""
-        return tuple(self.multimodal.modalities)
+        self._phase: Phase | None = None
 
     def parameter_groups(self, lr: float | None = None) -> list[dict[str, Any]]:
         """Groups for an optimizer; methods with parts that want another learning rate override this."""
@@ -187,34 +158,31 @@ class Method(nn.Module):
     def _step(self, batches: list[Batch], engine: Engine) -> StepReport:
         report = StepReport()
         batches = self.prepare(batches)
+        shares = LossShares(self.task, batches, self.modalities, self.single_loss)
         for phase in self.phases(batches):
-            try:
-                descent = engine.descend(phase, batches, self.sharpness)
-            except ValueError as error:
-                if is_batch_of_one(error):
-                    raise one_sample_error(f"batch (phase {phase.name})", "the model or a head") from error
-                raise
+            descent = self._descend(phase, shares.of(phase), engine)
             if descent.count == 0:
                 continue
             report.phases.append(phase.name)
             report.losses[phase.name] = descent.loss
             report.losses.update(descent.losses)
+            if phase.modality is not None:
+                record_score(report, phase.modality, descent)
             scales = self.modify_gradients(phase, descent, engine, report)
             engine.step(phase, scales)
             self.after_step(phase, descent, engine, report)
         return report
 
-    def check_batch(self, batch: BatchLike | Batch) -> Batch:
-        """``batch`` as a :class:`Batch` of this model's modalities with a target."""
-        checked = Batch.of(batch)
-        unknown = sorted(set(checked.inputs) - set(self.modalities))
-        if unknown:
-            raise BatchError(f"`inputs`: expected the modalities {list(self.modalities)}. Found unknown {unknown}.")
-        if checked.target is None:
-            raise BatchError("`target`: expected a tensor for training. Found None.")
-        if checked.target.device.type == "cpu":  # elsewhere it would synchronise; loaders look on the host
-            self.task.check_target(checked.target)
-        return checked
+    def _descend(self, phase: Phase, batches: list[Batch], engine: Engine) -> Descent:
+        self._phase = phase
+        try:
+            return engine.descend(phase, batches, self.sharpness)
+        except ValueError as error:
+            if is_batch_of_one(error):
+                raise one_sample_error(f"batch (phase {phase.name})", "the model or a head") from error
+            raise
+        finally:
+            self._phase = None
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Moment before the phases: batch-level augmentation."""
@@ -242,132 +210,91 @@ class Method(nn.Module):
     def on_validation_end(self, value: float) -> None:
         """Moment after a validation pass, with its score (higher is better)."""
 
-    # ---- outputs -----------------------------------------------------------------------------------------------------
+    # ---- losses ------------------------------------------------------------------------------------------------------
 
-    def fused_output(self, features: Mapping[str, Tree], present: Presence | None) -> Tensor | None:
-        """Output of the joint head; ``None`` for a method that does not train one."""
-        output: Tensor = self.multimodal.head(self.multimodal.fuse(features, present))
-        return output
+    def loss(self, output: Tensor, batch: Batch, modality: str | None = None) -> Tensor:
+        """The task's loss, a scalar: of the fused output, or of one modality's on the samples that have it.
 
-    def unimodal_outputs(self, features: Mapping[str, Tree]) -> dict[str, Tensor]:
-        """Outputs of each modality alone, from its features; empty where the method has none."""
-        return {}
-
-    def outputs_of(
-        self, features: Mapping[str, Tree], present: Presence | None
-    ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Fused and unimodal outputs from features; the latter as ``unimodal`` says, else by the method's own way."""
-        alone = self.unimodal_outputs(features) if self.unimodal is None else self.unimodal(features, present)
-        return self.fused_output(features, present), alone
-
-    def outputs(
-        self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None
-    ) -> tuple[Tensor | None, dict[str, Tensor], Presence | None]:
-        """Fused output, unimodal outputs and presence, before the inference rule."""
-        presence = self.presence_of(inputs, present)
-        features = self.multimodal.encode(inputs, presence)
-        return (*self.outputs_of(features, presence), presence)
-
-    def combine(
-        self, fused: Tensor | None, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
-    ) -> Prediction:
-        """The prediction that the inference rule makes of what :meth:`outputs` returned."""
-        prediction: Prediction = self.inference(fused, unimodal, present)
-        return prediction
-
-    def presence_of(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None) -> Presence | None:
-        """Presence in which a modality that ``inputs`` leaves out counts as absent for every sample."""
-        if not isinstance(inputs, Mapping):
-            raise BatchError(
-                f"`inputs`: expected a mapping from modalities to tensors. Found {type(inputs).__name__}. Of a Batch "
-                "give batch.inputs and batch.present."
-            )
-        unknown = sorted(set(inputs) - set(self.modalities))
-        if unknown or not inputs:
-            raise BatchError(
-                f"`inputs`: expected some of the modalities {list(self.modalities)}. Found {list(inputs)}."
-            )
-        strange = sorted(set(present or ()) - set(self.modalities))
-        if strange:
-            raise BatchError(f"`present`: expected the modalities {list(self.modalities)}. Found unknown {strange}.")
-        sizes = {f"inputs[{m!r}]": batch_size_of(x, f"inputs[{m!r}]") for m, x in inputs.items()}
-        sizes |= {f"present[{m!r}]": len(mask) for m, mask in (present or {}).items()}
-        if len(set(sizes.values())) > 1:
-            raise BatchError(f"`inputs`, `present`: expected equally many samples in each. Found {sizes}.")
-        left_out = [m for m in self.modalities if m not in inputs]
-        if not left_out:
-            return Presence.of(present, self.modalities)
-        first = tree_tensors(next(iter(inputs.values())))[0]
-        masks = dict(present or {})
-        for m in self.modalities:
-            if m in left_out:
-                masks[m] = torch.zeros(first.shape[0], dtype=torch.bool, device=first.device)
-            elif m not in masks:
-                masks[m] = torch.ones(first.shape[0], dtype=torch.bool, device=first.device)
-        return Presence(masks, self.modalities)
-
-    @torch.no_grad()
-    def predict(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Prediction:
-        """Predict in evaluation mode, for any subset of the modalities per sample.
+        Micro-batches and processes add up to the loss of one large batch, with class weights and absent modalities too.
+        Without a sample it is an exact 0 that reaches the head.
 
         Args:
-            inputs: modality -> tensors; a modality left out is absent for every sample.
-            present: modality -> boolean (B,).
-        """
-        with evaluating(self):
-            return self.combine(*self.outputs(inputs, present))
-
-    def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Output (B, C, ...) of the inference rule, with gradients."""
-        return self.combine(*self.outputs(inputs, present)).output
-
-    @torch.no_grad()
-    def fit_inference(self, batches: Iterable[BatchLike]) -> str:
-        """Fit temperatures and choose the ``auto`` rule on VALIDATION batches; returns the rule in force.
+            output: (B, C, ...) of all samples of ``batch``, or of those that have ``modality``.
+            batch: as the objective was given it.
+            modality: whose loss; ``None`` is the fused one.
 
         Raises:
-            MethodError: the loader was made from a split that is not validation data, or it is empty.
+            MethodError: the method says ``single_loss`` and asks for another loss than that of the phase.
         """
-        part = getattr(getattr(batches, "split", None), "part", "validation")
-        if part != "validation":
-            raise MethodError(f"`batches`: expected validation data. Found the {part} split. Pass dataset.validation.")
-        device = next(self.parameters()).device
-        fused: list[Tensor] = []
-        unimodal: list[dict[str, Tensor]] = []
-        masks: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
-        targets: list[Tensor] = []
-        with evaluating(self):
-            for raw in batches:
-                batch = self.check_batch(raw).to(device)
-                joint, alone, presence = self.outputs(batch.inputs, batch.present)
-                if joint is not None:
-                    fused.append(joint)
-                unimodal.append(alone)
-                for m in self.modalities:
-                    mask = None if presence is None else presence.get(m)
-                    masks[m].append(torch.ones(len(batch), dtype=torch.bool, device=device) if mask is None else mask)
-                targets.append(cast(Tensor, batch.target))
-        if not targets:
-            raise MethodError("`batches`: expected at least one validation batch. Found none.")
-        joined = {  # a batch may leave a modality out; its rows are absent and not read
-            m: torch.cat([z[m] if m in z else torch.zeros_like(next(iter(z.values()))) for z in unimodal])
-            for m in dict.fromkeys(m for z in unimodal for m in z)
-        }
-        present = {m: torch.cat(v) for m, v in masks.items()}
-        return self.inference.fit(self.task, torch.cat(fused) if fused else None, joined, present, torch.cat(targets))
+        if self.single_loss and self._phase is not None and modality != self._phase.modality:
+            raise MethodError(
+                f"`modality`: {type(self).__name__} says single_loss, so phase {self._phase.name!r} has the loss of "
+                f"{self._phase.modality!r} alone. Found {modality!r}. Leave out single_loss = True."
+            )
+        output, target = (output, target_of(batch)) if modality is None else own_rows(output, batch, modality)
+        position = 0 if modality is None else 1 + self.modalities.index(modality)
+        return shared_loss(self.task, output, target, batch, position)
+
+    def score_sums(self, output: Tensor, batch: Batch, modality: str | None = None) -> dict[str, Tensor]:
+        """Numerator and denominator of the task's score, for an objective's ``sums``; arguments as :meth:`loss`."""
+        output, target = (output, target_of(batch)) if modality is None else own_rows(output, batch, modality)
+        numerator, denominator = self.task.score_terms(output.detach(), target)
+        return {"numerator": numerator, "denominator": denominator}
+
+    # ---- state of earlier versions -----------------------------------------------------------------------------------
+
+    def current_name(self, name: str) -> str:
+        """The name of a parameter or buffer that an earlier version stored as ``name``."""
+        for former, now in self.former_names:
+            if name.startswith(former):
+                return now + name[len(former) :]
+        return name
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in [n for n in state_dict if n.startswith(prefix)]:
+            now = prefix + self.current_name(name[len(prefix) :])
+            if now != name:
+                state_dict[now] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and each submodule's own mode again afterwards."""
-    training = [m for m in module.modules() if m.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
-        reshard(module)
+class Stateful(nn.Module):
+    """Plain attributes that belong to a checkpoint, beside parameters and buffers.
+
+    ``state = ("_batch", "_generator")`` in the class names them (with dots, of a part): numbers, tensors, dictionaries
+    of these, generators, and objects with ``state_dict`` and ``load_state_dict``. Put it before :class:`Method` among
+    the bases.
+    """
+
+    state: ClassVar[Sequence[str]] = ()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The attributes that :attr:`state` names, by the last part of the name without a leading underscore."""
+        return {_key(name): _packed(attrgetter(name)(self)) for name in self.state}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave; earlier versions kept some underscores."""
+        for name in self.state:
+            value, now = state.get(_key(name), state.get(f"_{_key(name)}")), attrgetter(name)(self)
+            if isinstance(now, torch.Generator):
+                now.set_state(cast(Tensor, value).cpu())
+            elif hasattr(now, "load_state_dict"):
+                now.load_state_dict(value)
+            else:
+                owner, _, attribute = name.rpartition(".")
+                setattr(attrgetter(owner)(self) if owner else self, attribute, value)
+
+
+def _key(name: str) -> str:
+    return name.rpartition(".")[2].lstrip("_")
+
+
+def _packed(value: Any) -> Any:
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if hasattr(value, "state_dict"):
+        return value.state_dict()
+    return dict(value) if isinstance(value, dict) else value
 
 
 def record_score(report: StepReport, modality: str, descent: Descent) -> None:
@@ -393,3 +320,37 @@ def warn_if_frozen(method: Method, consequence: str) -> None:
     for m in method.modalities:
         if not trainable(method.multimodal.parameters_of(m)):
             warn_once(method, f"The encoder of {m!r} is frozen: {consequence}", EquimodalWarning, 4)
+
+
+def refuse_incomplete(method: Method, present: Mapping[str, Tensor], where: str = "the training samples") -> None:
+    """Refuse training data with absent modalities for a method whose options need complete samples.
+
+    Which options these are is in :attr:`MethodInfo.complete`; they need every modality when they are not 0, ``False``
+    or ``None``.
+
+    Args:
+        method: with its options as attributes of the same names.
+        present: modality -> (N,) booleans, as ``dataset.train.present``; modalities without an entry are complete.
+        where: what the samples are, for the message.
+
+    Raises:
+        UnsupportedError: an option in force needs complete samples, and some are not.
+
+    Example:
+        >>> from torch import nn
+        >>> from equimodal import Classification, MultimodalModel
+        >>> from equimodal.fusion import Concat
+        >>> from equimodal.methods import Joint
+        >>> model = MultimodalModel({"a": nn.Linear(3, 4)}, Concat({"a": 4}), nn.Linear(4, 2))
+        >>> refuse_incomplete(Joint(model, Classification(2)), {"a": torch.tensor([True, False])})
+    """
+    absent = {m: int((~mask).sum()) for m, mask in present.items() if not bool(mask.all())}
+    if not absent:
+        return
+    for option, why in method.info.complete.items():
+        if getattr(method, option):
+            shown = ", ".join(f"{m} in {count} of {len(present[m])}" for m, count in absent.items())
+            raise UnsupportedError(
+                f"`{option}`: {why}. Absent in {where}: {shown}. Use {option}=0 for {type(method).__name__}, or "
+                "another method."
+            )

@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from equimodal._utils.shapes import line_up
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
+from equimodal.engine import Phase, Sharpness
 from equimodal.errors import MethodError, UnsupportedError
-from equimodal.inference import Rule, needs_of
-from equimodal.methods._base import ALL_TASKS, OWN_ROWS, Method, MethodInfo, StepReport, record_score
-from equimodal.methods.parts import LossShares, linear_heads, nothing, unimodal_phase
+from equimodal.inference import Rule
+from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
+from equimodal.methods.parts import BranchMethod, linear_heads, unimodal_phase
 from equimodal.tasks import Task
 
 
-class Ensemble(Method):
+class Ensemble(BranchMethod):
     """Unimodal models trained independently and combined at prediction time (UME): no interaction, no competition.
 
     Each modality has its own head, loss, backward pass and step (clipping included), so with an elementwise optimizer
     this equals M separate trainings on the same batches. The model's fusion and head take no part.
 
     Args:
-        model: gives the encoders.
-        task: gives the loss.
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
-        sharpness: see :class:`~equimodal.Sharpness`.
-        inference: rule; default the mean of probabilities.
-        calibrated: fit one temperature per modality on validation data.
-
-    Deviations: one epoch is selected for the whole ensemble, not one per member.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from equimodal import Classification, MultimodalModel
-        >>> from equimodal.fusion import Concat
-        >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
-        >>> model = MultimodalModel(encoders, Concat({"audio": 4, "video": 4}), nn.Linear(8, 2))
-        >>> method = Ensemble(model, Classification(2))
-        >>> sorted(method.predict({"audio": torch.zeros(1, 5), "video": torch.zeros(1, 3)}).unimodal)
-        ['audio', 'video']
     """
 
     info = MethodInfo(
@@ -58,7 +40,6 @@ class Ensemble(Method):
         fusion="ignored",
         missing=OWN_ROWS,
         cost="1 joint step (M unimodal ones)",
-        defaults={"inference": "mean of probabilities"},
         deviations=("one epoch is selected for the whole ensemble, not one per member",),
         released=("nothing was released",),
         consulted="none",
@@ -73,10 +54,9 @@ class Ensemble(Method):
         *,
         heads: Mapping[str, nn.Module] | None = None,
         sharpness: Sharpness | None = None,
-        inference: Rule = "mean",
+        inference: Annotated[Rule, "mean of probabilities"] = "mean",
         calibrated: bool = False,
     ) -> None:
-        _refuse_fused(type(self).__name__, inference)
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         self.heads = linear_heads(self.multimodal, task, heads)
 
@@ -86,20 +66,8 @@ class Ensemble(Method):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality."""
-        shares = LossShares(self.task, batches, self.trained_modalities(), alone=True)
         for m in self.trained_modalities():
-            yield unimodal_phase(self.multimodal, self.task, m, self.heads[m], nothing, shares)
-
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
-        """Only reports the training score."""
-        record_score(report, phase.name, descent)
-        return ()
-
-    def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
-        """None: there is no joint head."""
-        return None
+            yield unimodal_phase(self, m, self.heads[m])
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the own heads of the trained modalities."""
@@ -111,23 +79,11 @@ class Unimodal(Ensemble):
     """One modality alone, with its own head: what that modality can do by itself.
 
     Args:
-        model: gives the encoder.
-        task: gives the loss.
         modality: which one; default the first.
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
-        sharpness: see :class:`~equimodal.Sharpness`.
 
     Samples without the modality are left out in training; at prediction time their output is 0: uniform
     probabilities, or the number 0 in a regression.
-
-    Example:
-        >>> from torch import nn
-        >>> from equimodal import Classification, MultimodalModel
-        >>> from equimodal.fusion import Concat
-        >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
-        >>> model = MultimodalModel(encoders, Concat({"audio": 4, "video": 4}), nn.Linear(8, 2))
-        >>> Unimodal(model, Classification(2), modality="video").trained_modalities()
-        ('video',)
     """
 
     info = MethodInfo(
@@ -143,7 +99,6 @@ class Unimodal(Ensemble):
         missing="samples without the modality are left out in training and get uniform probabilities at "
         "prediction time",
         cost="1/M joint step",
-        defaults={"modality": "the first one"},
         deviations=("none",),
         released=("nothing was released",),
         consulted="none",
@@ -155,7 +110,7 @@ class Unimodal(Ensemble):
         model: nn.Module,
         task: Task,
         *,
-        modality: str | None = None,
+        modality: Annotated[str | None, "the first one"] = None,
         heads: Mapping[str, nn.Module] | None = None,
         sharpness: Sharpness | None = None,
     ) -> None:
@@ -189,8 +144,3 @@ class Unimodal(Ensemble):
         if mask is not None:  # uniform, not left out: there is no other modality to ask
             outputs = {m: torch.where(line_up(mask, z), z, torch.zeros_like(z)) for m, z in outputs.items()}
         return None, outputs, None
-
-
-def _refuse_fused(name: str, inference: Rule) -> None:
-    if "fused" in needs_of(inference):
-        raise UnsupportedError(f"`inference`: {name} trains no joint head. Use mean, uncertainty, product or auto.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+ALL_TASKS = ("classification", "multilabel", "regression", "segmentation")
 MASKED = "supported per sample: absent rows are not encoded; the fusion fills them by its declared rule"
 OWN_ROWS = "supported per sample: each modality trains on the samples that have it"
 
@@ -23,10 +24,10 @@ class MethodInfo:
         fusion: what it asks of fusion and head.
         missing: what it does with absent modalities.
         cost: cost of a step in joint steps.
-        defaults: hyperparameter -> source of its default.
         deviations: what differs from the paper.
         released: what differs between the paper and the authors' released code.
         consulted: public sources read for it (facts only, no code).
+        defaults: hyperparameter -> source of its default; read from the hints of the constructor.
         control: whether it is a control without which no claim counts.
         idea: what it does, in one line for tables; the title where it is empty.
         order: why another order of the model's encoders gives another result; empty where it gives the same.
@@ -44,10 +45,10 @@ class MethodInfo:
     fusion: str
     missing: str
     cost: str
-    defaults: Mapping[str, str]
     deviations: tuple[str, ...]
     released: tuple[str, ...]
     consulted: str
+    defaults: Mapping[str, str] = field(default_factory=dict)
     control: bool = False
     idea: str = ""
     order: str = ""

@@ -1,25 +1,25 @@
-"""Unimodal pre-training, then joint training."""
+"""Unimodal pre-training, then joint training: the control of staged methods."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from equimodal._utils.arguments import check_number
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
+from equimodal.engine import Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.inference import Rule, apply_rule
-from equimodal.methods._base import ALL_TASKS, MASKED, EpochContext, MethodInfo, StepReport, record_score
+from equimodal.methods._base import EpochContext, Stateful
+from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods._joint import Joint
-from equimodal.methods.parts import LossShares, linear_heads, nothing, reset_optimizer, unimodal_phase
+from equimodal.methods._options import Within, check_options
+from equimodal.methods.parts import linear_heads, reset_optimizer, unimodal_phase
 from equimodal.tasks import Task, distribution_of
 
 
-class PretrainFinetune(Joint):
+class PretrainFinetune(Stateful, Joint):
     """Unimodal training of every encoder first, then joint training from there.
 
     The first part of the epochs trains each encoder with a head of its own (as :class:`Ensemble`), the rest trains
@@ -27,29 +27,12 @@ class PretrainFinetune(Joint):
     ``on_train_epoch_start(EpochContext(epoch, epochs))`` before each epoch, which every engine adapter calls.
 
     Args:
-        model: encoders, fusion and head.
-        task: gives the loss.
-        pretrain: share of the epochs in (0, 1) spent on the unimodal part; the whole budget equals the others'.
+        pretrain: share of the epochs spent on the unimodal part; the whole budget equals the others'.
         freeze: keep the encoders fixed in the joint part.
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
-        sharpness: see :class:`~equimodal.Sharpness`.
-        inference: rule; default the joint head.
-        calibrated: fit one temperature per modality on validation data.
 
     Raises:
         MethodError: an argument is out of range, or a step is asked for before the first epoch was announced.
-
-    Example:
-        >>> from torch import nn
-        >>> from equimodal import Classification, MultimodalModel
-        >>> from equimodal.fusion import Concat
-        >>> from equimodal.methods import EpochContext
-        >>> encoders = {"audio": nn.Linear(5, 4), "video": nn.Linear(3, 4)}
-        >>> model = MultimodalModel(encoders, Concat({"audio": 4, "video": 4}), nn.Linear(8, 2))
-        >>> method = PretrainFinetune(model, Classification(2))
-        >>> method.on_train_epoch_start(EpochContext(epoch=0, epochs=10))
-        >>> method.pretraining
-        True
     """
 
     info = MethodInfo(
@@ -63,20 +46,20 @@ class PretrainFinetune(Joint):
         fusion="any",
         missing=MASKED,
         cost="1 joint step",
-        defaults={"pretrain": "half of the budget (ours)", "freeze": "encoders are fine-tuned"},
         deviations=("the pre-training counts towards the budget, so that budgets match",),
         released=("nothing was released",),
         consulted="none",
         control=True,
     )
+    state = ("pretraining",)
 
     def __init__(
         self,
         model: nn.Module,
         task: Task,
         *,
-        pretrain: float = 0.5,
-        freeze: bool = False,
+        pretrain: Annotated[float, Within(above=0, below=1), "half of the budget (ours)"] = 0.5,
+        freeze: Annotated[bool, "encoders are fine-tuned"] = False,
         heads: Mapping[str, nn.Module] | None = None,
         sharpness: Sharpness | None = None,
         inference: Rule = "fused",
@@ -84,18 +67,10 @@ class PretrainFinetune(Joint):
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         self.heads = linear_heads(self.multimodal, task, heads)
-        check_number("pretrain", pretrain, above=0, below=1)
+        check_options(PretrainFinetune.__init__, locals())
         self.pretrain = pretrain
         self.freeze = freeze
         self.pretraining: bool | None = None
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Which part the training is in."""
-        return {"pretraining": self.pretraining}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
-        self.pretraining = state["pretraining"]
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Decide which part the epoch belongs to; at the change, optimizer state is forgotten."""
@@ -114,23 +89,12 @@ class PretrainFinetune(Joint):
                 "epochs)) "
                 "before each epoch."
             )
-        shares = LossShares(self.task, batches, self.modalities if self.pretraining else (), self.pretraining)
         if self.pretraining:
             for m in self.modalities:
-                yield unimodal_phase(self.multimodal, self.task, m, self.heads[m], nothing, shares)
+                yield unimodal_phase(self, m, self.heads[m])
             return
         frozen = {id(p) for m in self.modalities for p in self.multimodal.parameters_of(m)} if self.freeze else set()
-        yield Phase(
-            "joint", partial(self._joint_objective, shares), [p for p in self.model.parameters() if id(p) not in frozen]
-        )
-
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
-        """Only reports the training score of the unimodal part."""
-        if phase.modality is not None:
-            record_score(report, phase.name, descent)
-        return ()
+        yield Phase("joint", self._objective, [p for p in self.model.parameters() if id(p) not in frozen])
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The pre-training heads while they train; afterwards the exact split of an additive head."""

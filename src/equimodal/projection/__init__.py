@@ -1,6 +1,7 @@
 """Projection of gradients on the input space of linear layers: one object per layer, different spectra."""
 
 from equimodal.projection._bank import FlatBank, Key, branch_layers, corresponding
+from equimodal.projection._kinds import Flat, NoProjection, Orthogonal
 from equimodal.projection._layers import (
     FlatProjector,
     InputCovariance,
@@ -15,11 +16,14 @@ from equimodal.projection._layers import (
 )
 
 __all__ = [
+    "Flat",
     "FlatBank",
     "FlatProjector",
     "InputCovariance",
     "Key",
     "Layer",
+    "NoProjection",
+    "Orthogonal",
     "OrthogonalProjector",
     "branch_layers",
     "channels_as_rows",

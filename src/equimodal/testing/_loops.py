@@ -73,9 +73,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 def take(batch: Batch, rows: Tensor) -> Batch:
     """Some rows of a batch."""
-    picked = Batch._map(Batch(batch.inputs, batch.target, None, batch.index), lambda t: t[rows])
-    present = None if batch.present is None else {m: mask[rows] for m, mask in batch.present.items()}
-    return Batch(picked.inputs, picked.target, present, picked.index)
+    return batch.select(rows)
 
 
 def single(batch: Batch) -> Batch:

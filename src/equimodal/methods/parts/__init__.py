@@ -1,6 +1,7 @@
-"""Parts that several methods are made of: heads, phases of one branch, stages, mixup."""
+"""Parts that several methods are made of: heads, phases of one branch, modulation, stages, mixup."""
 
-from equimodal.methods.parts._cggm_direction import Direction, Seen, column_blocks
+from equimodal.methods.parts._branches import BranchMethod, training_samples
+from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._heads import (
     Heads,
     adapted,
@@ -8,39 +9,41 @@ from equimodal.methods.parts._heads import (
     check_way,
     default_head,
     detached,
+    equal_width,
     like_model,
     linear_heads,
-    nothing,
     output_layer,
     published_head,
     unimodal_phase,
     usual_way,
 )
-from equimodal.methods.parts._mixup import check_mixable, mixup
-from equimodal.methods.parts._shares import LossShares, own_rows
+from equimodal.methods.parts._mixup import UNMIXED, Mixup
+from equimodal.methods.parts._modulation import Target, scale_encoders
+from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 
 __all__ = [
+    "UNMIXED",
+    "BranchMethod",
     "Direction",
     "Heads",
-    "LossShares",
-    "Seen",
+    "Mixup",
+    "ScoreProgress",
     "Stages",
+    "Target",
     "adapted",
     "branch_phase",
-    "check_mixable",
     "check_way",
-    "column_blocks",
     "default_head",
     "detached",
+    "equal_width",
     "like_model",
     "linear_heads",
-    "mixup",
-    "nothing",
     "output_layer",
-    "own_rows",
     "published_head",
     "reset_optimizer",
+    "scale_encoders",
+    "training_samples",
     "unimodal_phase",
     "usual_way",
 ]

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Objective, Phase
 from equimodal.errors import ModelError, UnsupportedError
-from equimodal.features import Channels, Width, on_rows, pool, single_width
+from equimodal.features import Channels, Width, on_rows, single_width
 from equimodal.fusion import Late
 from equimodal.inference import Rule, needs_of, rule_name
-from equimodal.methods.parts._shares import LossShares
+from equimodal.methods._base import Method
 from equimodal.model import Multimodal
 from equimodal.projection import Layer, is_pointwise
 from equimodal.tasks import Task, distribution_of
@@ -120,39 +119,24 @@ def check_way(way: object, task: Task, inference: Rule) -> None:
         )
 
 
-def unimodal_phase(
-    model: Multimodal,
-    task: Task,
-    modality: str,
-    head: nn.Module,
-    observe: Callable[[Tensor], Mapping[str, Tensor]],
-    shares: LossShares | None = None,
-) -> Phase:
-    """The phase that trains one encoder and head on the samples that have the modality.
+def unimodal_phase(method: Method, modality: str, head: nn.Module) -> Phase:
+    """The phase that trains one encoder and head on the samples that have the modality, and reports their score.
 
     Args:
-        model: encodes.
-        task: gives loss and score.
+        method: encodes, and gives loss and score.
         modality: whose turn it is.
         head: maps its features to the output.
-        observe: statistics of the features (n, d), added to the objective's sums.
-        shares: makes micro-batches count as one batch.
     """
 
-    def objective(own: Batch, target: Tensor, batch: Batch) -> Objective:
-        feature = model.encode(own.inputs, None, [modality])[modality]
-        output = head(feature)
-        loss = task.loss(output, target) if shares is None else shares.loss(output, target, batch, modality)
-        with torch.no_grad():
-            numerator, denominator = task.score_terms(output.detach(), target)
-            sums = {"numerator": numerator, "denominator": denominator, **observe(pool(feature).detach())}
-        return Objective(loss, {}, sums)
+    def objective(own: Batch, batch: Batch) -> Objective:
+        output = head(method.multimodal.encode(own.inputs, None, [modality])[modality])
+        return Objective(method.loss(output, batch, modality), {}, method.score_sums(output, batch, modality))
 
-    return branch_phase(model, modality, head, objective)
+    return branch_phase(method.multimodal, modality, head, objective)
 
 
 def branch_phase(
-    model: Multimodal, modality: str, head: nn.Module, objective: Callable[[Batch, Tensor, Batch], Objective]
+    model: Multimodal, modality: str, head: nn.Module, objective: Callable[[Batch, Batch], Objective]
 ) -> Phase:
     """A phase about one encoder and its head, on the samples that have the modality.
 
@@ -160,14 +144,14 @@ def branch_phase(
         model: owns the encoder.
         modality: whose turn it is.
         head: trained with the encoder.
-        objective: called with the samples that have the modality, their target, and the whole batch.
+        objective: called with the samples that have the modality, and with the whole batch.
     """
 
     def of_batch(batch: Batch) -> Objective:
         own = batch.only(modality)
         if own is None or own.target is None:
             raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
-        return objective(own, own.target, batch)
+        return objective(own, batch)
 
     return Phase(
         name=modality,
@@ -176,11 +160,6 @@ def branch_phase(
         count=lambda batch: batch.count(modality) if modality in batch.inputs else 0,
         modality=modality,
     )
-
-
-def nothing(_: Tensor) -> Mapping[str, Tensor]:
-    """No statistics."""
-    return {}
 
 
 def like_model(module: nn.Module, model: Multimodal) -> nn.Module:
@@ -194,8 +173,12 @@ def detached(feature: Tree) -> Tree:
     return tree_map(lambda t: t.detach(), feature)
 
 
-def output_layer(head: nn.Module) -> Layer:
+def output_layer(head: nn.Module, purpose: str = "this method") -> Layer:
     """The affine layer at the end of ``head``: linear, or a 1x1 convolution of 1 to 3 dimensions.
+
+    Args:
+        head: of a model.
+        purpose: who needs it, for the message.
 
     Raises:
         ModelError: the last module is neither.
@@ -206,6 +189,25 @@ def output_layer(head: nn.Module) -> Layer:
     if isinstance(last, nn.Linear) or is_pointwise(last):
         return cast(Layer, last)
     raise ModelError(
-        "`head`: CGGM needs a head that ends in an affine layer (nn.Linear, a 1x1 convolution, or an nn.Sequential "
-        f"that ends in one). Found {type(last).__name__}."
+        f"`head`: {purpose} needs a head that ends in an affine layer (nn.Linear, a 1x1 convolution, or an "
+        f"nn.Sequential that ends in one). Found {type(last).__name__}."
     )
+
+
+def equal_width(model: Multimodal, purpose: str) -> Width:
+    """The feature width that all encoders have.
+
+    Args:
+        model: gives the widths.
+        purpose: who needs it, for the message.
+
+    Raises:
+        ModelError: they differ.
+    """
+    widths = dict(model.feature_sizes)
+    if len(set(widths.values())) != 1:
+        raise ModelError(
+            f"`model`: {purpose} needs encoders of equal feature width. Found {widths}. "
+            "Add a linear layer to the encoders that differ."
+        )
+    return next(iter(widths.values()))

@@ -46,6 +46,12 @@ class Stages:
             end += self.lengths[stage % len(self.lengths)]
         return stage
 
+    def enter(self, epoch: int) -> bool:
+        """Whether ``epoch`` begins a stage other than the current one, which it then is."""
+        stage = self.of(epoch)
+        begins, self.current = stage != self.current, stage
+        return begins
+
     def remember(self, value: float, state: Mapping[str, Tensor]) -> None:
         """Keep a copy of ``state`` if ``value`` is the best so far."""
         if self.best is None or value > self.best:

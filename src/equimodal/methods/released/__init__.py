@@ -1,8 +1,18 @@
 """What the authors' repositories compute where it is not what their papers say; kept to reproduce published numbers."""
 
-from equimodal.methods.released._mie import ENGINE, released_loss
+from equimodal.methods.released._cggm import CGGM_RELEASED, turn_of_weights
+from equimodal.methods.released._mie import MIE_FEATURES, MIE_RELEASED, MeanFlat, perturbed_loss
+from equimodal.methods.released._mla import MLA_RELEASED, batch_weights, fuse_by_batch, require_classification
 
 __all__ = [
-    "ENGINE",
-    "released_loss",
+    "CGGM_RELEASED",
+    "MIE_FEATURES",
+    "MIE_RELEASED",
+    "MLA_RELEASED",
+    "MeanFlat",
+    "batch_weights",
+    "fuse_by_batch",
+    "perturbed_loss",
+    "require_classification",
+    "turn_of_weights",
 ]

@@ -1,4 +1,4 @@
-"""The forward phase of MIE as its released code computes it; kept to reproduce published numbers."""
+"""The forward and backward phases of MIE as its released code computes them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from equimodal.projection import Flat, Key
+
+MIE_RELEASED = (
+    "the perturbation is 1e-10 (1e-15 for three datasets), per tensor, and never undone",
+    "the second loss re-evaluates only the classifier, on features from before the perturbation",
+    "the covariance is that of the batch mean, collected for all convolutions but used for linear layers only",
+    "a layer is multiplied by the projector of every earlier layer of equal shape",
+    "the best model is chosen on the test set",
+)
+"""What the released code does otherwise than the paper."""
+
 PERTURBATION = 1e-10
 """The perturbation in the released configuration of CREMA-D."""
 
-ENGINE = {
+MIE_FEATURES = {
     "processes, trainer, sharded: variant='released'": "refused: each process would be left at weights of its own, "
     "perturbed along its own gradient",
     "processes, trainer, sharded: mixup_alpha": "differs: every process mixes its own samples",
@@ -22,7 +33,19 @@ ENGINE = {
 """What of MIE departs from the claims of the engine features."""
 
 
-def released_loss(
+class MeanFlat(Flat):
+    """Covariances of batch MEANS, and each layer multiplied by the projectors of ALL layers of equal shape."""
+
+    def observed(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The mean over the batch."""
+        return [x.mean(0, keepdim=True) for x in inputs]
+
+    def keys_of(self, modality: str, key: Key) -> list[Key]:
+        """Every layer of m of equal weight shape."""
+        return [k for k in self.keyed[modality] if k[1] == key[1]]
+
+
+def perturbed_loss(
     loss: Tensor, sharp_loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter], ratio: float
 ) -> Tensor:
     """Loss of the released forward phase: perturb each tensor along its own gradient, never undo it, mix two losses.

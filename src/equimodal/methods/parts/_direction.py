@@ -1,19 +1,22 @@
-"""CGGM's direction term, also of a batch that comes in parts (micro-batches, processes)."""
+"""A loss on the direction of a gradient, also of a batch that comes in parts (micro-batches, processes)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Objective, Survey
+from equimodal.engine import Objective, Survey, is_distributed, recorded_inputs
 from equimodal.errors import ModelError
 from equimodal.features import Channels, Rows
 from equimodal.functional import direction_loss, output_weight_gradient
 from equimodal.fusion import Concat
+from equimodal.methods._loss import own_rows, target_of
+from equimodal.methods.parts._heads import Heads, detached, output_layer
 from equimodal.model import Multimodal
 from equimodal.projection import Layer, channels_as_rows, input_width, layer_inputs
 from equimodal.tasks import Task, counting_dtype
@@ -33,11 +36,8 @@ class Seen(NamedTuple):
     inputs: Tensor
 
 
-Forward = Callable[[Batch], tuple[Seen, dict[str, Seen]]]
-
-
 class Direction:
-    r"""The direction term between the head's output layer and those of the classifiers.
+    r"""The term that turns the gradient of the head's output layer towards those of the classifiers' output layers.
 
     A cosine of sums is not the sum of cosines. Where a batch comes in parts b, the sums :math:`\sum_b w_b G_b` over all
     of them, and the same of each :math:`G_m`, are needed first; a part then uses the value of the sum and the
@@ -45,41 +45,92 @@ class Direction:
     that of the whole.
 
     Args:
+        model: encodes, fuses, and has the head, which ends in an affine layer.
         task: gives residuals.
-        layer: the head's output layer.
-        own: modality -> its classifier's output layer.
-        blocks: modality -> its columns of the head's weight; ``None`` compares with all of it.
+        classifiers: of detached features; each ends in an affine layer.
+        kind: ``"penultimate"`` compares whole gradients, which have one shape, ``"block"`` the columns of one modality
+            in the head's weight; ``None`` asks for neither and has no term.
+        weight: of the term in the loss; 0 switches it off.
+        scope: ``"batch"`` takes the cosine of the whole batch, ``"part"`` averages those of its parts.
+
+    Raises:
+        ModelError: the layers do not allow the comparison.
     """
 
     def __init__(
-        self, task: Task, layer: Layer, own: Mapping[str, Layer], blocks: Mapping[str, slice] | None = None
+        self,
+        model: Multimodal,
+        task: Task,
+        classifiers: Heads,
+        *,
+        kind: Literal["penultimate", "block"] | None,
+        weight: float,
+        scope: Literal["batch", "part"] = "batch",
     ) -> None:
-        self.task, self.layer, self.own, self.blocks = task, layer, dict(own), blocks
+        self.task, self.weight, self.scope = task, weight if kind else 0.0, scope
+        self._model, self._classifiers = model, classifiers
+        self.layer = output_layer(model.head, "the direction of its gradient")
+        self.own = {m: output_layer(classifiers[m], "the direction of its gradient") for m in model.modalities}
+        self.blocks = column_blocks(model, self.layer) if kind == "block" else None
         self.whole: Mapping[str, Tensor] | None = None
+        width = input_width(self.layer)
+        for m, layer in self.own.items() if kind == "penultimate" else ():
+            if input_width(layer) != width:
+                raise ModelError(
+                    f"`classifiers[{m!r}]`: expected a last layer of {width} inputs, as the model's head has. "
+                    f"Found {input_width(layer)}. Use direction='block' or None, or that width."
+                )
+
+    def forward(self, batch: Batch) -> tuple[Seen, dict[str, Seen]]:
+        """The head on fused features and each classifier on detached ones, with the inputs of their output layers."""
+        features = self._model.encode(batch.inputs, batch.present)
+        fused = self._model.fuse(features, batch.present)
+        with recorded_inputs([self.layer], detach=False) as recorded:
+            output = self._model.head(fused)
+        own: dict[str, Seen] = {}
+        for m in [m for m in self.own if m in features]:
+            with recorded_inputs([self.own[m]]) as inputs:
+                z = self._classifiers[m](detached(features[m]))
+            rows = batch.rows(m)
+            last = inputs[0][-1] if rows is None else inputs[0][-1].index_select(0, rows)
+            own[m] = Seen(*own_rows(z, batch, m), last)
+        return Seen(output, target_of(batch), recorded[0][-1]), own
 
     def gradient(self, layer: Layer, seen: Seen) -> Tensor:
         """Gradient of the loss of an output with respect to the weight of the layer that made it, (C, D)."""
         residual = channels_as_rows(self.task.residual(seen.output, seen.target))
         return output_weight_gradient(residual, layer_inputs(layer, seen.inputs))
 
-    def survey(self, forward: Forward, balance: Tensor, weight: float) -> Survey:
-        """How a new step learns the sums over all parts.
+    def survey(self, balance: Tensor) -> Survey | None:
+        """How a new step learns the sums over all parts; ``None`` where it does not need them.
 
         Args:
-            forward: from a batch to what it shows of the head and of the classifiers.
             balance: B of the step before, (M,).
-            weight: of the term in the loss.
         """
         self.whole = None
+        if not self.weight or self.scope == "part":
+            return None
 
         def receive(totals: Mapping[str, Tensor]) -> None:
             self.whole = totals
 
         def couple(own: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> Objective:
             term = self.couple(own, totals, balance)
-            return Objective(weight * term, {"direction": term.detach()})
+            return Objective(self.weight * term, {"direction": term.detach()})
 
-        return Survey(lambda batch: self.sums(*forward(batch)), receive, couple)
+        return Survey(lambda batch: self.sums(*self.forward(batch)), receive, couple)
+
+    def added(self, objective: Objective, fused: Seen, own: Mapping[str, Seen], balance: Tensor) -> Objective:
+        """The objective with the term, if it is on; on several processes the survey adds it."""
+        if not self.weight:
+            return objective
+        if self.scope == "batch" and self.whole is None and is_distributed():
+            return replace(objective, shared=self.sums(fused, own))
+        term = self.loss(fused, own, balance)
+        if term is None:
+            return objective
+        total, losses = objective.total + self.weight * term, {**objective.losses, "direction": term.detach()}
+        return replace(objective, total=total, losses=losses)
 
     def loss(self, fused: Seen, own: Mapping[str, Seen], balance: Tensor) -> Tensor | None:
         """The term: of the whole batch where its sums are known, else of what is seen, or ``None`` if that lacks any.

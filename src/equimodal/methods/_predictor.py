@@ -1,0 +1,227 @@
+"""What a method has of a model: its outputs, and the predictions that an inference rule makes of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
+from equimodal.engine import reshard
+from equimodal.errors import BatchError, MethodError, ModelError
+from equimodal.inference import Inference, Prediction, Rule
+from equimodal.methods._info import MethodInfo
+from equimodal.model import Multimodal, check_parts
+from equimodal.tasks import Task, distribution_of
+from equimodal.unimodal import Way, unimodal_outputs
+
+BatchLike = Batch | Mapping[str, Any] | tuple[Any, Any]
+_MEMBERS = ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters_of")
+
+
+class Predictor(nn.Module):
+    """The part of a method that predicts; see :class:`~equimodal.methods.Method` for the arguments."""
+
+    info: ClassVar[MethodInfo]
+    min_modalities: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        inference: Rule = "fused",
+        calibrated: bool = False,
+        unimodal: Way | nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        missing = [n for n in _MEMBERS if not hasattr(model, n)]
+        if missing or not isinstance(model, nn.Module):
+            raise ModelError(
+                "`model`: expected an nn.Module with the members of equimodal.Multimodal. "
+                f"{type(model).__name__} lacks "
+                f"{missing or 'being an nn.Module'}. Build a MultimodalModel(encoders, fusion, head) or add them."
+            )
+        if TYPE_CHECKING:  # at run time, from Python 3.12 on, this check does not see the sub-modules of a module
+            if not isinstance(model, Multimodal):
+                raise ModelError
+        self.model = model
+        self.task = task
+        if task.name not in self.info.tasks:
+            raise MethodError(
+                f"`task`: {type(self).__name__} supports {', '.join(self.info.tasks)}. Found {task.name!r}."
+            )
+        if len(self.modalities) < self.min_modalities:
+            raise ModelError(
+                f"`model`: {type(self).__name__} needs at least {self.min_modalities} modalities. "
+                f"Found {list(self.modalities)}."
+            )
+        check_parts(self.multimodal)
+        self.inference = Inference(
+            self.modalities, inference, calibrated=calibrated, distribution=distribution_of(task)
+        ).to(next(self.parameters()).device)
+        self.unimodal = unimodal_outputs(unimodal, model, task)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An inference rule that does not fit the task would give wrong predictions without a word."""
+        if name == "inference" and isinstance(value, Inference):
+            wanted = distribution_of(self.task)
+            if value.distribution != wanted or set(value.modalities) != set(self.modalities):
+                raise MethodError(
+                    f"`inference`: expected one for the modalities {list(self.modalities)} and outputs of the kind "
+                    f"{wanted!r}. Found {list(value.modalities)} and {value.distribution!r}. Make it with "
+                    f"Inference(method.modalities, rule, distribution={wanted!r})."
+                )
+        super().__setattr__(name, value)
+
+    @property
+    def multimodal(self) -> Multimodal:
+        """The model, typed by what a method uses of it."""
+        return cast(Multimodal, self.model)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+        return tuple(self.multimodal.modalities)
+
+    def check_batch(self, batch: BatchLike | Batch) -> Batch:
+        """``batch`` as a :class:`Batch` of this model's modalities with a target."""
+        checked = Batch.of(batch)
+        unknown = sorted(set(checked.inputs) - set(self.modalities))
+        if unknown:
+            raise BatchError(f"`inputs`: expected the modalities {list(self.modalities)}. Found unknown {unknown}.")
+        if checked.target is None:
+            raise BatchError("`target`: expected a tensor for training. Found None.")
+        if checked.target.device.type == "cpu":  # elsewhere it would synchronise; loaders look on the host
+            self.task.check_target(checked.target)
+        return checked
+
+    # ---- outputs -----------------------------------------------------------------------------------------------------
+
+    def fused_output(self, features: Mapping[str, Tree], present: Presence | None) -> Tensor | None:
+        """Output of the joint head; ``None`` for a method that does not train one."""
+        output: Tensor = self.multimodal.head(self.multimodal.fuse(features, present))
+        return output
+
+    def unimodal_outputs(self, features: Mapping[str, Tree]) -> dict[str, Tensor]:
+        """Outputs of each modality alone, from its features; empty where the method has none."""
+        return {}
+
+    def outputs_of(
+        self, features: Mapping[str, Tree], present: Presence | None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Fused and unimodal outputs from features; the latter as ``unimodal`` says, else by the method's own way."""
+        alone = self.unimodal_outputs(features) if self.unimodal is None else self.unimodal(features, present)
+        return self.fused_output(features, present), alone
+
+    def outputs(
+        self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor], Presence | None]:
+        """Fused output, unimodal outputs and presence, before the inference rule."""
+        presence = self.presence_of(inputs, present)
+        features = self.multimodal.encode(inputs, presence)
+        return (*self.outputs_of(features, presence), presence)
+
+    def combine(
+        self, fused: Tensor | None, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
+    ) -> Prediction:
+        """The prediction that the inference rule makes of what :meth:`outputs` returned."""
+        prediction: Prediction = self.inference(fused, unimodal, present)
+        return prediction
+
+    def presence_of(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None) -> Presence | None:
+        """Presence in which a modality that ``inputs`` leaves out counts as absent for every sample."""
+        if not isinstance(inputs, Mapping):
+            raise BatchError(
+                f"`inputs`: expected a mapping from modalities to tensors. Found {type(inputs).__name__}. Of a Batch "
+                "give batch.inputs and batch.present."
+            )
+        unknown = sorted(set(inputs) - set(self.modalities))
+        if unknown or not inputs:
+            raise BatchError(
+                f"`inputs`: expected some of the modalities {list(self.modalities)}. Found {list(inputs)}."
+            )
+        strange = sorted(set(present or ()) - set(self.modalities))
+        if strange:
+            raise BatchError(f"`present`: expected the modalities {list(self.modalities)}. Found unknown {strange}.")
+        sizes = {f"inputs[{m!r}]": batch_size_of(x, f"inputs[{m!r}]") for m, x in inputs.items()}
+        sizes |= {f"present[{m!r}]": len(mask) for m, mask in (present or {}).items()}
+        if len(set(sizes.values())) > 1:
+            raise BatchError(f"`inputs`, `present`: expected equally many samples in each. Found {sizes}.")
+        left_out = [m for m in self.modalities if m not in inputs]
+        if not left_out:
+            return Presence.of(present, self.modalities)
+        first = tree_tensors(next(iter(inputs.values())))[0]
+        masks = dict(present or {})
+        for m in self.modalities:
+            if m in left_out:
+                masks[m] = torch.zeros(first.shape[0], dtype=torch.bool, device=first.device)
+            elif m not in masks:
+                masks[m] = torch.ones(first.shape[0], dtype=torch.bool, device=first.device)
+        return Presence(masks, self.modalities)
+
+    @torch.no_grad()
+    def predict(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Prediction:
+        """Predict in evaluation mode, for any subset of the modalities per sample.
+
+        Args:
+            inputs: modality -> tensors; a modality left out is absent for every sample.
+            present: modality -> boolean (B,).
+        """
+        with evaluating(self):
+            return self.combine(*self.outputs(inputs, present))
+
+    def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Output (B, C, ...) of the inference rule, with gradients."""
+        return self.combine(*self.outputs(inputs, present)).output
+
+    @torch.no_grad()
+    def fit_inference(self, batches: Iterable[BatchLike]) -> str:
+        """Fit temperatures and choose the ``auto`` rule on VALIDATION batches; returns the rule in force.
+
+        Raises:
+            MethodError: the loader was made from a split that is not validation data, or it is empty.
+        """
+        part = getattr(getattr(batches, "split", None), "part", "validation")
+        if part != "validation":
+            raise MethodError(f"`batches`: expected validation data. Found the {part} split. Pass dataset.validation.")
+        device = next(self.parameters()).device
+        fused: list[Tensor] = []
+        unimodal: list[dict[str, Tensor]] = []
+        masks: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
+        targets: list[Tensor] = []
+        with evaluating(self):
+            for raw in batches:
+                batch = self.check_batch(raw).to(device)
+                joint, alone, presence = self.outputs(batch.inputs, batch.present)
+                if joint is not None:
+                    fused.append(joint)
+                unimodal.append(alone)
+                for m in self.modalities:
+                    mask = None if presence is None else presence.get(m)
+                    masks[m].append(torch.ones(len(batch), dtype=torch.bool, device=device) if mask is None else mask)
+                targets.append(cast(Tensor, batch.target))
+        if not targets:
+            raise MethodError("`batches`: expected at least one validation batch. Found none.")
+        joined = {  # a batch may leave a modality out; its rows are absent and not read
+            m: torch.cat([z[m] if m in z else torch.zeros_like(next(iter(z.values()))) for z in unimodal])
+            for m in dict.fromkeys(m for z in unimodal for m in z)
+        }
+        present = {m: torch.cat(v) for m, v in masks.items()}
+        return self.inference.fit(self.task, torch.cat(fused) if fused else None, joined, present, torch.cat(targets))
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and each submodule's own mode again afterwards."""
+    training = [m for m in module.modules() if m.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+        reshard(module)

@@ -1,0 +1,69 @@
+"""Methods that train one branch per modality and no joint head, and passes over the training data between epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from equimodal.batch import Batch, Presence
+from equimodal.errors import MethodError, UnsupportedError
+from equimodal.inference import Rule, needs_of
+from equimodal.methods._base import EpochContext, Method
+from equimodal.methods._predictor import evaluating
+from equimodal.methods.parts._heads import Heads
+from equimodal.tasks import Task
+
+
+class BranchMethod(Method):
+    """Base of the methods whose prediction is made of unimodal outputs alone: each phase trains one branch.
+
+    Raises:
+        UnsupportedError: ``inference="fused"``, or another rule that reads a joint head.
+    """
+
+    single_loss = True
+    heads: Heads
+
+    def __init__(self, model: nn.Module, task: Task, *, inference: Rule = "mean", **options: Any) -> None:
+        if "fused" in needs_of(inference):
+            raise UnsupportedError(
+                f"`inference`: {type(self).__name__} trains no joint head. Use mean, uncertainty, product or auto."
+            )
+        super().__init__(model, task, inference=inference, **options)
+
+    def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
+        """None: there is no joint head."""
+        return None
+
+    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of the branches' own heads."""
+        outputs: dict[str, Tensor] = self.heads(features)
+        return outputs
+
+
+def training_samples(method: Method, modality: str, context: EpochContext, instead: str) -> Iterator[Batch]:
+    """The training samples that have a modality, batch by batch, in evaluation mode.
+
+    Args:
+        method: put in evaluation mode for the pass.
+        modality: of the samples.
+        context: offers the loader.
+        instead: what to do without one, for the message.
+
+    Raises:
+        MethodError: no loader is offered.
+    """
+    if context.loader is None:
+        raise MethodError(
+            f"`context.loader`: {type(method).__name__} passes over the training data between epochs. Found None. "
+            f"Give EpochContext(epoch, loader=train_loader), or {instead}."
+        )
+    device = next(method.parameters()).device
+    with evaluating(method):
+        for raw in context.loader:
+            batch = method.check_batch(raw).to(device)
+            own = batch.only(modality) if modality in batch.inputs else None
+            if own is not None:
+                yield own

@@ -1,0 +1,59 @@
+"""Factors on the gradients, or the updates, of single encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equimodal.engine import Engine, UpdateScale, cancels_scale, local
+from equimodal.errors import OptimizerWarning
+from equimodal.methods._base import Method, StepReport, warn_once
+
+Target = Literal["auto", "gradient", "update"]
+"""What a factor is for: the gradient, the optimizer's step, or the step where the optimizer cancels a gradient's."""
+
+
+def scale_encoders(
+    method: Method, engine: Engine, report: StepReport, factors: Mapping[str, Tensor], apply_to: Target = "auto"
+) -> list[UpdateScale]:
+    r"""Multiply what encoder m does by a factor: :math:`g_m \leftarrow s_m g_m`, or the same of its update.
+
+    An optimizer that divides by a running size of the gradient (Adam and relatives) cancels a slowly varying factor, so
+    ``"auto"`` scales the update there. To be returned from :meth:`Method.modify_gradients`.
+
+    Args:
+        method: whose encoders.
+        engine: has the optimizers.
+        report: gets the factors as the coefficients ``"scale"``.
+        factors: s, modality -> scalar tensor; a modality that is left out keeps its gradient.
+        apply_to: ``"gradient"``, ``"update"`` or ``"auto"``.
+
+    Warns:
+        OptimizerWarning: ``"gradient"`` with an optimizer that cancels it.
+    """
+    report.coefficients["scale"] = dict(factors)
+    of = {m: [p for p in method.multimodal.parameters_of(m) if p.grad is not None] for m in factors}
+    cancelled = {m: cancels_scale(engine.optimizers, parameters) for m, parameters in of.items()}
+    if any(cancelled.values()) and apply_to == "gradient":
+        warn_once(
+            method,
+            "apply_to='gradient': an Adam-type optimizer divides by the size of the gradient and so cancels "
+            f"{type(method).__name__}'s scale. Use apply_to='update', or SGD.",
+            OptimizerWarning,
+        )
+    scales = []
+    for m, factor in factors.items():
+        if cancelled[m] if apply_to == "auto" else apply_to == "update":
+            scales.append(UpdateScale(of[m], factor))
+        elif of[m]:
+            scale_gradients([p.grad for p in of[m] if p.grad is not None], factor)
+    return scales
+
+
+def scale_gradients(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply gradients by a factor, in place; of sharded ones the parts that are here."""
+    parts = [local(g) for g in gradients]
+    torch._foreach_mul_(parts, factor.to(parts[0].dtype))

@@ -1,0 +1,96 @@
+"""How much each modality's score improves, and the balance terms that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.engine import Engine
+from equimodal.functional import balance_terms
+from equimodal.methods._base import StepReport
+from equimodal.tasks import Task, mean_ratio
+
+
+class ScoreProgress(nn.Module):
+    r"""Scores pooled over windows of batches, their moving averages, and B from how much these improve.
+
+    Args:
+        modalities: whose scores.
+        task: gives their size; where a score has the target's unit (minus the MAE of a regression), improvements are
+            first divided by the mean size of the scores.
+        window: pool the scores of this many batches before they are compared.
+        momentum: of the moving average over windows; 0 takes the scores as they are.
+        floor, maximum, threshold: of :func:`~equimodal.functional.balance_terms`.
+        variant: ``"paper"`` has no improvement at a modality's first score, ``"released"`` compares it with 0.
+        like: gives device and type, float32 at least.
+
+    Scores are sums over micro-batches and processes. A window that does not show a modality, a class or a region keeps
+    its score.
+    """
+
+    score_average: Tensor
+    seen: Tensor
+    numerators: Tensor
+    denominators: Tensor
+    balance: Tensor
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        task: Task,
+        *,
+        window: int,
+        momentum: float,
+        floor: float,
+        maximum: float,
+        threshold: float,
+        variant: Literal["paper", "released"],
+        like: Tensor,
+    ) -> None:
+        super().__init__()
+        self._modalities, self._task, self._window, self._momentum = tuple(modalities), task, window, momentum
+        self._bounds = {"floor": floor, "maximum": maximum, "threshold": threshold}
+        self._variant: Literal["paper", "released"] = variant
+        count, dtype = len(self._modalities), torch.promote_types(like.dtype, torch.float32)
+        table = torch.zeros(count, task.score_size, dtype=dtype, device=like.device)
+        for name in ("score_average", "numerators", "denominators"):
+            self.register_buffer(name, table.clone())
+        self.register_buffer("seen", table > 0)
+        self.register_buffer("balance", torch.full_like(table[:, 0], (count - 1) / count))
+        self.batches, self.windows = 0, 0
+
+    @torch.no_grad()
+    def update(self, sums: Mapping[str, Tensor], engine: Engine, report: StepReport) -> None:
+        """Take in a step's ``numerator/m`` and ``denominator/m``; B is made anew at the end of a window."""
+        zero = torch.zeros_like(self.numerators[0])
+        names = [f"{kind}/{m}" for kind in ("numerator", "denominator") for m in self._modalities]
+        # in the buffers' type, as in a checkpoint, from which a run continues bit for bit
+        whole = engine.all_sum({n: sums.get(n, zero).to(zero.dtype) for n in names})
+        numerator, denominator = torch.stack([whole[n] for n in names]).chunk(2)
+        for position, m in enumerate(self._modalities):
+            if f"numerator/{m}" in sums:  # a batch without any sample of it says nothing
+                report.scores[m] = mean_ratio(numerator[position], denominator[position])
+        if self.batches == 0:
+            self.numerators, self.denominators = numerator, denominator
+        else:
+            self.numerators, self.denominators = self.numerators + numerator, self.denominators + denominator
+        self.batches += 1
+        if self.batches == self._window:
+            self._end_window()
+
+    def _end_window(self) -> None:
+        known = self.denominators > 0
+        score = torch.where(known, self.numerators, 0) / torch.where(known, self.denominators, 1)
+        compared = known & self.seen if self._variant == "paper" else known
+        change = torch.where(compared, (1 - self._momentum) * (score - self.score_average), 0)
+        average = torch.where(known & ~compared, score, self.score_average + change)
+        improvement = change.sum(1) / compared.sum(1).clamp_min(1)
+        if self._variant == "paper" and getattr(self._task, "relative_score", False):
+            improvement = improvement / average.abs().mean().clamp_min(torch.finfo(average.dtype).tiny)
+        self.balance.copy_(balance_terms(improvement, self._variant, **self._bounds))
+        self.score_average.copy_(average)
+        self.seen.logical_or_(known)
+        self.batches, self.windows = 0, self.windows + 1

@@ -1,0 +1,195 @@
+"""What the gradients of a modality's turn are multiplied with, and what of its features the others are told.
+
+Three of a kind: nothing (:class:`NoProjection`), :class:`Orthogonal`, :class:`Flat`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.engine import Engine, all_sum, recorded_inputs
+from equimodal.functional import uncentred_covariance_sum
+from equimodal.projection._bank import FlatBank, Key
+from equimodal.projection._layers import Layer, OrthogonalProjector, input_width, layer_inputs, project_gradient
+
+
+class NoProjection(nn.Module):
+    """Gradients stay as they are and nothing is remembered; the interface of the other two.
+
+    Example:
+        >>> projection = NoProjection()
+        >>> with projection.observing("audio") as sums:
+        ...     output = nn.Linear(2, 2)(torch.ones(1, 2))
+        >>> projection.project("audio")
+        >>> sums
+        {}
+    """
+
+    plasticity: dict[str, Tensor]
+    """modality -> mean trace(P)/d, where projectors have been made of statistics; for a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plasticity = {}
+
+    def layers(self, modality: str) -> list[Layer]:
+        """The layers whose gradients are projected in m's turn."""
+        return []
+
+    def statistic(self, rows: Tensor) -> Tensor:
+        """What is summed over rows (n, d) of a layer's inputs."""
+        raise NotImplementedError(f"{type(self).__name__}.statistic")
+
+    @contextlib.contextmanager
+    def observing(self, modality: str, on: bool = True) -> Iterator[dict[str, Tensor]]:
+        """Sums over the inputs that m's layers see inside the block, for an objective's ``sums``; filled at its end."""
+        layers = self.layers(modality) if on else []
+        sums: dict[str, Tensor] = {}
+        with recorded_inputs(layers) as recorded:
+            yield sums
+        for number, (layer, inputs) in enumerate(zip(layers, recorded, strict=True)):
+            if inputs:  # a layer that was not called says nothing
+                rows = torch.cat([layer_inputs(layer, x) for x in self.observed(inputs)])
+                sums[f"statistic/{number}"] = self.statistic(rows)
+                sums[f"rows/{number}"] = sums[f"statistic/{number}"].new_full((1,), rows.shape[0])
+
+    def observed(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What counts of a layer's inputs (n, ...)."""
+        return inputs
+
+    def project(self, modality: str) -> None:
+        r""":math:`G \leftarrow G P`, in place, for every layer of m's turn."""
+
+    def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
+        """Take in the sums of m's turn, once its step is done; returns what a report should show."""
+        return {}
+
+    def end_epoch(self) -> None:
+        """Projectors that are made once per epoch are made here."""
+
+    def forget(self, modality: str) -> None:
+        """Statistics of m start again; projectors stay."""
+
+    def restart(self) -> None:
+        """Projectors back to the identity."""
+
+
+class Orthogonal(NoProjection):
+    """One projector per layer, shared by all modalities: each turn takes the mean of its features out of it.
+
+    Args:
+        layers: of the shared head.
+        alpha: the softness now.
+        relative: alpha is in units of the mean square of the features.
+    """
+
+    def __init__(self, layers: Sequence[Layer], alpha: Callable[[], float], relative: bool) -> None:
+        super().__init__()
+        self._layers, self._alpha, self._relative = list(layers), alpha, relative
+        self.projectors = nn.ModuleList(OrthogonalProjector(input_width(layer)) for layer in layers)
+        like_layers(self.projectors, self._layers)
+
+    def __iter__(self) -> Iterator[OrthogonalProjector]:
+        return (cast(OrthogonalProjector, p) for p in self.projectors)
+
+    def layers(self, modality: str) -> list[Layer]:
+        """Those of the shared head."""
+        return self._layers
+
+    def statistic(self, rows: Tensor) -> Tensor:
+        """Their sum (d,)."""
+        return (rows if rows.dtype == torch.float64 else rows.float()).sum(0)
+
+    def project(self, modality: str) -> None:
+        r""":math:`G \leftarrow G P`."""
+        for layer, projector in zip(self._layers, self, strict=True):
+            project_gradient(layer, projector.matrix)
+
+    def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
+        """P loses the mean of the features over all processes."""
+        zeros: dict[str, Tensor] = {}  # for a process of which no sample takes part
+        for number, projector in enumerate(self):
+            row = projector.matrix[0]
+            zeros[f"statistic/{number}"], zeros[f"rows/{number}"] = torch.zeros_like(row), torch.zeros_like(row[:1])
+        whole = engine.all_sum({name: sums.get(name, zero).to(zero.dtype) for name, zero in zeros.items()})
+        extras: dict[str, Tensor] = {}
+        for number, projector in enumerate(self):
+            mean = whole[f"statistic/{number}"] / whole[f"rows/{number}"]
+            extras[f"alpha_over_energy/{number}"] = projector.update(mean, self._alpha(), self._relative)
+            extras[f"plasticity/{number}"] = projector.plasticity()
+        return extras
+
+    def restart(self) -> None:
+        """P = I."""
+        for projector in self:
+            projector.reset()
+
+
+class Flat(NoProjection):
+    """Projectors of each modality's layers, made from the covariances of the OTHER modalities when an epoch ends.
+
+    Args:
+        layers: modality -> key -> layer, as of :func:`corresponding`.
+        temperature: of the spectrum.
+        sources: ``"others"`` or ``"previous"``, see :meth:`FlatBank.refresh`.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, Mapping[Key, Layer]],
+        temperature: float,
+        sources: Literal["others", "previous"] = "others",
+    ) -> None:
+        super().__init__()
+        self.keyed, self._temperature = layers, temperature
+        self._sources: Literal["others", "previous"] = sources
+        self.bank = FlatBank(layers)
+        like_layers(self.bank, [layer for row in layers.values() for layer in row.values()])
+
+    def layers(self, modality: str) -> list[Layer]:
+        """Those that correspond to a layer of another modality."""
+        return list(self.keyed[modality].values())
+
+    def statistic(self, rows: Tensor) -> Tensor:
+        """The sum of their outer products (d, d)."""
+        return uncentred_covariance_sum(rows)[0]
+
+    def keys_of(self, modality: str, key: Key) -> list[Key]:
+        """The layers whose projectors m's layer ``key`` is multiplied with."""
+        return [key]
+
+    def project(self, modality: str) -> None:
+        r""":math:`G \leftarrow G P`."""
+        for key, layer in self.keyed[modality].items():
+            for source in self.keys_of(modality, key):
+                project_gradient(layer, self.bank.projector(modality, source).matrix)
+
+    def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
+        """Add to the covariances; processes are summed over when the projectors are made."""
+        self.add(modality, sums)
+        return {f"plasticity/{modality}": self.plasticity[modality]} if modality in self.plasticity else {}
+
+    def add(self, modality: str, sums: Mapping[str, Tensor]) -> None:
+        """Add the sums of :meth:`observing` to m's covariances."""
+        for number, key in enumerate(self.keyed[modality]):
+            if f"rows/{number}" in sums:
+                self.bank.covariance(modality, key).add_sum(sums[f"statistic/{number}"], sums[f"rows/{number}"])
+
+    def end_epoch(self) -> None:
+        """New projectors from the covariances; every process must call it."""
+        self.plasticity = self.bank.refresh(self._temperature, all_sum, self._sources)
+
+    def forget(self, modality: str) -> None:
+        """The covariances of m start again."""
+        self.bank.reset(modality)
+
+
+def like_layers(module: nn.Module, layers: Sequence[Layer]) -> None:
+    """Move a module to the device and the floating-point type of the first layer's weight."""
+    if layers and layers[0].weight.is_floating_point():
+        module.to(layers[0].weight.device, layers[0].weight.dtype)
