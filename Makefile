@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest bench bench-data docs clean
+.PHONY: help demo test lint types pytest bench bench-data docs pages clean
 
 help:
 	@echo 'make demo    train five methods on the embedded data, print a table, write an HTML report'
@@ -25,6 +25,7 @@ help:
 	@echo 'make bench   cost of each method in joint steps, scaling, start-up, long runs'
 	@echo 'make bench-data   samples per second and memory of prepared data against decoding (about 5 GB of disk)'
 	@echo 'make docs    run the examples of README.md and docs/'
+	@echo 'make pages   write the pages and lists that follow from the code: methods, features, datasets, reference'
 	@echo 'make clean   remove the environment and everything made by these commands'
 
 demo: $(DEMO_STAMP)
@@ -53,6 +54,12 @@ bench-data: $(DEV_STAMP)
 
 docs: $(DEV_STAMP)
 	$(BIN)/python -m pytest -n 0 tests/test_documentation.py
+
+# In this order: the names of the methods stand in the package before the reference is made from it.
+PAGES := method_lists method_pages feature_matrix dataset_pages
+
+pages: $(DEV_STAMP)
+	@for page in $(PAGES); do PYTHONPATH=src $(BIN)/python tools/$$page.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist

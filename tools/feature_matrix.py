@@ -24,7 +24,7 @@ def table() -> str:
     """Methods x features, notes on what departs, and the claims with the tests that prove them."""
     notes: list[str] = []
     lines = ["| | " + " | ".join(f.title for f in FEATURES.values()) + " |", "|---" * (len(FEATURES) + 1) + "|"]
-    for name in available():
+    for name in available(outside=False):
         cells = [_cell(name, feature, notes) for feature in FEATURES]
         lines.append(f"| [{name}](methods/{name.lower()}.md) | " + " | ".join(cells) + " |")
     lines += ["", *(f"{i}. {note}." for i, note in enumerate(notes, 1)), "", "What *yes* means:", ""]

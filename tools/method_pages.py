@@ -36,6 +36,8 @@ PACKAGES = (
     "equimodal.lightning",
     "equimodal.errors",
     "equimodal.engine",
+    "equimodal.inference",
+    "equimodal.testing",
 )
 NOTE = "<!-- Written by tools/method_pages.py. Change the docstring, then run it again. -->\n"
 SECTIONS = ("Args", "Raises", "Warns", "Returns", "Example", "References", "Shapes")
@@ -44,7 +46,9 @@ HAND_WRITTEN = {"index.md"}
 
 def pages() -> dict[Path, str]:
     """Path below the repository -> text of every generated page."""
-    made = {Path("docs/methods") / f"{name.lower()}.md": method_page(name, get(name)) for name in available()}
+    made = {
+        Path("docs/methods") / f"{name.lower()}.md": method_page(name, get(name)) for name in available(outside=False)
+    }
     made[Path("docs/reference.md")] = reference_page()
     return made
 

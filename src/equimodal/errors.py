@@ -63,6 +63,14 @@ class MissingExtraError(EquimodalError, ImportError):
     """An optional dependency is not installed; the message holds the install line."""
 
 
+class PluginError(EquimodalError, ImportError):
+    """A method or rule of another installed package cannot be used; the message names the package."""
+
+
+class PropertyError(EquimodalError, AssertionError):
+    """A method lacks a property that every method must have; the message names the property and the numbers."""
+
+
 class EquimodalWarning(UserWarning):
     """Root of every warning of this library."""
 
@@ -77,6 +85,10 @@ class ScheduleWarning(EquimodalWarning):
 
 class DataWarning(EquimodalWarning):
     """The data can be used, but something about it will surprise (an absent class, a shared speaker)."""
+
+
+class PluginWarning(EquimodalWarning):
+    """Another installed package registers a method or rule that cannot be used; it is left out."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:

@@ -86,8 +86,11 @@ class InferenceModel(nn.Module):
     @property
     def rule(self) -> str:
         """The inference rule in force."""
-        fused = type(self.method).fused_output is Method.fused_output
-        return self.method.inference.resolve(fused, has_unimodal=True)
+        return self.method.inference.resolve(self._has_fused, has_unimodal=True)
+
+    @property
+    def _has_fused(self) -> bool:
+        return type(self.method).fused_output is Method.fused_output
 
     def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Probabilities and outputs."""
@@ -101,9 +104,10 @@ class InferenceModel(nn.Module):
             features[m] = feature if mask is None else keep_rows(feature, mask)
         masks = cast("Presence | None", present)
         fused, alone = None, dict[str, Tensor]()
-        if self.rule == "fused":
+        needs = self.method.inference.needs(self._has_fused)
+        if "fused" in needs:
             fused = self.method.fused_output(features, masks)
-        else:
+        if "unimodal" in needs:
             own = self.method.unimodal
             alone = self.method.unimodal_outputs(features) if own is None else own(features, masks)
         if fused is None and len(alone) == 1 and present is not None:  # with nobody else to ask, no opinion is uniform

@@ -20,7 +20,7 @@ from equimodal.cli._signature import options_of, plain_text, type_name
 from equimodal.data import available as available_data
 from equimodal.data import shipped_cards
 from equimodal.errors import DataError, DataWarning
-from equimodal.methods import available, get
+from equimodal.methods import available, get, overview
 from equimodal.studies import TrainingConfig
 from tests.cli.helpers import CLI
 
@@ -48,8 +48,7 @@ def test_every_command_has_help(cli: CLI, name: str) -> None:
 
 def test_list_shows_what_the_registries_have(cli: CLI) -> None:
     text = cli(["list"])
-    titles = _list.method_titles()
-    assert set(titles) == set(available())
+    titles = {m.name: (m.title, m.control) for m in overview()}
     for name in available():
         assert titles[name] == (get(name).info.title, get(name).info.control)
         assert f"  {name} " in text

@@ -1,14 +1,14 @@
-"""``equimodal list``: read from the source, so that it answers at once."""
+"""``equimodal list``: from the registry, which imports no tensors unless another package registers a method."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from importlib.resources import files
 
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser
 from equimodal.errors import missing_extra
+from equimodal.methods import MethodSummary, overview
 
 BUILT_IN = {
     "avdigits": "handwritten digits paired with spoken digits; dials for the noise of each modality",
@@ -20,10 +20,10 @@ def run(argv: Sequence[str], _: Context) -> int:
     """Print the methods and the datasets."""
     if argv:  # help, or a mistake; the parser takes longer to import than everything else here
         CommandParser("list", "The methods and datasets, one line each.", config=False).parse(argv)
-    methods = method_titles()
+    methods = overview()
     sections = {
-        "methods": {n: title for n, (title, control) in methods.items() if not control},
-        "controls": {n: title for n, (title, control) in methods.items() if control},
+        "methods": {m.name: _line(m) for m in methods if not m.control},
+        "controls": {m.name: _line(m) for m in methods if m.control},
         "built-in datasets": BUILT_IN,
         "cards (datasets whose file you give with --data PATH/NAME.npz)": card_titles(),
     }
@@ -35,28 +35,8 @@ def run(argv: Sequence[str], _: Context) -> int:
     return 0
 
 
-def method_titles() -> dict[str, tuple[str, bool]]:
-    """Name -> title and whether it is a control, as the registry has them."""
-    folder = files("equimodal") / "methods"
-    found: dict[str, tuple[str, bool]] = {}
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if not file.name.endswith(".py"):
-            continue
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            info = _info(node) if isinstance(node, ast.ClassDef) else None
-            if info is not None and isinstance(node, ast.ClassDef):
-                found[node.name] = info
-    return found
-
-
-def _info(node: ast.ClassDef) -> tuple[str, bool] | None:
-    for statement in node.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
-            call = statement.value
-            if isinstance(call.func, ast.Name) and call.func.id == "MethodInfo":
-                given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("title", "control")}
-                return given["title"], given.get("control", False)
-    return None
+def _line(method: MethodSummary) -> str:
+    return method.title + (f" (from the package {method.package})" if method.package else "")
 
 
 def card_titles() -> dict[str, str]:

@@ -11,6 +11,7 @@ from equimodal import studies
 from equimodal.cli._parser import CommandParser
 from equimodal.cli._signature import Option, options_of
 from equimodal.engine import Sharpness
+from equimodal.inference import rule_names
 from equimodal.methods import get
 from equimodal.studies import DataConfig, ModelConfig, TrainingConfig, method_options
 
@@ -46,6 +47,10 @@ def cli_options(name: str) -> tuple[dict[str, Option], list[str]]:
             for key, part in options_of(Sharpness).items():
                 default = None if key == "mode" else part.default
                 plain[f"sharpness.{key}"] = Option(f"sharpness.{key}", part.hint, default, part.text)
+        elif option == "inference":  # a command line can give a name
+            names: Any = typing.Literal[rule_names()]
+            hint = names | None if type(None) in typing.get_args(found.hint) else names
+            plain[option] = Option(option, hint, found.default, found.text)
         elif re.search(r"\bnn\.Module\b|\bmodule\.Module\b", str(found.hint)):
             names = [a for a in typing.get_args(found.hint) if typing.get_origin(a) is typing.Literal]
             if names:  # a name or an object: a command line can give the name

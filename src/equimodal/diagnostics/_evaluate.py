@@ -134,6 +134,8 @@ def rule_scores(
 ) -> dict[str, dict[str, float]]:
     """Score of one trained method under every inference rule it can use, plain and calibrated on validation data.
 
+    A rule of your own is listed as it is in force.
+
     Returns:
         rule (``"mean"``, ``"mean+temperature"`` ...) -> {"validation": score, "test": score}. Choose by the first.
     """
@@ -162,4 +164,8 @@ def rule_scores(
                     entry[part] = _score(method, output, found.target)
             if entry:
                 scores[rule + ("+temperature" if calibrated else "")] = entry
+    if method.inference.custom is not None:  # as it is: what it fits, it has fitted
+        scores[method.inference.rule] = {
+            part: _score(method, found.output, found.target) for part, found in (("validation", val), ("test", final))
+        }
     return scores

@@ -1,39 +1,93 @@
 """The methods. Every class takes ``(model, task, **hyperparameters)``."""
 
-from equimodal.methods._base import EpochContext, Method, Stateful, StepReport, refuse_incomplete
-from equimodal.methods._cggm import CGGM
-from equimodal.methods._ensemble import Ensemble, Unimodal
-from equimodal.methods._info import MethodInfo
-from equimodal.methods._joint import Joint
-from equimodal.methods._mie import MIE
-from equimodal.methods._mla import MLA
-from equimodal.methods._modality_dropout import ModalityDropout
-from equimodal.methods._multi_loss import MultiLoss
-from equimodal.methods._options import Within, check_options
-from equimodal.methods._predictor import BatchLike as BatchLike
-from equimodal.methods._predictor import evaluating as evaluating
-from equimodal.methods._pretrain_finetune import PretrainFinetune
-from equimodal.methods._registry import available, controls, get
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from equimodal.methods._registry import MethodSummary, available, controls, get, overview
+from equimodal.methods._registry import built_in as built_in
+
+if TYPE_CHECKING:
+    from equimodal.methods._base import EpochContext as EpochContext
+    from equimodal.methods._base import Method as Method
+    from equimodal.methods._base import Stateful as Stateful
+    from equimodal.methods._base import StepReport as StepReport
+    from equimodal.methods._base import refuse_incomplete as refuse_incomplete
+    from equimodal.methods._info import MethodInfo as MethodInfo
+    from equimodal.methods._options import Within as Within
+    from equimodal.methods._options import check_options as check_options
+    from equimodal.methods._predictor import BatchLike as BatchLike
+    from equimodal.methods._predictor import evaluating as evaluating
+
+    # isort: split
+    # imports of the methods, written by `make pages`
+    from equimodal.methods._cggm import CGGM as CGGM
+    from equimodal.methods._ensemble import Ensemble as Ensemble
+    from equimodal.methods._ensemble import Unimodal as Unimodal
+    from equimodal.methods._joint import Joint as Joint
+    from equimodal.methods._mie import MIE as MIE
+    from equimodal.methods._mla import MLA as MLA
+    from equimodal.methods._modality_dropout import ModalityDropout as ModalityDropout
+    from equimodal.methods._multi_loss import MultiLoss as MultiLoss
+    from equimodal.methods._pretrain_finetune import PretrainFinetune as PretrainFinetune
+    # end of the imports
+
+_HOMES = {
+    "BatchLike": "_predictor",
+    "EpochContext": "_base",
+    "Method": "_base",
+    "MethodInfo": "_info",
+    "Stateful": "_base",
+    "StepReport": "_base",
+    "Within": "_options",
+    "check_options": "_options",
+    "evaluating": "_predictor",
+    "refuse_incomplete": "_base",
+}
+"""General names, and the file that each is from. The methods are found by the registry."""
 
 __all__ = [
-    "CGGM",
-    "MIE",
-    "MLA",
-    "Ensemble",
     "EpochContext",
-    "Joint",
     "Method",
     "MethodInfo",
-    "ModalityDropout",
-    "MultiLoss",
-    "PretrainFinetune",
+    "MethodSummary",
     "Stateful",
     "StepReport",
-    "Unimodal",
     "Within",
     "available",
     "check_options",
     "controls",
     "get",
+    "overview",
     "refuse_incomplete",
 ]
+# names of the methods, written by `make pages`
+__all__ += [
+    "Ensemble",
+    "Joint",
+    "ModalityDropout",
+    "MultiLoss",
+    "PretrainFinetune",
+    "Unimodal",
+    "CGGM",
+    "MIE",
+    "MLA",
+]
+# end of the names
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and knows what is no name
+
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is first used: ``equimodal list`` starts without torch, one method without thirty."""
+        if name in _HOMES:
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        elif name in built_in():
+            value = get(name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted(__all__)

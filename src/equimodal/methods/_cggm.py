@@ -73,6 +73,7 @@ class CGGM(Stateful, Method):
 
     info = MethodInfo(
         title="Classifier-guided gradient modulation",
+        idea="classifiers on detached features set size and direction of each encoder's gradient",
         paper="Guo et al., Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024, "
         "arXiv 2411.01409",
         equations="balance term (6), magnitude (7), direction loss (10, 11), total loss (11)",

@@ -30,6 +30,7 @@ class Ensemble(BranchMethod):
 
     info = MethodInfo(
         title="Unimodal ensemble (UME)",
+        idea="modalities trained apart, averaged at the end",
         paper="Control; named UME in Du et al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, "
         "ICML 2023, arXiv 2305.01233.",
         equations="mean over m of softmax(head_m(h_m)), each trained on its own loss",
@@ -87,11 +88,13 @@ class Unimodal(Ensemble):
 
     info = MethodInfo(
         title="One modality alone",
+        idea="one modality alone, with a head of its own",
         paper="Control; no paper of its own.",
         equations="L(head_m(h_m), y)",
         family="objective",
         tasks=ALL_TASKS,
         modalities="one of any number",
+        order="by default the first encoder is the one that is trained",
         fusion="ignored",
         missing="samples without the modality are left out in training and get uniform probabilities at "
         "prediction time",

@@ -29,6 +29,8 @@ class MethodInfo:
         consulted: public sources read for it (facts only, no code).
         defaults: hyperparameter -> source of its default; read from the hints of the constructor.
         control: whether it is a control without which no claim counts.
+        idea: what it does, in one line for tables; the title where it is empty.
+        order: why another order of the model's encoders gives another result; empty where it gives the same.
         complete: option -> why samples must have every modality where it is in force.
         engine: engine features -> what departs from their claims, see :func:`equimodal.engine.departures`; empty
             where every claim holds.
@@ -48,5 +50,7 @@ class MethodInfo:
     consulted: str
     defaults: Mapping[str, str] = field(default_factory=dict)
     control: bool = False
+    idea: str = ""
+    order: str = ""
     complete: Mapping[str, str] = field(default_factory=dict)
     engine: Mapping[str, str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equimodal.batch import Batch
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import UnsupportedError
-from equimodal.inference import Rule
+from equimodal.inference import Rule, needs_of, rule_name
 from equimodal.methods._base import Method
 from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods.parts import check_way, usual_way
@@ -36,6 +36,7 @@ class Joint(Method):
 
     info = MethodInfo(
         title="Joint training",
+        idea="one loss on the fused output",
         paper="Control; no paper of its own.",
         equations="L(head(fuse(h_1, ..., h_M)), y)",
         family="objective",
@@ -70,10 +71,10 @@ class Joint(Method):
         if unimodal is None and type(self).unimodal_outputs is Joint.unimodal_outputs:
             self.unimodal = usual_way(self.multimodal, task)
         check_way(self.unimodal, task, inference)
-        if inference not in ("fused", "auto") and self.unimodal is None and not self._has_unimodal():
+        if "unimodal" in needs_of(inference) and self.unimodal is None and not self._has_unimodal():
             raise UnsupportedError(
-                f"`inference`: {inference!r} needs unimodal outputs, which {type(self).__name__} has only with a "
-                "linear head on Concat or Sum, or a Late fusion (for a regression only the latter). Use "
+                f"`inference`: {rule_name(inference)!r} needs unimodal outputs, which {type(self).__name__} has only "
+                "with a linear head on Concat or Sum, or a Late fusion (for a regression only the latter). Use "
                 "inference='fused', unimodal='masked', or MultiLoss."
             )
 

@@ -82,12 +82,15 @@ class MIE(Stateful, BranchMethod):
 
     info = MethodInfo(
         title="Modal-aware interactive enhancement (published as IGM)",
+        idea="modalities take turns with sharpness-aware steps; gradients are damped where the other "
+        "modalities' features are strong",
         paper="Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587",
         equations="sharpness-aware objective of the forward phase, covariance, flat projector and modified gradient of "
         "the backward phase",
         family="alternating, gradient projection, sharpness-aware",
         tasks=ALL_TASKS,
         modalities="two or more",
+        order="modalities take turns in the order of the encoders",
         fusion="ignored; one classifier per modality",
         missing="supported per sample: each branch trains on the samples that have its modality",
         cost="2 joint steps with sam='full', about 1 with 'momentum' or None",

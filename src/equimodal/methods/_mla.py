@@ -69,6 +69,8 @@ class MLA(Stateful, BranchMethod):
 
     info = MethodInfo(
         title="Multimodal learning with alternating unimodal adaptation",
+        idea="modalities take turns on one shared head; its gradient is projected off what the others "
+        "taught it; fusion by uncertainty",
         paper="Zhang et al., Multimodal Representation Learning by Alternating Unimodal Adaptation, CVPR 2024, "
         "arXiv 2311.10707",
         equations="shared head and alternation (3, 4), projector update and projected gradient (5, 6), entropy weights "
@@ -76,6 +78,7 @@ class MLA(Stateful, BranchMethod):
         family="alternating, gradient projection, inference rule",
         tasks=ALL_TASKS,
         modalities="two or more",
+        order="modalities take turns in the order of the encoders, on one head",
         fusion="ignored; encoders of equal feature width and one shared head",
         missing="supported per sample: each modality trains on the samples that have it and drops out of the fusion",
         cost="about 1 joint step: M encoder passes, M head passes, one rank-1 update per modality",

@@ -33,11 +33,13 @@ class ModalityDropout(Stateful, Joint):
 
     info = MethodInfo(
         title="Modality dropout",
+        idea="leaves modalities out at random",
         paper="Control; Neverova et al., ModDrop, TPAMI 2016, arXiv 1501.00102.",
         equations="h_m <- mask_m h_m / P(kept), mask ~ Bernoulli(1 - q), never all dropped",
         family="feed-forward",
         tasks=ALL_TASKS,
         modalities="any number",
+        order="modalities are drawn in the order of the encoders",
         fusion="any",
         missing=MASKED,
         cost="1 joint step",

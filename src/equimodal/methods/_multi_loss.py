@@ -27,6 +27,7 @@ class MultiLoss(Joint):
 
     info = MethodInfo(
         title="Joint training with unimodal losses",
+        idea="joint loss plus one loss per modality",
         paper="Control; part of many methods (G-Blend, MMPareto, QMF ...).",
         equations="L(z, y) + weight * sum_m L(u_m, y)",
         family="objective",

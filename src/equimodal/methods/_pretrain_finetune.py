@@ -37,6 +37,7 @@ class PretrainFinetune(Stateful, Joint):
 
     info = MethodInfo(
         title="Unimodal pre-training, then joint training",
+        idea="modalities trained apart first, then together, in one budget",
         paper="Control; no paper of its own.",
         equations="L(head_m(h_m), y) for the first epochs, then L(head(fuse(h)), y)",
         family="staged",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.errors import MethodError, UnsupportedError
-from equimodal.inference import Rule
+from equimodal.inference import Rule, needs_of
 from equimodal.methods._base import EpochContext, Method
 from equimodal.methods._predictor import evaluating
 from equimodal.methods.parts._heads import Heads
@@ -20,14 +20,14 @@ class BranchMethod(Method):
     """Base of the methods whose prediction is made of unimodal outputs alone: each phase trains one branch.
 
     Raises:
-        UnsupportedError: ``inference="fused"``, which reads a joint head.
+        UnsupportedError: ``inference="fused"``, or another rule that reads a joint head.
     """
 
     single_loss = True
     heads: Heads
 
     def __init__(self, model: nn.Module, task: Task, *, inference: Rule = "mean", **options: Any) -> None:
-        if inference == "fused":
+        if "fused" in needs_of(inference):
             raise UnsupportedError(
                 f"`inference`: {type(self).__name__} trains no joint head. Use mean, uncertainty, product or auto."
             )

@@ -12,6 +12,7 @@ from equimodal.engine import Objective, Phase
 from equimodal.errors import ModelError, UnsupportedError
 from equimodal.features import Channels, Width, on_rows, single_width
 from equimodal.fusion import Late
+from equimodal.inference import Rule, needs_of, rule_name
 from equimodal.methods._base import Method
 from equimodal.model import Multimodal
 from equimodal.projection import Layer, is_pointwise
@@ -103,17 +104,18 @@ SHARED = ("gaussian", "point")
 """Outputs whose addends are no predictions."""
 
 
-def check_way(way: object, task: Task, inference: str) -> None:
+def check_way(way: object, task: Task, inference: Rule) -> None:
     """Refuse a rule that would average addends as if each were a prediction.
 
     Raises:
         UnsupportedError: a regression whose unimodal outputs are a split or Shapley values, with another rule than
             ``"fused"``.
     """
-    if inference != "fused" and isinstance(way, (Split, Shapley)) and distribution_of(task) in SHARED:
+    reads = inference == "auto" or "unimodal" in needs_of(inference)
+    if reads and isinstance(way, (Split, Shapley)) and distribution_of(task) in SHARED:
         raise UnsupportedError(
-            f"`inference`: {inference!r} needs unimodal predictions, and unimodal={way.name!r} gives shares of the "
-            "number, which sum to it. Use unimodal='masked', inference='fused', or MultiLoss."
+            f"`inference`: {rule_name(inference)!r} needs unimodal predictions, and unimodal={way.name!r} gives shares "
+            "of the number, which sum to it. Use unimodal='masked', inference='fused', or MultiLoss."
         )
 
 
