@@ -1,6 +1,6 @@
 """Parts that several methods are made of: heads, phases of one branch, modulation, stages, mixup."""
 
-from equimodal.methods.parts._branches import BranchMethod, training_samples
+from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._heads import (
     Heads,
@@ -28,6 +28,7 @@ __all__ = [
     "Direction",
     "Heads",
     "Mixup",
+    "ProjectingMethod",
     "ScoreProgress",
     "Stages",
     "Target",
