@@ -64,15 +64,15 @@ __all__ = [
 ]
 # names of the methods, written by `make pages`
 __all__ += [
+    "CGGM",
+    "MIE",
+    "MLA",
     "Ensemble",
     "Joint",
     "ModalityDropout",
     "MultiLoss",
     "PretrainFinetune",
     "Unimodal",
-    "CGGM",
-    "MIE",
-    "MLA",
 ]
 # end of the names
 
