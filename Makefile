@@ -36,6 +36,7 @@ test: lint types pytest
 lint: $(DEV_STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(DEV_STAMP)
 	$(BIN)/python -m mypy

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from equimodal import methods
 
@@ -106,6 +107,34 @@ def test_examples_run(page: Path, tmp_path: Path) -> None:
         elif block.language == "text" and block.follows and printed:
             assert tidy(printed) == tidy(block.text), f"{title(page)}, line {block.line}: the example prints this"
             printed = ""
+
+
+def test_the_diff_of_the_readme_turns_a_plain_loop_into_mla() -> None:
+    """Both sides of it run and learn; it is the first code on the page and changes six lines."""
+    first = next(iter(blocks(ROOT / "README.md")))
+    assert first.language == "diff"
+    lines = first.text.splitlines()
+    assert all(line[:1] in ("", " ", "+", "-") for line in lines)
+    sides = {side: "\n".join(line[1:] for line in lines if line[:1] != other) for side, other in ("-+", "+-")}
+    for side in sides:
+        assert sum(line.startswith(side) for line in lines) <= 6
+    assert "equimodal" not in sides["-"]
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 10, (320,), generator=generator)
+    centres = {name: torch.randn(10, size, generator=generator) for name, size in (("audio", 20), ("video", 50))}
+    inputs = {name: c[labels] + 0.5 * torch.randn(320, c.shape[1], generator=generator) for name, c in centres.items()}
+    dataset = [({name: x[i] for name, x in inputs.items()}, label) for i, label in enumerate(labels)]
+    scores = {}
+    for side, code in sides.items():
+        session: dict[str, Any] = {"dataset": dataset}
+        exec(compile(code, "README.md", "exec"), session)
+        encoders, head = session["encoders"], session["head"]
+        with torch.no_grad():
+            plain = head(torch.cat([encoders[name](inputs[name]) for name in encoders], dim=1))
+            output = session["method"].predict(inputs).output if side == "+" else plain
+        scores[side] = float((output.argmax(1) == labels).float().mean())
+    assert min(scores.values()) > 0.9, scores
 
 
 def tidy(text: str) -> list[str]:

@@ -21,7 +21,7 @@ class BatchError(EquimodalError, ValueError):
 
 
 class NonFiniteError(EquimodalError, ValueError):
-    """NaN or infinity in a present input, in the loss or in a gradient."""
+    """NaN or infinity in a present input, in the loss, in a gradient or in a decomposition."""
 
 
 class TargetError(EquimodalError, ValueError):

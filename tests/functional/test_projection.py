@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from equimodal.errors import MethodError
+from equimodal.errors import MethodError, NonFiniteError
 from equimodal.functional import (
     flat_projector,
     orthogonal_projector_update,
@@ -139,7 +142,7 @@ def test_high_temperature_is_a_null_space_projection() -> None:
 
 @pytest.mark.parametrize("seed", [17, 22, 35, 106, 128, 133])
 def test_flat_projector_of_a_covariance_with_many_dead_units(seed: int) -> None:
-    # LAPACK's float32 solver does not converge on most of these (rarely active, mostly dead rectified units)
+    # LAPACK's float32 solver fails on most of these (rarely active, mostly dead rectified units): error or NaN
     generator = torch.Generator().manual_seed(seed)
     rows = torch.relu(torch.randn(900, 64, generator=generator) - 1.5 - 1.5 * torch.rand(64, generator=generator))
     rows = rows * 10 ** (-3 * torch.rand(64, generator=generator))
@@ -153,19 +156,107 @@ def test_flat_projector_of_a_covariance_with_many_dead_units(seed: int) -> None:
     torch.testing.assert_close(projector @ torch.eye(64)[~alive].mT, torch.eye(64)[~alive].mT, rtol=0, atol=1e-5)
 
 
-def test_flat_projector_falls_back_to_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    solve = torch.linalg.eigh
+def rounded_covariance(seed: int) -> Tensor:
+    """A float32 covariance whose widths of directions differ by ten orders of magnitude."""
+    rows = randn(50, 12, seed=seed) * 10 ** torch.linspace(-5, 5, 12, dtype=F64)
+    return (rows.mT @ rows / 50).float()
 
-    def picky(matrix: Tensor) -> tuple[Tensor, Tensor]:
-        if matrix.dtype == torch.float32:
-            raise RuntimeError("did not converge")
-        values, vectors = solve(matrix)
-        return values, vectors
 
-    covariance = torch.diag(torch.tensor([3.0, 1.0, 0.0]))
-    expected = flat_projector(covariance, 0.4)
-    monkeypatch.setattr(torch.linalg, "eigh", picky)
-    torch.testing.assert_close(flat_projector(covariance, 0.4), expected, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_float32_projector_is_the_float64_one_cast(seed: int) -> None:
+    c = rounded_covariance(seed)
+    projector = flat_projector(c, 0.4)
+    assert projector.dtype == torch.float32
+    torch.testing.assert_close(projector, flat_projector(c.double(), 0.4).float(), rtol=0, atol=1e-6)
+
+
+def test_rounding_of_a_float32_covariance_is_no_direction() -> None:
+    noise = randn(64, 64, seed=3).float() * 1e-8
+    assert torch.equal(flat_projector(torch.eye(64) + noise + noise.mT, 0.4), torch.eye(64))
+
+
+SOLVE = torch.linalg.eigh
+
+
+def raises(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    raise RuntimeError("linalg.eigh: the algorithm failed to converge")
+
+
+def answers_nan(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    values, vectors = SOLVE(matrix)
+    return values, torch.full_like(vectors, math.nan)
+
+
+@pytest.mark.parametrize("failure", [raises, answers_nan])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_solver_never_sees_less_than_float64(
+    monkeypatch: pytest.MonkeyPatch, failure: Callable[[Tensor], tuple[Tensor, Tensor]], dtype: torch.dtype
+) -> None:
+    """A float32 solver may fail, with or without an error, on one processor and not on another."""
+    covariance = torch.diag(torch.tensor([4.0, 0.0, 2.0])).to(dtype)
+    monkeypatch.setattr(torch.linalg, "eigh", lambda m: SOLVE(m) if m.dtype == F64 else failure(m))
+    projector = flat_projector(covariance, math.log(4))
+    torch.testing.assert_close(projector, torch.diag(torch.tensor([0.25, 1.0, 0.5])), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"), [(raises, "failed to converge"), (answers_nan, "returned NaN or infinity")]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_projector_that_is_not_finite_is_refused(
+    monkeypatch: pytest.MonkeyPatch, failure: object, words: str, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.linalg, "eigh", failure)
+    with pytest.raises(NonFiniteError, match=rf"`covariance`.*float64 matrix of \(6, 6\); .*{words}.*Next: "):
+        flat_projector(covariance().to(dtype), 0.4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_covariance_that_is_not_finite_is_refused(value: float) -> None:
+    matrix = covariance()
+    matrix[2, 3] = value
+    with pytest.raises(NonFiniteError, match="`covariance`.*NaN or infinity.*Next: "):
+        flat_projector(matrix, 0.4)
+
+
+class WithoutFloat64(TorchFunctionMode):
+    """Tensors of the CPU pass for those of a device without float64, until they are copied to the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_cpu: list[Tensor] = []
+        self.returned: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        inside = any(t is c for t in tensors for c in self.on_cpu) or kwargs.get("device") == torch.device("cpu")
+        if func == Tensor.device.__get__:
+            return torch.device("cpu" if inside else "mps")
+        if func == Tensor.to and torch.device("mps") in args:
+            self.returned.append(args[0])
+            return args[0]
+        result = args[0].clone() if func == Tensor.cpu else func(*args, **kwargs)  # a copy, as from another device
+        made = [r for r in (result if isinstance(result, tuple) else (result,)) if isinstance(r, Tensor)]
+        if func == Tensor.cpu or inside:
+            self.on_cpu += made
+        elif any(r.dtype == F64 for r in made):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return result
+
+
+def test_a_device_without_float64_decomposes_on_the_cpu() -> None:
+    c = covariance().float()
+    expected = flat_projector(c, 0.4)
+    with WithoutFloat64(), pytest.raises(TypeError, match="float64"):
+        c.double()  # the stand-in refuses what such a device refuses
+    with WithoutFloat64() as device:
+        projector = flat_projector(c, 0.4)
+    assert torch.equal(projector, expected)
+    assert len(device.returned) == 1  # and the projector is moved back
+    assert device.returned[0].dtype == torch.float32
 
 
 def test_flat_projector_precision_and_errors() -> None:

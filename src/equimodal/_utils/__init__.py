@@ -1,1 +1,1 @@
-"""Helpers without a subject of their own: checks of arguments, whole files, axes. Its files are imported by name."""
+"""Helpers without a subject of their own: arguments, whole files, axes, precision. Its files are imported by name."""

@@ -11,7 +11,10 @@ from equimodal.data._arrays import Arrays
 from equimodal.data._card import Card, parse_card
 from equimodal.data._dataset import Dataset, build
 from equimodal.data._missing import Missing
-from equimodal.errors import DataError, missing_extra, unknown_name
+from equimodal.data._yaml import read_yaml
+from equimodal.errors import DataError, unknown_name
+
+_PURPOSE = "Reading a card"
 
 
 def shipped_cards() -> list[str]:
@@ -42,7 +45,7 @@ def load_card(card: str | Path | Mapping[str, Any]) -> Card:
     path = Path(card)
     if path.is_file():
         try:
-            return parse_card(_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
+            return parse_card(read_yaml(path.read_text(encoding="utf-8"), str(path), _PURPOSE), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: expected a readable card in UTF-8. Found: {error}.") from error
     if path.suffix or len(path.parts) > 1:
@@ -50,7 +53,7 @@ def load_card(card: str | Path | Mapping[str, Any]) -> Card:
     if str(card) not in shipped_cards():
         raise unknown_name("card", str(card), shipped_cards())
     resource = files("equimodal.data") / "cards" / f"{card}.yaml"
-    return parse_card(_yaml(resource.read_text(encoding="utf-8"), f"card {card}"), f"card {card}")
+    return parse_card(read_yaml(resource.read_text(encoding="utf-8"), f"card {card}", _PURPOSE), f"card {card}")
 
 
 def load_bundle(
@@ -122,26 +125,3 @@ def find_card(path: Path) -> str | Path:
         "of that "
         f"name (shipped: {', '.join(shipped_cards())}). Write one (docs/data.md), or pass card=."
     )
-
-
-def _yaml(text: str, file: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("pyyaml", "cli", "Reading a card") from error
-
-    class Loader(yaml.SafeLoader):
-        """Refuses a key that is there twice, of which YAML would silently keep the last."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for position, key in enumerate(keys):
-                if key in keys[:position]:
-                    line = node.value[position][0].start_mark.line + 1
-                    raise DataError(f"{file}: line {line}: expected each field once. Found {key!r} a second time.")
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, Loader)  # noqa: S506  (a SafeLoader: it makes plain values only)
-    except yaml.YAMLError as error:
-        raise DataError(f"{file}: expected valid YAML. Found: {' '.join(str(error).split())}.") from error

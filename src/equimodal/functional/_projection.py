@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from equimodal.errors import MethodError
+from equimodal._utils.precision import widest_float
+from equimodal.errors import MethodError, NonFiniteError
 
 
 def orthogonal_projector_update(projector: Tensor, feature_mean: Tensor, alpha: float | Tensor) -> Tensor:
@@ -60,11 +61,17 @@ def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
     :math:`\tau = 0`, gives the identity.
 
     Args:
-        covariance: C, (d, d), symmetric positive semi-definite; computed in float32 at least.
+        covariance: C, (d, d), symmetric positive semi-definite. It is decomposed in float64 whatever its precision,
+            since float32 solvers fail on covariances of dead units, some without an error; on the CPU where the
+            device has no float64.
         temperature: :math:`\tau \ge 0`, without unit; MIE uses 0.4.
 
     Returns:
-        P, (d, d).
+        P, (d, d), float64 for a float64 covariance, else float32.
+
+    Raises:
+        MethodError: C is not square, or the temperature is negative.
+        NonFiniteError: C holds NaN or infinity, or the solver found no finite solution.
 
     Example:
         >>> flat_projector(torch.diag(torch.tensor([4.0, 0.0])), temperature=math.log(2))
@@ -75,25 +82,42 @@ def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
         raise MethodError(f"`covariance`: expected (d, d). Found {tuple(covariance.shape)}.")
     if not temperature >= 0:
         raise MethodError(f"`temperature`: expected a number >= 0. Found {temperature}.")
+    if not covariance.isfinite().all():
+        raise NonFiniteError(
+            f"`covariance`: expected finite numbers. Found NaN or infinity in a matrix of {tuple(covariance.shape)}. "
+            "Next: look for the layer whose inputs are not finite."
+        )
     dtype = torch.float64 if covariance.dtype == torch.float64 else torch.float32
-    matrix = covariance.to(dtype)
+    matrix = (covariance if widest_float(covariance.device) == torch.float64 else covariance.cpu()).double()
     values, vectors = _eigh((matrix + matrix.mT) / 2)
     spread = values[-1] - values[0]
+    # differences below the rounding of the covariance that was handed over are none
     isotropic = spread <= len(values) * torch.finfo(dtype).eps * values[-1].abs()
     relative = torch.where(isotropic, torch.zeros_like(values), (values - values[0]) / spread)
     # V diag(w) V^T = I - V diag(1 - w) V^T: exact identity where nothing is damped
     damping = 1 - torch.exp(-temperature * relative)
-    result: Tensor = torch.eye(len(values), dtype=dtype, device=matrix.device) - (vectors * damping) @ vectors.mT
-    return (result + result.mT) / 2
+    result: Tensor = torch.eye(len(values), dtype=matrix.dtype, device=matrix.device) - (vectors * damping) @ vectors.mT
+    return ((result + result.mT) / 2).to(dtype).to(covariance.device)
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors; in float64 where the float32 solver gives up, as it does when many units are dead."""
+    """Eigenvalues and vectors, all finite, or an error: some solvers answer with NaN instead of raising."""
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except RuntimeError:  # torch.linalg.LinAlgError is one, which stubs do not name
-        values, vectors = torch.linalg.eigh(matrix.double())
-    return values.to(matrix.dtype), vectors.to(matrix.dtype)
+    except RuntimeError as error:  # torch.linalg.LinAlgError is one, which stubs do not name
+        raise _failure(matrix, f"it stopped with: {error}") from error
+    if not (values.isfinite().all() and vectors.isfinite().all()):
+        raise _failure(matrix, "it returned NaN or infinity")
+    return values, vectors
+
+
+def _failure(matrix: Tensor, what: str) -> NonFiniteError:
+    dtype = str(matrix.dtype).removeprefix("torch.")
+    return NonFiniteError(
+        "`covariance`: expected a matrix that the eigenvalue solver can decompose. "
+        f"It failed on a finite {dtype} matrix of {tuple(matrix.shape)}; {what}. "
+        "Next: try another solver (torch.backends.cuda.preferred_linalg_library) or another build of torch."
+    )
 
 
 def plasticity(projector: Tensor) -> Tensor:

@@ -181,7 +181,8 @@ class CGGM(Stateful, Method):
     def _objective(self, batch: Batch) -> Objective:
         fused, own = self.direction_term.forward(batch)
         total = self.loss(fused.output, batch)
-        losses, sums = {"task": total.detach()}, dict[str, Tensor]()
+        losses = {"task": total.detach()}
+        sums: dict[str, Tensor] = {}
         for m, seen in own.items():
             unimodal = self.loss(seen.output, batch, m)
             total = total + unimodal

@@ -44,7 +44,7 @@ class ModalityDropout(Stateful, Joint):
         missing=MASKED,
         cost="1 joint step",
         deviations=(
-            "survivors are rescaled by the exact probability of being kept, (1-q)/(1-q^M), where the literature uses 1-q",
+            "survivors are rescaled by the exact probability of being kept, (1-q)/(1-q^M); the literature: 1-q",
         ),
         released=("nothing was released",),
         consulted="none",

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
+from equimodal._utils.precision import widest_float
 from equimodal.errors import ModelError, TargetError
 
 Distribution = Literal["categorical", "bernoulli", "gaussian", "point"]
@@ -109,7 +110,7 @@ def distribution_of(task: Task) -> Distribution:
 
 def counting_dtype(device: torch.device) -> torch.dtype:
     """Type in which counts and weights are summed: float64 where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return widest_float(device)
 
 
 def at_least_float32(output: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=fps)
-        stream.height, stream.width = frames[0].shape[:2]
+        stream.height, stream.width = frames[0].shape[:2] if frames else (16, 16)
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.bit_rate = 4_000_000
         track: Any = None

@@ -14,10 +14,9 @@ import torch
 
 from equimodal import MultimodalModel, PlainEngine
 from equimodal.data import load, loader
-from equimodal.data.prepare import check, prepare
-from equimodal.data.prepare._interface import UnreadableError
+from equimodal.data.prepare import UnreadableError, check, prepare
 from equimodal.data.prepare.datasets._brats import tumour_slices
-from equimodal.data.prepare.readers._volumes import cut, standardised
+from equimodal.data.prepare.readers import cut, standardised
 from equimodal.errors import DataError
 from equimodal.fusion import Concat
 from equimodal.methods import Joint

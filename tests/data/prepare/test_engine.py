@@ -293,7 +293,6 @@ def test_other_settings_do_not_mix_with_what_is_there(raw: Path) -> None:
 
 
 def test_only_one_process_works_on_a_preparation(raw: Path) -> None:
-    pytest.importorskip("fcntl")
     seen: list[int] = []
 
     def second(done: int, total: int, text: str) -> None:

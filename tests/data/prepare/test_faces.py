@@ -12,9 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from equimodal.data import load, prepare
-from equimodal.data.prepare.readers import _faces
+from equimodal.data.prepare.readers import _faces, resize
 from equimodal.data.prepare.readers._faces import FOUND, NEIGHBOUR, WHOLE, Square, cut_faces, find_face, largest
-from equimodal.data.prepare.readers._media import resize
 from equimodal.errors import DataError, MissingExtraError
 from tests.data.prepare.cremad import SMALL, rows_of, write_cremad
 from tests.data.prepare.media import cut, write_video

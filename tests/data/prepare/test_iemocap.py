@@ -12,10 +12,8 @@ import torch
 
 from equimodal.batch import Tokens
 from equimodal.data import load
-from equimodal.data.prepare import check, prepare
-from equimodal.data.prepare._interface import UnreadableError
-from equimodal.data.prepare.readers import _faces
-from equimodal.data.prepare.readers._fbank import frames_at, log_mel
+from equimodal.data.prepare import UnreadableError, check, prepare
+from equimodal.data.prepare.readers import _faces, frames_at, log_mel
 from equimodal.errors import DataError
 from tests.data.prepare.iemocap import manifest, stored, train_a_little, turn_name
 from tests.data.prepare.media import cut, flat_frames, tone, write_video, write_wav
@@ -206,6 +204,21 @@ def test_log_mel_against_its_definition() -> None:
     np.testing.assert_allclose(log_mel(noise, RATE, 5), kaldi(noise, RATE, 5), rtol=1e-5)
     with pytest.raises(UnreadableError, match="less than one frame"):
         log_mel(noise[:300], RATE, 5)
+
+
+def test_log_mel_against_transformers() -> None:
+    utilities = pytest.importorskip("transformers.audio_utils")
+    rate = 16000
+    noise = np.random.default_rng(1).normal(0, 0.1, rate)
+    weights = utilities.mel_filter_bank(
+        257, 23, 20.0, rate / 2, rate, mel_scale="kaldi", triangularize_in_mel_space=True
+    )
+    theirs = utilities.spectrogram(
+        noise - noise.mean(), utilities.window_function(400, "hann", periodic=False), 400, 160, fft_length=512,
+        power=2.0, center=False, preemphasis=0.97, mel_filters=weights, log_mel="log", remove_dc_offset=True,
+        mel_floor=np.finfo(np.float32).eps,
+    )  # fmt: skip
+    np.testing.assert_allclose(log_mel(noise, rate, 23), theirs.T, rtol=0, atol=2e-6)
 
 
 def test_a_spectrogram_instead(release: Path, tmp_path: Path) -> None:

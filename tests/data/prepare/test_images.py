@@ -13,7 +13,7 @@ from tests.data.prepare.pictures import cut, picture
 Image = pytest.importorskip("PIL.Image")
 ImageFile = pytest.importorskip("PIL.ImageFile")
 
-from equimodal.data.prepare.readers._images import read_image  # noqa: E402
+from equimodal.data.prepare.readers import read_image  # noqa: E402
 
 
 def save(path: Path, mode: str, value: object, form: str, size: tuple[int, int] = (12, 8)) -> Path:

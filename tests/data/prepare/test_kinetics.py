@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from equimodal.data import load, prepare
-from equimodal.data.prepare.datasets._kinetics import label_of
-from equimodal.data.prepare.datasets._kinetics_facts import CLASSES
 from equimodal.errors import DataError
 from tests.data.prepare.cremad import rows_of
 from tests.data.prepare.media import cut, flat_frames, tone, write_video
@@ -19,6 +17,7 @@ from tests.data.prepare.media import cut, flat_frames, tone, write_video
 pytest.importorskip("av")
 pytest.importorskip("soxr")
 SMALL = {"sample_rate": 4000, "seconds": 1.0, "n_fft": 64, "hop": 100, "size": 8, "frames": 2, "fps": 2.0}
+CLASSES = prepare.get("kinetics-sounds").facts.classes
 PARTS = {"train": 6, "val": 1, "test": 1}  # six: 10 % of them is one
 
 
@@ -168,8 +167,16 @@ def _only_train(raw: Path) -> Path:
     return folder
 
 
-def test_labels() -> None:
-    assert label_of("Playing_Bass_Guitar") == "playing bass guitar"
-    assert label_of("playing bass") is None
+def test_labels(tmp_path: Path) -> None:
+    for part, copies in PARTS.items():
+        for copy in range(copies):
+            for folder in ("Playing_Bass_Guitar", "playing bass"):
+                path = tmp_path / part / folder / f"{clip_name(len(folder), part, copy)}.mp4"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+    kind = prepare.get("kinetics-sounds")
+    items = kind(tmp_path, kind.Parameters()).index().items
+    assert len(items) == 8
+    assert {item.columns["action"] for item in items} == {CLASSES.index("playing bass guitar")}
     assert len(CLASSES) == len(set(CLASSES)) == 31
     assert list(CLASSES) == sorted(CLASSES)

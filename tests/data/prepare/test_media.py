@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from equimodal.data.prepare import UnreadableError
-from equimodal.data.prepare.readers._media import (
+from equimodal.data.prepare.readers import (
     frame_range,
+    frames_at,
     grid_frames,
     log_spectrogram,
     read_sound,
@@ -60,6 +61,16 @@ def test_a_range_of_frames(tmp_path: Path, name: str, codec: str) -> None:
     np.testing.assert_allclose(gray[:, 5, 5], [20, 20, 60, 60], atol=4)
     with pytest.raises(UnreadableError, match="has 75 frames; frames 74 to 76 are asked for"):
         frame_range(path, 74, 3)
+
+
+def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", [], 30, "mpeg4", tone(0.5, 16000), 16000)
+    with pytest.raises(UnreadableError, match="has 0 frames; frames 0 to 2 are asked for"):
+        frame_range(path, 0, 3)
+    with pytest.raises(UnreadableError, match="holds no frames"):
+        grid_frames(path, 1.0)
+    with pytest.raises(UnreadableError, match="ends before 0.10 s"):
+        frames_at(path, [0.1])
 
 
 def test_sound_of_a_wav_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equimodal.data.prepare.readers._pickles import read_pickle
+from equimodal.data.prepare.readers import read_pickle
 from equimodal.errors import DataError
 
 CONTENT: dict[str, Any] = {

@@ -139,10 +139,9 @@ def make(kind: type[Preparation[Any]], source: Path, parameters: Mapping[str, An
 def _check_arguments(
     kind: type[Preparation[Any]], source: Path, out: Path, workers: Any, max_missing: Any, incomplete: Any
 ) -> None:
+    layout = kind.facts.layout  # of a file that PyYAML reads, which the card will need as well
     if not source.is_dir():
-        raise DataError(
-            f"{source}: expected the folder of the raw download. Found no folder. Needed:\n{kind.facts.layout}"
-        )
+        raise DataError(f"{source}: expected the folder of the raw download. Found no folder. Needed:\n{layout}")
     if out.suffix or out.name == "":
         raise DataError(f"`out`: expected a folder without a suffix. Found {out.name!r}.")
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from equimodal.data._modality import Kind
 from equimodal.data.prepare._facts import Facts
+from equimodal.data.prepare._facts_file import FactsFile
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -166,7 +167,8 @@ class Preparation(ABC, Generic[P]):
     """
 
     name: ClassVar[str]
-    facts: ClassVar[Facts]
+    facts: ClassVar[Facts] = FactsFile()  # type: ignore[assignment]  # a descriptor, which a class may replace by Facts
+    """What its page says, from ``facts/NAME.yaml`` beside the module of the class unless the class sets it."""
     Parameters: ClassVar[type[Any]]
     packages: ClassVar[tuple[str, ...]] = ()
     """Modules that are imported (``"av"``, ``"PIL"``): asked for before work begins; versions go to the manifest."""
@@ -211,18 +213,11 @@ class Preparation(ABC, Generic[P]):
         """``relative`` (with ``/``) below the source folder."""
         return self.raw.joinpath(*relative.split("/"))
 
+    def source_error(self, path: Path, expected: str, found: str) -> DataError:
+        """The error for a source folder that is not what the page describes, with the layout that is needed."""
+        return DataError(f"{path}: expected {expected}. Found {found}. Needed:\n{self.facts.layout}")
+
 
 def dtype_of(spec: ArraySpec) -> np.dtype[Any]:
     """The type of the array on disk, little-endian everywhere."""
     return np.dtype(spec.dtype).newbyteorder("<")
-
-
-def check_above_zero(parameters: object, *names: str) -> None:
-    """Refuse parameters that are not above 0.
-
-    Raises:
-        DataError: with the name of the first of them.
-    """
-    for name in names:
-        if getattr(parameters, name) <= 0:
-            raise DataError(f"`{name}`: expected a number above 0. Found {getattr(parameters, name)!r}.")

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from equimodal.data.prepare._interface import Item, Preparation
 from equimodal.errors import DataError, StorageError
 
@@ -45,13 +47,22 @@ class Journal:
         self.identity = json.loads(json.dumps(identity))
         self.entries: dict[str, Entry] = {}
         self._file: IO[str] | None = None
+        self._lock = FileLock(path.with_suffix(".lock"), timeout=0)  # goes away with the process, however it ends
 
     def open(self) -> None:
         """Read what is there, and get ready to append.
 
         Raises:
-            DataError: the file belongs to a preparation with other parameters, or another process works on it.
+            DataError: the file belongs to a preparation with other parameters.
+            StorageError: another process works on it.
         """
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise StorageError(
+                f"{self.path.parent}: expected no other process at work on this preparation. Found one. Wait for it, "
+                "or end it."
+            ) from error
         if self.path.exists():
             self._read()
         else:
@@ -59,7 +70,6 @@ class Journal:
             draft.write_text(json.dumps(self.identity) + "\n", encoding="utf-8")
             draft.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8")
-        _lock(self._file, self.path)
 
     def _read(self) -> None:
         text = self.path.read_text(encoding="utf-8")
@@ -94,10 +104,11 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let other processes have it."""
         if self._file is not None:
             self._file.close()
             self._file = None
+        self._lock.release()
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> str:
@@ -143,17 +154,3 @@ def assign_rows(items: Iterable[Item], kept: Mapping[str, Entry]) -> dict[str, i
         if gap[0] == gap[1]:
             gaps.remove(gap)
     return rows
-
-
-def _lock(file: IO[str], path: Path) -> None:
-    """One process at a time; the lock goes away with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # not on this system: the user has to take care
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise StorageError(
-            f"{path.parent}: expected no other process at work on this preparation. Found one. Wait for it, or end it."
-        ) from error

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import (
+from equimodal.data.prepare import (
     ArraySpec,
     Index,
     Item,
@@ -21,8 +21,9 @@ from equimodal.data.prepare._interface import (
     Target,
     UnreadableError,
 )
-from equimodal.data.prepare.datasets._brats_facts import FACTS
-from equimodal.data.prepare.readers import cut, hash_order, read_volume, standardised
+from equimodal.data.prepare.datasets._parameters import check_parameters
+from equimodal.data.prepare.datasets._splits import hash_order, hash_parts
+from equimodal.data.prepare.readers import cut, read_volume, standardised
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -61,13 +62,7 @@ class Parameters:
     def __post_init__(self) -> None:
         if self.dimensions not in (2, 3):
             raise DataError(f"`dimensions`: expected 2 or 3. Found {self.dimensions!r}.")
-        if self.precision not in ("float16", "float32"):
-            raise DataError(f"`precision`: expected 'float16' or 'float32'. Found {self.precision!r}.")
-        for name, least in (("slices", 0), ("size", 1), ("patch", 1), ("last", 1)):
-            if getattr(self, name) < least:
-                raise DataError(
-                    f"`{name}`: expected a whole number of at least {least}. Found {getattr(self, name)!r}."
-                )
+        check_parameters(self, slices=0, size=1, patch=1, last=1)
 
     @property
     def count(self) -> int:
@@ -84,7 +79,6 @@ class BraTS2021(Preparation[Parameters]):
     """BraTS 2021 from ``BraTS2021_NNNNN/BraTS2021_NNNNN_{flair,t1,t1ce,t2,seg}.nii.gz``."""
 
     name = "brats2021"
-    facts = FACTS
     Parameters = Parameters
     packages = ("nibabel",)
     incomplete: ClassVar[Literal["drop", "keep"]] = "keep"
@@ -95,19 +89,15 @@ class BraTS2021(Preparation[Parameters]):
         folders, ignored = self._folders()
         patients = sorted(folders)
         if len(patients) < 3:
-            raise DataError(
-                f"{self.raw}: expected folders of at least 3 patients, BraTS2021_NNNNN. Found {len(patients)}. "
-                f"Needed:\n"
-                f"{FACTS.layout}"
-            )
-        order = hash_order(self.name, patients)
-        share = max(1, round(len(order) / 10))
+            expected = "folders of at least 3 patients, BraTS2021_NNNNN"
+            raise self.source_error(self.raw, expected, str(len(patients)))
+        parts = hash_parts(self.name, patients, one_in=10)
         listed, missing = self._lists(patients)
         items = []
-        for rank, patient in enumerate(order):
+        for rank, patient in enumerate(hash_order(self.name, patients)):
             columns: dict[str, int | str] = {
                 "patient": patient,
-                "split": "test" if rank < share else "validation" if rank < 2 * share else "train",
+                "split": parts[patient],
                 "fold": rank % _FOLDS,
             }
             if self.parameters.lists:

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import ArraySpec, Index, Item, Preparation, Problem, SplitSpec, Target
-from equimodal.data.prepare.datasets._cmu_facts import MOSEI, MOSI
+from equimodal.data.prepare import ArraySpec, Index, Item, Preparation, Problem, SplitSpec, Target
+from equimodal.data.prepare.datasets._parameters import check_parameters
 from equimodal.data.prepare.readers import read_pickle
 from equimodal.errors import DataError
 
@@ -41,8 +41,7 @@ class Parameters:
     file: str = ""
 
     def __post_init__(self) -> None:
-        if self.layout not in get_args(Layout):
-            raise DataError(f"`layout`: expected one of {list(get_args(Layout))}. Found {self.layout!r}.")
+        check_parameters(self)
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,6 @@ class Mosi(_CMU):
     """CMU-MOSI from a pickled feature file."""
 
     name = "cmu-mosi"
-    facts = MOSI
     stem = "mosi"
 
 
@@ -201,7 +199,6 @@ class Mosei(_CMU):
     """CMU-MOSEI from a pickled feature file."""
 
     name = "cmu-mosei"
-    facts = MOSEI
     stem = "mosei_senti"
 
 

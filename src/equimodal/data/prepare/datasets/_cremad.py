@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import ArraySpec, Index, Item, Problem, SplitSpec, Target
-from equimodal.data.prepare.datasets._cremad_facts import FACTS
-from equimodal.data.prepare.readers import AudioVideo, ClipParameters, Cut, Faces, check_margin, face_array
+from equimodal.data.prepare import ArraySpec, Index, Item, Problem, SplitSpec, Target
+from equimodal.data.prepare.datasets._audio_video import AudioVideo, ClipParameters
+from equimodal.data.prepare.datasets._splits import hash_parts
+from equimodal.data.prepare.readers import Cut, Faces, check_margin, face_array
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -50,8 +51,6 @@ class Parameters(ClipParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.crop not in ("none", "face"):
-            raise DataError(f"`crop`: expected one of ['none', 'face']. Found {self.crop!r}.")
         check_margin(self.margin)
 
 
@@ -59,7 +58,6 @@ class CremaD(AudioVideo[Parameters]):
     """CREMA-D from ``AudioWAV/*.wav`` and ``VideoFlash/*.flv``."""
 
     name = "crema-d"
-    facts = FACTS
     Parameters = Parameters
 
     def index(self) -> Index:
@@ -69,7 +67,7 @@ class CremaD(AudioVideo[Parameters]):
         ignored = []
         for name, (folder, suffix) in folders.items():
             if not folder.is_dir():
-                raise DataError(f"{folder}: expected the folder of CREMA-D. Found no folder. Needed:\n{FACTS.layout}")
+                raise self.source_error(folder, "the folder of CREMA-D", "no folder")
             for path in sorted(folder.iterdir()):
                 if path.suffix.lower() == suffix and _NAME.fullmatch(path.stem):
                     clip = path.stem + "X" * path.stem.endswith("_X")  # the old name of one file
@@ -79,7 +77,7 @@ class CremaD(AudioVideo[Parameters]):
                     ignored.append(Problem(f"{folder.name}/{path.name}", reason))
         clips = sorted(found)
         actors = sorted({clip[:4] for clip in clips})
-        independent = speaker_independent(actors)
+        independent = hash_parts(self.name, actors, one_in=7)  # of all 91: 13 for testing, 13 for validation
         listed, missing = self._lists(set(clips))
         items = []
         for clip in clips:
@@ -179,19 +177,3 @@ class CremaD(AudioVideo[Parameters]):
     @cached_property
     def _faces(self) -> Faces:
         return Faces(self.parameters.margin)
-
-
-def speaker_independent(actors: list[str]) -> dict[str, str]:
-    """Actor -> part: in the order of the SHA-256 of ``crema-d ACTOR``, 1/7 test, 1/7 validation, at least one each.
-
-    Of all 91 actors 13 are for testing, 13 for validation, 65 for training. A hash instead of a generator: the order
-    is the same for every version of NumPy, and a missing actor moves at most the borders.
-    """
-    import hashlib
-
-    order = sorted(actors, key=lambda actor: hashlib.sha256(f"crema-d {actor}".encode()).hexdigest())
-    share = max(1, round(len(order) / 7))
-    return {
-        actor: "test" if rank < share else "validation" if rank < 2 * share else "train"
-        for rank, actor in enumerate(order)
-    }

@@ -8,17 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from equimodal.data.prepare._interface import Index, Item, Problem, SplitSpec, Target, UnreadableError
-from equimodal.data.prepare.datasets._food101_facts import FACTS
-from equimodal.data.prepare.datasets._pairs import (
-    ImageText,
-    ImageTextParameters,
-    Part,
-    carve,
-    check_choice,
-    read_listed,
-    unlisted,
-)
+from equimodal.data.prepare import Index, Item, Problem, SplitSpec, Target, UnreadableError
+from equimodal.data.prepare.datasets._image_text import ImageText, ImageTextParameters, unlisted
+from equimodal.data.prepare.datasets._splits import Part, carve, read_listed
 from equimodal.data.prepare.readers import Clean, decode, read_lines
 from equimodal.errors import DataError
 
@@ -61,7 +53,6 @@ class Parameters(ImageTextParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("text", self.text, ("titles", "pages"))
         if not 0 < self.validation < 1:
             raise DataError(f"`validation`: expected a share between 0 and 1. Found {self.validation!r}.")
 
@@ -77,7 +68,6 @@ class Food101(ImageText[Parameters]):
     """UPMC Food-101 from ``images/{train,test}/CLASS/*.jpg`` and titles or pages."""
 
     name = "food101"
-    facts = FACTS
     Parameters = Parameters
 
     def index(self) -> Index:

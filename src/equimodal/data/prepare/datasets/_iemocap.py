@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import (
+from equimodal.data.prepare import (
     ArraySpec,
     Index,
     Item,
@@ -22,10 +22,9 @@ from equimodal.data.prepare._interface import (
     SplitSpec,
     Target,
     UnreadableError,
-    check_above_zero,
 )
-from equimodal.data.prepare.datasets._iemocap_facts import RAW
 from equimodal.data.prepare.datasets._iemocap_lists import read_lists
+from equimodal.data.prepare.datasets._parameters import check_parameters
 from equimodal.data.prepare.readers import (
     IMAGENET,
     UNKNOWN,
@@ -102,14 +101,7 @@ class Parameters:
     lists: str = field(default="", metadata={"path": True})
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "sample_rate", "bands", "seconds", "frames", "size", "length", "min_count")
-        for name, known in (
-            ("excited", ("happy", "drop")),
-            ("audio", ("mel", "stft")),
-            ("crop", ("speaker", "face", "half", "full")),
-        ):
-            if getattr(self, name) not in known:
-                raise DataError(f"`{name}`: expected one of {list(known)}. Found {getattr(self, name)!r}.")
+        check_parameters(self, sample_rate=1, bands=1, seconds=0, frames=1, size=1, length=1, min_count=1)
         check_margin(self.margin)
 
 
@@ -129,7 +121,6 @@ class Iemocap(Preparation[Parameters]):
     """IEMOCAP from its ``SessionN`` folders."""
 
     name = "iemocap"
-    facts = RAW
     Parameters = Parameters
     packages = ("av", "PIL", "soundfile", "soxr")
 
@@ -140,7 +131,7 @@ class Iemocap(Preparation[Parameters]):
             if any(_SESSION.fullmatch(p.name) for p in self.path(base or ".").glob("Session*") if p.is_dir()):
                 return base
         there = sorted(p.name for p in self.raw.iterdir())[:8]
-        raise DataError(f"{self.raw}: expected Session1 to Session5. Found {there}. Needed:\n{RAW.layout}")
+        raise self.source_error(self.raw, "Session1 to Session5", str(there))
 
     @cached_property
     def turns(self) -> tuple[dict[str, Turn], list[Problem], dict[str, int]]:
@@ -153,9 +144,7 @@ class Iemocap(Preparation[Parameters]):
             session = int(folder.name[-1])
             evaluations = folder / "dialog" / "EmoEvaluation"
             if not evaluations.is_dir():
-                raise DataError(
-                    f"{evaluations}: expected the labels of IEMOCAP. Found no folder. Needed:\n{RAW.layout}"
-                )
+                raise self.source_error(evaluations, "the labels of IEMOCAP", "no folder")
             for path in sorted(evaluations.glob("*.txt")):
                 relative = path.relative_to(self.raw).as_posix()
                 if not re.fullmatch(r"Ses\d\d[FM]_\w+", path.stem):  # ._ files of macOS among them

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import ArraySpec, Index, Item, Preparation, SplitSpec, Target, UnreadableError
-from equimodal.data.prepare.datasets._iemocap_facts import FEATURES
+from equimodal.data.prepare import ArraySpec, Index, Item, Preparation, SplitSpec, Target, UnreadableError
 from equimodal.data.prepare.datasets._iemocap_lists import FOLD, read_array, read_names
+from equimodal.data.prepare.datasets._parameters import check_parameters
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -46,9 +46,7 @@ class Parameters:
     classes: tuple[str, ...] = ("angry", "happy", "sad", "neutral")
 
     def __post_init__(self) -> None:
-        for name in ("text_steps", "audio_steps", "vision_steps"):
-            if getattr(self, name) < 1:
-                raise DataError(f"`{name}`: expected a whole number of at least 1. Found {getattr(self, name)!r}.")
+        check_parameters(self, text_steps=1, audio_steps=1, vision_steps=1)
         if sorted(self.classes) != sorted(KNOWN):
             raise DataError(f"`classes`: expected {sorted(KNOWN)} in some order. Found {list(self.classes)}.")
 
@@ -57,7 +55,6 @@ class IemocapFeatures(Preparation[Parameters]):
     """IEMOCAP features from ``A``, ``V``, ``L`` (.h5) and ``target`` (.npy)."""
 
     name = "iemocap-features"
-    facts = FEATURES
     Parameters = Parameters
     packages = ("h5py",)
     parallel = False  # three large files
@@ -75,7 +72,7 @@ class IemocapFeatures(Preparation[Parameters]):
         for name in MODALITIES:
             path = self.path(self.file(name))
             if not path.is_file():
-                raise DataError(f"{path}: expected the features of `{name}`. Found no file. Needed:\n{FEATURES.layout}")
+                raise self.source_error(path, f"the features of `{name}`", "no file")
             try:
                 found[name] = h5py.File(path, "r")
             except OSError as error:
@@ -101,7 +98,7 @@ class IemocapFeatures(Preparation[Parameters]):
         folder = self.raw / "target"
         folds = sorted((p for p in folder.glob("*") if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
         if not folds:
-            raise DataError(f"{folder}: expected the folds 1 to 10. Found none. Needed:\n{FEATURES.layout}")
+            raise self.source_error(folder, "the folds 1 to 10", "none")
         labels: dict[str, int] = {}
         parts: dict[str, dict[str, str]] = {}
         for fold in folds:

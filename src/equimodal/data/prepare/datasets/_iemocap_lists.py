@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import Problem
+from equimodal.data.prepare import Problem
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]

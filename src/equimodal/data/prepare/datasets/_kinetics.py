@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from equimodal.data.prepare._interface import Index, Item, Problem, SplitSpec, Target
-from equimodal.data.prepare.datasets._kinetics_facts import CLASSES, FACTS
-from equimodal.data.prepare.readers import AudioVideo, ClipParameters
+from equimodal.data.prepare import Index, Item, Problem, SplitSpec, Target
+from equimodal.data.prepare.datasets._audio_video import AudioVideo, ClipParameters
 from equimodal.errors import DataError
 
 _PARTS = {"train": "train", "val": "validation", "valid": "validation", "validate": "validation",
@@ -53,7 +53,6 @@ class KineticsSounds(AudioVideo[Parameters]):
     """Kinetics-Sounds from a folder in Kinetics layout: ``train/CLASS/ID_START_END.mp4``, or with the csv files."""
 
     name = "kinetics-sounds"
-    facts = FACTS
     Parameters = Parameters
     max_missing = 0.3
 
@@ -62,36 +61,29 @@ class KineticsSounds(AudioVideo[Parameters]):
         files = sorted(p for p in self.raw.rglob("*") if p.suffix.lower() in _SUFFIXES)
         clips, missing, ignored = self._listed(files) if self.parameters.annotations else self._found(files)
         if not clips:
-            raise DataError(
-                f"{self.raw}: expected clips of Kinetics-Sounds ({', '.join(_SUFFIXES)}). Found {len(files)} video "
-                f"files, none of them of its 31 classes. Needed:\n{FACTS.layout}"
-            )
+            there = f"{len(files)} video files, none of them of its {len(self.facts.classes)} classes"
+            raise self.source_error(self.raw, f"clips of Kinetics-Sounds ({', '.join(_SUFFIXES)})", there)
         items, seen = [], dict[str, str]()
+        classes, counts = self.facts.classes, {label: Counter[str]() for label in self.facts.classes}
         for clip in clips:
             stem = Path(clip.path).stem
             if stem in seen:
                 ignored.append(Problem(clip.path, f"the same clip as {seen[stem]}"))
                 continue
             seen[stem] = clip.path
+            counts[clip.label][clip.part] += 1
             columns: dict[str, int | str] = {
-                "action": CLASSES.index(clip.label),
-                "youtube": clip.video,
-                "part": clip.part,
-            }
+                "action": classes.index(clip.label), "youtube": clip.video, "part": clip.part,
+            }  # fmt: skip
             items.append(Item(stem, {"audio": (clip.path,), "video": (clip.path,)}, columns))
-        counts: dict[str, dict[str, int]] = {}
-        for item in items:
-            label = CLASSES[int(item.columns["action"])]  # type: ignore[arg-type]
-            own = counts.setdefault(label, {})
-            own[str(item.columns["part"])] = own.get(str(item.columns["part"]), 0) + 1
         return Index(
             items=tuple(items),
-            targets={"action": Target("action", classes=CLASSES)},
+            targets={"action": Target("action", classes=classes)},
             protocols=_protocols(items),
             groups=("youtube",),
             missing=tuple(missing),
             ignored=tuple(ignored),
-            notes={"found": {label: counts.get(label, {}) for label in CLASSES}},
+            notes={"found": counts},
         )
 
     def _found(self, files: list[Path]) -> tuple[list[_Clip], list[Problem], list[Problem]]:
@@ -99,7 +91,7 @@ class KineticsSounds(AudioVideo[Parameters]):
         clips, ignored = [], []
         for file in files:
             relative = file.relative_to(self.raw)
-            label = label_of(relative.parent.name)
+            label = self._label(relative.parent.name)
             part = next((_PARTS[p.lower()] for p in relative.parts[:-1] if p.lower() in _PARTS), None)
             match = _CLIP.fullmatch(file.stem)
             if label is None:
@@ -121,7 +113,7 @@ class KineticsSounds(AudioVideo[Parameters]):
                 there.setdefault(match[1], []).append((start, file.relative_to(self.raw)))
         clips, missing = [], []
         for source, part, row in _rows(Path(self.parameters.annotations)):
-            label = label_of(row["label"])
+            label = self._label(row["label"])
             if label is None:
                 continue
             start = str(int(float(row["time_start"])))
@@ -133,11 +125,10 @@ class KineticsSounds(AudioVideo[Parameters]):
                 missing.append(Problem(name, f"in {source}, and nowhere in the source folder"))
         return clips, missing, []
 
-
-def label_of(text: str) -> str | None:
-    """The class of a folder or csv label; ``_`` stands for a space. ``None``: not in Kinetics-Sounds."""
-    label = " ".join(text.replace("_", " ").lower().split())
-    return label if label in CLASSES else None
+    def _label(self, text: str) -> str | None:
+        """The class of a folder or csv label; ``_`` stands for a space. ``None``: not in Kinetics-Sounds."""
+        label = " ".join(text.replace("_", " ").lower().split())
+        return label if label in self.facts.classes else None
 
 
 def _rows(folder: Path) -> Iterator[tuple[str, str, dict[str, str]]]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from equimodal.data.prepare._interface import Index, Item, Problem, SplitSpec, Target
-from equimodal.data.prepare.datasets._mmsd_facts import FACTS
-from equimodal.data.prepare.datasets._pairs import PARTS, ImageText, ImageTextParameters, Part, check_choice
+from equimodal.data.prepare import Index, Item, Problem, SplitSpec, Target
+from equimodal.data.prepare.datasets._image_text import ImageText, ImageTextParameters
+from equimodal.data.prepare.datasets._splits import PARTS, Part
 from equimodal.data.prepare.readers import Clean, read_lines
 from equimodal.errors import DataError
 
@@ -58,8 +58,6 @@ class Parameters(ImageTextParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("version", self.version, ("mmsd", "mmsd2"))
-        check_choice("labels", self.labels, ("people", "hashtag"))
         if self.version == "mmsd2" and self.labels == "hashtag":
             raise DataError("`labels`: expected 'people' with version='mmsd2', which has one label. Found 'hashtag'.")
 
@@ -75,7 +73,6 @@ class MMSD(ImageText[Parameters]):
     """Multi-modal sarcasm detection, from lists of posts and ``dataset_image/ID.jpg``."""
 
     name = "mmsd"
-    facts = FACTS
     Parameters = Parameters
 
     def index(self) -> Index:

@@ -9,18 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from equimodal.data.prepare._interface import Index, Item, Problem, SplitSpec, Target, UnreadableError
-from equimodal.data.prepare.datasets._mvsa_facts import FACTS
-from equimodal.data.prepare.datasets._pairs import (
-    ImageText,
-    ImageTextParameters,
-    Part,
-    carve,
-    check_choice,
-    duplicates,
-    read_listed,
-    unlisted,
-)
+from equimodal.data.prepare import Index, Item, Problem, SplitSpec, Target, UnreadableError
+from equimodal.data.prepare.datasets._image_text import ImageText, ImageTextParameters, unlisted
+from equimodal.data.prepare.datasets._splits import Part, carve, read_listed
 from equimodal.data.prepare.readers import decode, read_lines
 from equimodal.errors import DataError
 
@@ -65,10 +56,6 @@ class Parameters(ImageTextParameters):
     seed: int = 0
     lists: str = field(default="", metadata={"path": True})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("labels", self.labels, ("rule", "agree"))
-
 
 class _Row(NamedTuple):
     text: str  # labels of the two
@@ -79,7 +66,6 @@ class MVSASingle(ImageText[Parameters]):
     """MVSA-Single from ``data/N.jpg``, ``data/N.txt`` and ``labelResultAll.txt``."""
 
     name = "mvsa-single"
-    facts = FACTS
     Parameters = Parameters
 
     def index(self) -> Index:
@@ -167,9 +153,9 @@ class MVSASingle(ImageText[Parameters]):
                 )
             elif rows.setdefault(name, _Row(*pair)) != _Row(*pair):
                 raise DataError(f"{_LABELS}: line {number}: expected one pair of labels for {name}. Found another one.")
-        same = duplicates(str(int(name)) for name in rows)
-        if same:
-            raise DataError(f"{_LABELS}: expected a number of its own for each tweet. Found {sorted(same)[:3]} twice.")
+        twice = sorted(number for number, count in Counter(map(int, rows)).items() if count > 1)
+        if twice:
+            raise DataError(f"{_LABELS}: expected a number of its own for each tweet. Found {twice[:3]} twice.")
         return rows, problems
 
     @cached_property

@@ -12,8 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._facts import Facts, Published
-from equimodal.data.prepare._interface import (
+from equimodal.data.prepare import (
     ArraySpec,
     Index,
     Item,
@@ -21,8 +20,8 @@ from equimodal.data.prepare._interface import (
     SplitSpec,
     Target,
     UnreadableError,
-    check_above_zero,
 )
+from equimodal.data.prepare.datasets._parameters import check_parameters
 from equimodal.data.prepare.readers import IMAGENET, channels_first, frame_range, resize
 from equimodal.errors import DataError, unknown_name
 
@@ -30,7 +29,6 @@ Array = npt.NDArray[Any]
 Flow = Literal["computed", "given"]
 CLASSES = tuple(f"gesture {n}" for n in range(1, 26))
 _SENSORS = ("color", "depth")
-_AUG = "AUG (NeurIPS 2025), table of results"
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,11 @@ class Parameters:
     flow_bound: float = 20.0
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "frames", "resize", "size", "flow_bound")
-        if self.size > self.resize:
-            raise DataError(f"`size`: expected at most `resize`, {self.resize}. Found {self.size}.")
         if self.flow not in get_args(Flow):
             raise unknown_name("`flow`:", self.flow, get_args(Flow))
+        check_parameters(self, frames=1, resize=1, size=1, flow_bound=0)
+        if self.size > self.resize:
+            raise DataError(f"`size`: expected at most `resize`, {self.resize}. Found {self.size}.")
 
 
 class NVGesture(Preparation[Parameters]):
@@ -67,46 +65,6 @@ class NVGesture(Preparation[Parameters]):
     name = "nvgesture"
     Parameters = Parameters
     packages = ("av", "PIL", "cv2")
-    facts = Facts(
-        title="NVGesture",
-        summary="1,532 videos of 25 hand gestures that 20 people made in a car simulator; colour and depth cameras.",
-        where=(
-            "https://research.nvidia.com/publication/2016-06_online-detection-and-classification-dynamic-hand-gestures-"
-            "recurrent-3d (nvGesture_v1.7z.001 and following; unpack with 7z x)",
-        ),
-        licence="for research that is not commercial; the terms are on NVIDIA's page",
-        citation=(
-            "Molchanov, Yang, Gupta, Kim, Tyree, Kautz. Online Detection and Classification of Dynamic Hand Gestures "
-            "with Recurrent 3D Convolutional Neural Networks. CVPR 2016.",
-        ),
-        layout="""\
-RAW/
-  nvgesture_train_correct_cvpr2016_v2.lst      path:./Video_data/class_01/subject13_r0 depth:sk_depth:138:218
-  nvgesture_test_correct_cvpr2016_v2.lst         color:sk_color:138:218 ... label:1        (one line per gesture)
-  Video_data/class_01/subject13_r0/sk_color.avi, sk_depth.avi ...
-  Video_data/flow_data/{train,test}/LINE.npy   only for --flow given; LINE counts from 0""",
-        size="raw about 40 GB; prepared about 27 MB per gesture (41 GB) with the default parameters",
-        protocols=(
-            (
-                "official",
-                "1,050 / 482 gestures of the two lists. There is no validation part: about 15 % of the training "
-                "gestures, those of whole people, are taken for it. Where somebody is on both sides, it is said so.",
-            ),
-        ),
-        published=(
-            Published("LFM", "accuracy", "84.36", _AUG, "chosen on the test set"),
-            Published("AUG", "accuracy", "85.01", _AUG, "chosen on the test set"),
-            Published("R3DCNN, all sensors", "accuracy", "83.8", "Molchanov et al. 2016, abstract"),
-            Published("human", "accuracy", "88.4", "Molchanov et al. 2016, abstract"),
-        ),
-        notes=(
-            "MIE feeds colour frames as OpenCV reads them, blue first, to a network that was trained on red first. "
-            "Here red is first.",
-            "Computed flow is DIS (Kroeger et al. 2016), which is in OpenCV itself; I3D was trained on dual TV-L1, "
-            "which is not. The last flow is there twice, so that every modality has the same number of frames.",
-            "`--frames 16 --resize 128 --size 112` needs a sixteenth of the space.",
-        ),
-    )
 
     def index(self) -> Index:
         """The lines of both lists."""
@@ -146,7 +104,7 @@ RAW/
     def _list(self, part: str) -> Path:
         found = sorted(self.raw.glob(f"nvgesture_{part}*.lst"))
         if not found:
-            raise DataError(f"{self.raw}: expected nvgesture_{part}*.lst. Found none. Needed:\n{self.facts.layout}")
+            raise self.source_error(self.raw, f"nvgesture_{part}*.lst", "none")
         return found[-1]  # the corrected version 2, where there are two
 
     def arrays(self) -> Mapping[str, ArraySpec]:

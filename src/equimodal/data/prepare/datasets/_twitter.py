@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, NamedTuple
 
-from equimodal.data.prepare._interface import Index, Item, Problem, SplitSpec, Target
-from equimodal.data.prepare.datasets._pairs import PARTS, ImageText, ImageTextParameters, Part, check_choice
-from equimodal.data.prepare.datasets._twitter_facts import FACTS_2015, FACTS_2017
+from equimodal.data.prepare import Index, Item, Problem, SplitSpec, Target
+from equimodal.data.prepare.datasets._image_text import ImageText, ImageTextParameters
+from equimodal.data.prepare.datasets._splits import PARTS, Part
 from equimodal.data.prepare.readers import Clean, read_lines
 from equimodal.errors import DataError
 
@@ -47,10 +47,6 @@ class Parameters(ImageTextParameters):
     length: int = 64
     clean: Clean = "none"
     target: Literal["pair", "insert", "omit"] = "pair"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("target", self.target, ("pair", "insert", "omit"))
 
 
 class _Row(NamedTuple):
@@ -174,7 +170,6 @@ class Twitter2015(Twitter):
     """Twitter-2015, prepared from the authors' download."""
 
     name = "twitter2015"
-    facts = FACTS_2015
     texts = ("twitter2015", "absa_data/twitter2015", "annotations")
     images = "twitter2015_images"
 
@@ -183,6 +178,5 @@ class Twitter2017(Twitter):
     """Twitter-2017, prepared from the authors' download."""
 
     name = "twitter2017"
-    facts = FACTS_2017
     texts = ("twitter2017", "absa_data/twitter", "annotations")
     images = "twitter2017_images"

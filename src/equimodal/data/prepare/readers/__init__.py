@@ -1,18 +1,9 @@
-"""Readers of raw files: media, images, texts, pickles, volumes. Each imports its library when it is used."""
+"""Readers of raw files: sound, video, images, faces, texts, pickles, volumes. Each imports its library when used."""
 
-from equimodal.data.prepare.readers._clips import AudioVideo, ClipParameters
 from equimodal.data.prepare.readers._faces import Cut, Faces, check_margin, face_array
-from equimodal.data.prepare.readers._fbank import frames_at, log_mel
-from equimodal.data.prepare.readers._images import Fit, Interpolation, read_image
-from equimodal.data.prepare.readers._media import (
-    IMAGENET,
-    channels_first,
-    frame_range,
-    log_spectrogram,
-    read_sound,
-    resize,
-)
+from equimodal.data.prepare.readers._images import IMAGENET, Fit, Interpolation, read_image, resize
 from equimodal.data.prepare.readers._pickles import read_pickle
+from equimodal.data.prepare.readers._sound import log_mel, log_spectrogram, read_sound, repeat
 from equimodal.data.prepare.readers._text import (
     CLEANERS,
     SPECIALS,
@@ -27,16 +18,15 @@ from equimodal.data.prepare.readers._text import (
     read_lines,
     token_array,
 )
-from equimodal.data.prepare.readers._volumes import cut, hash_order, read_volume, standardised
+from equimodal.data.prepare.readers._video import channels_first, frame_range, frames_at, grid_frames, spread
+from equimodal.data.prepare.readers._volumes import cut, read_volume, standardised
 
 __all__ = [
     "CLEANERS",
     "IMAGENET",
     "SPECIALS",
     "UNKNOWN",
-    "AudioVideo",
     "Clean",
-    "ClipParameters",
     "Cut",
     "Faces",
     "Fit",
@@ -52,7 +42,7 @@ __all__ = [
     "face_array",
     "frame_range",
     "frames_at",
-    "hash_order",
+    "grid_frames",
     "learn_vocabulary",
     "log_mel",
     "log_spectrogram",
@@ -61,7 +51,9 @@ __all__ = [
     "read_pickle",
     "read_sound",
     "read_volume",
+    "repeat",
     "resize",
+    "spread",
     "standardised",
     "token_array",
 ]

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import ArraySpec
-from equimodal.data.prepare.readers._media import resize
+from equimodal.data.prepare import ArraySpec
+from equimodal.data.prepare.readers._images import resize
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import UnreadableError
+from equimodal.data.prepare import UnreadableError
 
 Array = npt.NDArray[Any]
 Fit = Literal["squash", "crop"]
 Interpolation = Literal["bilinear", "bicubic"]
+IMAGENET: Mapping[str, Any] = {"normalise": {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}}
+"""Pixels 0 to 255 as torchvision's models take them: mean 0.485, 0.456, 0.406 and deviation 0.229, 0.224, 0.225."""
 # what Pillow's decoders raise on broken files, besides OSError
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error, MemoryError)
 
@@ -58,6 +61,15 @@ def read_image(
             raise
         raise UnreadableError(f"a picture that cannot be decoded ({error})") from error
     return np.ascontiguousarray(np.asarray(result).transpose(2, 0, 1))
+
+
+def resize(image: Array, height: int, width: int) -> Array:
+    """(H, W, 3) or (H, W), uint8, in another size: bilinear with antialiasing, the aspect is not kept."""
+    from PIL import Image
+
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _rgb(picture: Any) -> Any:

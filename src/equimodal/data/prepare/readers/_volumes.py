@@ -1,8 +1,7 @@
-"""Volumes on disk (NIfTI), cutting, and splits by hash."""
+"""Volumes on disk (NIfTI), standardised and cut."""
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import UnreadableError
+from equimodal.data.prepare import UnreadableError
 
 Array = npt.NDArray[Any]
 
@@ -63,8 +62,3 @@ def cut(volume: Array, middle: Sequence[int], shape: Sequence[int]) -> Array:
         target.append(slice(begin - start, max(end, begin) - start))
     out[tuple(target)] = volume[tuple(source)]
     return out
-
-
-def hash_order(name: str, keys: Sequence[str]) -> list[str]:
-    """``keys`` in the order of their SHA-256 with ``name``: the same everywhere, and a missing key moves few others."""
-    return sorted(keys, key=lambda key: hashlib.sha256(f"{name} {key}".encode()).hexdigest())

@@ -1,4 +1,4 @@
-"""What the image-text datasets share: parts by hash, lists of papers."""
+"""Parts of datasets: by hash, and from lists of papers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from equimodal.data.prepare.datasets._pairs import by_hash, carve, read_listed
+from equimodal.data.prepare.datasets._splits import carve, hash_order, hash_parts, read_listed
 from equimodal.errors import DataError
 
 
 def test_the_order_is_that_of_sha256() -> None:
     # the first digits of: printf "split a" | sha256sum, and so on
     digits = {"a": "1c2e6fa8", "b": "ea2f1df2", "c": "c07cff14", "d": "f62733e0"}
-    assert by_hash("split", digits) == sorted(digits, key=lambda key: digits[key])
-    assert by_hash("split", reversed(list(digits))) == by_hash("split", digits)
+    assert hash_order("split", digits) == sorted(digits, key=lambda key: digits[key])
+    assert hash_order("split", reversed(list(digits))) == hash_order("split", digits)
+
+
+def test_one_in_so_many_goes_to_test_and_validation() -> None:
+    # by the digits above: a, c, b, d
+    assert hash_parts("split", "abcd", one_in=10) == {"a": "test", "c": "validation", "b": "train", "d": "train"}
+    assert list(hash_parts("split", "abcd", one_in=2).values()) == ["test", "test", "validation", "validation"]
+    assert hash_parts("split", "a", one_in=2) == {"a": "test"}
 
 
 def test_each_class_gives_its_share_and_keeps_one_for_training() -> None:

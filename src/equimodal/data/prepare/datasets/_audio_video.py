@@ -1,4 +1,4 @@
-"""What the datasets of short clips share: the parameters and arrays of their sound and frames."""
+"""What the datasets of short clips share: parameters and arrays of their sound and frames."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import ArraySpec, Item, Preparation, check_above_zero
-from equimodal.data.prepare.readers._media import (
+from equimodal.data.prepare import ArraySpec, Item, Preparation
+from equimodal.data.prepare.datasets._parameters import check_parameters
+from equimodal.data.prepare.readers import (
     IMAGENET,
     channels_first,
     grid_frames,
@@ -47,7 +48,7 @@ class ClipParameters:
     size: int = 224
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "sample_rate", "seconds", "n_fft", "hop", "fps", "frames", "size")
+        check_parameters(self, sample_rate=1, seconds=0, n_fft=1, hop=1, fps=0, frames=1, size=1)
 
     @property
     def length(self) -> int:

@@ -1,23 +1,20 @@
-"""What the image-text datasets share: parameters, arrays, vocabulary, lists of a paper's split."""
+"""What the image-text datasets share: parameters, arrays, vocabulary."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 from abc import abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import numpy.typing as npt
 
-from equimodal.data.prepare._interface import ArraySpec, Item, Preparation, Problem
+from equimodal.data.prepare import ArraySpec, Item, Preparation, Problem
+from equimodal.data.prepare.datasets._parameters import check_parameters
 from equimodal.data.prepare.readers import (
-    CLEANERS,
     IMAGENET,
     SPECIALS,
     UNKNOWN,
@@ -35,8 +32,6 @@ from equimodal.data.prepare.readers import (
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
-Part = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = get_args(Part)
 Normalise = Literal["imagenet", "clip", "scale"]
 _PIXELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "imagenet": ("ImageNet deviations", IMAGENET),
@@ -80,19 +75,7 @@ class ImageTextParameters:
     min_count: int = 2
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("length", 1), ("vocabulary", len(SPECIALS) + 1), ("min_count", 1)):
-            if getattr(self, name) < least:
-                raise DataError(
-                    f"`{name}`: expected a whole number of at least {least}. Found {getattr(self, name)!r}."
-                )
-        choices: dict[str, tuple[str, ...]] = {
-            "fit": get_args(Fit),
-            "interpolation": get_args(Interpolation),
-            "normalise": get_args(Normalise),
-            "clean": CLEANERS,
-        }
-        for name, known in choices.items():
-            check_choice(name, getattr(self, name), known)
+        check_parameters(self, size=1, shorter=0, length=1, vocabulary=len(SPECIALS) + 1, min_count=1)
         if self.shorter and (self.fit == "squash" or self.shorter < self.size):
             raise DataError(
                 f"`shorter`: expected 0, or with fit='crop' at least the size {self.size}. Found {self.shorter!r} with "
@@ -101,12 +84,6 @@ class ImageTextParameters:
 
 
 P = TypeVar("P", bound=ImageTextParameters)
-
-
-def check_choice(name: str, value: Any, known: Sequence[str]) -> None:
-    """Refuse a parameter that is none of ``known``."""
-    if value not in known:
-        raise DataError(f"`{name}`: expected one of {list(known)}. Found {value!r}.")
 
 
 class ImageText(Preparation[P]):
@@ -211,72 +188,9 @@ class ImageText(Preparation[P]):
                 continue
             inside = sorted(p.name + "/" * p.is_dir() for p in self.raw.iterdir())
             near = [p.name for p in sorted(self.raw.iterdir()) if p.is_dir() and p.joinpath(*name.split("/")).exists()]
-            hint = f" Give {self.raw / near[0]} as the source." if near else ""
-            raise DataError(
-                f"{self.raw}: expected {name} of {self.facts.title}. Found {', '.join(inside[:8]) or 'an empty folder'}"
-                f"{' ...' if len(inside) > 8 else ''}.{hint} Needed:\n{self.facts.layout}"
-            )
-
-
-def by_hash(name: str, keys: Iterable[str]) -> list[str]:
-    """Keys in the order of the SHA-256 of ``NAME KEY``: the same with every version of everything."""
-    return sorted(keys, key=lambda key: hashlib.sha256(f"{name} {key}".encode()).hexdigest())
-
-
-def carve(name: str, classes: Mapping[str, Any], shares: Mapping[Part, float]) -> dict[str, Part]:
-    """Key -> part: of each class the shares of ``validation`` and ``test``, drawn by :func:`by_hash`; the rest trains.
-
-    Args:
-        name: of the dataset, with the seed.
-        classes: key -> class.
-        shares: part -> share of the samples of a class; one sample at least stays in training.
-    """
-    members = defaultdict(list)
-    for key, label in classes.items():
-        members[label].append(key)
-    parts: dict[str, Part] = {}
-    for keys in members.values():
-        left = by_hash(name, keys)
-        for part, share in shares.items():
-            count = max(0, min(round(share * len(keys)), len(left) - 1))
-            parts.update(dict.fromkeys(left[:count], part))
-            left = left[count:]
-        parts.update(dict.fromkeys(left, "train"))
-    return parts
-
-
-def read_listed(folder: str) -> dict[str, tuple[Part, str]]:
-    """Image, relative to the source -> part and label, from ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl``.
-
-    This is the form of MMBT and QMF: one JSON object per line with ``img`` and ``label``.
-
-    Raises:
-        DataError: a file is missing or malformed, or an image is in two parts.
-    """
-    listed: dict[str, tuple[Part, str]] = {}
-    for part, stem in zip(PARTS, ("train", "dev", "test"), strict=True):
-        path = Path(folder) / f"{stem}.jsonl"
-        if not path.is_file():
-            raise DataError(f"`lists`: expected a folder with train.jsonl, dev.jsonl and test.jsonl. Found no {path}.")
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-                image, label = entry["img"].removeprefix("./"), str(entry["label"])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(
-                    f'{path}: line {number}: expected an object such as {{"img": "data/1.jpg", "label": "positive"}}. '
-                    f"Found {line[:60]!r}."
-                ) from error
-            if listed.setdefault(image, (part, label))[0] != part:
-                raise DataError(f"{path}: line {number}: expected an image that is in one list. Found {image} in two.")
-    return listed
-
-
-def duplicates(keys: Iterable[str]) -> set[str]:
-    """Keys that occur more than once."""
-    return {key for key, n in Counter(keys).items() if n > 1}
+            there = (", ".join(inside[:8]) or "an empty folder") + (" ..." if len(inside) > 8 else "")
+            hint = f". Give {self.raw / near[0]} as the source" if near else ""
+            raise self.source_error(self.raw, f"{name} of {self.facts.title}", there + hint)
 
 
 def unlisted(folder: Path, prefix: str, known: set[str], suffixes: tuple[str, ...], reason: str) -> list[Problem]:
