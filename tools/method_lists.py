@@ -38,8 +38,9 @@ def imports() -> str:
 
 
 def names() -> str:
-    """The part of `__all__` with the methods, in the order of the registry."""
-    return "__all__ += [\n" + "".join(f'    "{name}",\n' for name in built_in()) + "]\n"
+    """The part of `__all__` with the methods, in the order that ruff wants: names in capitals come first."""
+    ordered = sorted(built_in(), key=lambda name: (not name.isupper(), name))
+    return "__all__ += [\n" + "".join(f'    "{name}",\n' for name in ordered) + "]\n"
 
 
 def readme_table() -> str:
@@ -88,9 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
         before, _, rest = content.partition(begin)
         _, found, after = rest.partition(end)
         if not found:
-            print(
-                f"{path.relative_to(ROOT)}: expected the lines {begin.strip()!r} and {end.strip()!r}", file=sys.stderr
-            )
+            markers = f"{begin.strip()!r} and {end.strip()!r}"
+            print(f"{path.relative_to(ROOT)}: expected the lines {markers}. Found no such pair.", file=sys.stderr)
             return 2
         made = f"{before}{begin}{text}{end}{after}"
         if made != content:
