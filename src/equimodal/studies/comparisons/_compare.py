@@ -8,14 +8,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from equimodal.data import Dataset
 from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError
 from equimodal.methods import get
-from equimodal.studies.comparisons._cells import cell_folder, check_labels
 from equimodal.studies.comparisons._cost import measure_cost
 from equimodal.studies.comparisons._summary import summarise
 from equimodal.studies.comparisons._workers import end_workers, prepare_worker, run_cell
@@ -32,7 +30,17 @@ from equimodal.studies.runs import (
     write_json,
     write_yaml,
 )
-from equimodal.studies.setup import DataConfig, ModelConfig, RunConfig, TrainingConfig, build_data, check_device
+from equimodal.studies.setup import (
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    StudyConfig,
+    TrainingConfig,
+    build_data,
+    cell_folder,
+    check_device,
+    check_labels,
+)
 
 
 class StudyError(EquimodalError):
@@ -41,61 +49,6 @@ class StudyError(EquimodalError):
     def __init__(self, message: str, study: dict[str, Any]) -> None:
         super().__init__(message)
         self.study = study
-
-
-@dataclass
-class Entry:
-    """One row of a comparison.
-
-    Args:
-        method: name of a registered method.
-        options: its hyperparameters.
-    """
-
-    method: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class StudyConfig:
-    """A comparison.
-
-    Args:
-        entries: label -> method and options.
-        seeds: one run per entry and seed.
-        data: the data.
-        model: the encoders, equal for all.
-        training: the budget, equal for all.
-        controls: add the controls that ``entries`` lacks (Joint, MultiLoss, every modality alone, Ensemble).
-    """
-
-    entries: dict[str, Entry]
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    controls: bool = True
-
-    def cells(self, data: Dataset) -> dict[str, RunConfig]:
-        """Label and seed -> configuration of one run."""
-        made = {}
-        for label, entry in self.rows(data).items():
-            for seed in self.seeds:
-                made[f"{label}/seed{seed}"] = RunConfig(
-                    get(entry.method).__name__, dict(entry.options), self.data, self.model, self.training, seed
-                )
-        return made
-
-    def rows(self, data: Dataset) -> dict[str, Entry]:
-        """Label -> entry, with the controls."""
-        rows: dict[str, Entry] = {}
-        if self.controls:
-            rows |= {"Joint": Entry("Joint"), "MultiLoss": Entry("MultiLoss"), "Ensemble": Entry("Ensemble")}
-            rows |= {f"Unimodal[{m}]": Entry("Unimodal", {"modality": m}) for m in data.modalities}
-        for label, entry in self.entries.items():
-            get(entry.method)  # an unknown name is refused before anything is trained
-            rows[label] = entry
-        return rows
 
 
 def compare(

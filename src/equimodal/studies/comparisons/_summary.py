@@ -6,17 +6,13 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from equimodal.data import Dataset
 from equimodal.errors import DataError
 from equimodal.methods import get
-from equimodal.studies.comparisons._cells import cell_folder
 from equimodal.studies.runs import check_config, environment, plain, read_json, read_lines
-from equimodal.studies.setup import resolved_options
-
-if TYPE_CHECKING:
-    from equimodal.studies.comparisons._compare import StudyConfig
+from equimodal.studies.setup import StudyConfig, cell_folder, resolved_options
 
 
 def summarise(

@@ -11,19 +11,24 @@ from equimodal.studies.setup._build import (
     scheduler_factory,
     seeded,
 )
-from equimodal.studies.setup._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from equimodal.studies.setup._cells import cell_folder, check_labels
+from equimodal.studies.setup._config import DataConfig, Entry, ModelConfig, RunConfig, StudyConfig, TrainingConfig
 from equimodal.studies.setup._fusion import fusion_options
 from equimodal.studies.setup._recipes import recipe, recipes, task_options
 
 __all__ = [
     "DataConfig",
+    "Entry",
     "ModelConfig",
     "RunConfig",
+    "StudyConfig",
     "TrainingConfig",
     "build_data",
     "build_method",
     "build_model",
+    "cell_folder",
     "check_device",
+    "check_labels",
     "fusion_options",
     "method_options",
     "optimizer_factory",

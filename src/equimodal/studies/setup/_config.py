@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from equimodal.data import Dataset
 from equimodal.data.augment import Augmentation
 from equimodal.errors import MethodError, unknown_name
+from equimodal.methods import get
 from equimodal.studies.setup._fusion import check_fusion
 
 
@@ -165,6 +167,61 @@ class RunConfig:
                 own[name] = _make(kind, own[name], f"{name}.")
         made: RunConfig = _make(cls, own, "")
         return made
+
+
+@dataclass
+class Entry:
+    """One row of a comparison.
+
+    Args:
+        method: name of a registered method.
+        options: its hyperparameters.
+    """
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StudyConfig:
+    """A comparison.
+
+    Args:
+        entries: label -> method and options.
+        seeds: one run per entry and seed.
+        data: the data.
+        model: the encoders, equal for all.
+        training: the budget, equal for all.
+        controls: add the controls that ``entries`` lacks (Joint, MultiLoss, every modality alone, Ensemble).
+    """
+
+    entries: dict[str, Entry]
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    controls: bool = True
+
+    def cells(self, data: Dataset) -> dict[str, RunConfig]:
+        """Label and seed -> configuration of one run."""
+        made = {}
+        for label, entry in self.rows(data).items():
+            for seed in self.seeds:
+                made[f"{label}/seed{seed}"] = RunConfig(
+                    get(entry.method).__name__, dict(entry.options), self.data, self.model, self.training, seed
+                )
+        return made
+
+    def rows(self, data: Dataset) -> dict[str, Entry]:
+        """Label -> entry, with the controls."""
+        rows: dict[str, Entry] = {}
+        if self.controls:
+            rows |= {"Joint": Entry("Joint"), "MultiLoss": Entry("MultiLoss"), "Ensemble": Entry("Ensemble")}
+            rows |= {f"Unimodal[{m}]": Entry("Unimodal", {"modality": m}) for m in data.modalities}
+        for label, entry in self.entries.items():
+            get(entry.method)  # an unknown name is refused before anything is trained
+            rows[label] = entry
+        return rows
 
 
 def _make(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
