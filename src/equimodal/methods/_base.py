@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
-from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale, reshard
+from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
+from equimodal.engine import evaluating as evaluating
 from equimodal.errors import BatchError, EquimodalWarning, MethodError, ModelError
 from equimodal.inference import Inference, Prediction, Rule
 from equimodal.methods._info import MASKED as MASKED
@@ -355,19 +355,6 @@ class Method(nn.Module):
         }
         present = {m: torch.cat(v) for m, v in masks.items()}
         return self.inference.fit(self.task, torch.cat(fused) if fused else None, joined, present, torch.cat(targets))
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and each submodule's own mode again afterwards."""
-    training = [m for m in module.modules() if m.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
-        reshard(module)
 
 
 def record_score(report: StepReport, modality: str, descent: Descent) -> None:

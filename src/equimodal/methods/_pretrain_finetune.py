@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equimodal._utils.arguments import check_number
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale, modules_of
 from equimodal.errors import MethodError
 from equimodal.inference import Rule, apply_rule
 from equimodal.methods._base import ALL_TASKS, MASKED, EpochContext, MethodInfo, StepReport, record_score
@@ -30,7 +30,8 @@ class PretrainFinetune(Joint):
         model: encoders, fusion and head.
         task: gives the loss.
         pretrain: share of the epochs in (0, 1) spent on the unimodal part; the whole budget equals the others'.
-        freeze: keep the encoders fixed in the joint part.
+        freeze: keep the encoders as they are in the joint part: weights, running statistics (which are used there, as
+            in evaluation) and without dropout. They are the modules all of whose parameters are an encoder's.
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
         sharpness: see :class:`~equimodal.Sharpness`.
         inference: rule; default the joint head.
@@ -118,10 +119,11 @@ class PretrainFinetune(Joint):
             for m in self.modalities:
                 yield unimodal_phase(self.multimodal, self.task, m, self.heads[m], nothing, shares)
             return
-        frozen = {id(p) for m in self.modalities for p in self.multimodal.parameters_of(m)} if self.freeze else set()
-        yield Phase(
-            "joint", partial(self._joint_objective, shares), [p for p in self.model.parameters() if id(p) not in frozen]
-        )
+        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)] if self.freeze else []
+        still = {id(p) for p in encoders}
+        trained = [p for p in self.model.parameters() if id(p) not in still]
+        objective = partial(self._joint_objective, shares)
+        yield Phase("joint", objective, trained, frozen=modules_of(self.model, encoders))
 
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport

@@ -1,4 +1,4 @@
-"""Parts that several methods are made of: heads, phases of one branch, stages, mixup."""
+"""Parts that several methods are made of: heads, phases of one branch, stages, mixup, numbers per sample."""
 
 from equimodal.methods.parts._cggm_direction import Direction, Seen, column_blocks
 from equimodal.methods.parts._heads import (
@@ -17,6 +17,7 @@ from equimodal.methods.parts._heads import (
     usual_way,
 )
 from equimodal.methods.parts._mixup import check_mixable, mixup
+from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._shares import LossShares, own_rows
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 
@@ -24,6 +25,7 @@ __all__ = [
     "Direction",
     "Heads",
     "LossShares",
+    "SampleTable",
     "Seen",
     "Stages",
     "adapted",
