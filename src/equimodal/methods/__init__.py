@@ -9,6 +9,7 @@ from equimodal.methods._registry import MethodSummary, available, controls, get,
 from equimodal.methods._registry import built_in as built_in
 
 if TYPE_CHECKING:
+    from equimodal.engine import evaluating as evaluating
     from equimodal.methods._base import EpochContext as EpochContext
     from equimodal.methods._base import Method as Method
     from equimodal.methods._base import Stateful as Stateful
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from equimodal.methods._options import Within as Within
     from equimodal.methods._options import check_options as check_options
     from equimodal.methods._predictor import BatchLike as BatchLike
-    from equimodal.methods._predictor import evaluating as evaluating
 
     # isort: split
     # imports of the methods, written by `make pages`

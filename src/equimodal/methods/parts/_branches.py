@@ -8,11 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Descent, Engine, Phase, UpdateScale
+from equimodal.engine import Descent, Engine, Phase, UpdateScale, evaluating
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.inference import Rule, needs_of
 from equimodal.methods._base import EpochContext, Method, StepReport
-from equimodal.methods._predictor import evaluating
 from equimodal.methods.parts._heads import Heads
 from equimodal.projection import NoProjection
 from equimodal.tasks import Task
