@@ -41,7 +41,7 @@ class InferenceRule(Protocol):
     * ``distributions``: of ``"categorical"``, ``"bernoulli"``, ``"gaussian"`` and ``"point"``; default all.
     * ``fit(unimodal, present, fused, target, task)``: called on validation outputs by
       :meth:`Method.fit_inference <equimodal.methods.Method.fit_inference>`. A rule with ``fit`` is an ``nn.Module``
-      that keeps what it fits in buffers, which are saved with the weights.
+      that keeps what it fits in buffers (or its extra state), which are saved with the weights.
 
     Example:
         >>> from equimodal import Inference
@@ -60,6 +60,7 @@ class InferenceRule(Protocol):
         present: Mapping[str, Tensor],
         fused: Tensor | None,
         distribution: Distribution,
+        /,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Output and weights."""
         ...
