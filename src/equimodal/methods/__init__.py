@@ -6,6 +6,7 @@ from equimodal.methods._base import evaluating as evaluating
 from equimodal.methods._cggm import CGGM
 from equimodal.methods._complete import refuse_incomplete
 from equimodal.methods._ensemble import Ensemble, Unimodal
+from equimodal.methods._info import ROLES as ROLES
 from equimodal.methods._joint import Joint
 from equimodal.methods._mie import MIE
 from equimodal.methods._mla import MLA

@@ -62,6 +62,7 @@ class Ensemble(Method):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        role="independent",
     )
     min_modalities = 1
 
@@ -145,6 +146,7 @@ class Unimodal(Ensemble):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        role="single",
     )
 
     def __init__(

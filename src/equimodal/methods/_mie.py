@@ -167,6 +167,7 @@ class MIE(Method):
             "the best model is chosen on the test set",
         ),
         consulted="paper; njustkmg/IJCAI25-IGM (train_CREMA.py, models/AudioVideo.py, configs), read for facts",
+        featured=True,
         engine=ENGINE,
     )
 

@@ -147,6 +147,7 @@ class MLA(Method):
         consulted="paper; Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation (main.py, "
         "utils/utils.py), "
         "read for facts",
+        featured=True,
     )
 
     def __init__(

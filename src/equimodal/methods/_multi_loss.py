@@ -61,6 +61,7 @@ class MultiLoss(Joint):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        role="baseline",
     )
 
     def __init__(

@@ -1,6 +1,7 @@
 """Parts that several methods are made of: heads, phases of one branch, stages, mixup."""
 
 from equimodal.methods.parts._cggm_direction import Direction, Seen, column_blocks
+from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._heads import (
     Heads,
     adapted,
@@ -21,6 +22,7 @@ from equimodal.methods.parts._shares import LossShares, own_rows
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 
 __all__ = [
+    "Companions",
     "Direction",
     "Heads",
     "LossShares",

@@ -1,4 +1,4 @@
-"""CGGM's direction term, also of a batch that comes in parts (micro-batches, processes)."""
+"""A loss on the direction of a gradient, also of a batch that comes in parts (micro-batches, processes)."""
 
 from __future__ import annotations
 

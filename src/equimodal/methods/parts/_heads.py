@@ -73,7 +73,7 @@ def adapted(body: nn.Module, task: Task) -> nn.Module:
 
 
 def published_classifier(width: int, outputs: int) -> nn.Sequential:
-    """d -> 256 -> 64 -> C with one ReLU after the first layer, as in the released models of MIE."""
+    """d -> 256 -> 64 -> C with one ReLU after the first layer, as in the models released with arXiv 2407.04587."""
     return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, outputs))
 
 
@@ -87,7 +87,7 @@ def published_head(width: Width, task: Task) -> nn.Module:
 
 
 def usual_way(model: Multimodal, task: Task) -> UnimodalOutputs | None:
-    """Unimodal outputs that a jointly trained model has by itself, if any.
+    """The unimodal outputs that a jointly trained model has by itself, if any.
 
     The heads of a late fusion; else the exact split of an additive head, except for a regression, where the addends are
     shares of the number and none of them predicts it.
@@ -114,7 +114,8 @@ def check_way(way: object, task: Task, inference: str) -> None:
     if inference != "fused" and isinstance(way, (Split, Shapley)) and distribution_of(task) in SHARED:
         raise UnsupportedError(
             f"`inference`: {inference!r} needs unimodal predictions, and unimodal={way.name!r} gives shares of the "
-            "number, which sum to it. Use unimodal='masked', inference='fused', or MultiLoss."
+            "number, which sum to it. Use unimodal='masked', inference='fused', or a method "
+            "with unimodal losses."
         )
 
 
@@ -192,8 +193,12 @@ def detached(feature: Tree) -> Tree:
     return tree_map(lambda t: t.detach(), feature)
 
 
-def output_layer(head: nn.Module) -> Layer:
+def output_layer(head: nn.Module, purpose: str = "this method") -> Layer:
     """The affine layer at the end of ``head``: linear, or a 1x1 convolution of 1 to 3 dimensions.
+
+    Args:
+        head: of a model.
+        purpose: who needs it, for the message.
 
     Raises:
         ModelError: the last module is neither.
@@ -204,6 +209,6 @@ def output_layer(head: nn.Module) -> Layer:
     if isinstance(last, nn.Linear) or is_pointwise(last):
         return cast(Layer, last)
     raise ModelError(
-        "`head`: CGGM needs a head that ends in an affine layer (nn.Linear, a 1x1 convolution, or an nn.Sequential "
-        f"that ends in one). Found {type(last).__name__}."
+        f"`head`: {purpose} needs a head that ends in an affine layer (nn.Linear, a 1x1 convolution, or an "
+        f"nn.Sequential that ends in one). Found {type(last).__name__}."
     )
