@@ -30,7 +30,7 @@ from equimodal.studies import (
     summarise,
 )
 from equimodal.studies.comparisons import _compare as module
-from equimodal.studies.runs._signals import Terminated
+from equimodal.studies.runs import Terminated
 from equimodal.studies.setup import cell_folder, check_labels, resolved_options
 from tests.studies.helpers import Whole, config
 

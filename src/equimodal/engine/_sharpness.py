@@ -13,7 +13,7 @@ from equimodal.errors import MethodError
 
 
 class Sharpness(nn.Module):
-    r"""Sharpness-aware minimisation ([Foret2021]_) of whatever loss a phase has; MIE's forward phase ([Jiang2025]_).
+    r"""Sharpness-aware minimisation ([Foret2021]_) of a phase's loss; also the forward phase of [Jiang2025]_.
 
     With :math:`g = \nabla L(\theta)`, :math:`e = \rho\, g / \|g\|_2` (norm over all parameters of the phase) and
     :math:`g' = \nabla L(\theta + e)`, the gradient used is :math:`(1 - a)\, g + a\, g'`; the parameters are restored to
@@ -26,7 +26,7 @@ class Sharpness(nn.Module):
             :math:`\theta + \rho\, v/\|v\|` with v the optimizer's momentum (plain on the first step; ``ratio`` has no
             meaning there); ``None`` off.
         radius: :math:`\rho > 0`, in the unit of the parameters; 0.05 is [Foret2021]'s default.
-        ratio: :math:`a \in [0, 1]`; 1 is [Foret2021], 0.3 is MIE's "flat ratio".
+        ratio: :math:`a \in [0, 1]`; 1 is [Foret2021], 0.3 the "flat ratio" of [Jiang2025].
         every: k >= 1, for ``every_k``.
 
     Raises:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from equimodal.methods._base import Stateful as Stateful
     from equimodal.methods._base import StepReport as StepReport
     from equimodal.methods._base import refuse_incomplete as refuse_incomplete
+    from equimodal.methods._info import ROLES as ROLES
     from equimodal.methods._info import MethodInfo as MethodInfo
     from equimodal.methods._options import Within as Within
     from equimodal.methods._options import check_options as check_options
@@ -38,6 +39,7 @@ _HOMES = {
     "EpochContext": "_base",
     "Method": "_base",
     "MethodInfo": "_info",
+    "ROLES": "_info",
     "Stateful": "_base",
     "StepReport": "_base",
     "Within": "_options",

@@ -140,6 +140,10 @@ class Method(Predictor):
         group: dict[str, Any] = {"params": [p for p in self.parameters() if p.requires_grad]}
         return [group if lr is None else {**group, "lr": lr}]
 
+    def trained_modalities(self) -> tuple[str, ...]:
+        """The modalities whose encoders this method trains; all, unless a method says otherwise."""
+        return self.modalities
+
     # ---- the way of a batch ------------------------------------------------------------------------------------------
 
     def training_step(self, batch: BatchLike | Sequence[Batch], engine: Engine) -> StepReport:

@@ -100,6 +100,7 @@ class MIE(Stateful, ProjectingMethod):
         ),
         released=MIE_RELEASED,
         consulted="paper; njustkmg/IJCAI25-IGM (train_CREMA.py, models/AudioVideo.py, configs), read for facts",
+        featured=True,
         engine=MIE_FEATURES,
     )
     state = ("mixup.generator", "stages", "_active", "_known_epoch", "_refreshed", "_steps", "projection.plasticity")

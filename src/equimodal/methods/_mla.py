@@ -86,6 +86,7 @@ class MLA(Stateful, ProjectingMethod):
         released=MLA_RELEASED,
         consulted="paper; Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation (main.py, "
         "utils/utils.py), read for facts",
+        featured=True,
     )
     state = ("_batch", "_batches", "_generator", "projection.plasticity")
     former_names = (("projectors.", "projection.projectors."), ("flat.", "projection.bank."))

@@ -1,6 +1,7 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
+from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._heads import (
     Heads,
@@ -26,6 +27,7 @@ from equimodal.methods.parts._stages import Stages, reset_optimizer
 __all__ = [
     "UNMIXED",
     "BranchMethod",
+    "Companions",
     "Direction",
     "Heads",
     "Mixup",
