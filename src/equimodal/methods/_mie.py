@@ -66,8 +66,7 @@ class MIE(Stateful, ProjectingMethod):
         stage_epochs: lengths of the stages in epochs, repeated over the modalities. Each stage starts from the best
             model so far with fresh optimizer state, and the covariances of the modality before are collected in
             evaluation mode in a pass over the training data.
-        mixup_alpha: parameter of the Beta distribution of mixup on inputs and targets (one-hot for classes); 0 is off.
-            Not for segmentation, whose label maps cannot be mixed.
+        mixup_alpha: of the Beta distribution of mixup on inputs and targets (not label maps); 0 is off.
         heads: modality -> classifier, instead of the published one.
         seed: of the mixup generator.
         variant: ``"released"`` is what the authors' repository computes, but for the choice on the test set.
