@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DistributedSampler
 
-from equimodal.batch import Batch
+from equimodal.batch import Batch, tree_map
 from equimodal.engine import (
     PlainEngine,
     average_statistics,
@@ -164,6 +165,10 @@ class MethodModule(LightningModule):
                 f"`precision`: expected '32-true', '64-true', 'bf16-mixed' or '16-mixed'. Found "
                 f"{self.trainer.precision!r}: weights in half precision lose the small updates. Use a mixed one."
             )
+        self._weight_dtype = next(p.dtype for p in self.method.parameters())
+        if str(self.trainer.precision) == "64-true":
+            plugin: Any = self.trainer.precision_plugin
+            plugin.convert_input = _in_double  # the plug-in's own does not take dataclasses that are frozen
         strategy = type(self.trainer.strategy).__name__
         if strategy in _SHARDING or any(is_sharded(p) for p in self.parameters()):
             found = strategy if strategy in _SHARDING else "encoders sharded by fully_shard"
@@ -262,6 +267,11 @@ class MethodModule(LightningModule):
         if isinstance(scheduler, LRScheduler):
             scheduler.step()
 
+    def teardown(self, stage: str) -> None:
+        """After a training in float64 the method takes the types of its data again."""
+        if str(self.trainer.precision) == "64-true":
+            self.method.to(self._weight_dtype)
+
     def on_train_end(self) -> None:
         """Leave the averaged point of a schedule-free optimizer in the method."""
         self._switch(training=False)
@@ -344,6 +354,21 @@ class MethodModule(LightningModule):
         self._late_state = state if self._inside else None
         if not self._inside:
             load_random_state(state, self.device)
+
+
+def _in_double(batch: Any) -> Batch:
+    """The batch with its floating-point numbers in float64."""
+
+    def double(t: Tensor) -> Tensor:
+        return t.double() if t.is_floating_point() else t
+
+    checked = Batch.of(batch)
+    return replace(
+        checked,
+        inputs={m: tree_map(double, x) for m, x in checked.inputs.items()},
+        target=None if checked.target is None else double(checked.target),
+        extras={name: double(t) for name, t in checked.extras.items()},
+    )
 
 
 def _real_samples(loaders: Any) -> int | None:
