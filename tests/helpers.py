@@ -170,9 +170,9 @@ class Spy(PlainEngine):
         self.events.append(f"descend {phase.name}")
         return super().descend(phase, batches, sharpness)
 
-    def _finish_backward(self, phase: Phase, failed: bool = False) -> bool:
+    def _finish_backward(self, phase: Phase, failed: bool = False, parts: Any = None) -> bool:
         self.events.append("average")
-        return super()._finish_backward(phase, failed)
+        return super()._finish_backward(phase, failed, parts)
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         self.events.append("clip and step")

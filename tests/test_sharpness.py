@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine, Sharpness
-from equimodal.engine import Objective, Phase
-from equimodal.engine._sharpness import paused_statistics, perturbed, random_state, restore_random_state
+from equimodal.engine import Objective, Phase, paused_statistics
+from equimodal.engine._perturbation import perturbed
+from equimodal.engine._random_state import random_state, restore_random_state
 from equimodal.errors import MethodError, NonFiniteError
 from equimodal.fusion import Concat
 from equimodal.methods import Joint

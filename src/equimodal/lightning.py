@@ -61,8 +61,8 @@ class LightningEngine(PlainEngine):
         )
         self._owner = module
 
-    def _backward(self, loss: Tensor) -> None:
-        self._owner.manual_backward(loss)  # the precision plug-in scales it
+    def _backward(self, loss: Tensor, **options: Any) -> None:
+        self._owner.manual_backward(loss, **options)  # the precision plug-in scales it
 
     def _precision(self, batch: Batch) -> AbstractContextManager[object]:
         plugin = self._owner.trainer.precision_plugin

@@ -158,9 +158,9 @@ class Watched(PlainEngine):
         self.events.append(f"phase {phase.name}")
         return super().descend(phase, batches, sharpness)
 
-    def _finish_backward(self, phase: Any, failed: bool = False) -> bool:
+    def _finish_backward(self, phase: Any, failed: bool = False, parts: Any = None) -> bool:
         self.events.append("average")
-        result = super()._finish_backward(phase, failed)
+        result = super()._finish_backward(phase, failed, parts)
         if self._scale is not None:
             unscale, scale = self._scale.unscale, self._scale
 

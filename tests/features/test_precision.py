@@ -87,9 +87,9 @@ class Overflowing(PlainEngine):
     bad: set[int] | None = None
     calls = 0
 
-    def _backward(self, loss: Tensor) -> None:
+    def _backward(self, loss: Tensor, **options: Any) -> None:
         self.calls += 1
-        super()._backward(loss * math.inf if self.bad is None or self.calls in self.bad else loss)
+        super()._backward(loss * math.inf if self.bad is None or self.calls in self.bad else loss, **options)
 
 
 @every_setting

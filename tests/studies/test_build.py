@@ -22,7 +22,7 @@ from equimodal.studies import (
     method_options,
     ratios,
 )
-from equimodal.studies.setup._build import optimizer_factory, scheduler_factory, seeded
+from equimodal.studies.setup import optimizer_factory, scheduler_factory, seeded
 from tests.studies.helpers import config
 
 

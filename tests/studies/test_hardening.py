@@ -30,9 +30,8 @@ from equimodal.studies import (
     summarise,
 )
 from equimodal.studies.comparisons import _compare as module
-from equimodal.studies.comparisons._cells import cell_folder, check_labels
-from equimodal.studies.runs._signals import Terminated
-from equimodal.studies.setup._build import resolved_options
+from equimodal.studies.runs import Terminated
+from equimodal.studies.setup import cell_folder, check_labels, resolved_options
 from tests.studies.helpers import Whole, config
 
 

@@ -17,7 +17,7 @@ from equimodal.errors import DataError, MethodError, NonFiniteError, UnknownName
 from equimodal.lightning import MethodModule
 from equimodal.studies import RunConfig, build_data, fit, load_run, run
 from equimodal.studies.runs import _run
-from equimodal.studies.setup._build import resolved_options, seeded
+from equimodal.studies.setup import resolved_options, seeded
 from equimodal.tasks import Classification
 from tests.studies.helpers import Whole, arrays, assert_same_run, config, history, weights, without_time
 

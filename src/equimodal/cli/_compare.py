@@ -11,17 +11,16 @@ from equimodal.cli._errors import Interrupted, UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list, peek, read_config, whole_numbers
 from equimodal.cli._progress import Progress
-from equimodal.cli._shared import add_parts, check_options, recipe
+from equimodal.cli._shared import add_parts, check_options, featured, recipe
 from equimodal.errors import unknown_name
 from equimodal.methods import get
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, StudyError, TrainingConfig, compare
 from equimodal.studies.runs import write_text
 
 _ABOUT = """Methods x seeds on one dataset with equal budgets, the controls included. Calling it again with the same
-folder continues: a finished cell is not run again. Example: equimodal compare --methods MLA,CGGM,MIE --seeds 0,1,2
---workers 2 --out study. Entries with options come from YAML: entries: {MLA without projector: {method: MLA, options:
-{projector:
-null}}}"""
+folder continues: a finished cell is not run again. Example: equimodal compare --methods {methods} --seeds 0,1,2
+--workers 2 --out study. Entries with options come from YAML: entries: {{LABEL: {{method: NAME, options: {{OPTION:
+VALUE}}, uses: {{OPTION: LABEL}}}}}}; what an entry uses is trained first."""
 
 
 def run(argv: Sequence[str], context: Context) -> int:
@@ -44,7 +43,7 @@ def run(argv: Sequence[str], context: Context) -> int:
 def study_config(values: Mapping[str, Any]) -> StudyConfig:
     """The comparison that the arguments describe."""
     given = dict(values["entries"] or {})
-    names = values["methods"] or ([] if given else ["MLA", "CGGM", "MIE"])
+    names = values["methods"] or ([] if given else featured())
     entries = {get(name).__name__: Entry(get(name).__name__) for name in names}
     for label, entry in given.items():
         entries[label] = _entry(label, entry)
@@ -83,9 +82,10 @@ def run_and_report(
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser("compare", _ABOUT)
-    parser.add("--methods", comma_list, None, "Names, as MLA,CGGM,MIE (the default where there are no entries).")
-    parser.add("--entries", dict[str, Any] | None, None, "Label -> {method, options}; best given in a YAML file.")
+    methods = ",".join(featured())
+    parser = CommandParser("compare", _ABOUT.format(methods=methods))
+    parser.add("--methods", comma_list, None, f"Names, as {methods} (the default where there are no entries).")
+    parser.add("--entries", dict[str, Any] | None, None, "Label -> {method, options, uses}; best given in a YAML file.")
     parser.add("--seeds", whole_numbers, [0, 1, 2, 3, 4], "One run per entry and seed, as 0,1,2.")
     parser.add("--controls", bool, True, "Add the controls, without which a comparison proves nothing.")
     parser.add("--cost", bool, True, "Measure the cost of each entry in joint steps first.")
@@ -104,7 +104,7 @@ def _entry(label: str, entry: Any) -> Entry:
     if not isinstance(entry, Mapping) or "method" not in entry:
         raise UsageError(f"equimodal compare: error: entry {label!r}: expected {{method: NAME, options: {{...}}}}.")
     for key in entry:
-        if key not in ("method", "options"):
-            raise unknown_name(f"field of entry {label!r}", str(key), ("method", "options"))
+        if key not in ("method", "options", "uses"):
+            raise unknown_name(f"field of entry {label!r}", str(key), ("method", "options", "uses"))
     name = get(str(entry["method"])).__name__
-    return Entry(name, check_options(label, name, entry.get("options") or {}))
+    return Entry(name, check_options(label, name, entry.get("options") or {}), entry.get("uses") or {})

@@ -8,18 +8,20 @@ from pathlib import Path
 from equimodal.cli._compare import run_and_report
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, whole_numbers
-from equimodal.cli._shared import add_parts, recipe
+from equimodal.cli._shared import add_parts, featured, recipe
+from equimodal.report import required_controls
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, TrainingConfig
 from equimodal.studies.runs import plain, read_yaml
 
-_ABOUT = """Train Joint, Ensemble, MLA, CGGM and MIE on the embedded dataset avdigits (handwritten and spoken digits),
+_ABOUT = """Train {methods} on the embedded dataset avdigits (handwritten and spoken digits),
 print one table and write an HTML report. Interrupted, it continues when it is called again."""
-_METHODS = ("Joint", "Ensemble", "MLA", "CGGM", "MIE")
 
 
 def run(argv: Sequence[str], context: Context) -> int:
     """Train, print, report."""
-    parser = CommandParser("demo", _ABOUT)
+    controls = required_controls()
+    methods = [controls["reference"], controls["independent"], *featured()]
+    parser = CommandParser("demo", _ABOUT.format(methods=f"{', '.join(methods[:-1])} and {methods[-1]}"))
     parser.add("--out", str | None, None, "Folder; default: equimodal-demo, or the next number if that is finished.")
     parser.add("--seeds", whole_numbers, [0, 1], "One run per method and seed.")
     parser.add("--workers", int, 2, "Processes, each with one thread.")
@@ -27,7 +29,7 @@ def run(argv: Sequence[str], context: Context) -> int:
     parser.defaults(recipe("avdigits"))
     values = parser.parse(argv)
     config = StudyConfig(
-        {name: Entry(name) for name in _METHODS},
+        {name: Entry(name) for name in methods},
         values["seeds"],
         DataConfig("avdigits"),
         ModelConfig(**values["model"]),
@@ -36,9 +38,9 @@ def run(argv: Sequence[str], context: Context) -> int:
     )
     folder = Path(values["out"]) if values["out"] else _folder(config)
     if not context.quiet:
-        runs = len(_METHODS) * len(config.seeds)
+        runs = len(methods) * len(config.seeds)
         print(
-            f"{', '.join(_METHODS)} on avdigits, {runs} runs of {config.training.epochs} epochs, in {folder}",
+            f"{', '.join(methods)} on avdigits, {runs} runs of {config.training.epochs} epochs, in {folder}",
             flush=True,
         )
     return run_and_report(config, folder, values["workers"], context, " ".join(["equimodal demo", *argv]))

@@ -10,13 +10,13 @@ from equimodal.cli._parser import CommandParser
 from equimodal.cli._shared import cli_options
 from equimodal.cli._signature import plain_text, type_name
 from equimodal.methods import get
+from equimodal.report import required_controls
 
 
 def run(argv: Sequence[str], _: Context) -> int:
     """Print everything the registry knows about a method."""
-    parser = CommandParser(
-        "describe", "Everything about a method. Example: equimodal describe MLA", "METHOD", config=False
-    )
+    about = f"Everything about a method. Example: equimodal describe {required_controls()['reference']}"
+    parser = CommandParser("describe", about, "METHOD", config=False)
     parser.add("method", str, text="Name of a method; equimodal list shows them.")
     print(describe(parser.parse(argv)["method"]))
     return 0

@@ -30,7 +30,7 @@ from equimodal.studies import load_run
 from equimodal.studies.runs import ELSEWHERE, write_json
 
 _ABOUT = """Scores of a finished run on its test or validation data: as they are, from every subset of the modalities,
-with modalities missing, with noise. Example: equimodal evaluate runs/MLA --subsets --missing-rates 0.1,...,0.9"""
+with modalities missing, with noise. Example: equimodal evaluate runs/one --subsets --missing-rates 0.1,...,0.9"""
 
 
 def run(argv: Sequence[str], _: Context) -> int:

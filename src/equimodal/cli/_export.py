@@ -12,7 +12,7 @@ from equimodal.cli._parser import CommandParser, comma_list
 from equimodal.studies import export_run
 
 _ABOUT = """The inference model of a finished run as one file that runs without this library: encoders, what the
-inference rule needs, standardisation, probabilities. Example: equimodal export runs/MLA --out mla.onnx --format onnx"""
+inference rule needs, standardisation, probabilities. Example: equimodal export runs/one --out one.onnx --format onnx"""
 
 
 def run(argv: Sequence[str], _: Context) -> int:

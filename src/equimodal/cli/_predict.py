@@ -11,7 +11,7 @@ from equimodal.cli._parser import CommandParser, comma_list, long_forms
 from equimodal.studies import DataConfig, predict_run, write_predictions
 
 _ABOUT = """Probabilities of a finished run for each sample, from any subset of the modalities. Inputs are prepared with
-the statistics of the run's own training data. Example: equimodal predict runs/MLA --split test --out predictions.csv"""
+the statistics of the run's own training data. Example: equimodal predict runs/one --split test --out predictions.csv"""
 
 
 def run(argv: Sequence[str], _: Context) -> int:

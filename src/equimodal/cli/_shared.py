@@ -12,14 +12,20 @@ from equimodal.cli._parser import CommandParser
 from equimodal.cli._signature import Option, options_of
 from equimodal.engine import Sharpness
 from equimodal.inference import rule_names
-from equimodal.methods import get
+from equimodal.methods import available, get
 from equimodal.studies import DataConfig, ModelConfig, TrainingConfig, method_options
+from equimodal.studies.setup import companion_options
 
 _DATA_NOTES = {
     "name": "short: --data", "card": "short: --card", "protocol": "short: --protocol", "target": "short: --target",
     "missing": "short: --missing",
     "missing_file": "short: --missing-file", "missing_seed": "short: --missing-seed",
 }  # fmt: skip
+
+
+def featured() -> list[str]:
+    """The methods of a comparison that names none."""
+    return [name for name in available() if get(name).info.featured]
 
 
 def add_parts(parser: CommandParser, data: bool = True) -> None:
@@ -51,6 +57,8 @@ def cli_options(name: str) -> tuple[dict[str, Option], list[str]]:
             names: Any = typing.Literal[rule_names()]
             hint = names | None if type(None) in typing.get_args(found.hint) else names
             plain[option] = Option(option, hint, found.default, found.text)
+        elif option in companion_options(name):
+            python_only.append(f"{option} (or finished runs, under `uses`)")
         elif re.search(r"\bnn\.Module\b|\bmodule\.Module\b", str(found.hint)):
             names = [a for a in typing.get_args(found.hint) if typing.get_origin(a) is typing.Literal]
             if names:  # a name or an object: a command line can give the name

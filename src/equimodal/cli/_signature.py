@@ -75,7 +75,11 @@ def _formula(latex: str) -> str:
 
 
 def _texts(kind: Callable[..., Any]) -> dict[str, str]:
+    """Argument -> its text; what a class does not say itself is said by its bases."""
     import docstring_parser
 
-    parsed = docstring_parser.parse(inspect.getdoc(kind) or "", docstring_parser.DocstringStyle.GOOGLE)
-    return {p.arg_name: plain_text(p.description or "") for p in parsed.params}
+    texts: dict[str, str] = {}
+    for source in reversed(kind.__mro__[:-1]) if isinstance(kind, type) else [kind]:
+        parsed = docstring_parser.parse(inspect.cleandoc(source.__doc__ or ""), docstring_parser.DocstringStyle.GOOGLE)
+        texts |= {p.arg_name: plain_text(p.description or "") for p in parsed.params}
+    return texts

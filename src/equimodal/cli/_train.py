@@ -16,8 +16,8 @@ from equimodal.studies import RunConfig
 from equimodal.studies import run as run_study
 
 _ABOUT = """Train a method, choose the epoch on validation data, report on test data. Leaves one folder with the
-resolved configuration, environment, history, metrics, checkpoints and weights. Example: equimodal train --method MLA
---data avdigits --options.alpha 0.05 --training.epochs 20 --seed 1"""
+resolved configuration, environment, history, metrics, checkpoints and weights. Example: equimodal train --method
+NAME --data avdigits --training.epochs 20 --seed 1"""
 
 
 _COMMON = ("score", "loss", "unimodal")
@@ -27,12 +27,12 @@ def run(argv: Sequence[str], context: Context) -> int:
     """Train, or continue with ``--resume``."""
     said = peek(argv, ("method", "data.name", "data.target", "out"))
     stored = _stored(said.get("out"), argv)
-    method = get(said.get("method") or stored.get("method") or "Joint").__name__
+    method = get(said.get("method") or stored.get("method") or RunConfig().method).__name__
     name = said.get("data.name") or stored.get("data", {}).get("name") or "avdigits"
     target = said.get("data.target") or stored.get("data", {}).get("target")
     values = _parser(method, name, target, stored).parse(argv)
     out, resume = values.pop("out"), values.pop("resume")
-    values |= {"method": method, "options": clean_options(values.get("options", {}))}
+    values |= {"method": method, "options": clean_options(values.get("options", {})), "uses": values["uses"] or {}}
     config = RunConfig.from_dict(values)
     folder = Path(out) if out else _new_folder(f"{method}-{Path(name).stem}-seed{config.seed}")
     return _train(config, folder, resume, context)
@@ -70,6 +70,8 @@ def _parser(method: str, name: str, target: str | None, stored: dict[str, Any]) 
     parser.add("--method", str, method, "Name of the method; equimodal list shows them.")
     parser.add("--seed", int, 0, "Decides initial weights, order of the batches and dropout.")
     parser.add("--probe", bool, True, "Fit linear probes on every encoder's features at the end.")
+    text = "Option of the method -> folder of a finished run, or companion -> folder: what it uses of other runs."
+    parser.add("--uses", dict[str, Any] | None, None, text)
     parser.add("--out", str | None, None, "Folder to leave; default: a new one in runs/.")
     parser.flag("--resume", "Continue the run in --out; its configuration is the default for every option.")
     add_method_options(parser, method)

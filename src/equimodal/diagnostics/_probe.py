@@ -55,7 +55,7 @@ def under_training(probes: Mapping[str, float], reference: Mapping[str, float]) 
 
     Args:
         probes: of the method, from :func:`probe_scores`.
-        reference: of encoders trained alone on the same data and budget (the ``Ensemble`` control).
+        reference: of encoders trained independently on the same data and budget (a control).
 
     Example:
         >>> under_training({"audio": 0.5}, {"audio": 0.75})

@@ -3,25 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine._processes import all_sum
+from equimodal.engine._protocol import Objective
 from equimodal.engine._sharding import is_sharded, local
 from equimodal.errors import NonFiniteError
 
 
-def blame_loss(phase: str, loss: Tensor, batch: Batch) -> NonFiniteError:
+class Blame(NamedTuple):
+    """A loss that is not finite: the part's name, ``None`` for the whole; its value; the batch."""
+
+    part: str | None
+    value: Tensor
+    batch: Batch
+
+
+def witness(objective: Objective) -> Tensor:
+    """A number that is finite where the total and all parts of the objective are."""
+    total = objective.total.detach()
+    if not objective.parts:
+        return total
+    return total + sum(part.detach() * 0 for part in objective.parts.values())
+
+
+def look_at(objective: Objective, batch: Batch) -> Blame | None:
+    """The first loss of the objective, a part or the total, that is not finite; ``None`` if all are."""
+    if bool(torch.isfinite(witness(objective))):
+        return None
+    for name, part in objective.parts.items():
+        if not bool(torch.isfinite(part.detach())):
+            return Blame(name, part.detach(), batch)
+    return Blame(None, objective.total.detach(), batch)
+
+
+def blame_loss(phase: str, blame: Blame) -> NonFiniteError:
     """The error for a loss: it names modality and samples where an input is to blame."""
+    part, loss, batch = blame
     try:
         batch.check_finite()
     except NonFiniteError as error:
         return error
     found = "" if batch.index is None else f" Dataset indices of the batch: {batch.index[:5].tolist()} ..."
+    what = f"phase {phase!r}" if part is None else f"phase {phase!r}, part {part!r}"
     return NonFiniteError(
-        f"Loss of phase {phase!r}: expected a finite number. Found {float(loss)}, with finite "
+        f"Loss of {what}: expected a finite number. Found {float(loss)}, with finite "
         f"inputs.{found} Nothing was stepped. Lower the learning rate, clip gradients, or check the model."
     )
 

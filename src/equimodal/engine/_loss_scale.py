@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -38,7 +38,7 @@ class LossScale:
         value: Tensor = self.scaler.scale(loss)
         return value
 
-    def unscale(self, parameters: Sequence[nn.Parameter]) -> bool:
+    def unscale(self, parameters: Sequence[Tensor]) -> bool:
         """Divide the gradients by the scale; whether all of them are finite. Reads one flag from the device."""
         with_gradient = [p for p in parameters if p.grad is not None]
         if not with_gradient:
@@ -60,7 +60,7 @@ class LossScale:
 class _Seen(Optimizer):
     """The gradients of one phase, as the scaler wants to see them."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
         super().__init__(list(parameters), {})
         self.finite = False
 

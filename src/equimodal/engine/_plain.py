@@ -19,25 +19,21 @@ from torch.optim import Optimizer
 
 from equimodal._utils.arguments import check_number
 from equimodal.batch import Batch, tree_tensors
-from equimodal.engine._features import refuse
-from equimodal.engine._finite import Unseen, blame_gradients, blame_loss, elsewhere
+from equimodal.engine._accumulation import Accumulation
+from equimodal.engine._apart import PartGradients
+from equimodal.engine._features import Examined, examine, refuse
+from equimodal.engine._finite import Blame, Unseen, blame_gradients, blame_loss, elsewhere, look_at, witness
 from equimodal.engine._loss_scale import LossScale
-from equimodal.engine._optimizers import Displacement, as_list, momenta_of, warn_about_unknown
-from equimodal.engine._preconditions import Examined, examine
+from equimodal.engine._modes import RunningStatistics, keeping_still
+from equimodal.engine._optimizers import Displacement, as_list, warn_about_unknown
+from equimodal.engine._perturbation import descend_perturbed, descend_sharp
 from equimodal.engine._processes import all_sum, average_gradients, is_distributed
 from equimodal.engine._protocol import Descent, Engine, Objective, Phase, Survey, UpdateScale
 from equimodal.engine._recording import recompiles
 from equimodal.engine._sharding import check_samples, clip_gradients, is_sharded, reshard
-from equimodal.engine._sharpness import (
-    RunningStatistics,
-    Sharpness,
-    paused_statistics,
-    perturbed,
-    random_state,
-    restore_random_state,
-)
+from equimodal.engine._sharpness import Sharpness
 from equimodal.engine._survey import any_failed, coupled, survey
-from equimodal.errors import MethodError, ModelError, NonFiniteError
+from equimodal.errors import MethodError, ModelError, NonFiniteError, UnsupportedError
 
 __all__ = ["Descent", "Engine", "Objective", "Phase", "PlainEngine", "Survey", "UpdateScale"]
 
@@ -156,6 +152,11 @@ class PlainEngine:
         for feature, used in (("accumulation", len(batches) > 1), ("sharpness", sharp)):
             if used:
                 self.use(self._module, feature)
+        if sharp and phase.perturbation is not None:
+            raise UnsupportedError(
+                f"`sharpness`: expected None, as phase {phase.name!r} has a second pass at weights that it moves "
+                f"itself. Found {sharpness}, whose second pass would be at others. Use sharpness=None."
+            )
         sharded = self._sharded_in(phase)
         if sharded:
             check_samples(sharded, phase.name, batches, phase.device)
@@ -173,9 +174,10 @@ class PlainEngine:
             warn_about_unknown(phase.name, (*phase.parameters, *phase.auxiliary), self._optimizers)
         before = self._statistics.copy() if self._statistics is not None and self._looks(phase) else None
         try:
-            if sharpness is None or not sharp:
-                return self._descend_once(phase, batches, total)
-            return self._descend_sharp(phase, batches, total, sharpness)
+            if not phase.frozen:
+                return self._descend(phase, batches, total, sharpness if sharp else None)
+            with keeping_still(phase.frozen, phase.trained, phase.name):
+                return self._descend(phase, batches, total, sharpness if sharp else None)
         except BaseException as error:
             self._clear()
             if before is not None:
@@ -186,6 +188,17 @@ class PlainEngine:
         finally:
             if self._module is None and self._scale is not None:  # outside a training step: nobody else will
                 self._scale.update()
+
+    def _descend(self, phase: Phase, batches: Sequence[Batch], total: int, sharpness: Sharpness | None) -> Descent:
+        if sharpness is None and phase.perturbation is None:
+            return self._descend_once(phase, batches, total)
+
+        def once(phase: Phase, part: str | None) -> Descent:
+            return self._descend_once(phase, batches, total, part)
+
+        if sharpness is None:
+            return descend_perturbed(once, phase, self._module)
+        return descend_sharp(once, phase, sharpness, self._optimizers)
 
     def _looks(self, phase: Phase) -> bool:
         return self._scale is not None or self._checks(phase.device)
@@ -203,66 +216,60 @@ class PlainEngine:
 
     def _sharded_in(self, phase: Phase) -> tuple[str, ...]:
         """The modalities with sharded encoders that the phase is about."""
-        found = () if self._module is None else self._examined[self._module].sharded
-        return found if phase.modality is None else tuple(m for m in found if m == phase.modality)
+        sharded = () if self._module is None else self._examined[self._module].sharded
+        return sharded if phase.modality is None else tuple(m for m in sharded if m == phase.modality)
 
-    def _descend_once(self, phase: Phase, batches: Sequence[Batch], total: int) -> Descent:
+    def _descend_once(self, phase: Phase, batches: Sequence[Batch], total: int, part: str | None = None) -> Descent:
         self._clear()
         for p in (*phase.parameters, *phase.auxiliary):  # also those that no optimizer of this engine has
             p.grad = None
         shared = is_distributed()
-        if self._in_parts:
+        if self._surveys(phase):
             survey(phase, batches, self._module, self._precision, self._checks(phase.device))
         try:
-            descent, bad = self._accumulate(phase, batches, total)
+            sums, bad = self._accumulate(phase, batches, total, part)
         except Exception:
             if shared:  # the others are waiting: tell them
                 average_gradients(phase.trained, failed=True)
             raise
         self._reshard()  # an encoder whose features were detached
-        failed = self._finish_backward(phase, bad is not None)
+        failed = self._finish_backward(phase, bad is not None, sums.parts)
         if bad is not None:
-            raise blame_loss(phase.name, *bad)
+            raise blame_loss(phase.name, bad)
         if failed:
             raise elsewhere(phase.name)
-        if self._scale is not None and not self._scale.unscale(phase.trained):
+        if self._scale is not None and not self._scale.unscale([*phase.trained, *sums.parts.holders()]):
             raise _Overflow
-        return descent
+        return sums.descent(total)
 
     def _accumulate(
-        self, phase: Phase, batches: Sequence[Batch], total: int
-    ) -> tuple[Descent, tuple[Tensor, Batch] | None]:
+        self, phase: Phase, batches: Sequence[Batch], total: int, part: str | None
+    ) -> tuple[Accumulation, Blame | None]:
         """Forward and backward over the micro-batches of this process; a loss that is not finite ends it."""
         processes = dist.get_world_size() if is_distributed() else 1
-        loss: Tensor | None = None
-        losses: dict[str, Tensor] = {}
-        sums: dict[str, Tensor] = {}
-        bad: tuple[Tensor, Batch] | None = None
+        sums = Accumulation(phase)
+        bad: Blame | None = None
         for batch in batches:
             count = phase.count(batch)
             if count == 0:
                 continue
-            objective, finite = self._forward(phase, batch)
-            if not finite:
-                bad = bad or (objective.total.detach(), batch)
+            objective, blame = self._forward(phase, batch)
+            if blame is not None:
+                bad = bad or blame
                 if self._couples(phase) or not self._sharded_in(phase):
-                    return Descent.nothing(), bad  # else others wait in the backward pass of a sharded encoder
+                    return sums, bad  # else others wait in the backward pass of a sharded encoder
             share = count * processes / total  # gradients are averaged over processes afterwards
-            value = objective.total if share == 1 else objective.total * share
-            self._backward(value)
-            loss = value.detach() if loss is None else loss + value.detach()
-            for name, part in objective.losses.items():
-                weighted = part if share == 1 else part * share
-                losses[name] = losses[name] + weighted if name in losses else weighted
-            for name, part in objective.sums.items():
-                sums[name] = sums[name] + part if name in sums else part
-        return Descent(torch.zeros(()) if loss is None else loss, losses, sums, total), bad
+            sums.add(objective, share, self._backward, part)
+        return sums, bad
+
+    def _surveys(self, phase: Phase) -> bool:
+        return phase.survey is not None and (self._in_parts or phase.survey.always)
 
     def _couples(self, phase: Phase) -> bool:
-        return phase.survey is not None and not self._in_parts and is_distributed()
+        return phase.survey is not None and not self._surveys(phase) and is_distributed()
 
-    def _forward(self, phase: Phase, batch: Batch) -> tuple[Objective, bool]:
-        """The loss of one micro-batch, and whether it is finite, as far as is looked."""
+    def _forward(self, phase: Phase, batch: Batch) -> tuple[Objective, Blame | None]:
+        """The losses of one micro-batch, and one that is not finite, as far as is looked."""
         try:
             with self._precision(batch):
                 objective = self._objective(phase, batch)
@@ -270,16 +277,16 @@ class PlainEngine:
             if self._couples(phase):
                 any_failed(phase, True)  # the others are about to sum: tell them
             raise
-        finite = True
+        blame = None
         if self._checks(objective.total.device):
-            finite = bool(torch.isfinite(objective.total.detach()))
+            blame = look_at(objective, batch)
         elif self._scale is None:  # under a loss scale an overflow is skipped and does no harm
-            self._unseen.note(phase.name, objective.total)
+            self._unseen.note(phase.name, witness(objective))
         if self._couples(phase):
-            if any_failed(phase, not finite) and finite:
+            if any_failed(phase, blame is not None) and blame is None:
                 raise elsewhere(phase.name)
-            objective = coupled(phase, objective) if finite else objective
-        return objective, finite
+            objective = coupled(phase, objective) if blame is None else objective
+        return objective, blame
 
     def _objective(self, phase: Phase, batch: Batch) -> Objective:
         if self._compile is None:
@@ -287,37 +294,12 @@ class PlainEngine:
         with recompiles():
             return torch.compile(phase.objective, **self._compile)(batch)
 
-    def _descend_sharp(self, phase: Phase, batches: Sequence[Batch], total: int, sharpness: Sharpness) -> Descent:
-        module = sharpness.module
-        trained = [p for p in phase.parameters if p.requires_grad]
-        if sharpness.mode == "momentum":
-            directions = momenta_of(trained, self._optimizers)
-            if all(d is None for d in directions):  # the first step has no momentum yet
-                return self._descend_once(phase, batches, total)
-            with perturbed(trained, directions, sharpness.radius):
-                return self._descend_once(phase, batches, total)
-        if not sharpness.due(phase.name):
-            descent = self._descend_once(phase, batches, total)
-            sharpness.add_stored(phase.name, trained)
-            return descent
-        state = random_state(trained)
-        descent = self._descend_once(phase, batches, total)
-        first = [p.grad for p in trained]
-        probes = [p.grad for p in phase.auxiliary]
-        with perturbed(trained, first, sharpness.radius), paused_statistics(module):
-            restore_random_state(state)
-            self._descend_once(phase, batches, total)
-        for p, g in zip(phase.auxiliary, probes, strict=True):
-            p.grad = g
-        sharpness.combine(phase.name, trained, first)
-        return descent
-
     def _clear(self) -> None:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def _backward(self, loss: Tensor) -> None:
-        (loss if self._scale is None else self._scale.scaled(loss)).backward()  # type: ignore[no-untyped-call]
+    def _backward(self, loss: Tensor, **options: Any) -> None:
+        (loss if self._scale is None else self._scale.scaled(loss)).backward(**options)  # type: ignore[no-untyped-call]
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
         if self.autocast is None:
@@ -325,7 +307,7 @@ class PlainEngine:
         device = next(t for x in batch.inputs.values() for t in tree_tensors(x)).device
         return torch.autocast(device.type, dtype=self.autocast)
 
-    def _finish_backward(self, phase: Phase, failed: bool = False) -> bool:
+    def _finish_backward(self, phase: Phase, failed: bool = False, parts: PartGradients | None = None) -> bool:
         """Drop gradients that leaked outside the phase, and average the others; whether any process failed."""
         inside = {id(p) for p in phase.parameters} | {id(p) for p in phase.auxiliary}
         for optimizer in self._optimizers:
@@ -333,7 +315,7 @@ class PlainEngine:
                 for p in group["params"]:
                     if p.grad is not None and id(p) not in inside:
                         p.grad = None
-        return average_gradients(phase.trained, failed) if is_distributed() else failed
+        return average_gradients(phase.trained, failed, parts) if is_distributed() else failed
 
     def _checks(self, device: torch.device) -> bool:
         return device.type == "cpu" if self.check_finite is None else self.check_finite

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from equimodal.engine._apart import PartGradients
 from equimodal.engine._sharding import is_sharded
 from equimodal.errors import DataError, UnsupportedError
 
@@ -35,12 +36,16 @@ def all_sum(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def average_gradients(parameters: Sequence[nn.Parameter], failed: bool = False) -> bool:
+def average_gradients(
+    parameters: Sequence[nn.Parameter], failed: bool = False, parts: PartGradients | None = None
+) -> bool:
     """Average gradients over processes; one that is ``None`` on every process stays ``None``.
 
     Args:
         parameters: the same ones, in the same order, on every process; sharded ones have their average already.
         failed: this process has no gradients to give, because something went wrong.
+        parts: gradients of the parts of the loss, which every process gets to know and averages along. It costs one
+            small exchange more where any process has some.
 
     Returns:
         Whether any process failed. Nothing is averaged then, and every process knows; the flag travels with the one
@@ -48,16 +53,20 @@ def average_gradients(parameters: Sequence[nn.Parameter], failed: bool = False) 
     """
     if not parameters:
         return failed
-    flags = [*(p.grad is not None for p in parameters), failed]
+    layout = b"" if parts is None else parts.layout()
+    flags = [*(p.grad is not None for p in parameters), failed, len(layout)]
     used = torch.tensor(flags, dtype=torch.int32, device=parameters[0].device)
     dist.all_reduce(used, op=dist.ReduceOp.MAX)
-    *active_flags, any_failed = used.tolist()
+    *active_flags, any_failed, longest = used.tolist()
     if any_failed:
         return True
-    active = [p for p, flag in zip(parameters, active_flags, strict=True) if flag and not is_sharded(p)]
-    by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+    active: list[Tensor] = [p for p, flag in zip(parameters, active_flags, strict=True) if flag]
+    if longest and parts is not None:
+        active += parts.agree(_gather_text(layout, longest, parameters[0].device))
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for p in active:
-        by_dtype.setdefault(p.dtype, []).append(p)
+        if not is_sharded(p):
+            by_dtype.setdefault(p.dtype, []).append(p)
     for group in by_dtype.values():
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
         flat = torch.cat([g.reshape(-1) for g in grads])
@@ -66,6 +75,40 @@ def average_gradients(parameters: Sequence[nn.Parameter], failed: bool = False) 
         for p, g in zip(group, torch.split(flat, [p.numel() for p in group]), strict=True):
             p.grad = g.view_as(p)
     return False
+
+
+def _gather_text(text: bytes, longest: int, device: torch.device) -> list[bytes]:
+    """The text of every process, in their order; none is longer than ``longest``."""
+    mine = torch.tensor(list(text.ljust(longest)), dtype=torch.uint8, device=device)
+    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, mine)
+    return [bytes(t.tolist()).rstrip() for t in every]
+
+
+def gather_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Join the rows of every process, in the order of the processes; on one process, the tensors themselves.
+
+    Args:
+        tensors: (n, ...), with equally many rows each; n may differ between processes and be 0. Every process must give
+            the same number of tensors, of the same types and row shapes.
+
+    Example:
+        >>> [t.tolist() for t in gather_rows([torch.tensor([3, 1])])]
+        [[3, 1]]
+    """
+    if not is_distributed():
+        return list(tensors)
+    counts = [torch.zeros(1, dtype=torch.int64, device=tensors[0].device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.full_like(counts[0], len(tensors[0])))
+    sizes = [int(c) for c in torch.cat(counts).tolist()]
+    joined = []
+    for tensor in tensors:
+        padded = tensor.new_zeros((max(sizes), *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        every = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(every, padded)
+        joined.append(torch.cat([part[:n] for part, n in zip(every, sizes, strict=True)]))
+    return joined
 
 
 @torch.no_grad()

@@ -12,7 +12,70 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equimodal.batch import Batch
+from equimodal.engine._apart import Gradients
 from equimodal.engine._sharpness import Sharpness
+from equimodal.errors import BatchError, MethodError
+
+
+def sample_index(batch: Batch, modality: str | None = None) -> Tensor:
+    """(n,) dataset indices of the samples of a batch, or of those of them that have a modality.
+
+    Raises:
+        BatchError: the batch has no index.
+
+    Example:
+        >>> inputs = {"a": torch.zeros(3, 1), "b": torch.zeros(3, 1)}
+        >>> batch = Batch(inputs, None, {"a": torch.tensor([True, False, True])}, torch.tensor([7, 8, 9]))
+        >>> sample_index(batch, "a").tolist()
+        [7, 9]
+    """
+    index = batch.index
+    if index is None:
+        raise BatchError(
+            "`batch.index`: expected the dataset index of every sample, for numbers per sample. Found None. Use "
+            "equimodal.data.loader, whose batches have it, or give Batch(..., index=...) from your dataset."
+        )
+    if modality is None:
+        return index
+    rows = batch.rows(modality) if modality in batch.inputs else index.new_zeros(0)
+    return index if rows is None else index.index_select(0, rows)
+
+
+@dataclass(frozen=True)
+class SampleValues:
+    """Numbers of single samples, and which samples they are of.
+
+    Args:
+        values: (n, ...), one entry per sample, detached.
+        index: (n,) dataset indices of the same samples, as in ``Batch.index``.
+    """
+
+    values: Tensor
+    index: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, batch: Batch, modality: str | None = None) -> SampleValues:
+        """The values with the index of the samples that they are of.
+
+        Args:
+            values: (n, ...), with or without a graph.
+            batch: the batch whose samples they are of, in its order. Values of ``part = batch.only(m)`` go with
+                ``part``, which has its samples' own index.
+            modality: with it the values are of those samples of ``batch`` that have this modality, in their order.
+
+        Raises:
+            BatchError: the batch has no index.
+            MethodError: there are more or fewer values than samples.
+        """
+        index = sample_index(batch, modality)
+        if values.shape[0] != index.shape[0]:
+            what = "samples" if modality is None else f"samples with {modality!r}"
+            raise MethodError(
+                f"`values`: expected one for each of the {index.shape[0]} {what} of the batch. Found "
+                f"{values.shape[0]}. Give the batch that the values are of, and the modality where only its samples "
+                "have one."
+            )
+        return cls(values.detach(), index)
 
 
 @dataclass(frozen=True)
@@ -20,17 +83,71 @@ class Objective:
     """What a phase computes on one micro-batch.
 
     Args:
-        total: differentiable scalar, a mean over the samples that take part.
+        total: differentiable scalar, a mean over the samples that take part. ``.grad`` is its gradient, whatever the
+            parts are.
         losses: named parts of it for the report, detached.
         sums: additive statistics (sums and counts over samples), detached.
         shared: sums with their graph, of a part of the loss that the phase's survey adds once it knows the sums over
             all processes; equal names and shapes on all of them.
+        parts: name -> scalar with its graph: losses of the same forward pass, whose gradients are handed over one by
+            one in :attr:`Descent.gradients`. Usually the addends of ``total``, with or without weights; one that a
+            micro-batch does not give counts as zero there.
+        weights: part -> factor, where ``total`` is exactly the sum of the parts with these factors; set by
+            :meth:`sum_of`. The gradient of ``total`` is then made of the parts' and needs no backward pass of its own.
+        rows: name -> numbers of single samples, handed over in :attr:`Descent.rows`.
     """
 
     total: Tensor
     losses: Mapping[str, Tensor] = field(default_factory=dict)
     sums: Mapping[str, Tensor] = field(default_factory=dict)
     shared: Mapping[str, Tensor] = field(default_factory=dict)
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, float | Tensor] | None = None
+    rows: Mapping[str, SampleValues] = field(default_factory=dict)
+
+    @classmethod
+    def sum_of(
+        cls,
+        parts: Mapping[str, Tensor],
+        weights: Mapping[str, float | Tensor] | None = None,
+        losses: Mapping[str, Tensor] | None = None,
+        sums: Mapping[str, Tensor] | None = None,
+        rows: Mapping[str, SampleValues] | None = None,
+    ) -> Objective:
+        r"""The objective :math:`\sum_k w_k L_k`, with the gradient of every :math:`L_k` apart.
+
+        Args:
+            parts: name -> :math:`L_k`, a scalar with its graph.
+            weights: name -> :math:`w_k`, a number or a tensor without a graph; 1 where there is none.
+            losses: for the report; default the parts, detached.
+            sums: additive statistics.
+            rows: numbers of single samples.
+
+        Raises:
+            MethodError: there is no part, or a weight is of no part or has a graph (its gradient would be lost).
+
+        Example:
+            >>> x = nn.Parameter(torch.tensor(3.0))
+            >>> Objective.sum_of({"a": x * 2, "b": x * x}, {"b": 0.5}).total.item()
+            10.5
+        """
+        weights = {} if weights is None else weights
+        if not parts or any(name not in parts for name in weights):
+            raise MethodError(
+                f"`weights`: expected parts, and weights of some of them. Found the parts {list(parts)} and weights of "
+                f"{list(weights)}."
+            )
+        for name, weight in weights.items():
+            if isinstance(weight, Tensor) and weight.requires_grad:
+                raise MethodError(
+                    f"`weights[{name!r}]`: expected a number, or a tensor without a graph. Found one that requires a "
+                    "gradient. Detach it, or give Objective(total, parts=...), where any total is right."
+                )
+        every = {name: weights.get(name, 1.0) for name in parts}
+        total = torch.stack([every[name] * part for name, part in parts.items()]).sum()
+        if losses is None:
+            losses = {name: part.detach() for name, part in parts.items()}
+        return cls(total, losses, sums or {}, {}, parts, every, rows or {})
 
 
 @dataclass(frozen=True)
@@ -45,11 +162,47 @@ class Survey:
         gather: from a micro-batch to sums over its samples; equal names and shapes everywhere.
         receive: given the sums over all micro-batches and processes, before the first of them is trained on.
         couple: from an objective's ``shared`` and the sums of it over all processes to the rest of the loss.
+        always: gather also with one micro-batch, on one process or on each of several: for a forward pass that itself
+            depends on the sums. It costs a pass without gradients; ``couple`` is then not called.
+
+    Raises:
+        MethodError: ``couple`` is missing where it would be called.
     """
 
     gather: Callable[[Batch], Mapping[str, Tensor]]
     receive: Callable[[Mapping[str, Tensor]], None]
-    couple: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Objective]
+    couple: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Objective] | None = None
+    always: bool = False
+
+    def __post_init__(self) -> None:
+        if self.couple is None and not self.always:
+            raise MethodError(
+                "`couple`: expected a function, for one micro-batch on each of several processes. Found None. Give "
+                "it, or always=True."
+            )
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    r"""A second pass at weights that are moved in part: what moves, where to, and whose gradient is taken there.
+
+    With d the direction, the weights of ``parameters`` are moved by :math:`\rho\, d / \|d\|_2` (one common norm; by
+    nothing where d is 0), and restored to the last bit afterwards. The receivers' gradient of the named part is then
+    that at the moved weights; the rest of their gradient, and every other parameter's, stays that at the weights.
+
+    Args:
+        parameters: those that move; of the phase.
+        direction: one tensor per parameter, ``None`` where it does not move.
+        radius: :math:`\rho`, in the unit of the parameters; a number or a tensor without axes.
+        part: the part of the loss that is differentiated at the moved weights; ``None`` is all of it.
+        receivers: whose gradient is taken there; default ``parameters``.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    direction: Sequence[Tensor | None]
+    radius: float | Tensor
+    part: str | None = None
+    receivers: Sequence[nn.Parameter] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +218,12 @@ class Phase:
         count: how many samples of a batch take part; the weight of a micro-batch. 0 skips it.
         modality: the modality this phase belongs to, if any.
         survey: sums over the whole batch that the objective needs where the batch comes in parts.
+        separate: the parameters for which the gradients of the objective's ``parts`` are kept apart; default all. Fewer
+            (those that the parts share, say) cost less.
+        frozen: modules that keep still in all passes of the phase: in evaluation mode (no dropout, running statistics
+            are used and not moved), and without a graph of their own. See :func:`~equimodal.engine.modules_of`.
+        perturbation: asked after the first pass, with its gradients final, for a second pass at moved weights; ``None``
+            is none. It must decide alike on all processes. Not together with a :class:`Sharpness`.
     """
 
     name: str
@@ -74,6 +233,9 @@ class Phase:
     count: Callable[[Batch], int] = len
     modality: str | None = None
     survey: Survey | None = None
+    separate: Sequence[nn.Parameter] | None = None
+    frozen: Sequence[nn.Module] = ()
+    perturbation: Callable[[Descent], Perturbation | None] | None = None
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -96,12 +258,18 @@ class Descent:
         sums: additive statistics of this process; empty on a process of which no sample takes part.
         count: how many samples take part on all processes together. With 0 there is nothing to step: no sample takes
             part, or the gradients overflowed under a loss scale and the phase is skipped on all processes.
+        gradients: part of the objective -> one gradient per parameter of ``phase.trained``, as final as ``.grad``, with
+            equal names on every process. With two passes they are made of both just as ``.grad`` is.
+        rows: numbers of single samples of this process, over all its micro-batches; without the names that none of them
+            gave.
     """
 
     loss: Tensor
     losses: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
     count: int = 1
+    gradients: Gradients = field(default_factory=Gradients)
+    rows: Mapping[str, SampleValues] = field(default_factory=dict)
 
     @staticmethod
     def nothing() -> Descent:
@@ -131,7 +299,8 @@ class Engine(Protocol):
     def descend(self, phase: Phase, batches: Sequence[Batch], sharpness: Sharpness | None = None) -> Descent:
         """Compute the phase's gradients: one or two passes, micro-batches accumulated, averaged over processes.
 
-        A phase with a :class:`Survey` is asked for its sums where the batch comes in parts.
+        A phase with a :class:`Survey` is asked for its sums where the batch comes in parts. A phase whose objective
+        gives ``parts`` gets the gradient of each, from the same forward pass.
         """
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:

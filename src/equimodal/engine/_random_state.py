@@ -1,13 +1,14 @@
-"""The state of every generator that a training run may draw from, as plain values for a checkpoint."""
+"""The state of random generators: of all that a run may draw from, for a checkpoint; of those of one forward pass."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def save_random_state(device: torch.device | None = None) -> dict[str, Any]:
@@ -40,3 +41,20 @@ def load_random_state(state: Mapping[str, Any], device: torch.device | None = No
         np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     if device is not None and device.type != "cpu" and device.type in state:
         torch.get_device_module(device).set_rng_state(state[device.type].cpu(), device)
+
+
+def random_state(parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """State of the generators that a forward pass on the parameters' devices draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    for device in {p.device for p in parameters if p.device.type != "cpu"}:
+        state[str(device)] = torch.get_device_module(device).get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor]) -> None:
+    """Set what :func:`random_state` gave."""
+    for name, value in state.items():
+        if name == "cpu":
+            torch.set_rng_state(value)
+        else:
+            torch.get_device_module(torch.device(name)).set_rng_state(value, torch.device(name))

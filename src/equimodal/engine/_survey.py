@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine._finite import blame_loss, elsewhere
+from equimodal.engine._finite import Blame, blame_loss, elsewhere
+from equimodal.engine._modes import paused_statistics
 from equimodal.engine._processes import all_sum, is_distributed
 from equimodal.engine._protocol import Objective, Phase, Survey
-from equimodal.engine._sharpness import paused_statistics, random_state, restore_random_state
+from equimodal.engine._random_state import random_state, restore_random_state
 
 Precision = Callable[[Batch], contextlib.AbstractContextManager[object]]
 
@@ -65,7 +67,7 @@ def _sums(
                 found = wanted.gather(batch)
             for name, part in found.items():
                 if look and not bool(torch.isfinite(part).all()):
-                    raise blame_loss(phase.name, part.sum(), batch)
+                    raise blame_loss(phase.name, Blame(None, part.sum(), batch))
                 sums[name] = sums[name] + part if name in sums else part
     return sums
 
@@ -75,8 +77,17 @@ def coupled(phase: Phase, objective: Objective) -> Objective:
     if phase.survey is None or not objective.shared:
         return objective
     totals = all_sum({name: t.detach() for name, t in objective.shared.items()})
+    if phase.survey.couple is None:  # refused by Survey itself
+        return objective
     late = phase.survey.couple(objective.shared, totals)
-    return Objective(objective.total + late.total, {**objective.losses, **late.losses}, objective.sums)
+    return replace(
+        objective,
+        total=objective.total + late.total,
+        losses={**objective.losses, **late.losses},
+        shared={},
+        parts={**objective.parts, **late.parts},
+        weights=None,  # the late part is no part with a weight
+    )
 
 
 def any_failed(phase: Phase, failed: bool) -> bool:

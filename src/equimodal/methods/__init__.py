@@ -9,16 +9,17 @@ from equimodal.methods._registry import MethodSummary, available, controls, get,
 from equimodal.methods._registry import built_in as built_in
 
 if TYPE_CHECKING:
+    from equimodal.engine import evaluating as evaluating
     from equimodal.methods._base import EpochContext as EpochContext
     from equimodal.methods._base import Method as Method
     from equimodal.methods._base import Stateful as Stateful
     from equimodal.methods._base import StepReport as StepReport
     from equimodal.methods._base import refuse_incomplete as refuse_incomplete
+    from equimodal.methods._info import ROLES as ROLES
     from equimodal.methods._info import MethodInfo as MethodInfo
     from equimodal.methods._options import Within as Within
     from equimodal.methods._options import check_options as check_options
     from equimodal.methods._predictor import BatchLike as BatchLike
-    from equimodal.methods._predictor import evaluating as evaluating
 
     # isort: split
     # imports of the methods, written by `make pages`
@@ -38,6 +39,7 @@ _HOMES = {
     "EpochContext": "_base",
     "Method": "_base",
     "MethodInfo": "_info",
+    "ROLES": "_info",
     "Stateful": "_base",
     "StepReport": "_base",
     "Within": "_options",

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from equimodal.methods._predictor import BatchLike, Predictor
 from equimodal.model import is_batch_of_one, one_sample_error
 from equimodal.tasks import Task, mean_ratio
 from equimodal.unimodal import Way
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ class Method(Predictor):
         group: dict[str, Any] = {"params": [p for p in self.parameters() if p.requires_grad]}
         return [group if lr is None else {**group, "lr": lr}]
 
+    def trained_modalities(self) -> tuple[str, ...]:
+        """The modalities whose encoders this method trains; all, unless a method says otherwise."""
+        return self.modalities
+
     # ---- the way of a batch ------------------------------------------------------------------------------------------
 
     def training_step(self, batch: BatchLike | Sequence[Batch], engine: Engine) -> StepReport:
@@ -243,18 +249,21 @@ class Method(Predictor):
 
     # ---- state of earlier versions -----------------------------------------------------------------------------------
 
-    def current_name(self, name: str) -> str:
-        """The name of a parameter or buffer that an earlier version stored as ``name``."""
-        for former, now in self.former_names:
-            if name.startswith(former):
-                return now + name[len(former) :]
-        return name
+    def current_state(self, state: Mapping[str, T]) -> dict[str, T]:
+        """Stored names and values under their names of today; what has no place any more is left out."""
+        own, renamed = set(self.state_dict()) if self.former_names else set(), dict(state)
+        for name in state:
+            for former, now in self.former_names:
+                if name.startswith(former) and name not in own:
+                    value, current = renamed.pop(name), now + name[len(former) :]
+                    if current in own:
+                        renamed[current] = value
+                    break
+        return renamed
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in [n for n in state_dict if n.startswith(prefix)]:
-            now = prefix + self.current_name(name[len(prefix) :])
-            if now != name:
-                state_dict[now] = state_dict.pop(name)
+        inside = {n[len(prefix) :]: state_dict.pop(n) for n in list(state_dict) if n.startswith(prefix)}
+        state_dict.update({prefix + n: value for n, value in self.current_state(inside).items()})
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -92,6 +92,7 @@ class CGGM(Stateful, Method):
         ),
         released=CGGM_RELEASED,
         consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py), read for facts",
+        featured=True,
         engine={
             "processes, trainer, accumulation, sharded: direction_scope='part'": "differs: cosines are averaged over "
             "the parts"

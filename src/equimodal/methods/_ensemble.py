@@ -44,6 +44,7 @@ class Ensemble(BranchMethod):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        role="independent",
     )
     min_modalities = 1
 
@@ -103,6 +104,7 @@ class Unimodal(Ensemble):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        role="single",
     )
 
     def __init__(

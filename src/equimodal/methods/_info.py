@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 ALL_TASKS = ("classification", "multilabel", "regression", "segmentation")
 MASKED = "supported per sample: absent rows are not encoded; the fusion fills them by its declared rule"
 OWN_ROWS = "supported per sample: each modality trains on the samples that have it"
+
+Role = Literal["", "reference", "baseline", "single", "independent"]
+ROLES: Mapping[Role, str] = {
+    "reference": "its step is the unit of cost, and a run that names no method trains it",
+    "baseline": "the simple method that others have to beat",
+    "single": "trains the modality that its option `modality` names; a comparison has one entry per modality",
+    "independent": "trains every encoder by itself: under-training is measured against it",
+}
+"""What a comparison needs a control for; each role belongs to one control."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +38,11 @@ class MethodInfo:
         released: what differs between the paper and the authors' released code.
         consulted: public sources read for it (facts only, no code).
         defaults: hyperparameter -> source of its default; read from the hints of the constructor.
-        control: whether it is a control without which no claim counts.
+        control: whether it is a control.
         idea: what it does, in one line for tables; the title where it is empty.
         order: why another order of the model's encoders gives another result; empty where it gives the same.
+        role: of a control without which a comparison proves nothing, see :data:`ROLES`; empty for all others.
+        featured: whether the demo, and a comparison that names no method, has it.
         complete: option -> why samples must have every modality where it is in force.
         engine: engine features -> what departs from their claims, see :func:`equimodal.engine.departures`; empty
             where every claim holds.
@@ -54,3 +66,5 @@ class MethodInfo:
     order: str = ""
     complete: Mapping[str, str] = field(default_factory=dict)
     engine: Mapping[str, str] = field(default_factory=dict)
+    role: Role = ""
+    featured: bool = False

@@ -49,6 +49,7 @@ class Joint(Method):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        role="reference",
     )
     min_modalities = 1
     single_loss = True

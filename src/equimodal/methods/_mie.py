@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale, is_distributed
+from equimodal.engine import Objective, Phase, Sharpness, is_distributed
 from equimodal.errors import MethodError, ScheduleWarning, UnsupportedError
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport, trainable, warn_if_frozen, warn_once
+from equimodal.methods._base import EpochContext, Stateful, trainable, warn_if_frozen, warn_once
 from equimodal.methods._info import ALL_TASKS, MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import (
     UNMIXED,
-    BranchMethod,
     Heads,
     Mixup,
+    ProjectingMethod,
     Stages,
     branch_phase,
     published_head,
@@ -32,7 +32,7 @@ from equimodal.projection import Flat, NoProjection, branch_layers, correspondin
 from equimodal.tasks import Task
 
 
-class MIE(Stateful, BranchMethod):
+class MIE(Stateful, ProjectingMethod):
     r"""Modal-aware interactive enhancement, published as IGM ([Jiang2025]_, equations 3 to 10).
 
     One branch per modality, an encoder and a classifier d -> 256 -> 64 -> C of its own (for a segmentation, of which
@@ -82,11 +82,9 @@ class MIE(Stateful, BranchMethod):
 
     info = MethodInfo(
         title="Modal-aware interactive enhancement (published as IGM)",
-        idea="modalities take turns with sharpness-aware steps; gradients are damped where the other "
-        "modalities' features are strong",
+        idea="turns of sharpness-aware steps; gradients are damped where the others' features are strong",
         paper="Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587",
-        equations="sharpness-aware objective of the forward phase, covariance, flat projector and modified gradient of "
-        "the backward phase",
+        equations="sharpness-aware objective (forward phase); covariance, flat projector, gradient (backward phase)",
         family="alternating, gradient projection, sharpness-aware",
         tasks=ALL_TASKS,
         modalities="two or more",
@@ -96,13 +94,13 @@ class MIE(Stateful, BranchMethod):
         cost="2 joint steps with sam='full', about 1 with 'momentum' or None",
         complete={"mixup_alpha": "mixing two samples needs every modality in both"},
         deviations=(
-            "alternation by batch is the default (no extra pass over the data, fits any budget of epochs); "
-            "alternate='stage' is the paper's schedule",
+            "alternation by batch is the default: no extra pass, any budget; the paper's is alternate='stage'",
             "mixup is off by default, so that methods are compared on equal data",
             "with alternation by batch or epoch covariances are gathered in training mode",
         ),
         released=MIE_RELEASED,
         consulted="paper; njustkmg/IJCAI25-IGM (train_CREMA.py, models/AudioVideo.py, configs), read for facts",
+        featured=True,
         engine=MIE_FEATURES,
     )
     state = ("mixup.generator", "stages", "_active", "_known_epoch", "_refreshed", "_steps", "projection.plasticity")
@@ -145,8 +143,7 @@ class MIE(Stateful, BranchMethod):
             keyed = corresponding({m: branch_layers(model, m, self.heads[m], layers) for m in self.modalities})
             self.projection = (MeanFlat if released else Flat)(keyed, temperature, sources)
         self._active: str | None = None  # None: every modality
-        self._known_epoch = alternate == "batch"
-        self._refreshed, self._steps = not projection, 0
+        self._known_epoch, self._refreshed, self._steps = alternate == "batch", not projection, 0
         warn_if_frozen(self, "MIE trains only its classifier.")
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -192,17 +189,6 @@ class MIE(Stateful, BranchMethod):
     def _branch(self, modality: str, own: Batch) -> tuple[Tensor, Tensor]:
         feature = self.multimodal.encode(own.inputs, None, [modality])[modality]
         return feature, self.heads[modality](feature)
-
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
-        """G <- G P for every corresponding layer."""
-        self.projection.project(phase.name)
-        return ()
-
-    def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
-        """Add the batch to the running covariances."""
-        report.extras |= self.projection.learn(phase.name, descent.sums, engine)
 
     # ---- epochs and stages ------------------------------------------------------------------------------------------
 

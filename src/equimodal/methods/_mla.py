@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
+from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import ModelError, ScheduleWarning
 from equimodal.inference import Prediction, Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport, warn_if_frozen, warn_once
+from equimodal.methods._base import EpochContext, Stateful, warn_if_frozen, warn_once
 from equimodal.methods._info import ALL_TASKS, MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import BranchMethod, branch_phase, default_head, equal_width, like_model
+from equimodal.methods.parts import ProjectingMethod, branch_phase, default_head, equal_width, like_model
 from equimodal.methods.released import MLA_RELEASED, fuse_by_batch, require_classification
 from equimodal.projection import Flat, NoProjection, Orthogonal, corresponding, projectable_layers
 from equimodal.tasks import Task, distribution_of
 
 
-class MLA(Stateful, BranchMethod):
+class MLA(Stateful, ProjectingMethod):
     r"""Multimodal learning with alternating unimodal adaptation ([Zhang2024]_, equations 3 to 9).
 
     All modalities share one head g. In every batch each modality takes a step of its own; the gradient of the head's
@@ -86,6 +86,7 @@ class MLA(Stateful, BranchMethod):
         released=MLA_RELEASED,
         consulted="paper; Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation (main.py, "
         "utils/utils.py), read for facts",
+        featured=True,
     )
     state = ("_batch", "_batches", "_generator", "projection.plasticity")
     former_names = (("projectors.", "projection.projectors."), ("flat.", "projection.bank."))
@@ -154,17 +155,6 @@ class MLA(Stateful, BranchMethod):
         with self.projection.observing(modality) as sums:
             output = self.head(feature)
         return Objective(self.loss(output, batch, modality), {}, sums | self.score_sums(output, batch, modality))
-
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
-        """G_W <- G_W P."""
-        self.projection.project(phase.name)
-        return ()
-
-    def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
-        """Show the projector this modality's mean feature, once its step is done."""
-        report.extras |= self.projection.learn(phase.name, descent.sums, engine)
 
     def current_alpha(self) -> float:
         r""":math:`\alpha_0^{1 + b/B}` at the current batch b of an epoch of B."""

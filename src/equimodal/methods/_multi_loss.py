@@ -40,6 +40,7 @@ class MultiLoss(Joint):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        role="baseline",
     )
     single_loss = False
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
-from equimodal.engine import reshard
+from equimodal.engine import evaluating
 from equimodal.errors import BatchError, MethodError, ModelError
 from equimodal.inference import Inference, Prediction, Rule
 from equimodal.methods._info import MethodInfo
@@ -212,16 +211,3 @@ class Predictor(nn.Module):
         }
         present = {m: torch.cat(v) for m, v in masks.items()}
         return self.inference.fit(self.task, torch.cat(fused) if fused else None, joined, present, torch.cat(targets))
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and each submodule's own mode again afterwards."""
-    training = [m for m in module.modules() if m.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
-        reshard(module)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Phase, Sharpness
+from equimodal.engine import Phase, Sharpness, modules_of
 from equimodal.errors import MethodError
 from equimodal.inference import Rule, apply_rule
 from equimodal.methods._base import EpochContext, Stateful
@@ -28,7 +28,8 @@ class PretrainFinetune(Stateful, Joint):
 
     Args:
         pretrain: share of the epochs spent on the unimodal part; the whole budget equals the others'.
-        freeze: keep the encoders fixed in the joint part.
+        freeze: keep the encoders as they are in the joint part: weights, running statistics (which are used there, as
+            in evaluation) and without dropout. They are the modules all of whose parameters are an encoder's.
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
 
     Raises:
@@ -93,8 +94,10 @@ class PretrainFinetune(Stateful, Joint):
             for m in self.modalities:
                 yield unimodal_phase(self, m, self.heads[m])
             return
-        frozen = {id(p) for m in self.modalities for p in self.multimodal.parameters_of(m)} if self.freeze else set()
-        yield Phase("joint", self._objective, [p for p in self.model.parameters() if id(p) not in frozen])
+        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)] if self.freeze else []
+        still = {id(p) for p in encoders}
+        trained = [p for p in self.model.parameters() if id(p) not in still]
+        yield Phase("joint", self._objective, trained, frozen=modules_of(self.model, encoders))
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The pre-training heads while they train; afterwards the exact split of an additive head."""

@@ -1,7 +1,9 @@
 """Reports of a comparison, made from its stored record (plain data): terminal table, Markdown table, one HTML page."""
 
+from equimodal.report._controls import CONTROLS
+from equimodal.report._controls import required_controls as required_controls
 from equimodal.report._page import render_report
-from equimodal.report._study import CONTROLS, missing_controls
+from equimodal.report._study import missing_controls
 from equimodal.report._tables import markdown_table, text_table
 
 __all__ = ["CONTROLS", "markdown_table", "missing_controls", "render_report", "text_table"]

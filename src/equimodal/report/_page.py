@@ -22,8 +22,8 @@ def render_report(study: Mapping[str, Any], path: str | Path) -> Path:
     reader's light or dark scheme and fits a phone.
 
     Args:
-        study: the record that ``equimodal compare`` stores as ``study.json``. A table without the controls Joint,
-            MultiLoss, Unimodal and Ensemble is marked as incomplete, rows of one seed are marked.
+        study: the record that ``equimodal compare`` stores as ``study.json``. A table that lacks one of
+            :data:`~equimodal.report.CONTROLS` is marked as incomplete, rows of one seed are marked.
         path: the file; folders are made, an older file is replaced only when the new one is complete.
 
     Returns:

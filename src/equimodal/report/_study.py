@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from equimodal.errors import DataError
-
-CONTROLS = ("Joint", "MultiLoss", "Unimodal", "Ensemble")
-"""Methods without which a comparison proves nothing."""
+from equimodal.report._controls import CONTROLS, required_controls, role_of
 
 Spread = tuple[float, float]
 """Mean and standard deviation over seeds."""
@@ -158,7 +156,9 @@ def read_study(study: Mapping[str, Any]) -> Study:
 
 
 def missing_controls(study: Mapping[str, Any]) -> list[str]:
-    """The controls that the table of ``study`` lacks: Joint, MultiLoss, Unimodal (for every modality), Ensemble.
+    """The controls of :data:`CONTROLS` that the table of ``study`` lacks; of the one for single modalities, for which.
+
+    A row counts for the role on record, or for that of its class.
 
     Example:
         >>> missing_controls({"rows": [{"method": "Joint"}, {"method": "Ensemble"}, {"method": "Unimodal[audio]"}],
@@ -166,16 +166,20 @@ def missing_controls(study: Mapping[str, Any]) -> list[str]:
         ['MultiLoss', 'Unimodal[video]']
     """
     rows = [_as_mapping(item, f"rows[{i}]") for i, item in enumerate(_list(study, "rows"))]
-    kinds = {str(row.get("class") or str(row.get("method")).partition("[")[0]) for row in rows}
-    missing = [name for name in CONTROLS if name not in kinds]
-    if "Unimodal" not in missing:
-        alone = {str((row.get("options") or {}).get("modality") or row.get("method")) for row in rows}
+    roles = [str(row.get("role") or role_of(_class_of(row))) for row in rows]
+    needed = required_controls()
+    missing = [name for role, name in needed.items() if role not in roles]
+    single, name = [row for row, role in zip(rows, roles, strict=True) if role == "single"], needed["single"]
+    if single and name not in {str(row.get("method")) for row in single}:  # else one row stands for all modalities
+        trained = {str((row.get("options") or {}).get("modality") or row.get("method")) for row in single}
         modalities = [str(m) for m in _mapping(study, "dataset", optional=True).get("modalities") or ()]
-        every = "Unimodal" in {str(row.get("method")) for row in rows}  # one row that stands for all modalities
-        missing += [
-            f"Unimodal[{m}]" for m in modalities if not every and m not in alone and f"Unimodal[{m}]" not in alone
-        ]
+        missing += [label for m in modalities if not {m, label := f"{name}[{m}]"} & trained]
     return missing
+
+
+def _class_of(row: Mapping[str, Any]) -> str:
+    """The class of a row's method; where the record does not say, the label without what is in brackets."""
+    return str(row.get("class") or str(row.get("method")).partition("[")[0])
 
 
 def number(value: Any) -> float | None:
@@ -188,7 +192,7 @@ def number(value: Any) -> float | None:
 def _row(item: Any, name: str) -> Row:
     row = _as_mapping(item, name)
     label = _text(row, "method", name)
-    kind = str(row.get("class") or label.partition("[")[0])
+    kind = _class_of(row)
     seeds = row.get("seeds")
     if isinstance(seeds, Sequence) and not isinstance(seeds, str):
         seeds = len(seeds)

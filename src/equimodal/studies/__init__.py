@@ -2,8 +2,6 @@
 
 from equimodal.report import CONTROLS
 from equimodal.studies.comparisons import (
-    Entry,
-    StudyConfig,
     StudyError,
     compare,
     interleaved,
@@ -15,8 +13,10 @@ from equimodal.studies.outputs import export_run, predict_run, write_predictions
 from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights
 from equimodal.studies.setup import (
     DataConfig,
+    Entry,
     ModelConfig,
     RunConfig,
+    StudyConfig,
     TrainingConfig,
     build_data,
     build_method,

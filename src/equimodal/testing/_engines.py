@@ -25,9 +25,9 @@ class Watched(PlainEngine):
         self.events.append(f"phase {phase.name}")
         return super().descend(phase, batches, sharpness)
 
-    def _finish_backward(self, phase: Any, failed: bool = False) -> bool:
+    def _finish_backward(self, *arguments: Any) -> bool:
         self.events.append("average")
-        result = super()._finish_backward(phase, failed)
+        result = super()._finish_backward(*arguments)
         if self._scale is not None:
             unscale, scale = self._scale.unscale, self._scale
 
@@ -58,9 +58,9 @@ class Overflowing(PlainEngine):
     bad: set[int] | None = None
     calls = 0
 
-    def _backward(self, loss: Tensor) -> None:
+    def _backward(self, loss: Tensor, **options: Any) -> None:
         self.calls += 1
-        super()._backward(loss * math.inf if self.bad is None or self.calls in self.bad else loss)
+        super()._backward(loss * math.inf if self.bad is None or self.calls in self.bad else loss, **options)
 
 
 def scaler(start: float = 2.0**12, every: int = 1000) -> torch.amp.GradScaler:

@@ -1,6 +1,7 @@
-"""Parts that several methods are made of: heads, phases of one branch, modulation, stages, mixup."""
+"""Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
-from equimodal.methods.parts._branches import BranchMethod, training_samples
+from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
+from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._heads import (
     Heads,
@@ -20,14 +21,18 @@ from equimodal.methods.parts._heads import (
 from equimodal.methods.parts._mixup import UNMIXED, Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
 from equimodal.methods.parts._progress import ScoreProgress
+from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 
 __all__ = [
     "UNMIXED",
     "BranchMethod",
+    "Companions",
     "Direction",
     "Heads",
     "Mixup",
+    "ProjectingMethod",
+    "SampleTable",
     "ScoreProgress",
     "Stages",
     "Target",

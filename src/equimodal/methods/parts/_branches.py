@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
+from equimodal.engine import Descent, Engine, Phase, UpdateScale, evaluating
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.inference import Rule, needs_of
-from equimodal.methods._base import EpochContext, Method
-from equimodal.methods._predictor import evaluating
+from equimodal.methods._base import EpochContext, Method, StepReport
 from equimodal.methods.parts._heads import Heads
+from equimodal.projection import NoProjection
 from equimodal.tasks import Task
 
 
@@ -41,6 +42,27 @@ class BranchMethod(Method):
         """Outputs of the branches' own heads."""
         outputs: dict[str, Tensor] = self.heads(features)
         return outputs
+
+
+class ProjectingMethod(BranchMethod):
+    r"""A branch method whose gradients are projected on what the other modalities leave free.
+
+    m's turn is :math:`G \leftarrow G P` for the layers of ``projection``, a step, and a look of the projection at what
+    the layers were given: the sums of ``self.projection.observing(m)``, which belong to the objective's.
+    """
+
+    projection: NoProjection
+
+    def modify_gradients(
+        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
+    ) -> Sequence[UpdateScale]:
+        """G <- G P."""
+        self.projection.project(phase.name)
+        return ()
+
+    def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
+        """Show the projection m's features, once m's step is done."""
+        report.extras |= self.projection.learn(phase.name, descent.sums, engine)
 
 
 def training_samples(method: Method, modality: str, context: EpochContext, instead: str) -> Iterator[Batch]:

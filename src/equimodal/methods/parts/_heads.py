@@ -115,7 +115,7 @@ def check_way(way: object, task: Task, inference: Rule) -> None:
     if reads and isinstance(way, (Split, Shapley)) and distribution_of(task) in SHARED:
         raise UnsupportedError(
             f"`inference`: {rule_name(inference)!r} needs unimodal predictions, and unimodal={way.name!r} gives shares "
-            "of the number, which sum to it. Use unimodal='masked', inference='fused', or MultiLoss."
+            "of the number, which sum to it. Use unimodal='masked', 'fused', or a method with unimodal losses."
         )
 
 

@@ -1,12 +1,10 @@
 """Many runs: entries and seeds, workers, summary, cost."""
 
-from equimodal.studies.comparisons._compare import Entry, StudyConfig, StudyError, compare
+from equimodal.studies.comparisons._compare import StudyError, compare
 from equimodal.studies.comparisons._cost import interleaved, measure_cost, ratios
 from equimodal.studies.comparisons._summary import summarise
 
 __all__ = [
-    "Entry",
-    "StudyConfig",
     "StudyError",
     "compare",
     "interleaved",

@@ -5,18 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
 from equimodal.data import Dataset
 from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError
-from equimodal.methods import get
-from equimodal.studies.comparisons._cells import cell_folder, check_labels
 from equimodal.studies.comparisons._cost import measure_cost
+from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
 from equimodal.studies.comparisons._workers import end_workers, prepare_worker, run_cell
 from equimodal.studies.runs import (
@@ -32,7 +34,19 @@ from equimodal.studies.runs import (
     write_json,
     write_yaml,
 )
-from equimodal.studies.setup import DataConfig, ModelConfig, RunConfig, TrainingConfig, build_data, check_device
+from equimodal.studies.setup import (
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    StudyConfig,
+    TrainingConfig,
+    build_data,
+    cell_folder,
+    check_device,
+    check_labels,
+    renamed,
+    sources,
+)
 
 
 class StudyError(EquimodalError):
@@ -41,61 +55,6 @@ class StudyError(EquimodalError):
     def __init__(self, message: str, study: dict[str, Any]) -> None:
         super().__init__(message)
         self.study = study
-
-
-@dataclass
-class Entry:
-    """One row of a comparison.
-
-    Args:
-        method: name of a registered method.
-        options: its hyperparameters.
-    """
-
-    method: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class StudyConfig:
-    """A comparison.
-
-    Args:
-        entries: label -> method and options.
-        seeds: one run per entry and seed.
-        data: the data.
-        model: the encoders, equal for all.
-        training: the budget, equal for all.
-        controls: add the controls that ``entries`` lacks (Joint, MultiLoss, every modality alone, Ensemble).
-    """
-
-    entries: dict[str, Entry]
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    controls: bool = True
-
-    def cells(self, data: Dataset) -> dict[str, RunConfig]:
-        """Label and seed -> configuration of one run."""
-        made = {}
-        for label, entry in self.rows(data).items():
-            for seed in self.seeds:
-                made[f"{label}/seed{seed}"] = RunConfig(
-                    get(entry.method).__name__, dict(entry.options), self.data, self.model, self.training, seed
-                )
-        return made
-
-    def rows(self, data: Dataset) -> dict[str, Entry]:
-        """Label -> entry, with the controls."""
-        rows: dict[str, Entry] = {}
-        if self.controls:
-            rows |= {"Joint": Entry("Joint"), "MultiLoss": Entry("MultiLoss"), "Ensemble": Entry("Ensemble")}
-            rows |= {f"Unimodal[{m}]": Entry("Unimodal", {"modality": m}) for m in data.modalities}
-        for label, entry in self.entries.items():
-            get(entry.method)  # an unknown name is refused before anything is trained
-            rows[label] = entry
-        return rows
 
 
 def compare(
@@ -114,7 +73,8 @@ def compare(
         folder: one sub-folder per cell; calling again with the same folder continues, and runs no finished cell twice.
         workers: processes, each with one thread; 1 runs the cells here.
         progress: called with (epochs done, epochs in all, what is running).
-        cost: measure the cost of each entry in joint steps, interleaved, before the cells start.
+        cost: measure the cost of each entry in joint steps, interleaved, before the cells start; of an entry that uses
+            others, once they are finished.
         loggers: write TensorBoard and CSV logs for every cell.
 
     Raises:
@@ -133,8 +93,11 @@ def compare(
     cells = config.cells(data)
     with locked(folder), Termination(f"equimodal compare --out {folder}") as termination:
         _claim(config, folder, data)
-        costs = _costs(config, folder, data) if cost else {}
-        failures = _run_cells(cells, folder, workers, progress, loggers, data, termination)
+        alone, dependent = _by_use(config, folder, data)
+        costs = _costs(alone, folder, data) if cost else {}
+        schedule = _run_cells(cells, config.requirements(data), folder, workers, progress, loggers, data, termination)
+        failures = schedule.failures
+        costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
         study = summarise(config, folder, data, costs, why)
         write_json(folder / "study.json", study)
@@ -175,14 +138,32 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
     write_yaml(path, {**described, "entries": entries, "seeds": config.seeds, "controls": config.controls})
 
 
-def _costs(config: StudyConfig, folder: Path, data: Dataset) -> dict[str, float]:
+def _by_use(config: StudyConfig, folder: Path, data: Dataset) -> tuple[dict[str, RunConfig], dict[str, RunConfig]]:
+    """Label -> configuration of an entry's first run: the entries that use no other, and those that do."""
+    seed, cells = config.seeds[0], config.cells(data)
+    alone, dependent = {}, {}
+    for label in config.rows(data):
+        one = cells[f"{label}/seed{seed}"]
+        if one.uses:
+            here = partial(_from, cell_folder(folder, label, seed))
+            dependent[label] = replace(one, uses=renamed(one.uses, here))
+        else:
+            alone[label] = one
+    return alone, dependent
+
+
+def _from(folder: Path, path: str) -> str:
+    return normpath(folder / path)
+
+
+def _costs(entries: Mapping[str, RunConfig], folder: Path, data: Dataset) -> dict[str, float]:
+    """Label -> cost; what is on record is not measured again, and what is used must be there."""
     path = folder / "cost.json"
     known: dict[str, float] = read_json(path) if path.exists() else {}
-    rows = config.rows(data)
     missing = {
-        label: RunConfig(get(e.method).__name__, dict(e.options), config.data, config.model, config.training)
-        for label, e in rows.items()
-        if label not in known
+        label: config
+        for label, config in entries.items()
+        if label not in known and all((Path(run) / "metrics.json").exists() for _, run in sources(config.uses))
     }
     if missing:
         known |= _measured(data, missing)
@@ -205,74 +186,89 @@ def _measured(data: Dataset, configs: Mapping[str, RunConfig]) -> dict[str, floa
 
 def _run_cells(
     cells: Mapping[str, RunConfig],
+    requirements: Mapping[str, list[str]],
     folder: Path,
     workers: int,
     progress: Callable[[int, int, str], None] | None,
     loggers: bool,
     data: Dataset,
     termination: Termination,
-) -> dict[str, BaseException]:
+) -> Schedule:
+    """Run what is not finished, the cells that others use first; the schedule knows what failed."""
     folders = {cell: cell_folder(folder, cell.rpartition("/")[0], c.seed) for cell, c in cells.items()}
-    open_cells = [cell for cell in cells if not (folders[cell] / "metrics.json").exists()]
+    unfinished = [cell for cell in cells if not (folders[cell] / "metrics.json").exists()]
     for cell in cells:
-        if cell not in open_cells:  # its numbers must not appear under other options
+        if cell not in unfinished:  # its numbers must not appear under other options
             check_config(cells[cell], folders[cell])
     total = sum(c.training.epochs for c in cells.values())
-    done = {cell: c.training.epochs for cell, c in cells.items() if cell not in open_cells}
-    failures: dict[str, BaseException] = {}
+    done = {cell: c.training.epochs for cell, c in cells.items() if cell not in unfinished}
+    schedule = Schedule(unfinished, requirements)
 
     def tell(what: str) -> None:
         if progress is not None:
             progress(sum(done.values()), total, what)
 
+    def end(cell: str, failure: BaseException | None) -> None:
+        done.update({c: cells[c].training.epochs for c in schedule.finish(cell, failure)})
+
     tell("")
-    if workers == 1 or len(open_cells) <= 1:
-        for cell in open_cells:
+    if workers == 1 or len(unfinished) <= 1:
+        while ready := schedule.take():
+            for cell in ready:
 
-            def advance(event: Mapping[str, Any], cell: str = cell) -> None:
-                done[cell] = event["epoch"]
+                def advance(event: Mapping[str, Any], cell: str = cell) -> None:
+                    done[cell] = event["epoch"]
+                    tell(cell)
+
+                failure: BaseException | None = None
+                try:
+                    run(cells[cell], folders[cell], resume=True, progress=advance, loggers=loggers, data=data)
+                except Terminated as stop:
+                    raise Terminated(folder) from stop
+                except Exception as error:  # noqa: BLE001 (recorded; the other cells go on)
+                    failure = error
+                if termination.requested:  # between two cells
+                    raise Terminated(folder)
+                end(cell, failure)
                 tell(cell)
+        return schedule
 
-            try:
-                run(cells[cell], folders[cell], resume=True, progress=advance, loggers=loggers, data=data)
-            except Terminated as stop:
-                raise Terminated(folder) from stop
-            except Exception as error:  # noqa: BLE001 (recorded; the other cells go on)
-                failures[cell] = error
-            if termination.requested:  # between two cells
-                raise Terminated(folder)
-            done[cell] = cells[cell].training.epochs
-            tell(cell)
-        return failures
-    # spawned processes start clean: no threads or generators are inherited half-way
-    context = multiprocessing.get_context("spawn")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(min(workers, len(open_cells)), mp_context=context, initializer=prepare_worker)
-    try:
-        running: dict[Future[None], str] = {
-            pool.submit(run_cell, cells[cell].to_dict(), str(folders[cell]), loggers): cell for cell in open_cells
-        }
+    def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
+        return {pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers): c for c in schedule.take()}
+
+    with _workers(min(workers, len(unfinished))) as pool:
+        running = submit(pool)
         while running:
             if termination.requested:
                 end_workers(pool, running)
                 raise Terminated(folder)
             finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
-                cell = running.pop(future)
-                failure = future.exception()
+                cell, failure = running.pop(future), future.exception()
                 if isinstance(failure, BrokenProcessPool):
                     raise EquimodalError(
                         f"A worker process died while {cell!r} ran: out of memory, or a script without "
                         "`if __name__ == '__main__':` around its calls. Finished cells are kept: call again with the "
                         "same folder, and with fewer workers."
                     ) from failure
-                if failure is not None:
-                    failures[cell] = failure  # the other cells go on
-                done[cell] = cells[cell].training.epochs
+                end(cell, failure)
+            running |= submit(pool)
             for cell in running.values():
                 done[cell] = len(read_lines(folders[cell] / "history.jsonl"))
             tell(next(iter(running.values()), ""))
+    return schedule
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes with one thread each, which are killed where the block does not end well."""
+    # spawned processes start clean: no threads or generators are inherited half-way
+    context = multiprocessing.get_context("spawn")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=prepare_worker)
+    try:
+        yield pool
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.kill()  # every file is whole at any moment; a polite end would wait for the epoch
@@ -284,4 +280,3 @@ def _run_cells(
         else:
             os.environ["OMP_NUM_THREADS"] = threads
     pool.shutdown()
-    return failures

@@ -1,18 +1,23 @@
-"""Cost of a method in joint steps: interleaved steps in one process, medians, ratios to ``Joint``."""
+"""Cost of a method in joint steps: interleaved steps in one process, medians, ratios to the reference."""
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from equimodal.batch import Batch
 from equimodal.data import Dataset, loader
-from equimodal.engine import PlainEngine
-from equimodal.methods import EpochContext
+from equimodal.engine import Descent, Phase, PlainEngine, Sharpness
+from equimodal.methods import EpochContext, Method
+from equimodal.report import required_controls
+from equimodal.studies.runs import load_companions
 from equimodal.studies.setup import RunConfig, optimizer_factory, seeded
 
 
@@ -50,31 +55,72 @@ def ratios(seconds: Mapping[str, list[float]], reference: str) -> dict[str, floa
 def measure_cost(data: Dataset, configs: Mapping[str, RunConfig], rounds: int = 15) -> dict[str, float]:
     """Cost of each configuration's training step in joint steps, measured here and now on one batch of ``data``.
 
+    A method in stages is measured in each, and the cost is the mean over the planned epochs.
+
     Args:
         data: gives the batch.
-        configs: label -> configuration; ``Joint`` of the first one is the reference.
+        configs: label -> configuration; the unit is a step of the control with the role ``"reference"``, with data,
+            model and training of the first one.
         rounds: timed rounds.
 
     Returns:
-        label -> ratio to ``Joint``.
+        label -> cost in joint steps.
     """
     first = next(iter(configs.values()))
-    batch = next(iter(loader(data.train, first.training.batch_size, seed=0)))
-    everything = {"__joint__": RunConfig("Joint", {}, first.data, first.model, first.training), **configs}
+    batches = loader(data.train, first.training.batch_size, seed=0)
+    batch = next(iter(batches))
+    unit = RunConfig(required_controls()["reference"], {}, first.data, first.model, first.training)
+    steps: dict[str, Callable[[], Any]] = {}
+    shares: dict[int, dict[str, float]] = {}
     with torch.random.fork_rng():
-        steps = {label: _step(config, data, batch) for label, config in everything.items()}
-        found = ratios(interleaved(steps, rounds), "__joint__")
-    del found["__joint__"]
-    return found
+        for row, config in enumerate((unit, *configs.values())):
+            updates = -(-len(batches) // config.training.accumulate)
+            for number, (share, step) in enumerate(_stages(config, data, batch, updates)):
+                name = f"{row}/{number}"
+                steps[name] = step
+                shares.setdefault(row, {})[name] = share
+        costs = ratios(interleaved(steps, rounds), "0/0")
+    return {
+        label: sum(share * costs[name] for name, share in shares[row].items())
+        for row, label in enumerate(configs, start=1)
+    }
 
 
-def _step(config: RunConfig, data: Dataset, batch: Batch) -> Callable[[], Any]:
-    method = seeded(config, data)
-    optimizer = optimizer_factory(config.training)(method.parameter_groups(config.training.lr))
-    engine = PlainEngine(optimizer, clip_norm=config.training.clip_norm)
-    method.train()
-    # a late epoch: staged methods are measured in their last, joint part
-    method.on_train_epoch_start(EpochContext(epoch=0, epochs=2, steps=100, loader=[batch], engine=engine))
-    if type(method).__name__ == "PretrainFinetune":
-        method.on_train_epoch_start(EpochContext(epoch=1, epochs=2, steps=100, loader=[batch], engine=engine))
+def _stages(config: RunConfig, data: Dataset, batch: Batch, updates: int) -> list[tuple[float, Callable[[], Any]]]:
+    """The kinds of epochs that a method plans, told apart by the phases of a step: share of the epochs, and a step."""
+    method = seeded(config, data, load_companions(config, data)).train()
+    plan = Plan(_optimizer(method, config))
+    counts: Counter[tuple[tuple[str, int], ...]] = Counter()
+    methods: dict[tuple[tuple[str, int], ...], Method] = {}
+    epochs = config.training.epochs
+    for epoch in range(epochs):
+        method.on_train_epoch_start(EpochContext(epoch, epochs, updates, [batch], plan))
+        kind = plan.kind_of(method, batch)
+        counts[kind] += 1
+        if kind not in methods:
+            methods[kind] = copy.deepcopy(method)
+    return [(count / epochs, _step(methods[kind], config, batch)) for kind, count in counts.items()]
+
+
+def _step(method: Method, config: RunConfig, batch: Batch) -> Callable[[], Any]:
+    engine = PlainEngine(_optimizer(method, config), clip_norm=config.training.clip_norm)
     return lambda: method.training_step(batch, engine)
+
+
+def _optimizer(method: Method, config: RunConfig) -> Optimizer:
+    return optimizer_factory(config.training)(method.parameter_groups(config.training.lr))
+
+
+class Plan(PlainEngine):
+    """Notes the phases of a step and computes none of them."""
+
+    def kind_of(self, method: Method, batch: Batch) -> tuple[tuple[str, int], ...]:
+        """Name and number of trained parameters of each phase of a step, in no order of time."""
+        self._phases: list[tuple[str, int]] = []
+        method.training_step(batch, self)
+        return tuple(sorted(self._phases))
+
+    def descend(self, phase: Phase, batches: Sequence[Batch], sharpness: Sharpness | None = None) -> Descent:
+        """Nothing, so that the phase is skipped."""
+        self._phases.append((phase.name, sum(p.numel() for p in phase.trained)))
+        return Descent.nothing()

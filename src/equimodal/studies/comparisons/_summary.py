@@ -6,17 +6,13 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from equimodal.data import Dataset
 from equimodal.errors import DataError
 from equimodal.methods import get
-from equimodal.studies.comparisons._cells import cell_folder
 from equimodal.studies.runs import check_config, environment, plain, read_json, read_lines
-from equimodal.studies.setup import resolved_options
-
-if TYPE_CHECKING:
-    from equimodal.studies.comparisons._compare import StudyConfig
+from equimodal.studies.setup import Entry, StudyConfig, cell_folder, resolved_options
 
 
 def summarise(
@@ -38,10 +34,10 @@ def summarise(
                 continue
             found.setdefault(label, []).append(read_json(cell / "metrics.json"))
             histories.append({"method": label, "seed": seed, "epochs": _epochs(cell / "history.jsonl")})
-    alone = {m["seed"]: m["probe"] for m in found.get("Ensemble", []) if "probe" in m}
+    independent = next((label for label, e in entries.items() if get(e.method).info.role == "independent"), "")
+    alone = {m["seed"]: m["probe"] for m in found.get(independent, []) if "probe" in m}
     for label, metrics in found.items():
-        modality = entries[label].options.get("modality") if entries[label].method == "Unimodal" else None
-        probes = [{k: v for k, v in m.get("probe", {}).items() if modality in (None, k)} for m in metrics]
+        probes = [_trained_probes(m, entries[label]) for m in metrics]
         gaps = [
             {k: alone[m["seed"]][k] - v for k, v in p.items()}
             for m, p in zip(metrics, probes, strict=True)
@@ -53,6 +49,8 @@ def summarise(
             "class": entries[label].method,
             "options": resolved_options(entries[label].method, entries[label].options),
             "control": get(entries[label].method).info.control,
+            "role": get(entries[label].method).info.role,
+            "uses": entries[label].uses,
             "seeds": len(metrics),
             "score_mean": mean,
             "score_std": std,
@@ -95,14 +93,29 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
             coefficients.setdefault(kind, {})[modality] = value
         epochs.append({
             "epoch": record["epoch"],
-            "train_loss": sum(v for k, v in record["losses"].items() if "/" not in k and k not in ("task", "fused",
-                                                                                                 "direction")),
+            "train_loss": record["loss"] if "loss" in record else _sum_of_phases(record["losses"]),
             "validation_score": record["validation"]["score"],
             "unimodal": record["validation"]["unimodal"],
             "coefficients": coefficients,
             "extras": record["extras"],
         })  # fmt: skip
     return epochs
+
+
+def _sum_of_phases(losses: Mapping[str, float]) -> float:
+    """The loss of an epoch on record by a version that did not say which of its losses are phases."""
+    parts = ("task", "fused", "direction")  # what the methods of that version reported beside their phases
+    return sum(value for name, value in losses.items() if "/" not in name and name not in parts)
+
+
+def _trained_probes(metrics: Mapping[str, Any], entry: Entry) -> dict[str, float]:
+    """The probes of the encoders that the method trained."""
+    probes: dict[str, float] = metrics.get("probe", {})
+    trained = metrics.get("trained_modalities")
+    if trained is None:  # on record by a version that did not say so
+        single = entry.options.get("modality") if get(entry.method).info.role == "single" else None
+        trained = list(probes) if single is None else [single]
+    return {m: score for m, score in probes.items() if m in trained}
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """One run: training with selection on validation data, its checkpoints and its records."""
 
+from equimodal.studies.runs._companions import load_companions
 from equimodal.studies.runs._identity import check_config
 from equimodal.studies.runs._records import (
     ELSEWHERE,
@@ -25,6 +26,7 @@ __all__ = [
     "check_config",
     "environment",
     "fit",
+    "load_companions",
     "load_model_weights",
     "load_run",
     "load_weights",

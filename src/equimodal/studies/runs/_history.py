@@ -1,4 +1,4 @@
-"""One line per epoch, written as training goes: what was lost, scored, multiplied."""
+"""One line per epoch, written as training goes: losses, scores, coefficients."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ class History(Callback):
         self._progress = progress
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._phases: dict[str, None] = {}
         self._started = time.perf_counter()
         self._earlier = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Sums of an epoch that is not over, for a checkpoint inside it."""
         elapsed = self._earlier + time.perf_counter() - self._started
-        return {"sums": dict(self._sums), "counts": dict(self._counts), "seconds": elapsed}
+        return {"sums": dict(self._sums), "counts": dict(self._counts), "phases": [*self._phases], "seconds": elapsed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self._sums, self._counts = dict(state_dict["sums"]), dict(state_dict["counts"])
+        self._phases = dict.fromkeys(state_dict.get("phases", ()))  # checkpoints of 0.1 lack them
         self._earlier, self._started = float(state_dict["seconds"]), time.perf_counter()
 
     def keep_until(self, epoch: int) -> None:
@@ -53,7 +55,7 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the sums."""
-        self._sums, self._counts = {}, {}
+        self._sums, self._counts, self._phases = {}, {}, {}
         self._started, self._earlier = time.perf_counter(), 0.0
 
     def on_train_batch_end(
@@ -63,7 +65,11 @@ class History(Callback):
         report = pl_module.last_report if isinstance(pl_module, MethodModule) else None
         if report is None:
             return
-        for name, value in flatten(report).items():
+        self._phases.update(dict.fromkeys(report.phases))
+        values = flatten(report)
+        if report.phases:
+            values["loss"] = report.loss
+        for name, value in values.items():
             value = value.detach()
             if name.startswith("score/"):  # NaN where a batch shows nothing that could be scored: it does not count
                 some = ~value.isnan()
@@ -91,6 +97,8 @@ class History(Callback):
             "epoch": trainer.current_epoch,
             "seconds": self._earlier + time.perf_counter() - self._started,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "loss": means.get("loss"),
+            "phases": [*self._phases],
             "losses": _part(means, "loss/"),
             "training_scores": _part(means, "score/"),
             "coefficients": _part(means, "coefficient/"),

@@ -19,6 +19,7 @@ from equimodal.diagnostics import evaluate, probe_scores, rule_scores
 from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
+from equimodal.studies.runs._companions import WEIGHTS, load_companions
 from equimodal.studies.runs._identity import check_config, check_fingerprint, check_finished, located
 from equimodal.studies.runs._records import (
     environment,
@@ -60,6 +61,8 @@ def run(
 ) -> dict[str, Any]:
     """Train, select and evaluate; returns the content of ``metrics.json``.
 
+    The trained methods of other runs that it uses are read first, see :class:`RunConfig`.
+
     The folder then holds ``config.yaml`` (resolved), ``environment.json``, ``history.jsonl`` (one line per epoch),
     ``metrics.json``, ``weights.safetensors`` (of the selected epoch) and ``checkpoints/``.
 
@@ -73,8 +76,9 @@ def run(
         data: the dataset, if it is loaded already.
 
     Raises:
-        DataError: the folder holds another run, another process works in it, or the data are not those of the run that
-            is resumed.
+        DataError: the folder holds another run, another process works in it, the data are not those of the run that is
+            resumed, or a run that is used is not there.
+        CheckpointError: a run that is used has changed since.
         SystemExit: with the code 75, after SIGTERM: everything is saved, ``resume`` continues.
         NonFiniteError: NaN or infinity in the data or a loss; the last good checkpoint stays.
     """
@@ -92,7 +96,7 @@ def run(
         require(data.test, TestSplit, "test")  # refused now, not after the training
     with contextlib.ExitStack() as stack, Termination(f"equimodal train --resume --out {folder}") as termination:
         with _own_randomness():
-            method = seeded(config, data)
+            method = seeded(config, data, load_companions(config, data, folder))
             refuse_incomplete(method, data.train.present)
             stack.enter_context(locked(folder))
             _prepare_folder(config, folder, data, resume)
@@ -100,7 +104,7 @@ def run(
                        loggers=loggers, termination=termination)  # fmt: skip
         metrics = _finish(method, data, config, best)
         metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
-        save_weights(method, folder / "weights.safetensors", {"config": plain(config.to_dict())})
+        save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
         write_json(folder / "metrics.json", metrics)
         (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
     return metrics
@@ -119,7 +123,7 @@ def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
     check_fingerprint(folder, data)
     with _own_randomness():
         method = seeded(config, data)
-    load_weights(method, folder / "weights.safetensors")
+    load_weights(method, folder / WEIGHTS)
     return config, data, method
 
 
@@ -329,6 +333,7 @@ def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str,
         "validation": {"score": on_validation.score, "loss": on_validation.loss, "unimodal": on_validation.unimodal},
         "rules": rule_scores(method, validation, test),
         "parameters": sum(p.numel() for p in method.parameters()),
+        "trained_modalities": method.trained_modalities(),
     }
     if config.probe:
         train = loader(data.train, size, shuffle=False)

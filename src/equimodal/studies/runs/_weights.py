@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from equimodal.errors import CheckpointError, missing_extra
+from equimodal.methods import Method
 from equimodal.studies.runs._records import write_bytes
 
 
@@ -38,6 +39,8 @@ def load_weights(method: nn.Module, path: Path) -> dict[str, Any]:
     """
     header, found = _read(path)
     own, _ = _parts(method)
+    if isinstance(method, Method):  # earlier versions had other names for some buffers
+        found = method.current_state(found)
     _copy(own, found, path, "this method and model", "Build the method with the options it was trained with.")
     for name, value in header.get("extra", {}).items():
         method.get_submodule(name).set_extra_state(value)

@@ -5,32 +5,40 @@ from equimodal.studies.setup._build import (
     build_method,
     build_model,
     check_device,
-    method_options,
     optimizer_factory,
-    resolved_options,
     scheduler_factory,
     seeded,
 )
-from equimodal.studies.setup._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from equimodal.studies.setup._cells import cell_folder, check_labels
+from equimodal.studies.setup._config import DataConfig, Entry, ModelConfig, RunConfig, StudyConfig, TrainingConfig
 from equimodal.studies.setup._fusion import fusion_options
+from equimodal.studies.setup._options import companion_options, method_options, resolved_options
 from equimodal.studies.setup._recipes import recipe, recipes, task_options
+from equimodal.studies.setup._uses import renamed, sources
 
 __all__ = [
     "DataConfig",
+    "Entry",
     "ModelConfig",
     "RunConfig",
+    "StudyConfig",
     "TrainingConfig",
     "build_data",
     "build_method",
     "build_model",
+    "cell_folder",
     "check_device",
+    "check_labels",
+    "companion_options",
     "fusion_options",
     "method_options",
     "optimizer_factory",
     "recipe",
     "recipes",
+    "renamed",
     "resolved_options",
     "scheduler_factory",
     "seeded",
+    "sources",
     "task_options",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,11 +18,12 @@ from equimodal.engine import Sharpness
 from equimodal.errors import MethodError, ModelError, unknown_name
 from equimodal.features import Width
 from equimodal.methods import Method, get
+from equimodal.methods.parts import Companions
 from equimodal.model import MultimodalModel
 from equimodal.studies.setup._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from equimodal.studies.setup._fusion import build_fusion, build_head, check_steps, with_steps
-
-_SHARED = {"model", "task", "self"}
+from equimodal.studies.setup._options import companion_options, method_options
+from equimodal.studies.setup._uses import check_uses
 
 
 def build_data(config: DataConfig) -> Dataset:
@@ -83,39 +83,22 @@ def _sample_features(data: Dataset, modality: str, encoder: nn.Module) -> Tree:
     return feature
 
 
-def method_options(name: str) -> dict[str, inspect.Parameter]:
-    """The hyperparameters of a method, as its constructor declares them."""
-    signature = inspect.signature(get(name).__init__)
-    return {n: p for n, p in signature.parameters.items() if n not in _SHARED}
-
-
-def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` with the constructor's defaults for all others; modules and sharpness that are off are left out.
-
-    Example:
-        >>> resolved_options("PretrainFinetune", {"pretrain": 0.25})["inference"]
-        'fused'
-    """
-    known = method_options(name)
-    given = {n: p.default for n, p in known.items() if p.default is not p.empty} | dict(options)
-    sharpness = given.get("sharpness")
-    if isinstance(sharpness, Mapping):
-        parts = inspect.signature(Sharpness).parameters
-        given["sharpness"] = {n: p.default for n, p in parts.items()} | dict(sharpness)
-    return {n: v for n, v in given.items() if v is not None or n in options or not _is_object(known[n])}
-
-
-def _is_object(option: inspect.Parameter) -> bool:
-    return any(kind in str(option.annotation) for kind in ("Module", "Sharpness"))
-
-
 def build_method(model: nn.Module, data: Dataset, name: str, options: Mapping[str, Any]) -> Method:
-    """The method with its options; unknown ones are refused with suggestions."""
+    """The method with its options; unknown ones are refused with suggestions.
+
+    Raises:
+        UnknownNameError: no such method or option.
+        MethodError: an option that has no default is missing, or one is out of range.
+    """
     known = method_options(name)
     given = dict(options)
     for option in given:
         if option not in known:
             raise unknown_name(f"option of {get(name).__name__}", option, known)
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in given]
+    if missing:
+        hint = " Name finished runs: uses: {...}." if missing[0] in companion_options(name) else ""
+        raise MethodError(f"`{missing[0]}`: {get(name).__name__} needs a value, and has no default for it.{hint}")
     sharpness = given.get("sharpness")
     if isinstance(sharpness, Mapping):
         try:
@@ -140,13 +123,27 @@ def check_device(device: str) -> None:
         )
 
 
-def seeded(config: RunConfig, data: Dataset) -> Method:
-    """Model and method with the weights that the seed decides, whatever was drawn before."""
+def seeded(config: RunConfig, data: Dataset, companions: Mapping[str, Companions] | None = None) -> Method:
+    """Model and method with the weights that the seed decides, whatever was drawn before.
+
+    Args:
+        config: of the run.
+        data: gives the shapes and the task.
+        companions: option -> what the method uses of other runs; without them the method can predict, not train.
+    """
+    check_uses(config.method, config.options, config.uses)
+    if companions is None:
+        companions = {option: _absent(value) for option, value in config.uses.items()}
     torch.manual_seed(config.seed)
     model = build_model(data, config.model)
     # heads of methods must not shift each other's numbers: every method starts from the same model
     torch.manual_seed(config.seed + 1_000_003)
-    return build_method(model, data, config.method, config.options)
+    return build_method(model, data, config.method, {**config.options, **companions})
+
+
+def _absent(used: str | Mapping[str, str]) -> Companions:
+    """Companions that are named and not loaded."""
+    return Companions.absent(used if isinstance(used, Mapping) else {"": used})
 
 
 def optimizer_factory(config: TrainingConfig) -> Callable[[list[dict[str, Any]]], Optimizer]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
+from equimodal.data import Dataset
 from equimodal.data.augment import Augmentation
 from equimodal.errors import MethodError, unknown_name
+from equimodal.methods import get
+from equimodal.report import required_controls
+from equimodal.studies.setup._cells import path_to_cell
 from equimodal.studies.setup._fusion import check_fusion
+from equimodal.studies.setup._uses import check_circles, check_uses, renamed, sources
 
 
 @dataclass
@@ -141,15 +147,18 @@ class RunConfig:
         training: see :class:`TrainingConfig`.
         seed: decides initial weights, order of the batches and dropout.
         probe: fit linear probes on every encoder's features at the end.
+        uses: option of the method -> folder of a finished run whose trained method it takes as a companion, or
+            companion -> folder. A relative path starts here, or in the run's own folder.
     """
 
-    method: str = "Joint"
+    method: str = field(default_factory=lambda: required_controls()["reference"])
     options: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
     probe: bool = True
+    uses: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries."""
@@ -165,6 +174,83 @@ class RunConfig:
                 own[name] = _make(kind, own[name], f"{name}.")
         made: RunConfig = _make(cls, own, "")
         return made
+
+
+@dataclass
+class Entry:
+    """One row of a comparison.
+
+    Args:
+        method: name of a registered method.
+        options: its hyperparameters.
+        uses: option of the method -> label of another entry, whose trained method (of the same seed) it takes as a
+            companion, or companion -> label: ``{"teachers": {"audio": "audio alone"}}``. The other entry is trained
+            once, before all that use it.
+    """
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    uses: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StudyConfig:
+    """A comparison.
+
+    Args:
+        entries: label -> method and options.
+        seeds: one run per entry and seed.
+        data: the data.
+        model: the encoders, equal for all.
+        training: the budget, equal for all.
+        controls: add the controls that ``entries`` lacks, see :data:`~equimodal.studies.CONTROLS`; of the one for
+            single modalities, an entry for each.
+    """
+
+    entries: dict[str, Entry]
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    controls: bool = True
+
+    def cells(self, data: Dataset) -> dict[str, RunConfig]:
+        """Label and seed -> configuration of one run."""
+        return {
+            f"{label}/seed{seed}": RunConfig(
+                get(entry.method).__name__, dict(entry.options), self.data, self.model, self.training, seed,
+                uses=renamed(entry.uses, partial(path_to_cell, seed=seed)),
+            )
+            for label, entry in self.rows(data).items()
+            for seed in self.seeds
+        }  # fmt: skip
+
+    def requirements(self, data: Dataset) -> dict[str, list[str]]:
+        """Cell -> the cells whose finished runs it uses."""
+        return {
+            f"{label}/seed{seed}": [f"{other}/seed{seed}" for _, other in sources(entry.uses)]
+            for label, entry in self.rows(data).items()
+            for seed in self.seeds
+        }
+
+    def rows(self, data: Dataset) -> dict[str, Entry]:
+        """Label -> entry, with the controls.
+
+        Raises:
+            UnknownNameError: a method, an option or an entry that is used does not exist.
+            MethodError: entries that use each other, or an entry that lacks what its method needs.
+        """
+        rows: dict[str, Entry] = {}
+        if self.controls:
+            controls = dict(required_controls())
+            single = controls.pop("single")
+            rows |= {name: Entry(name) for name in controls.values()}
+            rows |= {f"{single}[{m}]": Entry(single, {"modality": m}) for m in data.modalities}
+        rows |= self.entries
+        for label, entry in rows.items():
+            check_uses(entry.method, entry.options, entry.uses, f"entry {label!r}: ")
+        check_circles({label: [other for _, other in sources(entry.uses)] for label, entry in rows.items()})
+        return rows
 
 
 def _make(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:

@@ -67,8 +67,8 @@ _RECIPES: dict[str, tuple[ModelConfig, TrainingConfig]] = {
 
 
 _TASKS: dict[str, dict[str, Any]] = {
-    "mosi score": {"sentiment": True},  # l1, the loss of CGGM's experiments on CMU-MOSI
-    "lggmri": {},  # half cross-entropy, half Dice, as in CGGM's experiments on BraTS
+    "mosi score": {"sentiment": True},  # l1, the loss of published experiments on CMU-MOSI
+    "lggmri": {},  # half cross-entropy, half Dice, as in published experiments on BraTS
 }
 
 

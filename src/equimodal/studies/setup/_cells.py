@@ -16,6 +16,16 @@ def cell_folder(folder: Path, label: str, seed: int) -> Path:
     return folder / "cells" / _name(label) / f"seed{seed}"
 
 
+def path_to_cell(label: str, seed: int) -> str:
+    """The path from the folder of any cell to that of another, which holds wherever the comparison lies.
+
+    Example:
+        >>> path_to_cell("one modality", 0)
+        '../../one_modality/seed0'
+    """
+    return f"../../{_name(label)}/seed{seed}"
+
+
 def check_labels(labels: Iterable[str]) -> None:
     """Refuse labels that would not have a folder each.
 

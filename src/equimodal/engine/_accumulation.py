@@ -1,0 +1,71 @@
+"""Sums over the micro-batches of a phase: gradients, losses, statistics, numbers of single samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from equimodal.engine._apart import Backward, PartGradients
+from equimodal.engine._protocol import Descent, Objective, Phase, SampleValues
+from equimodal.engine._sharding import is_sharded
+
+
+class Accumulation:
+    """What the micro-batches of a phase add up to on this process.
+
+    Args:
+        phase: whose.
+    """
+
+    def __init__(self, phase: Phase) -> None:
+        self.parts = PartGradients(phase)
+        self._phase = phase
+        self._loss: Tensor | None = None
+        self._losses: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._rows: dict[str, list[SampleValues]] = {}
+
+    def add(self, objective: Objective, share: float, backward: Backward, part: str | None = None) -> None:
+        """One micro-batch: the backward pass, of each part too where there are some, and what it adds to the sums.
+
+        Args:
+            objective: of the micro-batch.
+            share: of the micro-batch in the phase.
+            backward: called with a loss and the options of ``Tensor.backward``.
+            part: only the gradient of this part is asked for.
+        """
+        value = objective.total if share == 1 else objective.total * share
+        if part is not None:
+            self._only(objective.parts.get(part), share, backward)
+        elif objective.parts:
+            self.parts.add(objective, share, backward)
+        elif value.requires_grad or not self._phase.frozen:  # else torch says that there is no graph
+            backward(value)
+        self._loss = value.detach() if self._loss is None else self._loss + value.detach()
+        for name, loss in objective.losses.items():
+            weighted = loss if share == 1 else loss * share
+            self._losses[name] = self._losses[name] + weighted if name in self._losses else weighted
+        for name, sums in objective.sums.items():
+            self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+        for name, rows in objective.rows.items():
+            self._rows.setdefault(name, []).append(rows)
+
+    def _only(self, part: Tensor | None, share: float, backward: Backward) -> None:
+        """Backward of one part, with respect to what the phase trains and nothing else."""
+        if part is None or not part.requires_grad:
+            return
+        trained = self.parts.trained
+        options = {} if any(is_sharded(p) for p in trained) else {"inputs": trained}
+        backward(part if share == 1 else part * share, **options)
+
+    def descent(self, count: int) -> Descent:
+        """The result for the method, once gradients are final."""
+        loss = torch.zeros(()) if self._loss is None else self._loss
+        rows = {name: _joined(found) for name, found in self._rows.items()}
+        return Descent(loss, self._losses, self._sums, count, self.parts.gradients(), rows)
+
+
+def _joined(rows: list[SampleValues]) -> SampleValues:
+    if len(rows) == 1:
+        return rows[0]
+    return SampleValues(torch.cat([r.values for r in rows]), torch.cat([r.index for r in rows]))

@@ -1,0 +1,234 @@
+"""Gradients of several losses of one forward pass, each by itself: as final as the gradient of their sum."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from equimodal.engine._sharding import is_sharded, local
+from equimodal.errors import MethodError, UnsupportedError
+
+if TYPE_CHECKING:
+    from equimodal.engine._protocol import Objective, Phase
+
+Backward = Callable[..., None]
+"""Called with a loss and the options of ``Tensor.backward``."""
+
+
+class Gradients(Mapping[str, Sequence[Tensor | None]]):
+    """Gradients of the parts of a phase's loss: part -> one per parameter of ``phase.trained``, ``None`` for none.
+
+    They are accumulated over micro-batches, averaged over processes and unscaled, and not yet clipped, as ``.grad`` is.
+    Of a sharded parameter a gradient holds the part that is here, as ``.grad`` does.
+
+    Args:
+        parameters: what the phase trains.
+        holders: part -> one tensor per parameter whose ``.grad`` is the gradient.
+
+    Raises:
+        MethodError: (when asked for a part that the objective did not give on any process) naming those there are.
+
+    Example:
+        >>> from equimodal import Batch, PlainEngine
+        >>> from equimodal.engine import Objective, Phase
+        >>> x, y = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
+        >>> phase = Phase("joint", lambda _: Objective.sum_of({"a": x.sum(), "b": (x * y).sum()}, {"b": 3.0}), [x, y])
+        >>> batch = Batch({"m": torch.zeros(1, 1)})
+        >>> gradients = PlainEngine(torch.optim.SGD([x, y], lr=0.1)).descend(phase, [batch]).gradients
+        >>> gradients.of("b", [x]), gradients["a"][1], x.grad
+        ([tensor([1., 1.])], None, tensor([4., 4.]))
+        >>> gradients.gram([x])
+        tensor([[2., 2.],
+                [2., 2.]])
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter] = (), holders: Mapping[str, Sequence[Tensor]] | None = None
+    ) -> None:
+        self._parameters = parameters
+        self._holders = {} if holders is None else holders
+        self._places: dict[int, int] | None = None
+
+    def __getitem__(self, part: str) -> Sequence[Tensor | None]:
+        return [holder.grad for holder in self.holders(part)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._holders)
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def __contains__(self, part: object) -> bool:
+        return part in self._holders
+
+    def holders(self, part: str) -> Sequence[Tensor]:
+        """The tensors whose ``.grad`` are the gradients of one part, in the order of ``phase.trained``."""
+        if part not in self._holders:
+            raise MethodError(
+                f"`gradients`: expected one of the parts {list(self._holders)} of the phase's objective. Found "
+                f"{part!r}. Return it in Objective(..., parts=...)."
+            )
+        return self._holders[part]
+
+    def of(self, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+        """The gradients of one part with respect to some parameters, found by object.
+
+        Args:
+            part: name in the objective's ``parts``.
+            parameters: for example ``model.parameters_of(modality)``; one that the phase does not train has ``None``.
+        """
+        return [None if holder is None else holder.grad for holder in self._find(part, parameters)]
+
+    def holders_of(self, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """The tensors whose ``.grad`` are what :meth:`of` returns; of parameters that the phase trains."""
+        return [holder for holder in self._find(part, parameters) if holder is not None]
+
+    def _find(self, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+        if self._places is None:
+            self._places = {id(p): i for i, p in enumerate(self._parameters)}
+        holders, places = self.holders(part), self._places
+        return [None if (i := places.get(id(p))) is None else holders[i] for p in parameters]
+
+    @torch.no_grad()
+    def gram(self, parameters: Sequence[nn.Parameter], parts: Sequence[str] | None = None) -> Tensor:
+        r"""Inner products between the gradients of the parts, :math:`\langle g_k, g_l \rangle` over some parameters.
+
+        Args:
+            parameters: the space that the products are taken in; every process must ask for the same ones if some are
+                sharded, of which each adds its part.
+            parts: k, l = 1..K; default all, in their order.
+
+        Returns:
+            (K, K), in float32 at least.
+        """
+        names = list(self._holders) if parts is None else list(parts)
+        rows = [self.of(name, parameters) for name in names]
+        device = parameters[0].device if parameters else torch.device("cpu")
+        dtype = torch.promote_types(parameters[0].dtype if parameters else torch.float32, torch.float32)
+        whole, split = torch.zeros(2, len(names), len(names), dtype=dtype, device=device).unbind()
+        some_sharded = any(is_sharded(p) for p in parameters)
+        for i, p in enumerate(parameters):
+            column = [row[i] for row in rows]
+            if all(g is None for g in column):
+                continue
+            zero = torch.zeros_like(local(p.detach())).flatten()
+            stacked = torch.stack([zero if g is None else local(g).flatten() for g in column]).to(dtype)
+            (split if is_sharded(p) else whole).addmm_(stacked, stacked.mT)
+        if some_sharded:
+            dist.all_reduce(split)
+        return whole + split
+
+
+class PartGradients:
+    """Adds up the gradients of the parts while the micro-batches of a phase go by.
+
+    A part's gradient of a parameter p is kept as the ``.grad`` of a tensor that shares p's memory, so that averaging
+    and unscaling treat it as they treat p.
+
+    Args:
+        phase: says which parameters are trained, and for which of them gradients are kept apart.
+    """
+
+    def __init__(self, phase: Phase) -> None:
+        self.trained = phase.trained
+        self._may_lack_graph = bool(phase.frozen)
+        wanted = None if phase.separate is None else {id(p) for p in phase.separate}
+        self._kept = [i for i, p in enumerate(self.trained) if wanted is None or id(p) in wanted]
+        self._rows: dict[str, list[Tensor]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def gradients(self) -> Gradients:
+        """What was added up."""
+        return Gradients(self.trained, self._rows)
+
+    def holders(self) -> list[Tensor]:
+        """Every tensor whose ``.grad`` is a gradient of a part."""
+        return [holder for row in self._rows.values() for holder in row]
+
+    def _row(self, part: str) -> list[Tensor]:
+        if part not in self._rows:
+            self._rows[part] = [p.detach() for p in self.trained]
+        return self._rows[part]
+
+    def add(self, objective: Objective, share: float, backward: Backward) -> None:
+        """One backward pass per part, and one of the total where it is not declared to be their weighted sum.
+
+        Args:
+            objective: of one micro-batch.
+            share: of the micro-batch in the phase.
+            backward: of a loss, scaled where there is a loss scale.
+        """
+        sofar = [p.grad for p in self.trained]
+        weights = objective.weights
+        whole = weights is not None or any(is_sharded(p) for p in self.trained)  # else a part needs fewer gradients
+        options: dict[str, Any] = {} if whole else {"inputs": [self.trained[i] for i in self._kept]}
+        last = list(objective.parts)[-1] if weights is not None else None
+        for name, part in objective.parts.items():
+            row = self._row(name)
+            for p in self.trained:
+                p.grad = None
+            if part.requires_grad and (whole or self._kept):
+                loss = part if share == 1 else part * share
+                self._backward(backward, loss, {**options, "retain_graph": name != last})
+            for i in self._kept:
+                gradient = self.trained[i].grad
+                if gradient is not None:
+                    held = row[i].grad
+                    row[i].grad = gradient if held is None else held + gradient
+            if weights is not None:
+                sofar = [
+                    old if p.grad is None else _weighted(old, p.grad, weights[name])
+                    for p, old in zip(self.trained, sofar, strict=True)
+                ]
+        for p, gradient in zip(self.trained, sofar, strict=True):
+            p.grad = gradient
+        done = weights is not None and any(part.requires_grad for part in objective.parts.values())
+        if not done and (objective.total.requires_grad or not self._may_lack_graph):  # else torch misses the graph
+            backward(objective.total if share == 1 else objective.total * share)
+
+    @staticmethod
+    def _backward(backward: Backward, loss: Tensor, options: Mapping[str, Any]) -> None:
+        try:
+            backward(loss, **options)
+        except RuntimeError as error:
+            if "donated buffer" not in str(error):
+                raise
+            raise UnsupportedError(
+                "`parts`: gradients apart need several backward passes through compiled code, which was first compiled "
+                "for one only. Set torch._functorch.config.donated_buffer = False before the first step."
+            ) from error
+
+    # ---- processes -------------------------------------------------------------------------------------------------
+
+    def layout(self) -> bytes:
+        """The names of the parts on this process, in order, and which parameters have a gradient of each."""
+        if not self._rows:
+            return b""
+        flags = {n: "".join("01"[h.grad is not None] for h in row) for n, row in self._rows.items()}
+        return json.dumps(list(flags.items())).encode()
+
+    def agree(self, layouts: Sequence[bytes]) -> list[Tensor]:
+        """Take on the parts of all processes, in one order everywhere; those to average, in that order too.
+
+        Args:
+            layouts: :meth:`layout` of every process.
+        """
+        union: dict[str, set[int]] = {}
+        for text in layouts:
+            for name, flags in json.loads(text) if text else ():
+                union.setdefault(name, set()).update(i for i, flag in enumerate(flags) if flag == "1")
+        self._rows = {name: self._row(name) for name in union}
+        return [self._rows[name][i] for name, places in union.items() for i in sorted(places)]
+
+
+def _weighted(old: Tensor | None, gradient: Tensor, weight: float | Tensor) -> Tensor:
+    """Old + weight * gradient, in new memory."""
+    term = gradient * (weight.to(gradient.dtype) if isinstance(weight, Tensor) else weight)
+    return term if old is None else old + term

@@ -1,0 +1,33 @@
+"""The controls that every comparison needs, as they say themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+from equimodal.methods import ROLES, controls, get
+
+
+@cache
+def required_controls() -> Mapping[str, str]:
+    """Role -> name of the control that has it, in the order of :data:`equimodal.methods.ROLES`.
+
+    Where another package claims a role too, the control of this library keeps it.
+
+    Example:
+        >>> list(required_controls())
+        ['reference', 'baseline', 'single', 'independent']
+    """
+    names: dict[str, str] = {}
+    for name in controls():
+        names.setdefault(get(name).info.role, name)
+    return {role: names[role] for role in ROLES}
+
+
+def role_of(name: str) -> str:
+    """The role of the method of that name; empty for one that is not required, or not known here."""
+    return next((role for role, control in required_controls().items() if control == name), "")
+
+
+CONTROLS = tuple(required_controls().values())
+"""Methods without which a comparison proves nothing."""

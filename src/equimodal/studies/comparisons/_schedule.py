@@ -1,0 +1,45 @@
+"""Which cell of a comparison may run next: one whose finished runs are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from equimodal.errors import MethodError
+
+
+class Schedule:
+    """The order of cells that use each other's finished runs.
+
+    Args:
+        cells: that are to run, in the order in which they are asked for.
+        requirements: cell -> the cells that must be finished first; those that are not among ``cells`` are finished.
+    """
+
+    def __init__(self, cells: Sequence[str], requirements: Mapping[str, Sequence[str]]) -> None:
+        self._waiting = list(cells)
+        self._requirements = requirements
+        self._unfinished = set(cells)
+        self.failures: dict[str, BaseException] = {}
+
+    def take(self) -> list[str]:
+        """The cells that can run now, each given out once."""
+        ready = [cell for cell in self._waiting if not self._unfinished.intersection(self._requirements.get(cell, ()))]
+        self._waiting = [cell for cell in self._waiting if cell not in ready]
+        return ready
+
+    def finish(self, cell: str, failure: BaseException | None = None) -> list[str]:
+        """Note that a cell has ended; after a failure also every cell that uses it, with the reason.
+
+        Returns:
+            The cells that ended with it: itself, and those that cannot run any more.
+        """
+        self._unfinished.discard(cell)
+        if failure is None:
+            return [cell]
+        self.failures[cell] = failure
+        ended = [cell]
+        for other in [c for c in self._waiting if cell in self._requirements.get(c, ())]:
+            if other in self._waiting:
+                self._waiting.remove(other)
+                ended += self.finish(other, MethodError(f"it uses {cell!r}, which failed"))
+        return ended
