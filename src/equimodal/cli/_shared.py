@@ -25,7 +25,7 @@ _DATA_NOTES = {
 
 def featured() -> list[str]:
     """The methods of a comparison that names none."""
-    return [name for name in available() if get(name).info.featured]
+    return [name for name in available(outside=False) if get(name).info.featured]
 
 
 def add_parts(parser: CommandParser, data: bool = True) -> None:

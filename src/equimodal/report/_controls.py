@@ -12,14 +12,14 @@ from equimodal.methods import ROLES, controls, get
 def required_controls() -> Mapping[str, str]:
     """Role -> name of the control that has it, in the order of :data:`equimodal.methods.ROLES`.
 
-    Where another package claims a role too, the control of this library keeps it.
+    The controls of other packages have none: what a comparison needs does not depend on what is installed.
 
     Example:
         >>> list(required_controls())
         ['reference', 'baseline', 'single', 'independent']
     """
     names: dict[str, str] = {}
-    for name in controls():
+    for name in controls(outside=False):
         names.setdefault(get(name).info.role, name)
     return {role: names[role] for role in ROLES}
 

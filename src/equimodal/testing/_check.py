@@ -41,13 +41,12 @@ class Report:
     def __str__(self) -> str:
         numbers = f"{len(self.held)} held, {len(self.not_applicable)} not applicable, {len(self.failed)} failed"
         lines = [f"{self.method}: {numbers}"]
-        reasons: dict[str, list[str]] = {}
-        for name, reason in self.not_applicable.items():
-            reasons.setdefault(reason, []).append(name)
-        for title, entries in (("not applicable", reasons), ("failed", {t: [n] for n, t in self.failed.items()})):
+        for title, entries in (("not applicable", self.not_applicable), ("failed", self.failed)):
             if entries:
-                lines += ["", f"{title}:"]
-                lines += [f"  {_shortened(names)}: {text}" for text, names in entries.items()]
+                by_text: dict[str, list[str]] = {}
+                for name, text in entries.items():
+                    by_text.setdefault(text, []).append(name)
+                lines += ["", f"{title}:", *(f"  {_shortened(names)}: {text}" for text, names in by_text.items())]
         return "\n".join(lines)
 
 

@@ -68,4 +68,5 @@ class Check:
             except PropertyError as error:
                 raise PropertyError(f"{self}: {error}") from error
             except Exception as error:
-                raise PropertyError(f"{self}: {type(error).__name__}: {error}") from error
+                reason = (str(error).strip() or "without a message").splitlines()[0]
+                raise PropertyError(f"{self}: {type(error).__name__}: {reason}") from error
