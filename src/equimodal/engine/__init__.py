@@ -1,5 +1,6 @@
 """The engine of a plain loop, :class:`PlainEngine`, which needs torch only; and what methods may ask of any engine."""
 
+from equimodal.engine._copies import engine_beside, fresh_optimizer
 from equimodal.engine._features import FEATURES, departures
 from equimodal.engine._optimizers import cancels_scale, is_scale_invariant, is_schedule_free
 from equimodal.engine._plain import PlainEngine
@@ -26,6 +27,8 @@ __all__ = [
     "average_statistics",
     "cancels_scale",
     "departures",
+    "engine_beside",
+    "fresh_optimizer",
     "is_compiled",
     "is_distributed",
     "is_scale_invariant",

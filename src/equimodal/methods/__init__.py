@@ -13,6 +13,9 @@ from equimodal.methods._modality_dropout import ModalityDropout
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._pretrain_finetune import PretrainFinetune
 from equimodal.methods._registry import available, controls, get
+from equimodal.methods._validation import Validation, measure
+from equimodal.methods._validation import ValidationSums as ValidationSums
+from equimodal.methods._validation import part_of as part_of
 
 __all__ = [
     "CGGM",
@@ -28,8 +31,10 @@ __all__ = [
     "PretrainFinetune",
     "StepReport",
     "Unimodal",
+    "Validation",
     "available",
     "controls",
     "get",
+    "measure",
     "refuse_incomplete",
 ]

@@ -15,9 +15,11 @@ from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
 from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale, reshard
 from equimodal.errors import BatchError, EquimodalWarning, MethodError, ModelError
 from equimodal.inference import Inference, Prediction, Rule
+from equimodal.methods._epochs import EpochContext as EpochContext
 from equimodal.methods._info import MASKED as MASKED
 from equimodal.methods._info import OWN_ROWS as OWN_ROWS
 from equimodal.methods._info import MethodInfo as MethodInfo
+from equimodal.methods._validation import Validation
 from equimodal.model import Multimodal, check_parts, is_batch_of_one, one_sample_error
 from equimodal.tasks import Task, distribution_of, mean_ratio
 from equimodal.unimodal import Way, unimodal_outputs
@@ -26,25 +28,6 @@ _MEMBERS = ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters
 ALL_TASKS = ("classification", "multilabel", "regression", "segmentation")
 
 BatchLike = Batch | Mapping[str, Any] | tuple[Any, Any]
-
-
-@dataclass(frozen=True)
-class EpochContext:
-    """What a method may need to know or use between epochs.
-
-    Args:
-        epoch: number of the epoch, from 0.
-        epochs: how many are planned, if known.
-        steps: updates per epoch, if known.
-        loader: iterable over the training batches, for methods that pass over the data; ``None`` if not offered.
-        engine: the engine that trains.
-    """
-
-    epoch: int
-    epochs: int | None = None
-    steps: int | None = None
-    loader: Iterable[BatchLike] | None = None
-    engine: Engine | None = None
 
 
 @dataclass
@@ -132,6 +115,7 @@ class Method(nn.Module):
         if sharpness is not None:
             sharpness.attach(self)
         self._warned: set[str] = set()
+        self._aside: dict[str, Tensor] = {}  # what was done beside the steps, for the next report
         check_parts(self.multimodal)
         self.inference = Inference(
             self.modalities, inference, calibrated=calibrated, distribution=distribution_of(task)
@@ -185,7 +169,7 @@ class Method(nn.Module):
             return self._step(batches, engine)
 
     def _step(self, batches: list[Batch], engine: Engine) -> StepReport:
-        report = StepReport()
+        report, self._aside = StepReport(extras=self._aside), {}
         batches = self.prepare(batches)
         for phase in self.phases(batches):
             try:
@@ -239,8 +223,11 @@ class Method(nn.Module):
     def on_train_epoch_end(self, context: EpochContext) -> None:
         """Moment after an epoch."""
 
-    def on_validation_end(self, value: float) -> None:
-        """Moment after a validation pass, with its score (higher is better)."""
+    def on_validation_end(self, validation: Validation | float) -> None:
+        """Moment after a validation pass: its scores and losses, or the score alone (higher is better).
+
+        ``Validation.of`` makes one of either, and ``float`` the score.
+        """
 
     # ---- outputs -----------------------------------------------------------------------------------------------------
 

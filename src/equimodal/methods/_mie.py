@@ -36,6 +36,7 @@ from equimodal.methods._base import (
     warn_if_frozen,
     warn_once,
 )
+from equimodal.methods._validation import Validation
 from equimodal.methods.parts import (
     Heads,
     LossShares,
@@ -386,11 +387,11 @@ class MIE(Method):
                     _, _, sums = self._forward(modality, own, gather=True)
                     self._add(modality, sums)
 
-    def on_validation_end(self, value: float) -> None:
+    def on_validation_end(self, validation: Validation | float) -> None:
         """Remember the best model so far, from which the next stage starts."""
         if self.alternate == "stage":
             model, heads = self.model.state_dict(prefix="model."), self.heads.state_dict(prefix="heads.")
-            self.stages.remember(value, {**model, **heads})
+            self.stages.remember(float(validation), {**model, **heads})
 
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
         """None: there is no joint head."""

@@ -1,6 +1,7 @@
 """Parts that several methods are made of: heads, phases of one branch, stages, mixup."""
 
 from equimodal.methods.parts._cggm_direction import Direction, Seen, column_blocks
+from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
 from equimodal.methods.parts._heads import (
     Heads,
     adapted,
@@ -17,6 +18,7 @@ from equimodal.methods.parts._heads import (
     usual_way,
 )
 from equimodal.methods.parts._mixup import check_mixable, mixup
+from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._shares import LossShares, own_rows
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 
@@ -24,6 +26,8 @@ __all__ = [
     "Direction",
     "Heads",
     "LossShares",
+    "PlannedLoader",
+    "ProbeRun",
     "Seen",
     "Stages",
     "adapted",
@@ -39,6 +43,8 @@ __all__ = [
     "nothing",
     "output_layer",
     "own_rows",
+    "planned_loader",
+    "probe_run",
     "published_head",
     "reset_optimizer",
     "unimodal_phase",
