@@ -145,7 +145,7 @@ def test_the_moments_come_in_order_with_what_they_need() -> None:
 
     spy("on_train_epoch_start", context)
     spy("training_step", lambda _: "")
-    spy("on_validation_end", lambda value: "score" if 0 <= value <= 1 else f"{value}")
+    spy("on_validation_end", lambda value: "score" if 0 <= float(value) <= 1 else f"{value}")
     spy("on_train_epoch_end", context)
     fit(method, batches(), epochs=2, validation=batches())
     one = [
