@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Backward = Callable[..., None]
 """Called with a loss and the options of ``Tensor.backward``."""
+_WEIGHTED = "\0weighted"  # after the name of a part: its gradient times its weight in the total, where that is not 1
 
 
 class Gradients(Mapping[str, Sequence[Tensor | None]]):
@@ -29,6 +30,7 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
     Args:
         parameters: what the phase trains.
         holders: part -> one tensor per parameter whose ``.grad`` is the gradient.
+        declared: every objective of this process was a sum of its parts with known weights.
 
     Raises:
         MethodError: (when asked for a part that the objective did not give on any process) naming those there are.
@@ -48,10 +50,15 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter] = (), holders: Mapping[str, Sequence[Tensor]] | None = None
+        self,
+        parameters: Sequence[nn.Parameter] = (),
+        holders: Mapping[str, Sequence[Tensor]] | None = None,
+        declared: bool = True,
     ) -> None:
-        self._parameters = parameters
-        self._holders = {} if holders is None else holders
+        self._parameters, self.declared = parameters, declared
+        every = {} if holders is None else holders
+        self._holders = {name: row for name, row in every.items() if not name.endswith(_WEIGHTED)}
+        self._weighted = {name.removesuffix(_WEIGHTED): row for name, row in every.items() if name.endswith(_WEIGHTED)}
         self._places: dict[int, int] | None = None
 
     def __getitem__(self, part: str) -> Sequence[Tensor | None]:
@@ -82,17 +89,27 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
             part: name in the objective's ``parts``.
             parameters: for example ``model.parameters_of(modality)``; one that the phase does not train has ``None``.
         """
-        return [None if holder is None else holder.grad for holder in self._find(part, parameters)]
+        return self._find(self.holders(part), parameters)
 
-    def holders_of(self, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """The tensors whose ``.grad`` are what :meth:`of` returns; of parameters that the phase trains."""
-        return [holder for holder in self._find(part, parameters) if holder is not None]
+    def share_of(self, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+        """What the part contributes to ``.grad``: :meth:`of` times its weight; in a phase with a perturbation."""
+        return self._find(self._weighted.get(part, self.holders(part)), parameters)
 
-    def _find(self, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    def replace(self, part: str, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+        """Set the gradients of one part with respect to parameters of the phase; a missing one is 0 where one was."""
+        holders = self.holders(part)
+        for p, g in zip(parameters, gradients, strict=True):
+            holder = holders[self._place(p)]
+            holder.grad = g if g is not None or holder.grad is None else torch.zeros_like(holder.grad)
+
+    def _find(self, holders: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+        places = [self._place(p) for p in parameters]
+        return [None if i < 0 else holders[i].grad for i in places]
+
+    def _place(self, parameter: nn.Parameter) -> int:
         if self._places is None:
             self._places = {id(p): i for i, p in enumerate(self._parameters)}
-        holders, places = self.holders(part), self._places
-        return [None if (i := places.get(id(p))) is None else holders[i] for p in parameters]
+        return self._places.get(id(parameter), -1)
 
     @torch.no_grad()
     def gram(self, parameters: Sequence[nn.Parameter], parts: Sequence[str] | None = None) -> Tensor:
@@ -137,24 +154,28 @@ class PartGradients:
     def __init__(self, phase: Phase) -> None:
         self.trained = phase.trained
         self._may_lack_graph = bool(phase.frozen)
+        self._keeps_shares = phase.perturbation is not None
         wanted = None if phase.separate is None else {id(p) for p in phase.separate}
         self._kept = [i for i, p in enumerate(self.trained) if wanted is None or id(p) in wanted]
         self._rows: dict[str, list[Tensor]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._rows)
+        self._declared = True
 
     def gradients(self) -> Gradients:
         """What was added up."""
-        return Gradients(self.trained, self._rows)
+        return Gradients(self.trained, self._rows, self._declared)
 
     def holders(self) -> list[Tensor]:
         """Every tensor whose ``.grad`` is a gradient of a part."""
         return [holder for row in self._rows.values() for holder in row]
 
     def _row(self, part: str) -> list[Tensor]:
+        """The holders of a part; a new one that is weighted starts as what was counted with a weight of 1 so far."""
         if part not in self._rows:
-            self._rows[part] = [p.detach() for p in self.trained]
+            row = [p.detach() for p in self.trained]
+            if part.endswith(_WEIGHTED):
+                for holder, plain in zip(row, self._row(part.removesuffix(_WEIGHTED)), strict=True):
+                    holder.grad = plain.grad
+            self._rows[part] = row
         return self._rows[part]
 
     def add(self, objective: Objective, share: float, backward: Backward) -> None:
@@ -167,31 +188,37 @@ class PartGradients:
         """
         sofar = [p.grad for p in self.trained]
         weights = objective.weights
-        whole = weights is not None or any(is_sharded(p) for p in self.trained)  # else a part needs fewer gradients
-        options: dict[str, Any] = {} if whole else {"inputs": [self.trained[i] for i in self._kept]}
+        self._declared = self._declared and weights is not None
+        wanted = self.trained if weights is not None else [self.trained[i] for i in self._kept]
+        options: dict[str, Any] = {} if any(is_sharded(p) for p in self.trained) else {"inputs": wanted}
         last = list(objective.parts)[-1] if weights is not None else None
         for name, part in objective.parts.items():
-            row = self._row(name)
             for p in self.trained:
                 p.grad = None
-            if part.requires_grad and (whole or self._kept):
+            if part.requires_grad and wanted:
                 loss = part if share == 1 else part * share
                 self._backward(backward, loss, {**options, "retain_graph": name != last})
-            for i in self._kept:
-                gradient = self.trained[i].grad
-                if gradient is not None:
-                    held = row[i].grad
-                    row[i].grad = gradient if held is None else held + gradient
+            weight = 1.0 if weights is None else weights[name]
+            if self._keeps_shares and (isinstance(weight, Tensor) or weight != 1 or name + _WEIGHTED in self._rows):
+                self._add_to(name + _WEIGHTED, weight)
+            self._add_to(name)
             if weights is not None:
-                sofar = [
-                    old if p.grad is None else _weighted(old, p.grad, weights[name])
-                    for p, old in zip(self.trained, sofar, strict=True)
-                ]
+                for i, p in enumerate(self.trained):
+                    sofar[i] = sofar[i] if p.grad is None else _sum(sofar[i], p.grad, weight)
         for p, gradient in zip(self.trained, sofar, strict=True):
             p.grad = gradient
         done = weights is not None and any(part.requires_grad for part in objective.parts.values())
         if not done and (objective.total.requires_grad or not self._may_lack_graph):  # else torch misses the graph
             backward(objective.total if share == 1 else objective.total * share)
+
+    def _add_to(self, part: str, weight: float | Tensor | None = None) -> None:
+        """Add the gradients that are in place, times a weight, to those of a part."""
+        row = self._row(part)
+        for i in self._kept:
+            gradient, held = self.trained[i].grad, row[i].grad
+            if gradient is not None:
+                simple = weight is None and held is None
+                row[i].grad = gradient if simple else _sum(held, gradient, 1.0 if weight is None else weight)
 
     @staticmethod
     def _backward(backward: Backward, loss: Tensor, options: Mapping[str, Any]) -> None:
@@ -224,11 +251,13 @@ class PartGradients:
         for text in layouts:
             for name, flags in json.loads(text) if text else ():
                 union.setdefault(name, set()).update(i for i, flag in enumerate(flags) if flag == "1")
+        for name in union:  # where a weight is 1 the gradient times it is not listed
+            union[name] |= union.get(name.removesuffix(_WEIGHTED), set())
         self._rows = {name: self._row(name) for name in union}
         return [self._rows[name][i] for name, places in union.items() for i in sorted(places)]
 
 
-def _weighted(old: Tensor | None, gradient: Tensor, weight: float | Tensor) -> Tensor:
+def _sum(old: Tensor | None, gradient: Tensor, weight: float | Tensor) -> Tensor:
     """Old + weight * gradient, in new memory."""
     term = gradient * (weight.to(gradient.dtype) if isinstance(weight, Tensor) else weight)
     return term if old is None else old + term
