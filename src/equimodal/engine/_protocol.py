@@ -194,7 +194,8 @@ class Perturbation:
         parameters: those that move; of the phase.
         direction: one tensor per parameter, ``None`` where it does not move.
         radius: :math:`\rho`, in the unit of the parameters; a number or a tensor without axes.
-        part: the part of the loss that is differentiated at the moved weights; ``None`` is all of it.
+        part: the part of the loss that is differentiated at the moved weights, of an objective made by
+            :meth:`Objective.sum_of`, which knows its weight; ``None`` is all of the loss, of any objective.
         receivers: whose gradient is taken there; default ``parameters``.
     """
 
