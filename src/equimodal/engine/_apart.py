@@ -73,6 +73,11 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
     def __contains__(self, part: object) -> bool:
         return part in self._holders
 
+    def get(self, part: str, default: Any = None) -> Any:
+        """The gradients of a part, or ``default`` where the objective gave it on no process."""
+        holders = self._holders.get(part)
+        return default if holders is None else [holder.grad for holder in holders]
+
     def holders(self, part: str) -> Sequence[Tensor]:
         """The tensors whose ``.grad`` are the gradients of one part, in the order of ``phase.trained``."""
         if part not in self._holders:
