@@ -16,6 +16,7 @@ from equimodal.engine import (
     Perturbation,
     Phase,
     SampleValues,
+    Survey,
     gather_rows,
     is_sharded,
 )
@@ -27,7 +28,7 @@ from tests.features.users import User, indexed, user
 from tests.features.workers import as_loader, finish, fit, shard, start, whole_weights
 from tests.helpers import any_batch, sgd, split, weights
 
-STEPS = 4
+STEPS = 3
 
 
 def batches(uneven: bool) -> list[Batch]:
@@ -168,10 +169,27 @@ def _weights_differ(rank: int) -> list[list[float]]:
         part = 2 * x.pow(3).sum() * (y.sum() if rank == 0 else 0)
         return Objective.sum_of({"f": part, "h": x.sum()}, {"f": 1.0 if rank == 0 else 0.5})
 
-    move = Perturbation([x], [torch.ones_like(x)], 0.1, "f")
+    move = Perturbation([x], [torch.ones_like(x)], 0.1, "f", receivers=[x, y])
     phase = Phase("joint", objective, [x, y], perturbation=lambda _: move)
     PlainEngine(torch.optim.SGD([x, y], lr=0.1)).descend(phase, [any_batch()])
     return [p.grad.tolist() for p in (x, y) if p.grad is not None]
+
+
+def surveys(rank: int, world: int, folder: str) -> None:
+    """One micro-batch per process: sums over both before the forward pass; what is `shared` is not coupled again."""
+    start(rank, world, folder)
+    x = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    received: list[float] = []
+
+    def couple(own: Any, totals: Any) -> Objective:
+        raise AssertionError
+
+    survey = Survey(
+        lambda b: {"n": torch.tensor(float(len(b)))}, lambda sums: received.append(float(sums["n"])), couple, True
+    )
+    phase = Phase("joint", lambda _: Objective((x * received[-1]).sum(), shared={"x": x}), [x], survey=survey)
+    PlainEngine(torch.optim.SGD([x], lr=0.1)).descend(phase, [any_batch(rank + 2)])
+    finish(rank, folder, (received, x.grad))
 
 
 def tables(rank: int, world: int, folder: str) -> None:

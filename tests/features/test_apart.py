@@ -185,6 +185,8 @@ def test_rows_are_found_by_parameter_and_by_name() -> None:
     assert len(descent.gradients) == 4
     assert "b.c" in descent.gradients
     assert "fusd" not in descent.gradients
+    assert descent.gradients.get("fusd") is None
+    assert gap(descent.gradients.get("b.c"), wanted) < 1e-12
     with pytest.raises(MethodError, match=r"expected one of the parts \['fused'.*Found 'fusd'"):
         descent.gradients["fusd"]
     with pytest.raises(MethodError, match=r"parts \[\].*Objective\(\.\.\., parts=\.\.\.\)"):

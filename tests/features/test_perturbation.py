@@ -327,7 +327,7 @@ def test_processes_that_disagree_all_raise(tmp_path: Path) -> None:
         assert found[3] == ranks[0][3]
         # (1 + 0.5) / 2 of f' = 6 x^2 y at x + 0.1 for the first, whose y is 2 on one process and 0 on the other
         assert found[3][0] == pytest.approx([0.5 * (6 * 1.1**2 * 2) + 1], abs=1e-12)
-        assert found[3][1] == pytest.approx([0.5 * 2], abs=1e-12)
+        assert found[3][1] == pytest.approx([0.5 * 2 * 1.1**3], abs=1e-12)
     assert "RuntimeError: on purpose" in ranks[1][1]
     assert "1 that failed" in ranks[0][1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from equimodal import Batch, PlainEngine
 from equimodal.engine import Objective, Phase, Survey
 from equimodal.errors import MethodError, NonFiniteError
+from tests.features import facility_workers, workers
 from tests.features.users import Ahead, indexed, user
 from tests.helpers import any_batch, sgd, split
 
@@ -37,6 +39,13 @@ def test_when_sums_are_gathered(always: bool, parts: int, expected: list[float])
     batch = any_batch(6)
     PlainEngine(torch.optim.SGD([x], lr=0.1)).descend(made, split(batch, parts))
     assert received == ([6.0] if always or parts > 1 else [])
+
+
+@pytest.mark.distributed
+def test_of_two_processes_with_one_micro_batch_each(tmp_path: Path) -> None:
+    for received, gradient in workers.run(facility_workers.surveys, tmp_path / "group"):
+        assert received == [5.0]
+        assert gradient.tolist() == [5.0]
 
 
 def test_the_pass_before_leaves_no_trace() -> None:

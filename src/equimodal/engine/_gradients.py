@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -66,6 +68,11 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
 
     def __contains__(self, part: object) -> bool:
         return part in self._holders
+
+    def get(self, part: str, default: Any = None) -> Any:
+        """The gradients of a part, or ``default`` where the objective gave it on no process."""
+        holders = self._holders.get(part)
+        return default if holders is None else [holder.grad for holder in holders]
 
     def holders(self, part: str) -> Sequence[Tensor]:
         """The tensors whose ``.grad`` are the gradients of one part, in the order of ``phase.trained``."""

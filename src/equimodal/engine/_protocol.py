@@ -301,7 +301,8 @@ class Engine(Protocol):
         """Compute the phase's gradients: one or two passes, micro-batches accumulated, averaged over processes.
 
         A phase with a :class:`Survey` is asked for its sums where the batch comes in parts. A phase whose objective
-        gives ``parts`` gets the gradient of each, from the same forward pass.
+        gives ``parts`` gets the gradient of each, from the same forward pass; one with a perturbation may have a second
+        pass; its frozen modules keep still in all of them.
         """
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
