@@ -1,7 +1,8 @@
-"""Write constraints-lowest.txt: every declared dependency at its lower bound. python tools/lowest_versions.py [--check].
+"""Write constraints-lowest.txt, or with --check tell whether it is up to date: python tools/lowest_versions.py [--check].
 
-`make test-lowest` installs this set, so a lower bound of pyproject.toml is a version the test suite was run with. Only what
-pyproject.toml names is in it; what those packages need in turn is the newest that fits, as for a user.
+It has every declared dependency at its lower bound. `make test-lowest` installs this set, so a lower bound of
+pyproject.toml is a version that the test suite was run with. Only what pyproject.toml names is in it; what those packages
+need in turn is the newest that fits, as for a user.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "constraints-lowest.txt"
 NOTE = """\
-# Written by tools/lowest_versions.py: every dependency of pyproject.toml at its lower bound. `make test-lowest` installs it.
+# Written by tools/lowest_versions.py: dependencies of pyproject.toml at their lower bounds, for `make test-lowest`.
 """
 
 
