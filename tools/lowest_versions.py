@@ -1,8 +1,8 @@
-"""Write constraints-lowest.txt, or with --check tell whether it is up to date: python tools/lowest_versions.py [--check].
+"""Write constraints-lowest.txt, or with --check tell whether it is fresh: python tools/lowest_versions.py [--check].
 
 It has every declared dependency at its lower bound. `make test-lowest` installs this set, so a lower bound of
-pyproject.toml is a version that the test suite was run with. Only what pyproject.toml names is in it; what those packages
-need in turn is the newest that fits, as for a user.
+pyproject.toml is a version that the test suite was run with. Only what pyproject.toml names is in it; what those
+packages need in turn is the newest that fits, as for a user.
 """
 
 from __future__ import annotations
