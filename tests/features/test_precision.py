@@ -17,7 +17,7 @@ from equimodal.methods import EpochContext, Method
 from equimodal.projection._layers import FlatProjector, InputCovariance, OrthogonalProjector
 from tests.features.helpers import Setting, data, departure, every_setting, plain_method, single, tensors
 from tests.helpers import assert_identical, assert_near, is_wild, sgd, train, weights
-from tests.studies.helpers import assert_same_tree
+from tests.trees import assert_same_tree
 
 
 def float32(setting: Setting, norm: bool = False) -> Method:

@@ -28,7 +28,7 @@ from tests.features.helpers import (
     tensors,
 )
 from tests.helpers import any_batch, assert_identical, is_wild, train, weights
-from tests.studies.helpers import assert_same_tree
+from tests.trees import assert_same_tree
 
 
 def start(method: Method, engine: PlainEngine, batch: Batch) -> None:
