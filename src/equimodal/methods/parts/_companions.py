@@ -81,7 +81,7 @@ class Companions(nn.Module):
             >>> Companions.absent({"audio": "teacher.safetensors"})["audio"]
             Traceback (most recent call last):
             ...
-            equimodal.errors.MethodError: Companion 'audio': expected its module... Found none...
+            equimodal.errors.MethodError: Companion 'audio': expected its module. Found none...
         """
         made = cls({name: nn.Identity() for name in files}, files)
         made._companions = {}
@@ -95,10 +95,10 @@ class Companions(nn.Module):
 
     def __getitem__(self, name: str) -> nn.Module:
         if not self._companions:
-            files = sorted({reference["file"] for reference in self._references.values()})
+            files = sorted({reference["file"] for reference in self._references.values()} - {""})
             raise MethodError(
-                f"Companion {name!r}: expected its module, from {', '.join(map(repr, files))}. Found none, since this "
-                "method was built to predict. Build it with its companions to train it."
+                f"Companion {name!r}: expected its module. Found none, since this method was built to predict. Build "
+                f"it with its companions to train it{': ' if files else ''}{', '.join(files)}."
             )
         if name not in self._companions:
             raise MethodError(f"Companion {name!r}: expected one of {list(self._companions)}. Found another name.")
@@ -183,7 +183,8 @@ class Companions(nn.Module):
             CheckpointError: other companions, or other weights of one; the message names the file.
         """
         if not self._companions:  # to predict, nothing is compared; saved again, the record stays
-            self._references = {name: dict(reference) for name, reference in state.items()}
+            files = {name: reference["file"] for name, reference in self._references.items()}
+            self._references = {n: {**r, "file": r["file"] or files.get(n, "")} for n, r in state.items()}
             return
         if set(state) != set(self._references):
             raise CheckpointError(
