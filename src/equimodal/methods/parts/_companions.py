@@ -26,9 +26,9 @@ class Companions(nn.Module):
     need no companion.
 
     Args:
-        modules: name -> module with its weights loaded; frozen here, not copied. For :meth:`features` the name is a
-            modality, and the module a trained method, a model, or an encoder. One object may stand under several names.
-            Every process must be given the same weights.
+        modules: name -> module with its weights loaded; frozen here, not copied, so it must not share parts with the
+            method. For :meth:`features` the name is a modality, and the module a trained method, a model, or an
+            encoder. One object may stand under several names. Every process must be given the same weights.
         files: name -> file that the weights are from, for the record and for messages.
 
     Raises:
@@ -40,7 +40,7 @@ class Companions(nn.Module):
         >>> batch = Batch({"audio": torch.zeros(3, 5), "video": torch.zeros(3, 2)})
         >>> {m: (h.shape, h.requires_grad) for m, h in teachers.features(batch).items()}
         {'audio': (torch.Size([3, 4]), False)}
-        >>> list(teachers.parameters()), teachers.train().training
+        >>> list(teachers.parameters()), teachers.train()["audio"].training
         ([], False)
     """
 
@@ -157,8 +157,8 @@ class Companions(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Companions:
-        """Evaluation mode, whatever ``mode`` is."""
-        super().train(False)
+        """Leaves the companions in evaluation mode."""
+        super().train(mode)
         for module in self._distinct():
             module.train(False)
         return self
