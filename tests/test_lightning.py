@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -144,7 +145,7 @@ def test_the_moments_come_in_order_with_what_they_need() -> None:
 
     spy("on_train_epoch_start", context)
     spy("training_step", lambda _: "")
-    spy("on_validation_end", lambda value: "score" if 0 <= value <= 1 else f"{value}")
+    spy("on_validation_end", lambda value: "score" if 0 <= float(value) <= 1 else f"{value}")
     spy("on_train_epoch_end", context)
     fit(method, batches(), epochs=2, validation=batches())
     one = [
@@ -212,3 +213,12 @@ def test_the_engine_exists_only_while_training() -> None:
         _ = module.engine
     with pytest.raises(MethodError, match="accumulate"):
         MethodModule(make_method("Joint", 2), adam, accumulate=0)
+
+
+def test_double_precision_trains_in_float64(tmp_path: Path) -> None:
+    """The Trainer's own conversion of a batch refuses frozen dataclasses."""
+    from equimodal.studies import run
+    from tests.studies.helpers import config
+
+    metrics = run(config("MLA", precision="64-true", epochs=1), tmp_path / "run", loggers=False)
+    assert 0 <= metrics["test"]["score"] <= 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DistributedSampler
 
-from equimodal.batch import Batch
+from equimodal.batch import Batch, tree_map
+from equimodal.data import WithoutPadding, first_samples, real_samples
 from equimodal.engine import (
     PlainEngine,
     average_statistics,
@@ -27,8 +28,7 @@ from equimodal.engine import (
     save_random_state,
 )
 from equimodal.errors import MethodError, UnsupportedError, missing_extra
-from equimodal.methods import EpochContext, Method, StepReport
-from equimodal.tasks import counting_dtype, mean_ratio
+from equimodal.methods import BatchLike, EpochContext, Method, StepReport, ValidationSums, part_of
 
 try:
     from lightning.pytorch import LightningModule
@@ -101,8 +101,12 @@ class MethodModule(LightningModule):
             refuses an engine feature in use, or a loader of this library that gives every process every sample.
 
     The batches may be :class:`~equimodal.Batch` or what ``Batch.of`` takes. After each validation epoch
-    ``validation/score`` and ``validation/loss`` are logged: monitor ``validation/score`` (higher is better). With
-    several processes they are exact: samples that a distributed sampler repeats as padding are not counted.
+    ``validation/score`` and ``validation/loss`` are logged, and the same per modality: monitor ``validation/score``
+    (higher is better). With several processes they are exact: samples that a distributed sampler repeats as padding
+    are not counted. The method is given the scores and losses, and, between epochs, the validation batches.
+
+    A method may plan what an epoch consists of where the training loader takes plans (ours does). The plan may have
+    more or fewer batches than the loader: the Trainer is told.
 
     A checkpoint may be written after any update, also inside an epoch; with a loader that stores its position (ours
     does) the continued run is equal bit for bit on the CPU. Schedule-free optimizers are switched between training and
@@ -142,7 +146,7 @@ class MethodModule(LightningModule):
         self._clip_norm, self._check_finite = clip_norm, check_finite
         self._engine: LightningEngine | None = None
         self._pending: list[Batch] = []
-        self._sums: dict[str, Tensor] = {}
+        self._sums: ValidationSums | None = None
         self._real: int | None = None
         self._inside = False
         self._late_state: dict[str, Any] | None = None
@@ -164,6 +168,10 @@ class MethodModule(LightningModule):
                 f"`precision`: expected '32-true', '64-true', 'bf16-mixed' or '16-mixed'. Found "
                 f"{self.trainer.precision!r}: weights in half precision lose the small updates. Use a mixed one."
             )
+        self._weight_dtype = next(p.dtype for p in self.method.parameters())
+        if str(self.trainer.precision) == "64-true":
+            plugin: Any = self.trainer.precision_plugin
+            plugin.convert_input = _in_double  # the plug-in's own does not take dataclasses that are frozen
         strategy = type(self.trainer.strategy).__name__
         if strategy in _SHARDING or any(is_sharded(p) for p in self.parameters()):
             found = strategy if strategy in _SHARDING else "encoders sharded by fully_shard"
@@ -203,7 +211,31 @@ class MethodModule(LightningModule):
             steps=-(-int(steps) // self.accumulate) if steps != float("inf") else None,
             loader=cast("Iterable[Any]", self.trainer.train_dataloader),
             engine=self._engine,
+            validation=_validation_batches(self.trainer.val_dataloaders),
+            accumulate=self.accumulate,
         )
+
+    def _count_batches(self) -> None:
+        """Tell the Trainer how many batches the plan of the epoch has; it counted them when it began."""
+        trainer, loader = self.trainer, cast(Any, self.trainer.train_dataloader)
+        if not callable(getattr(loader, "plan", None)):
+            return
+        limit = trainer.limit_train_batches
+        batches = min(len(loader), limit) if isinstance(limit, int) else max(1, int(len(loader) * (limit or 1.0)))
+        if batches == trainer.num_training_batches:
+            return
+        loop: Any = trainer.fit_loop
+        if not hasattr(loop, "_combined_loader") or not hasattr(loop, "_data_fetcher"):
+            raise UnsupportedError(
+                f"`train_dataloaders`: expected {trainer.num_training_batches} batches in every epoch, as this version "
+                f"of Lightning cannot be told otherwise. Found a plan of {batches}. Use lightning 2.6, or give the "
+                "plan as many rows as there are samples."
+            )
+        loop.max_batches = batches
+        loop._combined_loader.limits = [batches]
+        iter(loop._data_fetcher)  # before its first batch: its iterator and length are found anew
+        if isinstance(trainer.val_check_interval, float) and trainer.val_check_batch is not None:
+            trainer.val_check_batch = max(1, int(batches * trainer.val_check_interval))
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -219,6 +251,7 @@ class MethodModule(LightningModule):
         if self._late_state is not None:
             load_random_state(self._late_state, self.device)
             self._late_state = None
+        self._count_batches()
 
     def on_train_epoch_start(self) -> None:
         """The method's moment; loaders that shuffle by epoch are told which one it is."""
@@ -228,6 +261,7 @@ class MethodModule(LightningModule):
         self._pending, self._inside = [], True
         self._switch(training=True)
         self.method.on_train_epoch_start(self._context())
+        self._count_batches()
 
     @property
     def at_boundary(self) -> bool:
@@ -262,6 +296,11 @@ class MethodModule(LightningModule):
         if isinstance(scheduler, LRScheduler):
             scheduler.step()
 
+    def teardown(self, stage: str) -> None:
+        """After a training in float64 the method takes the types of its data again."""
+        if str(self.trainer.precision) == "64-true":
+            self.method.to(self._weight_dtype)
+
     def on_train_end(self) -> None:
         """Leave the averaged point of a schedule-free optimizer in the method."""
         self._switch(training=False)
@@ -270,56 +309,41 @@ class MethodModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums, the same ones on every process; batch statistics are averaged over processes."""
-        size = self.method.task.score_size
-        names = ["", *(f"/{m}" for m in self.method.modalities)]
-        zero = torch.zeros(1, dtype=counting_dtype(self.device), device=self.device)
-        self._sums = {f"{part}{name}": zero.repeat(size) for name in names
-                      for part in ("numerator", "denominator")}  # fmt: skip
-        self._sums |= {name: zero.clone() for name in ("loss", "count")}
-        self._real = _real_samples(self.trainer.val_dataloaders)
+        self._sums = ValidationSums(self.method)
+        self._real = real_samples(self.trainer.val_dataloaders)
         if self._engine is not None:
             average_statistics(self.method)
         self._switch(training=False)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add up score terms; the score is exact whatever the batch sizes."""
+        """Add up terms of scores and losses, which are exact whatever the batch sizes."""
         if self._real is not None:  # the rest is padding, which repeats samples of other processes
             kept, self._real = min(self._real, len(batch)), max(0, self._real - len(batch))
             if kept == 0:
                 return
-            batch = batch if kept == len(batch) else batch.select(torch.arange(kept, device=self.device))
-        target = cast(Tensor, batch.target)
-        prediction = self.method.predict(batch.inputs, batch.present)
-        terms = {"": self.method.task.score_terms(prediction.output, target)}
-        for m, z in prediction.unimodal.items():
-            rows = batch.rows(m) if m in batch.inputs else None
-            own = z if rows is None else z.index_select(0, rows)
-            wanted = target if rows is None else target.index_select(0, rows)
-            terms[f"/{m}"] = self.method.task.score_terms(own, wanted)
-        for name, (numerator, denominator) in terms.items():
-            self._sums[f"numerator{name}"] += numerator
-            self._sums[f"denominator{name}"] += denominator
-        self._sums["loss"] += self.method.task.loss(prediction.output, target) * len(batch)
-        self._sums["count"] += len(batch)
+            batch = batch if kept == len(batch) else first_samples(batch, kept)
+        if self._sums is not None:
+            self._sums.add(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores and hand the fused one to the method."""
-        sums = self._engine.all_sum(self._sums) if self._engine is not None else self._sums
-        score = mean_ratio(sums["numerator"], sums["denominator"])
-        self._log("validation/score", score, prog_bar=True)
-        self._log("validation/loss", (sums["loss"] / sums["count"]).mean())
-        for m in self.method.modalities:
-            value = mean_ratio(sums[f"numerator/{m}"], sums[f"denominator/{m}"])
-            if not bool(value.isnan()):  # a method may have no output of its own for a modality
-                self._log(f"validation/score/{m}", value)
+        """Log the scores and losses and hand them to the method."""
+        if self._sums is None:
+            return
+        validation, self._sums = self._sums.total(), None
+        self._log("validation/score", validation.score, prog_bar=True)
+        self._log("validation/loss", validation.loss)
+        for name, values in (("score", validation.scores), ("loss", validation.losses)):
+            for m, value in values.items():  # a method may have no output of its own for a modality
+                self._log(f"validation/{name}/{m}", value)
         if not self.trainer.sanity_checking:
-            self.method.on_validation_end(float(score))
+            self.method.on_validation_end(validation)
         if self._inside:
             self._switch(training=True)
 
-    def _log(self, name: str, value: Tensor, **options: Any) -> None:
+    def _log(self, name: str, value: float, **options: Any) -> None:
         # equal on all processes already; the largest of equals is itself, bit for bit
-        self.log(name, value.float(), sync_dist=is_distributed(), reduce_fx=torch.max, **options)
+        shown = torch.tensor(value, dtype=torch.float32, device=self.device)
+        self.log(name, shown, sync_dist=is_distributed(), reduce_fx=torch.max, **options)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -346,10 +370,23 @@ class MethodModule(LightningModule):
             load_random_state(state, self.device)
 
 
-def _real_samples(loaders: Any) -> int | None:
-    """How many of the samples that this process is given are its own; ``None`` where there is no padding."""
-    sampler = getattr(loaders, "sampler", None)
-    if not isinstance(sampler, DistributedSampler) or sampler.drop_last or sampler.shuffle:
+def _in_double(batch: Any) -> Batch:
+    """The batch with its floating-point numbers in float64."""
+
+    def double(t: Tensor) -> Tensor:
+        return t.double() if t.is_floating_point() else t
+
+    checked = Batch.of(batch)
+    return replace(
+        checked,
+        inputs={m: tree_map(double, x) for m, x in checked.inputs.items()},
+        target=None if checked.target is None else double(checked.target),
+        extras={name: double(t) for name, t in checked.extras.items()},
+    )
+
+
+def _validation_batches(loaders: Any) -> Iterable[BatchLike] | None:
+    """What a method may choose on between epochs: one loader, of anything but training samples."""
+    if loaders is None or isinstance(loaders, (list, tuple, Mapping)) or part_of(loaders) == "train":
         return None
-    total = len(cast(Any, sampler.dataset))
-    return len(range(sampler.rank, total, sampler.num_replicas))
+    return cast("Iterable[BatchLike]", loaders) if real_samples(loaders) is None else WithoutPadding(loaders)

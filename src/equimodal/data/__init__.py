@@ -16,6 +16,9 @@ from equimodal.data._missing import Missing, take_away
 from equimodal.data._missing import kept as kept
 from equimodal.data._missing import uniforms as uniforms
 from equimodal.data._modality import Modality
+from equimodal.data._padding import WithoutPadding as WithoutPadding
+from equimodal.data._padding import first_samples as first_samples
+from equimodal.data._padding import real_samples as real_samples
 from equimodal.data._protocol import Protocol
 from equimodal.data._registry import available, load
 from equimodal.data._splits import Split, TestSplit, TrainSplit, ValidationSplit, require

@@ -1,4 +1,4 @@
-"""Batches of a split: whole-batch indexing, seeded order per epoch, a position that can be stored and resumed."""
+"""Batches of a split: whole-batch indexing, seeded order or a plan per epoch, a position that can be stored."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from equimodal.batch import Batch
-from equimodal.data._splits import Split, TrainSplit
+from equimodal.data._plan import Plan, Positions, checked, masked_modalities, plan_of, planned_batch
+from equimodal.data._splits import Split, TrainSplit, require
 from equimodal.data.augment import Augmentation, Bound
+from equimodal.engine import is_distributed
 from equimodal.errors import DataError
 
 S = TypeVar("S", bound=Split)
@@ -22,8 +25,9 @@ class Loader(Generic[S]):
     """An iterable of :class:`Batch` over one split; made by :func:`loader`.
 
     The order of epoch e depends on ``seed`` and e alone. Iterating over it completely moves on to the next epoch;
-    :meth:`set_epoch` chooses one. ``state_dict`` says which batch comes next, so a run that was interrupted in
-    the middle of an epoch continues with the very batch it would have seen.
+    :meth:`set_epoch` chooses one, :meth:`plan` says what an epoch of training consists of. ``state_dict`` says which
+    batch comes next, so a run that was interrupted in the middle of an epoch continues with the very batch it would
+    have seen.
     """
 
     def __init__(
@@ -34,20 +38,22 @@ class Loader(Generic[S]):
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.drop_last = drop_last
         self.num_workers = num_workers
         self.augment = augment
         self._bound = None if augment is None else augment.bind(split)
         self._positions = positions
-        whole, rest = divmod(len(positions), batch_size)
         # batch normalisation cannot train on one sample, so a training epoch leaves a single remaining one out
-        lone = rest == 1 and whole > 0 and isinstance(split, TrainSplit)
-        self._length = whole + (rest > 0 and not drop_last and not lone)
+        self._length = _count(len(positions), batch_size, drop_last, alone=not isinstance(split, TrainSplit))
         self._epoch = 0
         self._next = 0
         self._resume = 0
+        self._plan: Plan | None = None  # of the epoch that `_next` is in
+        self._next_plan: Plan | None = None  # of the epoch that starts next
 
     def __len__(self) -> int:
-        return self._length
+        plan = self._plan if self._resume else self._next_plan
+        return self._length if plan is None else len(plan.batches(self.batch_size, self.drop_last, None))
 
     @property
     def epoch(self) -> int:
@@ -59,33 +65,114 @@ class Loader(Generic[S]):
         if epoch != self._epoch:
             self._epoch, self._next, self._resume = epoch, 0, 0
 
+    def plan(
+        self,
+        rows: Mapping[str, Positions] | None,
+        target: Positions | None = None,
+        groups: Positions | None = None,
+        *,
+        blocks: bool = False,
+    ) -> None:
+        """Say what every epoch consists of from the next one on, until the next plan.
+
+        Row i of an epoch has modality m of the sample at ``rows[m][i]``, so an epoch may repeat samples, leave some
+        out, take modalities away or put modalities of different samples together. Rows are shuffled and cut into
+        batches as samples are. ``Batch.index`` is of the samples whose targets count. A running epoch is not changed.
+
+        Several processes give the same plan and share it: of a batch of ``batch_size`` on each of P processes, every
+        process reads each P-th row, and what would leave one of them without a row is left out.
+
+        Args:
+            rows: modality -> (n,) positions in the split, -1 where the row lacks the modality, which then is not read
+                and is ``present=False``. ``None`` takes the plan back.
+            target: (n,) positions whose targets count. Default: those of the rows, where all modalities of a row are
+                from one sample; otherwise it is required.
+            groups: (n,) numbers; a batch has rows of one group only. A last row that would be alone in its batch is
+                left out.
+            blocks: all batches of a group follow each other, lowest number first; otherwise batches are shuffled.
+
+        Raises:
+            SplitError: the split is not for training.
+            DataError: positions out of range or not among ``indices``, different lengths, a row without any modality,
+                no batch at all, or processes whose plans differ or whose loaders share samples.
+            UnknownNameError: no such modality.
+
+        Example:
+            >>> from equimodal.data import load_avdigits, loader
+            >>> batches = loader(load_avdigits().train, 4)
+            >>> batches.plan({"image": [0, 1, 2, 3, 3], "audio": [0, 1, -1, -1, 3]}, groups=[0, 0, 1, 1, 0])
+            >>> sorted(batch.present["audio"].tolist() for batch in batches)
+            [[False, False], [True, True, True]]
+        """
+        if rows is None:
+            if target is not None or groups is not None:
+                raise DataError("`target`, `groups`: expected None with `rows=None`, which takes the plan back.")
+            self._next_plan = None
+            return
+        require(self.split, TrainSplit, "plan")
+        settings = (self.batch_size, self.shuffle, self.seed, self.drop_last)
+        plan = plan_of(self.split, self._positions, settings, rows, target, groups, blocks)
+        if not plan.batches(self.batch_size, self.drop_last, None):
+            short = "of one group, with `drop_last`" if self.drop_last else "for each process"
+            raise DataError(f"`rows`: expected enough rows for a batch {short}. Found {len(plan)} rows.")
+        self._next_plan = plan
+
+    def full_pass(self) -> Loader[S]:
+        """A loader of every sample once, in order: not shuffled, augmented or planned; this one stays where it is.
+
+        For methods that look at their training samples between epochs. With several processes: of this one's samples.
+        """
+        other = Loader(self.split, self.batch_size, False, self.seed, False, self.num_workers, self._positions)
+        other._length = _count(len(self._positions), self.batch_size, drop_last=False, alone=True)
+        return other
+
     def order(self, epoch: int) -> Tensor:
-        """(n,) positions in the split in the order of ``epoch``."""
+        """(n,) positions in the split in the order of ``epoch``, without a plan."""
         if not self.shuffle:
             return self._positions
+        return self._positions[torch.randperm(len(self._positions), generator=self._generator(epoch))]
+
+    def _generator(self, epoch: int) -> torch.Generator:
         # two numbers are mixed into one seed, so that (seed 0, epoch 1) differs from (seed 1, epoch 0)
         state = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state) >> 1)
-        return self._positions[torch.randperm(len(self._positions), generator=generator)]
+        return torch.Generator().manual_seed(int(state) >> 1)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, start = self._epoch, self._resume
         self._resume = 0
-        order = self.order(epoch)
-        size = self.batch_size
-        work = [(n, order[n * size : (n + 1) * size]) for n in range(start, self._length)]
-        view = _Batches(self.split, work, self._bound, self.seed, epoch)
+        if not start:
+            self._plan = self._next_plan
+        parts, rank, processes = self._parts(epoch)
+        work = list(enumerate(parts))[start:]
+        # processes that share a plan share its seed too, but not the random numbers of an augmentation
+        numbers = [n * processes + rank for n, _ in work]
+        view = _Batches(self.split, self._plan, work, self._bound, self.seed, epoch, numbers)
         # batches are made whole, hence batch_size=None: the workers only run `view`
         batches = (
             DataLoader(view, batch_size=None, num_workers=self.num_workers) if self.num_workers and work else iter(view)
         )
-        for n, batch in zip(range(start, self._length), batches, strict=True):
-            self._epoch, self._next = (epoch, n + 1) if n + 1 < self._length else (epoch + 1, 0)
+        for (n, _), batch in zip(work, batches, strict=True):
+            self._epoch, self._next = (epoch, n + 1) if n + 1 < len(parts) else (epoch + 1, 0)
             yield batch
 
+    def _parts(self, epoch: int) -> tuple[list[Tensor], int, int]:
+        """Positions (or rows of the plan) of each batch, and this process among those that share them."""
+        if self._plan is None:
+            order, size = self.order(epoch), self.batch_size
+            return [order[n * size : (n + 1) * size] for n in range(self._length)], 0, 1
+        rank = dist.get_rank() if self._plan.processes > 1 else 0
+        generator = self._generator(epoch) if self.shuffle else None
+        return self._plan.batches(self.batch_size, self.drop_last, generator, rank), rank, self._plan.processes
+
     def state_dict(self) -> dict[str, Any]:
-        """Which batch comes next (plain numbers), with what the order depends on."""
-        return {"epoch": self._epoch, "position": self._next, **self._identity()}
+        """Which batch comes next, with what the order depends on: plain numbers, and the tensors of a plan."""
+        state = {"epoch": self._epoch, "position": self._next, **self._identity()}
+        plan = self._plan if self._next else self._next_plan
+        if plan is not None:
+            state["plan"] = plan.state_dict()
+        if self._next_plan is not plan:
+            state["next_plan"] = None if self._next_plan is None else self._next_plan.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict` of a loader over the same samples with the same batch size, order and seed.
@@ -94,14 +181,31 @@ class Loader(Generic[S]):
             DataError: the state is of a loader with other settings, so its position means other samples.
         """
         own = self._identity()
-        if set(state) != {"epoch", "position", *own}:
+        if set(state) - {"plan", "next_plan"} != {"epoch", "position", *own}:
             raise DataError(f"`state`: expected the keys {sorted({'epoch', 'position', *own})}. Found {sorted(state)}.")
         differing = {k: (own[k], state[k]) for k in own if state[k] != own[k]}
         if differing:
             shown = ", ".join(f"{k} {mine!r} (stored: {stored!r})" for k, (mine, stored) in differing.items())
             raise DataError(f"`state`: expected the position of an equal loader. Found other settings: {shown}.")
+        plan = self._stored(state.get("plan"))
+        next_plan = self._stored(state["next_plan"]) if "next_plan" in state else plan
+        self._plan, self._next_plan = plan, next_plan
         self._epoch, self._next = int(state["epoch"]), int(state["position"])
         self._resume = self._next
+
+    def _stored(self, state: Mapping[str, Any] | None) -> Plan | None:
+        """The plan of a checkpoint, checked as a new one."""
+        if state is None:
+            return None
+        if set(state) != {"rows", "target", "groups", "blocks", "processes"}:
+            raise DataError(f"`state`: expected a plan as `state_dict` writes it. Found the entries {sorted(state)}.")
+        processes = dist.get_world_size() if is_distributed() else 1
+        if state["processes"] != processes:
+            raise DataError(
+                f"`state`: expected a plan shared by {processes} process(es). Found one of {state['processes']}. "
+                "Continue with as many processes as before."
+            )
+        return checked(self.split, **state)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -114,27 +218,40 @@ class Loader(Generic[S]):
         }
 
     def __repr__(self) -> str:
-        return f"Loader({self.split!r}, batch_size={self.batch_size}, {len(self)} batches)"
+        planned = "" if self._next_plan is None else f", plan of {len(self._next_plan)} rows"
+        return f"Loader({self.split!r}, batch_size={self.batch_size}, {len(self)} batches{planned})"
+
+
+def _count(samples: int, size: int, drop_last: bool, alone: bool) -> int:
+    """How many batches ``samples`` make; a single remaining one is a batch of its own if it may be ``alone``."""
+    whole, rest = divmod(samples, size)
+    lone = rest == 1 and whole > 0 and not alone
+    return whole + (rest > 0 and not drop_last and not lone)
 
 
 class _Batches(Dataset[Batch]):
     """Item i is the i-th batch, checked; module-level so that worker processes can receive it."""
 
     def __init__(
-        self, split: Split, work: list[tuple[int, Tensor]], augment: Bound | None, seed: int, epoch: int
-    ) -> None:
+        self, split: Split, plan: Plan | None, work: list[tuple[int, Tensor]], augment: Bound | None, seed: int,
+        epoch: int, numbers: list[int],
+    ) -> None:  # fmt: skip
         self._split = split
+        self._plan = plan
+        self._masked = frozenset[str]() if plan is None else masked_modalities(plan)
         self._work = work
         self._augment = augment
-        self._seed, self._epoch = seed, epoch
+        self._seed, self._epoch, self._numbers = seed, epoch, numbers
 
     def __len__(self) -> int:
         return len(self._work)
 
     def __getitem__(self, item: int) -> Batch:
-        number, positions = self._work[item]
-        batch = self._split.batch(positions).check_finite(number)
-        return batch if self._augment is None else self._augment(batch, self._seed, self._epoch, number)
+        number, chosen = self._work[item]
+        plan = self._plan
+        batch = self._split.batch(chosen) if plan is None else planned_batch(self._split, plan, self._masked, chosen)
+        batch.check_finite(number)
+        return batch if self._augment is None else self._augment(batch, self._seed, self._epoch, self._numbers[item])
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[i] for i in range(len(self)))

@@ -152,6 +152,11 @@ class Source:
         mask = self._mask.index_select(0, rows)
         return Tokens(values.masked_fill(~line_up(mask, values), 0), mask)
 
+    def blank(self, count: int) -> Tree:
+        """``count`` rows of what :meth:`fetch` returns, with nothing in them: zeros, and no real step."""
+        values = torch.zeros((count, *self.shape), dtype=getattr(torch, self.dtype))
+        return values if self._mask is None else Tokens(values, self._mask.new_zeros((count, *self._mask.shape[1:])))
+
     def _values(self, rows: Tensor) -> Tensor:
         own = rows if self._index is None else torch.from_numpy(self._index[rows.numpy()])
         if self._ready is not None:

@@ -1,6 +1,7 @@
 """The engine of a plain loop, :class:`PlainEngine`, which needs torch only; and what methods may ask of any engine."""
 
 from equimodal.engine._apart import Gradients
+from equimodal.engine._copies import engine_beside, fresh_optimizer
 from equimodal.engine._features import FEATURES, departures
 from equimodal.engine._modes import RunningStatistics, evaluating, modules_of, paused_statistics
 from equimodal.engine._optimizers import cancels_scale, is_scale_invariant, is_schedule_free
@@ -41,7 +42,9 @@ __all__ = [
     "average_statistics",
     "cancels_scale",
     "departures",
+    "engine_beside",
     "evaluating",
+    "fresh_optimizer",
     "gather_rows",
     "is_compiled",
     "is_distributed",

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from equimodal.methods._options import Within as Within
     from equimodal.methods._options import check_options as check_options
     from equimodal.methods._predictor import BatchLike as BatchLike
+    from equimodal.methods._validation import Validation as Validation
+    from equimodal.methods._validation import ValidationSums as ValidationSums
+    from equimodal.methods._validation import measure as measure
+    from equimodal.methods._validation import part_of as part_of
 
     # isort: split
     # imports of the methods, written by `make pages`
@@ -36,14 +40,18 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BatchLike": "_predictor",
-    "EpochContext": "_base",
+    "EpochContext": "_epochs",
     "Method": "_base",
     "MethodInfo": "_info",
     "ROLES": "_info",
     "Stateful": "_base",
     "StepReport": "_base",
     "Within": "_options",
+    "Validation": "_validation",
+    "ValidationSums": "_validation",
     "check_options": "_options",
+    "measure": "_validation",
+    "part_of": "_validation",
     "evaluating": "_predictor",
     "refuse_incomplete": "_base",
 }
@@ -56,11 +64,13 @@ __all__ = [
     "MethodSummary",
     "Stateful",
     "StepReport",
+    "Validation",
     "Within",
     "available",
     "check_options",
     "controls",
     "get",
+    "measure",
     "overview",
     "refuse_incomplete",
 ]

@@ -15,33 +15,16 @@ from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
 from equimodal.errors import BatchError, EquimodalWarning, MethodError, UnsupportedError
 from equimodal.inference import Rule
+from equimodal.methods._epochs import EpochContext as EpochContext
 from equimodal.methods._loss import LossShares, own_rows, shared_loss, target_of
 from equimodal.methods._options import sources_of
 from equimodal.methods._predictor import BatchLike, Predictor
+from equimodal.methods._validation import Validation
 from equimodal.model import is_batch_of_one, one_sample_error
 from equimodal.tasks import Task, mean_ratio
 from equimodal.unimodal import Way
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class EpochContext:
-    """What a method may need to know or use between epochs.
-
-    Args:
-        epoch: number of the epoch, from 0.
-        epochs: how many are planned, if known.
-        steps: updates per epoch, if known.
-        loader: iterable over the training batches, for methods that pass over the data; ``None`` if not offered.
-        engine: the engine that trains.
-    """
-
-    epoch: int
-    epochs: int | None = None
-    steps: int | None = None
-    loader: Iterable[BatchLike] | None = None
-    engine: Engine | None = None
 
 
 @dataclass
@@ -134,6 +117,7 @@ class Method(Predictor):
             sharpness.attach(self)
         self._warned: set[str] = set()
         self._phase: Phase | None = None
+        self._aside: dict[str, Tensor] = {}  # what was done beside the steps, for the next report
 
     def parameter_groups(self, lr: float | None = None) -> list[dict[str, Any]]:
         """Groups for an optimizer; methods with parts that want another learning rate override this."""
@@ -162,7 +146,7 @@ class Method(Predictor):
             return self._step(batches, engine)
 
     def _step(self, batches: list[Batch], engine: Engine) -> StepReport:
-        report = StepReport()
+        report, self._aside = StepReport(extras=self._aside), {}
         batches = self.prepare(batches)
         shares = LossShares(self.task, batches, self.modalities, self.single_loss)
         for phase in self.phases(batches):
@@ -213,8 +197,11 @@ class Method(Predictor):
     def on_train_epoch_end(self, context: EpochContext) -> None:
         """Moment after an epoch."""
 
-    def on_validation_end(self, value: float) -> None:
-        """Moment after a validation pass, with its score (higher is better)."""
+    def on_validation_end(self, validation: Validation | float) -> None:
+        """Moment after a validation pass: its scores and losses, or the score alone (higher is better).
+
+        ``Validation.of`` makes one of either, and ``float`` the score.
+        """
 
     # ---- losses ------------------------------------------------------------------------------------------------------
 

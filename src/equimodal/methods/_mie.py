@@ -16,6 +16,7 @@ from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, trainable, warn_if_frozen, warn_once
 from equimodal.methods._info import ALL_TASKS, MethodInfo
 from equimodal.methods._options import Within, check_options
+from equimodal.methods._validation import Validation
 from equimodal.methods.parts import (
     UNMIXED,
     Heads,
@@ -66,8 +67,7 @@ class MIE(Stateful, ProjectingMethod):
         stage_epochs: lengths of the stages in epochs, repeated over the modalities. Each stage starts from the best
             model so far with fresh optimizer state, and the covariances of the modality before are collected in
             evaluation mode in a pass over the training data.
-        mixup_alpha: parameter of the Beta distribution of mixup on inputs and targets (one-hot for classes); 0 is off.
-            Not for segmentation, whose label maps cannot be mixed.
+        mixup_alpha: of the Beta distribution of mixup on inputs and targets (not label maps); 0 is off.
         heads: modality -> classifier, instead of the published one.
         seed: of the mixup generator.
         variant: ``"released"`` is what the authors' repository computes, but for the choice on the test set.
@@ -224,8 +224,8 @@ class MIE(Stateful, ProjectingMethod):
             self.projection.end_epoch()
         reset_optimizer(self, context)
 
-    def on_validation_end(self, value: float) -> None:
+    def on_validation_end(self, validation: Validation | float) -> None:
         """Remember the best model so far, from which the next stage starts."""
         if self.alternate == "stage":
             model, heads = self.model.state_dict(prefix="model."), self.heads.state_dict(prefix="heads.")
-            self.stages.remember(value, {**model, **heads})
+            self.stages.remember(float(validation), {**model, **heads})

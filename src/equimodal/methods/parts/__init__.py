@@ -3,6 +3,7 @@
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
+from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
 from equimodal.methods.parts._heads import (
     Heads,
     adapted,
@@ -20,6 +21,7 @@ from equimodal.methods.parts._heads import (
 )
 from equimodal.methods.parts._mixup import UNMIXED, Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
+from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
@@ -31,6 +33,8 @@ __all__ = [
     "Direction",
     "Heads",
     "Mixup",
+    "PlannedLoader",
+    "ProbeRun",
     "ProjectingMethod",
     "SampleTable",
     "ScoreProgress",
@@ -45,6 +49,8 @@ __all__ = [
     "like_model",
     "linear_heads",
     "output_layer",
+    "planned_loader",
+    "probe_run",
     "published_head",
     "reset_optimizer",
     "scale_encoders",

@@ -1,0 +1,83 @@
+"""The training loader of an epoch, for methods that say what the epoch consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from equimodal.batch import Batch
+from equimodal.errors import MethodError, UnsupportedError
+from equimodal.methods._base import EpochContext, Method
+
+Positions = Tensor | Sequence[int]
+
+
+@runtime_checkable
+class PlannedLoader(Protocol):
+    """What a method may ask of a loader that takes plans; :class:`equimodal.data.Loader` is one.
+
+    Further members: ``split``, with ``len``, ``modalities``, ``target`` and ``present`` of its samples.
+    """
+
+    def plan(
+        self,
+        rows: Mapping[str, Positions] | None,
+        target: Positions | None = None,
+        groups: Positions | None = None,
+        *,
+        blocks: bool = False,
+    ) -> None:
+        """Say what epochs consist of from the next one on; see :meth:`equimodal.data.Loader.plan`."""
+
+    def full_pass(self) -> Iterable[Batch]:
+        """Batches of every sample of this process once, unchanged; the loader stays where it is."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of an epoch."""
+
+    def __len__(self) -> int:
+        """How many batches the next epoch has."""
+
+
+def planned_loader(method: Method, context: EpochContext) -> PlannedLoader:
+    """The training loader, if it takes plans.
+
+    Args:
+        method: named in the error.
+        context: of the epoch.
+
+    Raises:
+        MethodError: the context has no loader.
+        UnsupportedError: the loader does not take plans.
+
+    Example:
+        >>> from equimodal import MultimodalModel
+        >>> from equimodal.data import load_avdigits, loader
+        >>> from equimodal.fusion import Concat
+        >>> from equimodal.methods import Joint
+        >>> from torch import nn
+        >>> data = load_avdigits()
+        >>> widths = {"image": 64, "audio": 1024}
+        >>> encoders = {m: nn.Sequential(nn.Flatten(), nn.Linear(n, 8)) for m, n in widths.items()}
+        >>> model = MultimodalModel(encoders, Concat({"image": 8, "audio": 8}), nn.Linear(16, 10))
+        >>> context = EpochContext(0, loader=loader(data.train, 32))
+        >>> train = planned_loader(Joint(model, data.task), context)
+        >>> train.plan({"image": range(320), "audio": [-1] * 320})  # images alone
+        >>> len(train)
+        10
+    """
+    name = type(method).__name__
+    if context.loader is None:
+        raise MethodError(
+            f"`context.loader`: {name} plans the rows of an epoch. Found None. Give EpochContext(epoch, "
+            "loader=train_loader)."
+        )
+    if not isinstance(context.loader, PlannedLoader):
+        raise UnsupportedError(
+            f"`context.loader`: {name} plans the rows of an epoch, which needs a loader with the method `plan`. Found "
+            f"{type(context.loader).__name__}. Make it with equimodal.data.loader(dataset.train, batch_size); your own "
+            "arrays become a dataset with equimodal.data.from_arrays."
+        )
+    return context.loader
