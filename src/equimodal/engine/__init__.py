@@ -1,8 +1,8 @@
 """The engine of a plain loop, :class:`PlainEngine`, which needs torch only; and what methods may ask of any engine."""
 
-from equimodal.engine._apart import Gradients
 from equimodal.engine._copies import engine_beside, fresh_optimizer
 from equimodal.engine._features import FEATURES, departures
+from equimodal.engine._gradients import Gradients
 from equimodal.engine._modes import RunningStatistics, evaluating, modules_of, paused_statistics
 from equimodal.engine._optimizers import cancels_scale, is_scale_invariant, is_schedule_free
 from equimodal.engine._plain import PlainEngine

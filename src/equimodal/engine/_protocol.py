@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equimodal.batch import Batch
-from equimodal.engine._apart import Gradients
+from equimodal.engine._gradients import Gradients
 from equimodal.engine._sharpness import Sharpness
 from equimodal.errors import BatchError, MethodError
 
