@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = (
     "", ".methods", ".tasks", ".functional", ".fusion", ".unimodal", ".encoders", ".data", ".data.prepare",
-    ".data.augment", ".diagnostics", ".studies", ".report",
+    ".data.augment", ".diagnostics", ".studies", ".report", ".inference", ".testing",
 )  # fmt: skip
 METHOD_PAGES = {ROOT / "docs" / "methods" / f"{name.lower()}.md" for name in methods.available()}
 GENERATED = {ROOT / "docs" / "reference.md", *METHOD_PAGES}

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from equimodal import Batch, Classification, Inference, MultiLabel, Regression
 from equimodal.diagnostics import evaluate, rule_scores
-from equimodal.errors import MethodError, NonFiniteError, PluginError, PluginWarning, UnsupportedError
+from equimodal.errors import DataError, MethodError, NonFiniteError, PluginError, PluginWarning, UnsupportedError
 from equimodal.export import export
 from equimodal.functional import fuse
 from equimodal.inference import InferenceRule, needs_of, rule_name, rule_names
 from equimodal.methods import CGGM, MIE, MLA, Ensemble, Joint, MultiLoss
+from equimodal.studies import DataConfig, RunConfig, run
 from equimodal.studies.runs._weights import load_weights, save_weights
 from tests.cli.helpers import CLI, TINY
 from tests.helpers import (
@@ -375,6 +376,13 @@ def test_a_rule_of_a_package_is_used_by_name(tmp_path: Path, cli: CLI) -> None:
         assert metrics["rules"]["sharpen"]["test"] == metrics["test"]["score"]
         assert "by rule 'sharpen'" in cli(["evaluate", str(run)])
         assert "inference" in cli.error(["train", "--method", "Ensemble", "--options.inference", "enrgy", *TINY], 2)
+
+
+def test_an_object_in_a_configuration_is_refused(tmp_path: Path) -> None:
+    """A run is written down, and continued from what is written."""
+    data = DataConfig("synthetic", options={"train": 32, "validation": 16, "test": 16})
+    with pytest.raises(DataError, match=r"`config.yaml`: expected plain values.*energy.*'equimodal.rules'"):
+        run(RunConfig("Ensemble", {"inference": energy}, data), tmp_path / "run", loggers=False)
 
 
 @pytest.fixture

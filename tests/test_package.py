@@ -19,7 +19,7 @@ import equimodal
 
 PACKAGES = (
     "", ".data", ".data.prepare", ".data.augment", ".encoders", ".functional", ".fusion", ".methods", ".report",
-    ".diagnostics", ".tasks", ".unimodal", ".cli",
+    ".diagnostics", ".tasks", ".unimodal", ".cli", ".inference", ".testing",
 )  # fmt: skip
 # everything outside torch, numpy and the standard library that the extras bring
 OPTIONAL = (

@@ -12,11 +12,13 @@ import inspect
 import re
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 from equimodal.errors import EquimodalError
-from equimodal.methods import Method, available, get
+from equimodal.methods import Method, Within, available, get
+from equimodal.methods._options import BASE, Option, options_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
@@ -70,7 +72,7 @@ def method_page(name: str, method: type[Method]) -> str:
         "Fusion and head": info.fusion,
         "Absent modalities": info.missing,
         "Cost of a step": info.cost,
-    }
+    } | ({"Order of the encoders": info.order} if info.order else {})
     lines.append("| | |\n|---|---|\n" + "\n".join(f"| {k} | {cell(v)} |" for k, v in facts.items()) + "\n")
     lines.append(markdown(body) + "\n")
     lines.append("## Arguments\n")
@@ -92,19 +94,35 @@ def method_page(name: str, method: type[Method]) -> str:
 
 
 def arguments(method: type[Method], text: str) -> str:
-    described = named(text)
-    signature = inspect.signature(method.__init__).parameters
-    lines = []
-    for name, parameter in signature.items():
-        if name == "self":
+    """An entry for each option: its default, what the docstring says, its choices or range, the default's source."""
+    described, options = named(text), options_of(method.__init__)
+    lines, general = [], []
+    for name, parameter in inspect.signature(method.__init__).parameters.items():
+        if name in ("self", "model", "task"):
             continue
         default = "" if parameter.default is inspect.Parameter.empty else f" = `{parameter.default!r}`"
+        option = options.get(name, Option())
+        source = option.source or method.info.defaults.get(name)
+        where = f" *Default: {source}.*" if source else ""
+        if name in BASE and name not in described:
+            general.append(f"`{name}`{default}" + (f" ({source})" if source else ""))
+            continue
         if name not in described:
             raise SystemExit(f"{method.__name__}: the docstring does not say what `{name}` is.")
-        source = method.info.defaults.get(name)
-        where = f" *Default: {source}.*" if source else ""
-        lines.append(f"- **`{name}`**{default}: {markdown(described[name])}{where}")
+        allowed = f" One of {', '.join(f'`{c!r}`' for c in option.choices)}." if option.choices else ""
+        allowed += f" {bounds(option.range)}." if option.range is not None and bounds(option.range) else ""
+        lines.append(f"- **`{name}`**{default}: {markdown(described[name])}{allowed}{where}")
+    if general:
+        lines.append(f"- As for every method ([common arguments](index.md#common-to-all)): {', '.join(general)}.")
     return "\n".join(lines)
+
+
+def bounds(within: Within) -> str:
+    """The range of a number in words."""
+    signs = {"above": ">", "at_least": ">=", "below": "<", "at_most": "<="}
+    limits = [f"{sign} {getattr(within, key):g}" for key, sign in signs.items() if getattr(within, key) is not None]
+    kind = "A whole number" if within.whole else "A number"
+    return f"{kind} {' and '.join(limits)}" if limits else "A whole number" if within.whole else ""
 
 
 def bullets(entries: tuple[str, ...]) -> str:
@@ -193,8 +211,11 @@ def _is_own(value: object, module: ModuleType) -> bool:
 
 def entry(module: ModuleType, name: str) -> str:
     value = getattr(module, name)
+    if isinstance(value, Mapping) and any(" at 0x" in repr(entry) for entry in value.values()):
+        return f"- **`{name}`**: for {', '.join(f'`{key}`' for key in value)}"
     if not (inspect.isclass(value) or inspect.isfunction(value)):
-        return f"- **`{name}`**: `{value!r}`".replace("typing.", "")
+        text = re.sub(r"\bequimodal\.[\w.]*\b_\w+\.", "", repr(value))  # the private file of a public name
+        return f"- **`{name}`**: `{text}`".replace("typing.", "")
     return f"- **`{name}{signature(value)}`**: {summary(value)}"
 
 

@@ -16,9 +16,8 @@ from equimodal.engine import recorded_inputs
 from equimodal.engine._recording import Recorder, is_compiled, watch
 from equimodal.errors import UnsupportedError
 from equimodal.fusion import Concat
-from equimodal.methods import Method
-from tests.features.helpers import SETTINGS, SIZES, Setting, data, departure, every_setting, plain_method
-from tests.helpers import CLASSES, WIDTH, assert_identical, assert_near, method_on, mlp, sgd, train, weights
+from tests.features.helpers import SETTINGS, SIZES, Setting, data, every_setting, plain_method
+from tests.helpers import CLASSES, WIDTH, assert_near, case_of, method_on, mlp, prove, sgd, train, weights
 
 FOUNDING = ("MLA", "CGGM", "MIE")
 THREE = [next(s for s in SETTINGS if s[0] == name) for name in FOUNDING]
@@ -34,55 +33,21 @@ def _fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def compiled_encoders(setting: Setting, backend: str = "eager", sizes: dict[str, int] = TWO) -> Method:
-    torch.manual_seed(0)
-    encoders: dict[str, Any] = {m: mlp(n, WIDTH) for m, n in sizes.items()}
-    fusion = Concat(dict.fromkeys(encoders, WIDTH))
-    head = nn.Linear(WIDTH * len(encoders), CLASSES)
-    wrapped: dict[str, Any] = {m: torch.compile(e, backend=backend, fullgraph=True) for m, e in encoders.items()}
-    return method_on(MultimodalModel(wrapped, fusion, head).double(), setting[0], **setting[1])
-
-
-def plain_names(method: Method) -> dict[str, torch.Tensor]:
-    return {n.replace("_orig_mod.", ""): t for n, t in weights(method).items()}
-
-
 @every_setting
 def test_compile(setting: Setting) -> None:
     """Encoders compiled before the model is made; statistics of their layers are seen all the same."""
-    if departure(setting, "compile") is not None:
-        pytest.skip("says that it departs")
-    eager, compiled = plain_method(setting, sizes=TWO), compiled_encoders(setting)
-    for method in (eager, compiled):
-        method.predict(data(sizes=TWO).inputs)
-        train(method, sgd(method, clip_norm=0.5), range(3), [data(sizes=TWO)], total=3)
-    assert_near(plain_names(eager), plain_names(compiled))
+    prove("compiled_encoders", case_of(setting))
 
 
 @every_setting
 def test_compiled_loss(setting: Setting) -> None:
-    """One graph per phase: `fullgraph` makes a break an error.
+    """For the founding methods with three modalities, and the graphs of the backward pass too.
 
-    For the founding methods with the graphs of the backward pass too (aot_eager takes what eager would run as it is).
-    A prediction comes first: what a model learns from its first inputs would cost a second trace of every phase.
-    Methods that have seen nothing before are compiled in the two tests below.
+    (aot_eager takes what eager would run as it is.) Methods that have seen nothing before are compiled in the two tests
+    below.
     """
-    kind = departure(setting, "compiled-loss")
     backend = "aot_eager" if setting[0] in FOUNDING else "eager"
-    sizes = SIZES if setting in THREE else TWO
-    eager, compiled = plain_method(setting, sizes=sizes), plain_method(setting, sizes=sizes)
-    batch = data(sizes=sizes)
-    for method in (eager, compiled):
-        method.predict(batch.inputs)
-    engine = sgd(compiled, clip_norm=0.5, compile={"backend": backend, "fullgraph": True})
-    if kind == "refused":
-        with pytest.raises(UnsupportedError):
-            train(compiled, engine, range(1), [batch], total=3)
-        assert_identical(weights(eager), weights(compiled))
-        return
-    train(eager, sgd(eager, clip_norm=0.5), range(3), [batch], total=3)
-    train(compiled, engine, range(3), [batch], total=3)
-    assert_near(weights(eager), weights(compiled))
+    prove("compiled_loss", case_of(setting), backend, SIZES if setting in THREE else TWO)
 
 
 @pytest.mark.slow

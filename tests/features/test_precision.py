@@ -2,125 +2,54 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from equimodal import Batch, PlainEngine
+from equimodal import Batch
 from equimodal.engine._loss_scale import LossScale
 from equimodal.errors import MethodError, NonFiniteError, UnsupportedError
 from equimodal.methods import EpochContext, Method
 from equimodal.projection._layers import FlatProjector, InputCovariance, OrthogonalProjector
-from tests.features.helpers import Setting, data, departure, every_setting, plain_method, single, tensors
-from tests.helpers import assert_identical, assert_near, is_wild, sgd, train, weights
-from tests.trees import assert_same_tree
+from equimodal.testing import Overflowing, scaler
+from tests.features.helpers import Setting, data, every_setting, plain_method, single, tensors
+from tests.helpers import assert_identical, assert_near, case_of, prove, sgd, train, weights
 
 
 def float32(setting: Setting, norm: bool = False) -> Method:
     return plain_method(setting, norm=norm).float()
 
 
-def scaler(start: float = 2.0**12, every: int = 1000) -> torch.amp.GradScaler:
-    return torch.amp.GradScaler("cpu", init_scale=start, growth_interval=every)
-
-
-def half(method: Method, dtype: torch.dtype, **options: Any) -> PlainEngine:
-    rate = 1e-3 if is_wild((type(method).__name__, {"variant": getattr(method, "variant", None)})) else 0.02
-    return PlainEngine(torch.optim.SGD(method.parameters(), lr=rate, momentum=0.9), autocast=dtype, clip_norm=1.0,
-                       **options)  # fmt: skip
-
-
-def check_trained(method: Method, engine: PlainEngine, setting: Setting) -> None:
-    batch = single(data(24))
-    first = float(method.task.loss(method.predict(batch.inputs).output, batch.target))  # type: ignore[arg-type]
-    train(method, engine, range(8), [batch] * 3, total=8)
-    last = float(method.task.loss(method.predict(batch.inputs).output, batch.target))  # type: ignore[arg-type]
-    assert all(t.dtype == torch.float32 for t in method.parameters())
-    assert all(torch.isfinite(t).all() for t in weights(method).values())
-    for module in method.modules():
-        if isinstance(module, (OrthogonalProjector, FlatProjector, InputCovariance)):
-            assert all(b.dtype != torch.bfloat16 and b.dtype != torch.float16 for b in module.buffers())
-    assert is_wild(setting) or last < first
-
-
 @every_setting
 def test_bfloat16(setting: Setting) -> None:
-    method = float32(setting)
-    engine = half(method, torch.bfloat16)
-    if departure(setting, "bfloat16") == "refused":
-        with pytest.raises(UnsupportedError):
-            train(method, engine, range(1), [single(data())], total=2)
-        return
-    check_trained(method, engine, setting)
+    prove("bfloat16", case_of(setting))
 
 
 @every_setting
 def test_float16(setting: Setting) -> None:
-    method = float32(setting)
-    engine = half(method, torch.float16, scaler=scaler())
-    if departure(setting, "float16") == "refused":
-        with pytest.raises(UnsupportedError):
-            train(method, engine, range(1), [single(data())], total=2)
-        return
-    check_trained(method, engine, setting)
+    prove("float16", case_of(setting))
 
 
 @every_setting
 def test_a_loss_scale_alone_changes_nothing(setting: Setting) -> None:
-    """A power of two multiplies and divides without rounding, so methods see the very same gradients."""
-    if departure(setting, "float16") == "refused":
-        pytest.skip("refuses float16")
-    plain, scaled = float32(setting), float32(setting)
-    train(plain, sgd(plain, lr=1e-3, clip_norm=0.5), range(2), [single(data(seed=s)) for s in range(3)], total=2)
-    engine = sgd(scaled, lr=1e-3, clip_norm=0.5, scaler=scaler(2.0**10))
-    train(scaled, engine, range(2), [single(data(seed=s)) for s in range(3)], total=2)
-    assert_identical(weights(plain), weights(scaled))
-
-
-class Overflowing(PlainEngine):
-    """Multiplies the loss of chosen backward passes by infinity, as a scale that is too large would."""
-
-    bad: set[int] | None = None
-    calls = 0
-
-    def _backward(self, loss: Tensor, **options: Any) -> None:
-        self.calls += 1
-        super()._backward(loss * math.inf if self.bad is None or self.calls in self.bad else loss, **options)
+    prove("a_loss_scale_alone_changes_nothing", case_of(setting))
 
 
 @every_setting
 def test_an_overflow_leaves_no_trace(setting: Setting) -> None:
-    """Weights, optimizer, statistics of the method and of batch normalisation; the scale is halved once per step."""
-    if departure(setting, "float16") is not None:
-        pytest.skip("says that it departs")
-    method = float32(setting, norm=True)
-    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
-    scale = scaler(2.0**8)
-    engine = Overflowing(optimizer, scaler=scale, clip_norm=1.0)
-    engine.bad = set()
-    train(method, engine, range(1), [single(data(seed=s)) for s in range(2)], total=4)
-    context = EpochContext(1, 4, 2, [single(data())], engine)
-    method.train()
-    method.on_train_epoch_start(context)
-    before, states = (
-        {n: t for n, t in tensors(method).items() if "generator" not in n},
-        copy.deepcopy(optimizer.state_dict()),
-    )
-    start = float(scale.get_scale())
-    engine.bad = None
-    report = method.training_step(single(data(seed=5)), engine)
-    assert report.phases == []
-    assert float(scale.get_scale()) == start / 2
-    assert_identical(before, {n: t for n, t in tensors(method).items() if n in before})
-    assert_same_tree(optimizer.state_dict(), states)
-    assert all(p.grad is None for p in method.parameters())
-    engine.bad = set()
-    assert method.training_step(single(data(seed=5)), engine).phases  # and training goes on
-    assert all(torch.isfinite(t).all() for t in weights(method).values())
+    prove("an_overflow_leaves_no_trace", case_of(setting))
+
+
+@pytest.mark.parametrize("options", [{"projector": "orthogonal"}, {"projector": "flat"}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_projectors_stay_in_full_precision(options: dict[str, Any], dtype: torch.dtype) -> None:
+    method = float32(("MLA", options))
+    engine = sgd(method, autocast=dtype, scaler=scaler() if dtype == torch.float16 else None)
+    train(method, engine, range(2), [single(data())], total=2)
+    modules = [m for m in method.modules() if isinstance(m, (OrthogonalProjector, FlatProjector, InputCovariance))]
+    assert modules
+    assert all(b.dtype not in (torch.bfloat16, torch.float16) for m in modules for b in m.buffers())
 
 
 def test_a_phase_that_overflows_does_not_stop_the_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import os
@@ -73,6 +74,16 @@ def test_every_name_of_the_door_is_there() -> None:
         methods.MLE  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(ImportError, match="MLE"):
         exec("from equimodal.methods import MLE", {})
+
+
+def test_type_checkers_and_python_see_the_same_names() -> None:
+    """The imports are read by type checkers only; what a name is at run time comes from elsewhere."""
+    path = inspect.getfile(methods)
+    nodes = [n for n in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)]
+    typed = {a.name: n.module for n in nodes for a in n.names if n.module and n.module.startswith("equimodal")}
+    assert set(methods.__all__) <= set(typed)
+    for name, module in typed.items():
+        assert getattr(methods, name) is getattr(import_module(module), name), name
 
 
 def test_one_method_does_not_import_the_others() -> None:

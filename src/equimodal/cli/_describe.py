@@ -31,10 +31,10 @@ def describe(name: str) -> str:
     facts = {
         "paper": info.paper, "computes": info.equations, "family": info.family, "tasks": ", ".join(info.tasks),
         "modalities": info.modalities, "fusion": info.fusion, "absent modalities": info.missing, "cost": info.cost,
-        "consulted": info.consulted,
+        "consulted": info.consulted, "order of the encoders": info.order,
     }  # fmt: skip
     for title, text in facts.items():
-        lines += _wrapped(f"{title}: {text}", "")
+        lines += [] if not text else _wrapped(f"{title}: {text}", "")
     for title, entries in (
         ("differs from the paper", info.deviations),
         ("differs in the released code", info.released),

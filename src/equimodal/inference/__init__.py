@@ -3,21 +3,20 @@
 from equimodal.inference._custom import InferenceRule, Rule, needs_of, rule_name, rule_names
 from equimodal.inference._inference import Inference
 from equimodal.inference._prediction import Prediction
-from equimodal.inference._rules import MEASURES_OF, RULES, RuleName, apply_rule, check_rule, rules_for
-from equimodal.inference._temperature import at_temperature, fitted_temperature
+from equimodal.inference._rules import MEASURES_OF as MEASURES_OF
+from equimodal.inference._rules import RULES, apply_rule, rules_for
+from equimodal.inference._rules import RuleName as RuleName
+from equimodal.inference._rules import check_rule as check_rule
+from equimodal.inference._temperature import at_temperature as at_temperature
+from equimodal.inference._temperature import fitted_temperature as fitted_temperature
 
 __all__ = [
-    "MEASURES_OF",
     "RULES",
     "Inference",
     "InferenceRule",
     "Prediction",
     "Rule",
-    "RuleName",
     "apply_rule",
-    "at_temperature",
-    "check_rule",
-    "fitted_temperature",
     "needs_of",
     "rule_name",
     "rule_names",

@@ -29,6 +29,10 @@ class MethodSummary:
         title: its full name.
         control: whether it is a control.
         package: name and version of the package it is from; ``None`` for the methods of equimodal.
+
+    Example:
+        >>> MethodSummary("Joint", "Joint training", control=True).package is None
+        True
     """
 
     name: str

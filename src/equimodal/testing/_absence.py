@@ -22,7 +22,7 @@ from equimodal.testing._expect import (
     expect_near,
     subset,
 )
-from equimodal.testing._loops import announce, sgd, train, weights
+from equimodal.testing._loops import announce, sgd, train, validation_of, weights
 from equimodal.testing._models import NAMES, toy_batch
 from equimodal.testing._property import Property
 
@@ -117,14 +117,14 @@ def resuming_is_exact(case: Case) -> None:
 
     def steps(method: Method, engine: Any, plan: list[tuple[int, int]]) -> None:
         for epoch, step in plan:
-            context = EpochContext(epoch, 2, 5, batches, engine)
+            context = EpochContext(epoch, 2, 5, batches, engine, batches)
             method.train()
             if step == 0:
                 method.on_train_epoch_start(context)
             method.training_step(batches[step], engine)
             if step == 4:
                 method.on_train_epoch_end(context)
-                method.on_validation_end(0.5 - 0.1 * epoch)
+                method.on_validation_end(validation_of(method, batches, 0.5 - 0.1 * epoch))
                 method.fit_inference([batches[0]])
 
     plan = [(epoch, step) for epoch in range(2) for step in range(5)]

@@ -175,17 +175,14 @@ def sharpness_counts_once(case: Case, mode: Any) -> None:
     plain.sharpness = None
     sharp.sharpness = Sharpness(mode, radius=0.1)
     sharp.sharpness.attach(sharp)
-    moved = False
     for method in (plain, sharp):
         engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=0.0, momentum=0.9), clip_norm=0.5)
         before = {n: p.detach().clone() for n, p in method.named_parameters()}
         start(method, engine, vectors())
         for seed in range(3):
             method.training_step(vectors(seed=seed), engine)
-        moved = any(not torch.equal(p, before[n]) for n, p in method.named_parameters())
-        if not case.is_wild:
-            expect_identical(before, dict(method.named_parameters()), "with a learning rate of 0")
-    if mode == "momentum" or moved:
+        expect_identical(before, dict(method.named_parameters()), "with a learning rate of 0")
+    if mode == "momentum":
         return  # one pass, at the perturbed weights, whose statistics they are
     a, b = tensors(plain), tensors(sharp)
     counted = [n for n in a if "running_" in n or "num_batches" in n]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import PlainEngine
-from equimodal.methods import EpochContext, Method
+from equimodal.methods import EpochContext, Method, Validation, measure
 
 
 def train(
@@ -34,7 +35,7 @@ def train(
     """
     plain = [b for entry in batches for b in (entry if isinstance(entry, list) else [entry])]
     for epoch in epochs:
-        context = EpochContext(epoch, total, len(batches), plain, engine)
+        context = EpochContext(epoch, total, len(batches), plain, engine, plain)
         method.train()
         method.on_train_epoch_start(context)
         for batch in batches:
@@ -42,7 +43,14 @@ def train(
             if after_step is not None:
                 after_step()
         method.on_train_epoch_end(context)
-        method.on_validation_end(0.1 * ((epoch * 7) % 5))
+        method.on_validation_end(validation_of(method, plain, 0.1 * ((epoch * 7) % 5)))
+
+
+def validation_of(method: Method, batches: Sequence[Any], score: float) -> Validation | float:
+    """The score alone; for a method that looks at validation, with the losses and the scores of a pass."""
+    if type(method).on_validation_end is Method.on_validation_end:
+        return score
+    return replace(measure(method, batches), score=score)
 
 
 def announce(

@@ -28,7 +28,7 @@ MIE_FEATURES = {
     "accumulation: mixup_alpha": "differs: samples are mixed within a micro-batch",
     "accumulation: variant='released'": "differs: the weights are perturbed in every micro-batch",
     "compiled-loss: variant='released'": "refused: its loss changes weights",
-    "float16, nonfinite: variant='released'": "differs: its perturbation of 1e-10 is never undone",
+    "float16, nonfinite, sharpness: variant='released'": "differs: its perturbation of 1e-10 is never undone",
 }
 """What of MIE departs from the claims of the engine features."""
 

@@ -65,12 +65,23 @@ def read_json(path: Path) -> Any:
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> Path:
-    """Write a configuration as YAML, whole or not at all."""
+    """Write a configuration as YAML, whole or not at all.
+
+    Raises:
+        DataError: an option is an object that YAML cannot hold.
+    """
     try:
         import yaml
     except ImportError as error:
         raise missing_extra("pyyaml", "cli", "Writing a configuration") from error
-    return write_text(path, yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True))
+    try:
+        text = yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True)
+    except yaml.representer.RepresenterError as error:
+        raise DataError(
+            f"`{path.name}`: expected plain values, which a file can hold. Found {error.args[-1]!r}. Give an inference "
+            "rule of your own by name, from a package with the entry-point group 'equimodal.rules'; leave modules out."
+        ) from error
+    return write_text(path, text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
