@@ -191,6 +191,8 @@ class Blend(Joint):
     A modality's weight is its gain on validation data over the square of what its gap grew by, of a run of ``epochs``.
     """
 
+    blend: Tensor
+
     def __init__(self, model: nn.Module, task: Classification, epochs: int = 1, use: bool = True, **run: Any) -> None:
         super().__init__(model, task)
         self.heads = linear_heads(self.multimodal, task)
@@ -204,7 +206,7 @@ class Blend(Joint):
         target = cast(Tensor, batch.target)
         fused = self.multimodal.head(self.multimodal.fuse(features, batch.present))
         total = nn.functional.cross_entropy(fused, target)
-        for weight, output in zip(cast(Tensor, self.blend), self.heads(features).values(), strict=True):
+        for weight, output in zip(self.blend, self.heads(features).values(), strict=True):
             total = total + weight.to(total.dtype) * nn.functional.cross_entropy(output, target)
         return Objective(total)
 
@@ -228,7 +230,7 @@ class Blend(Joint):
             overfitting = (after[0] - after[1]) - (before[0] - before[1])
             rate.append(gain / max(overfitting**2, 1e-6))
         if sum(rate):
-            self.blend.copy_(torch.tensor(rate) / sum(rate))  # type: ignore[operator]
+            self.blend.copy_(torch.tensor(rate) / sum(rate))
 
 
 def weighted(batch: Batch) -> Batch:
