@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from equimodal import Batch, PlainEngine, Sharpness
 from equimodal.engine import Descent, Gradients, Objective, Phase, Survey
 from equimodal.errors import MethodError, NonFiniteError, UnsupportedError
+from equimodal.testing import scaler
 from tests.features import facility_workers, workers
-from tests.features.test_precision import scaler
 from tests.features.users import Pareto, User, indexed, user
 from tests.helpers import any_batch, assert_identical, sgd, split, weights
 

@@ -13,12 +13,12 @@ import torch
 
 from equimodal import PlainEngine, Sharpness
 from equimodal.errors import UnsupportedError
+from equimodal.testing import Overflowing, scaler
 from tests.features import facility_workers, workers
 from tests.features.helpers import single, tensors
-from tests.features.test_precision import Overflowing, scaler
 from tests.features.users import USERS, User, indexed, user
 from tests.helpers import adamw, assert_identical, assert_near, sgd, split, weights
-from tests.studies.helpers import assert_same_tree
+from tests.trees import assert_same_tree
 
 every_user = pytest.mark.parametrize("name", USERS)
 TWO = {"a": 5, "b.c": 4}

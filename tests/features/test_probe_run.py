@@ -20,8 +20,9 @@ from equimodal.engine import engine_beside, fresh_optimizer, save_random_state
 from equimodal.errors import EquimodalError, MethodError, UnsupportedError
 from equimodal.methods import EpochContext, measure
 from equimodal.methods.parts import probe_run
+from equimodal.testing import ScheduleFree
 from tests.features import workers
-from tests.features.helpers import OPTIMIZERS, ScheduleFree
+from tests.features.helpers import OPTIMIZERS
 from tests.features.test_plan import QUIET, module_of, trainer
 from tests.features.users_data import SIZES, Blend, dataset, fit, model
 from tests.helpers import CLASSES, assert_identical, assert_near, sgd, weights
