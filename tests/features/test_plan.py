@@ -301,6 +301,9 @@ def refuse(rank: int, world: int, folder: str) -> None:
     attempt("uneven", share(rank, world, shuffle=False, drop_last=False), list(range(7)))
     attempt("one left", share(rank, world, shuffle=False, drop_last=False), list(range(5)))
     attempt("afterwards", share(rank, world, shuffle=False), own)
+    noisy = share(rank, world, augment={"a": [{"noise": {"probability": 1.0}}]})
+    noisy.plan({"a": [1] * 4, "keys-b": [1] * 4, "keys": [1] * 4})
+    found["noise"] = str(next(iter(noisy)).inputs["a"].flatten().tolist())
     train = share(rank, world)
     train.plan({"a": own, "keys-b": own, "keys": own})
     state = train.state_dict()
@@ -322,6 +325,7 @@ def test_what_processes_have_to_agree_on(tmp_path: Path) -> None:
         assert "indices=range(rank, n, processes)" in found["all samples on both"]
         assert "enough rows for a batch for each process. Found 1 rows" in found["too few"]
         assert "expected a plan shared by 2 process(es). Found one of 3" in found["another number of processes"]
+    assert both[0]["noise"] != both[1]["noise"]  # the same sample, changed by other random numbers
     assert "refused on another process" in both[0]["wrong on one"]
     assert "positions 0 to 24" in both[1]["wrong on one"]
     assert [f["uneven"] for f in both] == ["1 batches: [[0, 2]]", "1 batches: [[1, 3]]"]  # 1 of the 3 left for one

@@ -110,6 +110,13 @@ def test_modalities_that_are_not_there() -> None:
     assert sorted(measure(method, [without]).scores) == sorted([first, second])
     both = measure(method, [without, batch])
     assert both.losses[third] == pytest.approx(measure(method, [batch]).losses[third], abs=1e-12)
+
+    class Eager(MultiLoss):
+        def unimodal_outputs(self, features: Any) -> dict[str, Tensor]:
+            outputs = super().unimodal_outputs(features)
+            return {m: outputs.get(m, torch.zeros(12, CLASSES).double()) for m in self.modalities}
+
+    assert third not in measure(Eager(make_model(3), Classification(CLASSES)).double(), [without]).losses
     nobody = Batch(batch.inputs, batch.target, {third: torch.zeros(12, dtype=torch.bool)})
     found = measure(method, [nobody])
     assert third not in found.scores
