@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +20,10 @@ from tests.features.helpers import SETTINGS, Setting, data, departure, plain_met
 from tests.features.users import USERS, Remembering, User, indexed, user
 from tests.helpers import assert_near, is_wild, setting_id, sgd, split, train, weights
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),  # torch 2.11's own
+]
 every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=setting_id)
 
 
@@ -29,14 +34,21 @@ def device() -> torch.device:
     return found
 
 
-@pytest.fixture
-def _loud(device: torch.device) -> Iterator[None]:
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
     """Any wait for the device is an error."""
-    if device.type != "cuda":
-        pytest.skip("only CUDA can tell")
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    _set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        _set_sync_debug_mode("default")
+
+
+def _set_sync_debug_mode(mode: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it does not see every wait
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def on(device: torch.device, setting: Setting, norm: bool = False) -> Method:
@@ -60,13 +72,9 @@ def test_no_step_waits_for_the_device(setting: Setting, device: torch.device) ->
         start(method, engine, batch)
         for _ in range(3):
             method.training_step(batch, engine)
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waiting():
             for _ in range(3):
                 method.training_step(batch, engine)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         engine.raise_if_not_finite()
 
 
@@ -196,13 +204,9 @@ def test_facilities_do_not_wait_for_the_device(name: str, device: torch.device) 
     engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9, foreach=True), clip_norm=1.0)
     for _ in range(3):
         method.training_step(batch, engine)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         for _ in range(3):
             method.training_step(batch, engine)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     engine.raise_if_not_finite()
 
 
