@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each works alone, from a fresh clone, with only python3 (3.11+) and make.
+# `make demo` and `make test` are what most people need. Each works alone, from a fresh clone, with only python3 (3.11+) and make.
 # Every path is relative, so the checkout may live on a path with spaces in it.
 
 PYTHON ?= python3
@@ -20,8 +20,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo 'make demo    train five methods on the embedded data, print a table, write an HTML report'
-	@echo 'make test    lint, types and the whole test suite'
+	@echo 'make test    lint, types, the whole test suite, and which lines of methods/, functional/ and engine/ it ran'
 	@echo 'make lint | types | pytest    one part of it (PYTEST_ARGS="-k name -n 0" narrows the last)'
+	@echo 'make test-core     the tests that need no extra, with torch and NumPy only'
+	@echo 'make test-lowest   the whole test suite with the lowest declared version of every dependency'
 	@echo 'make bench   cost of each method in joint steps, scaling, start-up, long runs'
 	@echo 'make bench-data   samples per second and memory of prepared data against decoding (about 5 GB of disk)'
 	@echo 'make docs    run the examples of README.md and docs/'
@@ -31,7 +33,7 @@ help:
 demo: $(DEMO_STAMP)
 	$(BIN)/equimodal demo
 
-test: lint types pytest
+test: lint types coverage
 
 lint: $(DEV_STAMP)
 	$(BIN)/python -m ruff check .
@@ -43,6 +45,37 @@ types: $(DEV_STAMP)
 
 pytest: $(DEV_STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# sys.monitoring, from Python 3.12 on, measures at next to no cost.
+.PHONY: coverage
+coverage: $(DEV_STAMP)
+	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \
+	  $(BIN)/python -m pytest --cov --cov-report= $(PYTEST_ARGS)
+	$(BIN)/python tools/coverage_of_rooms.py
+
+# Tests that need torch, NumPy and pytest alone; a test among them that needs more skips itself (pytest.importorskip).
+CORE_VENV := .venv-core
+CORE_TESTS := tests/functional tests/tasks tests/fusion tests/unimodal tests/methods tests/features tests/diagnostics \
+  tests/test_batch.py tests/test_engine.py tests/test_every_task.py tests/test_features.py tests/test_formulas.py \
+  tests/test_inference.py tests/test_layout.py tests/test_model.py tests/test_operators.py tests/test_package.py \
+  tests/test_registry_properties.py tests/test_sharpness.py \
+  src/equimodal/functional src/equimodal/tasks src/equimodal/fusion src/equimodal/unimodal src/equimodal/engine \
+  src/equimodal/projection src/equimodal/methods src/equimodal/batch.py src/equimodal/features.py \
+  src/equimodal/inference.py src/equimodal/model.py
+
+.PHONY: test-core
+test-core: $(CORE_VENV)/.installed
+	$(CORE_VENV)/bin/python -m pytest --doctest-ignore-import-errors --ignore=tests/features/test_resume.py $(PYTEST_ARGS) $(CORE_TESTS)
+
+# The oldest supported Python, if it is here. On Linux, torch's ordinary build brings several GB of CUDA packages, so the
+# CPU build is asked for by its name: where no index has it, the install stops at once.
+LOWEST_VENV := .venv-lowest
+LOWEST_PYTHON = $(if $(filter file,$(origin PYTHON)),$(or $(shell command -v python3.11),$(PYTHON)),$(PYTHON))
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints-lowest.txt)$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),+cpu)
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST_VENV)/.installed
+	$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/cost.py
@@ -62,7 +95,7 @@ pages: $(DEV_STAMP)
 	@for page in $(PAGES); do PYTHONPATH=src $(BIN)/python tools/$$page.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(CORE_VENV) $(LOWEST_VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is taken up again.
@@ -79,3 +112,16 @@ $(CLI_STAMP): $(INPUTS)
 
 $(DEV_STAMP): $(INPUTS)
 	$(call install,dev)
+
+$(CORE_VENV)/.installed: $(INPUTS)
+	"$(PYTHON)" -m venv $(CORE_VENV)
+	$(CORE_VENV)/bin/python -m pip install --quiet -c constraints.txt -e . pytest pytest-xdist
+	@touch $@
+
+$(LOWEST_VENV)/.installed: pyproject.toml constraints-lowest.txt
+	"$(LOWEST_PYTHON)" -m venv $(LOWEST_VENV)
+	sed 's/^torch==.*/torch==$(TORCH)/' constraints-lowest.txt > $(LOWEST_VENV)/constraints.txt
+	$(LOWEST_VENV)/bin/python -m pip install --quiet -c $(LOWEST_VENV)/constraints.txt torch || \
+	  { echo 'No build torch==$(TORCH) is at hand. Next: set PIP_EXTRA_INDEX_URL to the CPU index of PyTorch, or name another: make test-lowest TORCH=2.13.0+cpu' >&2; exit 1; }
+	$(LOWEST_VENV)/bin/python -m pip install --quiet -c $(LOWEST_VENV)/constraints.txt -e ".[all,test]"
+	@touch $@

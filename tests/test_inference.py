@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import special
 from torch import Tensor
 
 from equimodal import Batch, Classification, Inference
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.inference import apply_rule, rules_for
+from tests import formulas
 from tests.helpers import NAMES, make_batch, make_method, split
 
 F64 = torch.float64
@@ -31,13 +31,13 @@ def outputs(count: int = 3, size: int = 7) -> dict[str, Tensor]:
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_rules_against_numpy(count: int) -> None:
     z = outputs(count)
-    p = np.stack([special.softmax(v.numpy(), 1) for v in z.values()])
+    p = np.stack([formulas.softmax(v.numpy(), 1) for v in z.values()])
     entropy = -(p * np.log(p)).sum(2)
-    w = special.softmax(-entropy, axis=0)
+    w = formulas.softmax(-entropy, axis=0)
     expected = {
         "mean": p.mean(0),
         "uncertainty": (w[:, :, None] * p).sum(0),
-        "product": special.softmax(np.log(p).mean(0), axis=1),
+        "product": formulas.softmax(np.log(p).mean(0), axis=1),
     }
     for rule, reference in expected.items():
         prediction = Inference(tuple(z), rule)(None, z, None)  # type: ignore[arg-type]
@@ -212,9 +212,9 @@ def test_prediction_does_not_depend_on_the_batch_it_is_in() -> None:
 def test_labels_are_weighed_one_by_one() -> None:
     z = {m: randn(4, 3, seed=i) for i, m in enumerate(NAMES[:2])}
     prediction = Inference(tuple(z), "uncertainty", distribution="bernoulli")(None, z, None)
-    p = np.stack([special.expit(v.numpy()) for v in z.values()])
-    e = special.entr(p) + special.entr(1 - p)
-    w = special.softmax(-e, axis=0)
+    p = np.stack([formulas.expit(v.numpy()) for v in z.values()])
+    e = formulas.entr(p) + formulas.entr(1 - p)
+    w = formulas.softmax(-e, axis=0)
     assert np.abs(prediction.probabilities.numpy() - (w * p).sum(0)).max() < 1e-12
     assert prediction.weights[NAMES[0]].shape == (4, 3)
 

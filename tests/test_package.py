@@ -104,6 +104,20 @@ def test_every_lower_bound_has_a_reason(root: Path) -> None:
         assert re.match(r"\s*# \d", comment), f">={version}: {comment!r}"
 
 
+def test_the_lowest_versions_are_those_of_the_ranges(root: Path) -> None:
+    command = [sys.executable, str(root / "tools" / "lowest_versions.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "torch==" in (root / "constraints-lowest.txt").read_text(encoding="utf-8")
+
+
+def test_the_tests_without_extras_are_there(root: Path) -> None:
+    makefile = (root / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    listed = re.search(r"^CORE_TESTS := (.*)$", makefile, flags=re.MULTILINE)
+    assert listed is not None
+    assert not [path for path in listed[1].split() if not (root / path).exists()]
+
+
 def test_the_licence_and_typing_marker_are_there(root: Path) -> None:
     assert "Apache License" in (root / "LICENSE").read_text(encoding="utf-8")
     assert (Path(equimodal.__file__).parent / "py.typed").exists()

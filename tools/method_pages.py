@@ -11,10 +11,12 @@ import importlib
 import inspect
 import re
 import sys
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
+
+from docstring_parser.common import DocstringMeta
+from docstring_parser.google import GoogleParser, Section, SectionType
 
 from equimodal.errors import EquimodalError
 from equimodal.methods import Method, Within, available, get
@@ -42,7 +44,10 @@ PACKAGES = (
     "equimodal.testing",
 )
 NOTE = "<!-- Written by tools/method_pages.py. Change the docstring, then run it again. -->\n"
-SECTIONS = ("Args", "Raises", "Warns", "Returns", "Example", "References", "Shapes")
+SECTIONS = (
+    *(Section(title, title.lower(), SectionType.MULTIPLE) for title in ("Args", "Raises", "Warns")),
+    *(Section(title, title.lower(), SectionType.SINGULAR) for title in ("Returns", "Example", "References", "Shapes")),
+)
 HAND_WRITTEN = {"index.md"}
 
 
@@ -89,11 +94,11 @@ def method_page(name: str, method: type[Method]) -> str:
     lines.append(f"Consulted: {info.consulted}.\n")
     if "Example" in sections:
         lines.append("## Example\n")
-        lines.append(f"```pycon\n{textwrap.dedent(sections['Example']).strip()}\n```\n")
+        lines.append(f"```pycon\n{sections['Example'][0].description}\n```\n")
     return "\n".join(lines)
 
 
-def arguments(method: type[Method], text: str) -> str:
+def arguments(method: type[Method], text: Iterable[DocstringMeta]) -> str:
     """An entry for each option: its default, what the docstring says, its choices or range, the default's source."""
     described, options = named(text), options_of(method.__init__)
     lines, general = [], []
@@ -136,35 +141,20 @@ def cell(text: str) -> str:
 # ---- docstrings -----------------------------------------------------------------------------------------------------
 
 
-def parse(doc: str) -> tuple[str, dict[str, str]]:
-    """Prose of a Google-style docstring, and its sections by name."""
-    prose: list[str] = []
-    sections: dict[str, list[str]] = {}
-    current: list[str] = prose
-    for line in doc.splitlines():
-        head = re.fullmatch(r"(\w+):", line)
-        if head and head[1] in SECTIONS:
-            current = sections.setdefault(head[1], [])
-        elif line and not line.startswith(" ") and current is not prose:
-            current = prose
-            current.append(line)
-        else:
-            current.append(line)
-    return "\n".join(prose).strip(), {name: "\n".join(lines) for name, lines in sections.items()}
+def parse(doc: str) -> tuple[str, dict[str, list[DocstringMeta]]]:
+    """Prose of a Google-style docstring, also after its sections, and what the sections have, by title."""
+    titles = "|".join(section.title for section in SECTIONS)
+    prose = re.sub(rf"^(?:{titles}):\n(?:[ ].*\n?|\n)*", "", doc, flags=re.MULTILINE).strip()
+    keys = {section.key: section.title for section in SECTIONS}
+    sections: dict[str, list[DocstringMeta]] = {}
+    for part in GoogleParser(list(SECTIONS)).parse(doc).meta:
+        sections.setdefault(keys[part.args[0]], []).append(part)
+    return prose, sections
 
 
-def named(section: str) -> dict[str, str]:
+def named(section: Iterable[DocstringMeta]) -> dict[str, str]:
     """The entries `name: text` of a section."""
-    entries: dict[str, list[str]] = {}
-    last: list[str] = []
-    for line in textwrap.dedent(section).splitlines():
-        head = re.match(r"([\w, .\[\]]+): (.*)", line)
-        if head and not line.startswith(" "):
-            last = entries.setdefault(head[1], [])
-            last.append(head[2])
-        elif line.strip():
-            last.append(line.strip())
-    return {name: " ".join(words) for name, words in entries.items()}
+    return {part.args[1]: " ".join((part.description or "").split()) for part in section}
 
 
 def markdown(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +17,13 @@ from equimodal.errors import NonFiniteError
 from equimodal.fusion import Concat
 from equimodal.methods import EpochContext, Method, get
 from tests.features.helpers import SETTINGS, Setting, data, departure, plain_method, single
-from tests.helpers import assert_near, is_wild, setting_id, sgd, train, weights
+from tests.features.users import USERS, Remembering, User, indexed, user
+from tests.helpers import assert_near, is_wild, setting_id, sgd, split, train, weights
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),  # torch 2.11's own
+]
 every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=setting_id)
 
 
@@ -28,14 +34,21 @@ def device() -> torch.device:
     return found
 
 
-@pytest.fixture
-def _loud(device: torch.device) -> Iterator[None]:
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
     """Any wait for the device is an error."""
-    if device.type != "cuda":
-        pytest.skip("only CUDA can tell")
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    _set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        _set_sync_debug_mode("default")
+
+
+def _set_sync_debug_mode(mode: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it does not see every wait
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def on(device: torch.device, setting: Setting, norm: bool = False) -> Method:
@@ -59,13 +72,9 @@ def test_no_step_waits_for_the_device(setting: Setting, device: torch.device) ->
         start(method, engine, batch)
         for _ in range(3):
             method.training_step(batch, engine)
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waiting():
             for _ in range(3):
                 method.training_step(batch, engine)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         engine.raise_if_not_finite()
 
 
@@ -145,3 +154,72 @@ def test_channels_last_in_bfloat16(name: str, compiled: bool, device: torch.devi
     engine.raise_if_not_finite()
     convolution = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# ---- what a phase may ask for ----------------------------------------------------------------------------------------
+
+
+def user_on(device: torch.device, name: str, norm: bool = False) -> User:
+    """A small user of a facility; a table has its room before, as on a device it does not grow."""
+    method = user(name, norm=norm).to(device)
+    if isinstance(method, Remembering):
+        method.memory.reserve(20)
+    return method
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_facilities_give_the_weights_of_the_processor(name: str, device: torch.device) -> None:
+    if device.type == "mps":
+        pytest.skip("no float64")
+    here, there = user(name), user_on(device, name)
+    engines = sgd(here, clip_norm=0.5), sgd(there, clip_norm=0.5)
+    for seed in range(3):
+        here.training_step(split(indexed(12, seed), 2), engines[0])
+        there.training_step([b.to(device) for b in split(indexed(12, seed), 2)], engines[1])
+    found = {n: t.cpu() for n, t in weights(there).items()}
+    expected = weights(here)
+    assert_near({n: t for n, t in expected.items() if "memory" not in n}, {n: found[n] for n in expected
+                if "memory" not in n}, 1e-7)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_facilities_in_float16_on_the_device(name: str, device: torch.device) -> None:
+    method = user_on(device, name, norm=True).float()
+    scaler = torch.amp.GradScaler(device.type, init_scale=2.0**40)  # overflows at first
+    engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=1e-3), autocast=torch.float16, scaler=scaler)
+    batch = single(indexed()).to(device)
+    for _ in range(40):
+        report = method.training_step(batch, engine)
+    assert report.phases
+    assert scaler.get_scale() < 2.0**40
+    assert all(torch.isfinite(t).all() for t in weights(method).values())
+
+
+@pytest.mark.parametrize("name", [n for n in USERS if not n.startswith("perturbed")])  # these choose on the host
+def test_facilities_do_not_wait_for_the_device(name: str, device: torch.device) -> None:
+    if device.type != "cuda":
+        pytest.skip("only CUDA can tell")
+    method = user_on(device, name, norm=True).float()
+    batch = single(indexed()).to(device)
+    engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9, foreach=True), clip_norm=1.0)
+    for _ in range(3):
+        method.training_step(batch, engine)
+    with no_waiting():
+        for _ in range(3):
+            method.training_step(batch, engine)
+    engine.raise_if_not_finite()
+
+
+@pytest.mark.parametrize("name", ["parts", "declared parts", "perturbed by a part", "frozen modules"])
+def test_facilities_with_generated_code(name: str, device: torch.device) -> None:
+    """Whole losses by inductor, whose backward pass runs once per part."""
+    if device.type != "cuda":
+        pytest.skip("inductor on the processor is tested elsewhere")
+    torch.compiler.reset()
+    eager, compiled = user_on(device, name).float(), user_on(device, name).float()
+    batch = single(indexed()).to(device)
+    for method, engine in ((eager, sgd(eager)), (compiled, sgd(compiled, compile={"fullgraph": True}))):
+        method.predict(batch.inputs)
+        for _ in range(3):
+            method.training_step(batch, engine)
+    assert_near(weights(eager), weights(compiled), 1e-4)

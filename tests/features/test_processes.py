@@ -55,6 +55,7 @@ def test_processes(tmp_path: Path) -> None:
 
 def test_trainer(tmp_path: Path) -> None:
     """The same through the Trainer, whose own reduction would stop at the first idle encoder."""
+    pytest.importorskip("lightning")
     check(tmp_path / "group", "trainer", "trainer", DEFAULTS)
 
 

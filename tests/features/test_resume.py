@@ -25,6 +25,9 @@ from tests.helpers import setting_id
 from tests.processes import context
 from tests.studies.helpers import Whole, assert_same_run, config, history
 
+# a setting that says so: the optimizers of these tests cancel it
+pytestmark = pytest.mark.filterwarnings("ignore:apply_to='gradient':equimodal.errors.OptimizerWarning")
+
 STEPS = 10
 """Of a run: two epochs of five batches."""
 

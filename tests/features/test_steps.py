@@ -21,6 +21,9 @@ from tests.features.helpers import (
 )
 from tests.helpers import any_batch, assert_identical, case_of, prove
 
+# a setting that says so: the optimizers of these tests cancel it
+pytestmark = pytest.mark.filterwarnings("ignore:apply_to='gradient':equimodal.errors.OptimizerWarning")
+
 # ---- order -----------------------------------------------------------------------------------------------------------
 
 

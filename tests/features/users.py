@@ -44,9 +44,9 @@ class User(Joint):
         """(B,) per loss; 0 where a sample lacks the modality."""
         features = self.multimodal.encode(batch.inputs, batch.present)
         output = self.multimodal.head(self.multimodal.fuse(features, batch.present))
-        return {"fused": self.of_samples(output, batch), **self.unimodal(features, batch)}
+        return {"fused": self.of_samples(output, batch), **self.losses_alone(features, batch)}
 
-    def unimodal(self, features: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses_alone(self, features: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """(B,) per modality of the batch."""
         found = {}
         for m, head in zip(self.modalities, self.alone, strict=True):
@@ -115,7 +115,7 @@ class Ahead(User):
         return [Phase("joint", self.objective, list(self.parameters()), survey=survey)]
 
     def gather(self, batch: Batch) -> dict[str, Tensor]:
-        losses = self.unimodal(self.multimodal.encode(batch.inputs, batch.present), batch)
+        losses = self.losses_alone(self.multimodal.encode(batch.inputs, batch.present), batch)
         zero = next(iter(losses.values())).new_zeros(1)
         sums = {m: losses[m].sum()[None] if m in losses else zero for m in self.modalities}
         return {**sums, "count": torch.full_like(zero, len(batch))}
@@ -125,7 +125,7 @@ class Ahead(User):
 
     def objective(self, batch: Batch) -> Objective:
         features = self.multimodal.encode(batch.inputs, batch.present)
-        alone = self.unimodal(features, batch)
+        alone = self.losses_alone(features, batch)
         scaled = {m: h * self.scales[m].to(h.dtype) for m, h in features.items()}
         output = self.multimodal.head(self.multimodal.fuse(scaled, batch.present))
         return Objective(
@@ -133,7 +133,15 @@ class Ahead(User):
         )
 
 
-class Aligned(User):
+class Summed(User):
+    """The total is declared as the weighted sum of the parts."""
+
+    def objective(self, batch: Batch) -> Objective:
+        parts = {name: loss.mean() for name, loss in self.losses(batch).items()}
+        return Objective.sum_of(parts, dict.fromkeys([m for m in self.modalities if m in parts], self.weight))
+
+
+class Aligned(Summed):
     """G7: the fused loss is differentiated where the encoder that agrees most with it has climbed along it."""
 
     radius = 0.3
@@ -153,7 +161,7 @@ class Aligned(User):
         return Perturbation(parameters, descent.gradients.of("fused", parameters), radius, "fused")
 
 
-class Dominant(User):
+class Dominant(Summed):
     """G7: the loss of the modality with the largest gradient is differentiated at the top of its own ball."""
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
@@ -224,7 +232,7 @@ def user(
         if compiled is not None:
             encoders[m] = torch.compile(encoders[m], backend=compiled, fullgraph=True)
     model = MultimodalModel(encoders, Concat(dict.fromkeys(sizes, WIDTH)), nn.Linear(WIDTH * len(sizes), CLASSES))
-    return cast(User, USERS[name](model).double().train())
+    return USERS[name](model).double().train()
 
 
 def indexed(size: int = 12, seed: int = 0, sizes: dict[str, int] = SIZES, uneven: bool = False) -> Batch:

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import optimize, special, stats
 from torch import Tensor
 
 from equimodal.errors import MethodError
@@ -20,6 +19,7 @@ from equimodal.functional import (
     uncertainty,
     uncertainty_weights,
 )
+from tests import formulas
 
 F64 = torch.float64
 
@@ -34,7 +34,7 @@ def logits(count: int = 3, size: int = 8, classes: int = 4) -> dict[str, Tensor]
 
 def test_entropy_against_scipy_and_by_hand() -> None:
     z = randn(20, 5) * 4
-    assert np.abs(entropy(z).numpy() - stats.entropy(special.softmax(z.numpy(), 1), axis=1)).max() < 1e-13
+    assert np.abs(entropy(z).numpy() - formulas.entropy(formulas.softmax(z.numpy(), 1), axis=1)).max() < 1e-13
     # p = (3/4, 1/4): 2 log 2 - 3/4 log 3
     value = entropy(torch.tensor([[math.log(3.0), 0.0]], dtype=F64))
     assert abs(float(value) - (2 * math.log(2) - 0.75 * math.log(3))) < 1e-15
@@ -74,7 +74,7 @@ def test_measures_by_hand() -> None:
 def test_weights_against_the_papers_equation(count: int) -> None:
     z = logits(count)
     w = uncertainty_weights(z)
-    e = np.stack([stats.entropy(special.softmax(v.numpy(), 1), axis=1) for v in z.values()])
+    e = np.stack([formulas.entropy(formulas.softmax(v.numpy(), 1), axis=1) for v in z.values()])
     raw = np.exp(e.max(0) - e)
     assert np.abs(torch.stack(list(w.values())).numpy() - raw / raw.sum(0)).max() < 1e-13
     assert (torch.stack(list(w.values())).sum(0) - 1).abs().max() < 1e-14
@@ -167,8 +167,9 @@ def test_temperature_against_scipy(seed: int, scale: float) -> None:
     y[:40] = z[:40].argmax(1)
 
     def loss(beta: float) -> float:
-        return float(-special.log_softmax(beta * z.numpy(), axis=1)[np.arange(60), y.numpy()].mean())
+        return float(-formulas.log_softmax(beta * z.numpy(), axis=1)[np.arange(60), y.numpy()].mean())
 
+    optimize = pytest.importorskip("scipy.optimize")
     best = optimize.minimize_scalar(loss, bounds=(1 / 20, 1 / 0.05), method="bounded", options={"xatol": 1e-12})
     assert float(fit_temperature(z, y)) == pytest.approx(1 / best.x, rel=1e-5)
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import special
 from torch import Tensor, nn
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine
@@ -17,6 +16,7 @@ from equimodal.errors import EquimodalWarning, MethodError, ModelError, Schedule
 from equimodal.fusion import Concat
 from equimodal.methods import MLA, EpochContext, Method
 from equimodal.projection import Orthogonal, OrthogonalProjector, projectable_layers
+from tests import formulas
 from tests.helpers import (
     CLASSES,
     NAMES,
@@ -200,11 +200,11 @@ def test_released_is_no_projection_and_one_weight_per_batch() -> None:
     assert_near(dict(plain.predict(batches[0].inputs).unimodal), dict(prediction.unimodal), 0)
     e = []
     for u in z.values():
-        q = special.softmax(u, axis=0)  # over the batch
+        q = formulas.softmax(u, axis=0)  # over the batch
         e.append(-(q * np.log(q)).sum())
     w = np.exp(np.max(e) - np.array(e))
     w /= w.sum()
-    fused = sum(v * special.softmax(u, axis=1) for v, u in zip(w, z.values(), strict=True))
+    fused = sum(v * formulas.softmax(u, axis=1) for v, u in zip(w, z.values(), strict=True))
     assert np.abs(torch.softmax(prediction.output, 1).numpy() - fused).max() < 1e-6
     assert (torch.softmax(released(batches[0].inputs), 1) - torch.softmax(prediction.output, 1)).abs().max() < 1e-12
     for v, m in zip(w, z, strict=True):
@@ -218,7 +218,7 @@ def test_released_is_no_projection_and_one_weight_per_batch() -> None:
 def test_the_papers_weights_per_sample() -> None:
     method, batches = build(INPUTS)
     prediction = method.predict(batches[0].inputs)
-    p = np.stack([special.softmax(u.numpy(), 1) for u in prediction.unimodal.values()])
+    p = np.stack([formulas.softmax(u.numpy(), 1) for u in prediction.unimodal.values()])
     e = -(p * np.log(p)).sum(2)
     w = np.exp(e.max(0) - e)
     w /= w.sum(0)

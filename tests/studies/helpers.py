@@ -13,6 +13,7 @@ from torch import Tensor
 
 from equimodal.data import Dataset, from_arrays
 from equimodal.studies import DataConfig, ModelConfig, RunConfig, TrainingConfig, run
+from tests.trees import assert_same_tree
 
 SIZES = {"train": 80, "validation": 24, "test": 24}
 TINY: dict[str, Any] = {**SIZES, "classes": 3, "features": 7}
@@ -85,19 +86,3 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert_same_tree(last[0]["state_dict"], last[1]["state_dict"])
     assert_same_tree(last[0]["optimizer_states"], last[1]["optimizer_states"])
     assert torch.equal(last[0]["random_state"]["cpu"], last[1]["random_state"]["cpu"])
-
-
-def assert_same_tree(a: Any, b: Any) -> None:
-    """Equal nestings of tensors and plain values."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same_tree(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same_tree(x, y)
-    elif isinstance(a, Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import optimize, special
 from torch import Tensor, nn
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine
@@ -21,6 +20,7 @@ from equimodal.fusion import Concat, FiLM
 from equimodal.inference import fitted_temperature
 from equimodal.methods import Method, get
 from equimodal.tasks import MultiLabel, Regression, Segmentation, Task
+from tests import formulas
 from tests.helpers import announce
 
 G = torch.Generator().manual_seed(0)
@@ -143,9 +143,10 @@ def test_rounded_probabilities_pass(dtype: torch.dtype) -> None:
 
 def best_temperature(z: np.ndarray[Any, Any], q: np.ndarray[Any, Any]) -> float:
     """By another optimiser, over log T."""
+    optimize = pytest.importorskip("scipy.optimize")
 
     def loss(log_t: float) -> float:
-        return float(-(q * special.log_softmax(z / np.exp(log_t), axis=1)).sum())
+        return float(-(q * formulas.log_softmax(z / np.exp(log_t), axis=1)).sum())
 
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}).x))
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from equimodal import Regression
 from equimodal.errors import TargetError
@@ -25,8 +24,9 @@ def test_losses_by_hand() -> None:
     assert float(Regression(loss="huber", delta=0.3).loss(Z, Y)) == pytest.approx(huber.mean(), rel=1e-14)
     s = np.array([0.2, -1.0, 3.0, 0.0])
     output = torch.cat([Z, torch.from_numpy(s)[:, None]], dim=1)
-    density = stats.norm.logpdf(Y.numpy(), Z[:, 0].numpy(), np.exp(s / 2)) + 0.5 * math.log(2 * math.pi)
-    assert float(Regression(loss="gaussian_nll").loss(output, Y)) == pytest.approx(-density.mean(), rel=1e-13)
+    sigma = np.exp(s / 2)
+    minus_log_density = ((Y.numpy() - Z[:, 0].numpy()) / sigma) ** 2 / 2 + np.log(sigma)  # without log(2 pi) / 2
+    assert float(Regression(loss="gaussian_nll").loss(output, Y)) == pytest.approx(minus_log_density.mean(), rel=1e-13)
 
 
 def test_targets_of_any_shape_and_type() -> None:
@@ -75,7 +75,7 @@ def test_sentiment_metrics_against_references() -> None:
     some = y != 0
     expected = {
         "mae": np.abs(p - y).mean(),
-        "pearson": stats.pearsonr(p, y).statistic,
+        "pearson": np.corrcoef(p, y)[0, 1],
         "accuracy2_with_zero": accuracy_score(y >= 0, p >= 0),
         "f1_with_zero": f1_score(y >= 0, p >= 0, average="weighted"),
         "accuracy2_without_zero": accuracy_score(y[some] > 0, p[some] > 0),

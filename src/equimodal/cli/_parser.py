@@ -112,6 +112,7 @@ class CommandParser:
         return checked
 
     def _usage(self, message: str) -> UsageError:
+        # jsonargparse says only in the text of its errors which option or key they are about
         text = " ".join(message.split())
         unknown = re.search(r"unrecognized arguments: (.*)", text) or re.search(r"Option '(\S+)' is not accepted", text)
         if unknown:

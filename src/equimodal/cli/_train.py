@@ -32,7 +32,11 @@ def run(argv: Sequence[str], context: Context) -> int:
     target = said.get("data.target") or stored.get("data", {}).get("target")
     values = _parser(method, name, target, stored).parse(argv)
     out, resume = values.pop("out"), values.pop("resume")
-    values |= {"method": method, "options": clean_options(values.get("options", {})), "uses": values["uses"] or {}}
+    values |= {
+        "method": method,
+        "options": clean_options(values.get("options", {})),
+        "uses": _uses(values["uses"] or {}),
+    }
     config = RunConfig.from_dict(values)
     folder = Path(out) if out else _new_folder(f"{method}-{Path(name).stem}-seed{config.seed}")
     return _train(config, folder, resume, context)
@@ -96,6 +100,17 @@ def _stored(out: str | None, argv: Sequence[str]) -> dict[str, Any]:
             "as --method and --data."
         )
     return {}
+
+
+def _uses(values: dict[str, Any]) -> dict[str, Any]:
+    """``--uses.OPTION.NAME FOLDER`` as in a file: option -> name -> folder. Names may hold dots, options do not."""
+    uses: dict[str, Any] = {}
+    for key, value in values.items():
+        option, dot, name = key.partition(".")
+        part = {name: value} if dot else value
+        known = uses.get(option)
+        uses[option] = {**known, **part} if isinstance(known, dict) and isinstance(part, dict) else part
+    return uses
 
 
 def _new_folder(name: str) -> Path:

@@ -74,6 +74,27 @@ class Split(TorchDataset[dict[str, Any]], ABC):
         """(n,) rows of the dataset that form this split; ``Batch.index`` holds such rows."""
         return self._rows.clone()
 
+    def positions(self, index: Tensor) -> Tensor:
+        """Positions (0 to len - 1) in this split of rows of the dataset, as ``Batch.index`` holds them; (B,) integers.
+
+        Raises:
+            DataError: a row is not in this split.
+
+        Example:
+            >>> from equimodal.data import load_avdigits
+            >>> split = load_avdigits().validation
+            >>> split.positions(split.batch([5, 0]).index)
+            tensor([5, 0])
+        """
+        index = index.cpu()
+        table = torch.full((self._store.size,), -1)
+        table[self._rows] = torch.arange(len(self))
+        inside = (index >= 0) & (index < len(table))
+        found = torch.where(inside, table[index.clamp(0, len(table) - 1)], -1)
+        if bool((found < 0).any()):
+            raise DataError(f"`index`: expected rows of {self!r}. Found {index[found < 0][:5].tolist()}.")
+        return found
+
     @property
     def target(self) -> Tensor:
         """(n, ...) targets of this split."""

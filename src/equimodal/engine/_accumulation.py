@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from equimodal.engine._apart import Backward, PartGradients
 from equimodal.engine._protocol import Descent, Objective, Phase, SampleValues
-from equimodal.engine._sharding import is_sharded
 
 
 class Accumulation:
@@ -32,11 +33,11 @@ class Accumulation:
             objective: of the micro-batch.
             share: of the micro-batch in the phase.
             backward: called with a loss and the options of ``Tensor.backward``.
-            part: only the gradient of this part is asked for.
+            part: only this part counts, with its weight in the total.
         """
         value = objective.total if share == 1 else objective.total * share
         if part is not None:
-            self._only(objective.parts.get(part), share, backward)
+            self._only(objective, part, share, backward)
         elif objective.parts:
             self.parts.add(objective, share, backward)
         elif value.requires_grad or not self._phase.frozen:  # else torch says that there is no graph
@@ -50,13 +51,11 @@ class Accumulation:
         for name, rows in objective.rows.items():
             self._rows.setdefault(name, []).append(rows)
 
-    def _only(self, part: Tensor | None, share: float, backward: Backward) -> None:
-        """Backward of one part, with respect to what the phase trains and nothing else."""
-        if part is None or not part.requires_grad:
-            return
-        trained = self.parts.trained
-        options = {} if any(is_sharded(p) for p in trained) else {"inputs": trained}
-        backward(part if share == 1 else part * share, **options)
+    def _only(self, objective: Objective, part: str, share: float, backward: Backward) -> None:
+        """One part of the objective, with its weight."""
+        if part in objective.parts and objective.weights is not None:
+            parts, weights = {part: objective.parts[part]}, {part: objective.weights[part]}
+            self.parts.add(replace(objective, parts=parts, weights=weights), share, backward)
 
     def descent(self, count: int) -> Descent:
         """The result for the method, once gradients are final."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from equimodal.engine._sharding import is_sharded, local
 from equimodal.errors import MethodError
+
+WEIGHTED = "\0weighted"
+"""After the name of a part: its gradient times its weight in the total, where that is not 1."""
 
 
 class Gradients(Mapping[str, Sequence[Tensor | None]]):
@@ -21,6 +25,7 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
     Args:
         parameters: what the phase trains.
         holders: part -> one tensor per parameter whose ``.grad`` is the gradient.
+        declared: every objective of this process was a sum of its parts with known weights.
 
     Raises:
         MethodError: (when asked for a part that the objective did not give on any process) naming those there are.
@@ -40,10 +45,15 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter] = (), holders: Mapping[str, Sequence[Tensor]] | None = None
+        self,
+        parameters: Sequence[nn.Parameter] = (),
+        holders: Mapping[str, Sequence[Tensor]] | None = None,
+        declared: bool = True,
     ) -> None:
-        self._parameters = parameters
-        self._holders = {} if holders is None else holders
+        self._parameters, self.declared = parameters, declared
+        every = {} if holders is None else holders
+        self._holders = {name: row for name, row in every.items() if not name.endswith(WEIGHTED)}
+        self._weighted = {name.removesuffix(WEIGHTED): row for name, row in every.items() if name.endswith(WEIGHTED)}
         self._places: dict[int, int] | None = None
 
     def __getitem__(self, part: str) -> Sequence[Tensor | None]:
@@ -57,6 +67,11 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
 
     def __contains__(self, part: object) -> bool:
         return part in self._holders
+
+    def get(self, part: str, default: Any = None) -> Any:
+        """The gradients of a part, or ``default`` where the objective gave it on no process."""
+        holders = self._holders.get(part)
+        return default if holders is None else [holder.grad for holder in holders]
 
     def holders(self, part: str) -> Sequence[Tensor]:
         """The tensors whose ``.grad`` are the gradients of one part, in the order of ``phase.trained``."""
@@ -74,17 +89,27 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
             part: name in the objective's ``parts``.
             parameters: for example ``model.parameters_of(modality)``; one that the phase does not train has ``None``.
         """
-        return [None if holder is None else holder.grad for holder in self._find(part, parameters)]
+        return self._find(self.holders(part), parameters)
 
-    def holders_of(self, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """The tensors whose ``.grad`` are what :meth:`of` returns; of parameters that the phase trains."""
-        return [holder for holder in self._find(part, parameters) if holder is not None]
+    def share_of(self, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+        """What the part contributes to ``.grad``: :meth:`of` times its weight; in a phase with a perturbation."""
+        return self._find(self._weighted.get(part, self.holders(part)), parameters)
 
-    def _find(self, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    def replace(self, part: str, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+        """Set the gradients of one part with respect to parameters of the phase; a missing one is 0 where one was."""
+        holders = self.holders(part)
+        for p, g in zip(parameters, gradients, strict=True):
+            holder = holders[self._place(p)]
+            holder.grad = g if g is not None or holder.grad is None else torch.zeros_like(holder.grad)
+
+    def _find(self, holders: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+        places = [self._place(p) for p in parameters]
+        return [None if i < 0 else holders[i].grad for i in places]
+
+    def _place(self, parameter: nn.Parameter) -> int:
         if self._places is None:
             self._places = {id(p): i for i, p in enumerate(self._parameters)}
-        holders, places = self.holders(part), self._places
-        return [None if (i := places.get(id(p))) is None else holders[i] for p in parameters]
+        return self._places.get(id(parameter), -1)
 
     @torch.no_grad()
     def gram(self, parameters: Sequence[nn.Parameter], parts: Sequence[str] | None = None) -> Tensor:

@@ -138,6 +138,11 @@ def _check(phase: Phase, descent: Descent, move: Perturbation) -> None:
             f"`separate` (phase {phase.name!r}): expected the receivers of the perturbation among them, as their "
             f"gradient of {move.part!r} is replaced. Found {lost} that are not. Add them, or leave `separate` out."
         )
+    if not descent.gradients.declared:
+        raise MethodError(
+            f"`part` (perturbation of phase {phase.name!r}): expected an objective that says with which weight "
+            f"{move.part!r} counts in the total. Found a total of any kind. Make it with Objective.sum_of."
+        )
 
 
 def _combine(
@@ -147,24 +152,18 @@ def _combine(
     if part is None:
         for p, g in zip(receivers, new, strict=True):
             p.grad = g if g is not None or p.grad is None else torch.zeros_like(p.grad)
-        for name in descent.gradients:
-            _replace(descent, name, receivers, _of(second, name, receivers))
-        return
-    for p, old, g in zip(receivers, descent.gradients.of(part, receivers), new, strict=True):
-        change = g if old is None else -old if g is None else g - old
-        if change is not None:
-            p.grad = change.clone() if p.grad is None else p.grad + change
-    _replace(descent, part, receivers, new)
+    else:
+        for p, old, g in zip(receivers, descent.gradients.share_of(part, receivers), new, strict=True):
+            change = g if old is None else -old if g is None else g - old
+            if change is not None:
+                p.grad = change if p.grad is None else p.grad + change
+    for name in descent.gradients if part is None else [part]:
+        descent.gradients.replace(name, receivers, _of(second, name, receivers))
 
 
 def _of(descent: Descent, part: str, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
     """The gradients of a part; none where no micro-batch gave it."""
     return descent.gradients.of(part, parameters) if part in descent.gradients else [None] * len(parameters)
-
-
-def _replace(descent: Descent, part: str, receivers: Sequence[nn.Parameter], new: Sequence[Tensor | None]) -> None:
-    for holder, g in zip(descent.gradients.holders_of(part, receivers), new, strict=True):
-        holder.grad = g if g is not None or holder.grad is None else torch.zeros_like(holder.grad)
 
 
 @contextlib.contextmanager

@@ -194,7 +194,8 @@ class Perturbation:
         parameters: those that move; of the phase.
         direction: one tensor per parameter, ``None`` where it does not move.
         radius: :math:`\rho`, in the unit of the parameters; a number or a tensor without axes.
-        part: the part of the loss that is differentiated at the moved weights; ``None`` is all of it.
+        part: the part of the loss that is differentiated at the moved weights, of an objective made by
+            :meth:`Objective.sum_of`, which knows its weight; ``None`` is all of the loss, of any objective.
         receivers: whose gradient is taken there; default ``parameters``.
     """
 
@@ -300,7 +301,8 @@ class Engine(Protocol):
         """Compute the phase's gradients: one or two passes, micro-batches accumulated, averaged over processes.
 
         A phase with a :class:`Survey` is asked for its sums where the batch comes in parts. A phase whose objective
-        gives ``parts`` gets the gradient of each, from the same forward pass.
+        gives ``parts`` gets the gradient of each, from the same forward pass; one with a perturbation may have a second
+        pass; its frozen modules keep still in all of them.
         """
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:

@@ -18,8 +18,8 @@ import pytest
 
 from equimodal.data import prepare
 from equimodal.data.prepare._facts_file import read_facts
-from equimodal.errors import DataError, UnknownNameError
-from tests.data.prepare.toy import Toy
+from equimodal.errors import DataError, MissingExtraError, UnknownNameError, missing_extra
+from tests.data.prepare.toy import Toy, write_toy
 
 yaml = pytest.importorskip("yaml")
 ROOT = Path(__file__).resolve().parents[3]
@@ -264,7 +264,20 @@ def test_a_class_has_the_facts_of_its_file_or_its_base_or_its_own() -> None:
     assert not hasattr(prepare.Preparation, "facts")
 
 
-def test_facts_need_pyyaml_when_they_are_asked_for_and_before_work_begins(tmp_path: Path) -> None:
+class Unreadable:
+    def __get__(self, instance: object, owner: type[Any]) -> prepare.Facts:
+        raise missing_extra("pyyaml", "cli", "Reading the facts of a dataset")
+
+
+def test_facts_that_cannot_be_read_are_noticed_before_anything_is_decoded(tmp_path: Path) -> None:
+    raw = write_toy(tmp_path / "raw")
+    kind = type("Silent", (Toy,), {"facts": Unreadable()})
+    with pytest.raises(MissingExtraError, match="Reading the facts"):
+        prepare.prepare(kind, raw, tmp_path / "out", workers=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_facts_need_pyyaml_when_they_are_asked_for(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path

@@ -26,9 +26,9 @@ class Companions(nn.Module):
     need no companion.
 
     Args:
-        modules: name -> module with its weights loaded; frozen here, not copied. For :meth:`features` the name is a
-            modality, and the module a trained method, a model, or an encoder. One object may stand under several names.
-            Every process must be given the same weights.
+        modules: name -> module with its weights loaded; frozen here, not copied, so it must not share parts with the
+            method. For :meth:`features` the name is a modality, and the module a trained method, a model, or an
+            encoder. One object may stand under several names. Every process must be given the same weights.
         files: name -> file that the weights are from, for the record and for messages.
 
     Raises:
@@ -40,7 +40,7 @@ class Companions(nn.Module):
         >>> batch = Batch({"audio": torch.zeros(3, 5), "video": torch.zeros(3, 2)})
         >>> {m: (h.shape, h.requires_grad) for m, h in teachers.features(batch).items()}
         {'audio': (torch.Size([3, 4]), False)}
-        >>> list(teachers.parameters()), teachers.train().training
+        >>> list(teachers.parameters()), teachers.train()["audio"].training
         ([], False)
     """
 
@@ -81,7 +81,7 @@ class Companions(nn.Module):
             >>> Companions.absent({"audio": "teacher.safetensors"})["audio"]
             Traceback (most recent call last):
             ...
-            equimodal.errors.MethodError: Companion 'audio': expected its module... Found none...
+            equimodal.errors.MethodError: Companion 'audio': expected its module. Found none...
         """
         made = cls({name: nn.Identity() for name in files}, files)
         made._companions = {}
@@ -95,10 +95,10 @@ class Companions(nn.Module):
 
     def __getitem__(self, name: str) -> nn.Module:
         if not self._companions:
-            files = sorted({reference["file"] for reference in self._references.values()})
+            files = sorted({reference["file"] for reference in self._references.values()} - {""})
             raise MethodError(
-                f"Companion {name!r}: expected its module, from {', '.join(map(repr, files))}. Found none, since this "
-                "method was built to predict. Build it with its companions to train it."
+                f"Companion {name!r}: expected its module. Found none, since this method was built to predict. Build "
+                f"it with its companions to train it{': ' if files else ''}{', '.join(files)}."
             )
         if name not in self._companions:
             raise MethodError(f"Companion {name!r}: expected one of {list(self._companions)}. Found another name.")
@@ -157,8 +157,8 @@ class Companions(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Companions:
-        """Evaluation mode, whatever ``mode`` is."""
-        super().train(False)
+        """Leaves the companions in evaluation mode."""
+        super().train(mode)
         for module in self._distinct():
             module.train(False)
         return self
@@ -183,7 +183,8 @@ class Companions(nn.Module):
             CheckpointError: other companions, or other weights of one; the message names the file.
         """
         if not self._companions:  # to predict, nothing is compared; saved again, the record stays
-            self._references = {name: dict(reference) for name, reference in state.items()}
+            files = {name: reference["file"] for name, reference in self._references.items()}
+            self._references = {n: {**r, "file": r["file"] or files.get(n, "")} for n, r in state.items()}
             return
         if set(state) != set(self._references):
             raise CheckpointError(

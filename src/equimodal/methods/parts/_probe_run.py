@@ -211,7 +211,6 @@ def _copied(method: Method, name: str) -> Method:
         raise UnsupportedError(
             f"`model`: {name} trains a copy aside. Found a model that copy.deepcopy cannot copy ({error})."
         ) from error
-    copied._aside = {}
     return copied.train()
 
 

@@ -75,7 +75,7 @@ def compare(
         progress: called with (epochs done, epochs in all, what is running).
         cost: measure the cost of each entry in joint steps, interleaved, before the cells start; of an entry that uses
             others, once they are finished.
-        loggers: write TensorBoard and CSV logs for every cell.
+        loggers: write a TensorBoard log for every cell.
 
     Raises:
         DataError: the folder holds another study, or another process works in it.

@@ -33,8 +33,8 @@ class Schedule:
         Returns:
             The cells that ended with it: itself, and those that cannot run any more.
         """
-        self._unfinished.discard(cell)
         if failure is None:
+            self._unfinished.discard(cell)
             return [cell]
         self.failures[cell] = failure
         ended = [cell]

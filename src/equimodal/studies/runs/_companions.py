@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,6 +88,7 @@ def _trained(run: Path, data: Dataset, place: str) -> Method:
             f"`uses.{place}`: expected a run on the same data (fingerprint {data.fingerprint[:12]}). Found "
             f"{str(stored)[:12]} in `{run}`, whose training may have seen other splits. Train one on these data."
         )
-    method = seeded(RunConfig.from_dict(read_yaml(run / "config.yaml")), data)
+    # a copy, as the task of the data is shared, and companions do not train
+    method = copy.deepcopy(seeded(RunConfig.from_dict(read_yaml(run / "config.yaml")), data))
     load_weights(method, run / WEIGHTS)
     return method

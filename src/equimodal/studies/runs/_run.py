@@ -72,7 +72,7 @@ def run(
         resume: continue the run that the folder holds from its last whole epoch. A finished run is not run again.
         progress: called after every epoch.
         bar: show Lightning's progress bar.
-        loggers: write TensorBoard and CSV logs too.
+        loggers: write a TensorBoard log too.
         data: the dataset, if it is loaded already.
 
     Raises:
@@ -192,7 +192,7 @@ def fit(
     try:
         from lightning.pytorch import Trainer
         from lightning.pytorch.callbacks import EarlyStopping
-        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+        from lightning.pytorch.loggers import TensorBoardLogger
     except ImportError as error:
         raise missing_extra("lightning", "cli", "Training with the Trainer") from error
     from equimodal.lightning import MethodModule
@@ -219,10 +219,7 @@ def fit(
     ]
     if settings.patience is not None:
         callbacks.append(EarlyStopping("validation/score", mode="max", patience=settings.patience))
-    made_loggers: Any = False
-    if loggers:
-        made_loggers = [CSVLogger(folder / "logs", name="csv", version=""),
-                        TensorBoardLogger(folder / "logs", name="tensorboard", version="")]  # fmt: skip
+    logger = TensorBoardLogger(folder / "logs", name="tensorboard", version="") if loggers else False
     resumed = newest(checkpoints) if resume else None
     if resumed is not None:
         content = resumed[1]
@@ -248,7 +245,7 @@ def fit(
                 devices=1,
                 callbacks=callbacks,
                 **_precision(settings),
-                logger=made_loggers,
+                logger=logger,
                 enable_progress_bar=bar,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,

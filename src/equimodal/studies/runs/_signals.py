@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -10,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import Any
 
-from equimodal.errors import DataError, EquimodalWarning, StorageError
+from equimodal.errors import DataError, EquimodalWarning, StorageError, missing_extra
 
 REQUEUE = 75
 """Exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again later"."""
@@ -88,58 +89,37 @@ def locked(folder: Path) -> Iterator[None]:
         DataError: another process works there.
         StorageError: there can be no such folder, or nothing can be written to it.
     """
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError as error:
+        raise missing_extra("filelock", "cli", "Keeping other processes out of a folder") from error
     path = folder / ".lock"
+    lock = FileLock(path, timeout=0.2, poll_interval=0.02)  # again where its owner has just removed the file
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _open(path)
-        while not _same(file, path):  # removed by its owner between opening and locking
-            file.close()
-            file = _open(path)
+        lock.acquire()
+        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    except Timeout as error:
+        raise DataError(
+            f"`{folder}`: expected a folder that no other process works in. Found it in use by process "
+            f"{_owner(path)}. Wait for it, or choose another folder."
+        ) from error
     except OSError as error:
+        lock.release()
         raise StorageError(
             f"`{folder}`: expected a folder that can be made and written to. Found: {error.strerror or error}. Choose "
             "another folder."
         ) from error
     try:
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
         yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
-def _same(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _open(path: Path) -> IO[str]:
-    file = path.open("a+", encoding="utf-8")
-    try:
-        _lock(file)
-    except OSError as error:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
-        raise DataError(
-            f"`{path.parent}`: expected a folder that no other process works in. Found it in use by process {owner}. "
-            "Wait for it, or choose another folder."
-        ) from error
-    return file
-
-
-def _lock(file: IO[str]) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        lock: Any = msvcrt
-        lock.locking(file.fileno(), lock.LK_NBLCK, 1)
-        return
-    fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _owner(path: Path) -> str:
+    """The process that holds the lock, as it wrote into the file."""
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8").strip() or "unknown"
+    return "unknown"
