@@ -159,6 +159,7 @@ def trace(data: Dataset, setting: Setting) -> dict[str, Tensor]:
 # ---- bit for bit ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::equimodal.errors.OptimizerWarning")  # AdamW cancels a scale on the gradient
 @pytest.mark.parametrize(("count", "setting"), CASES, ids=lambda v: str(v) if isinstance(v, int) else setting_id(v))
 def test_absent_content_influences_nothing_from_arrays_to_predictions(
     pairs: dict[int, tuple[Dataset, Dataset]], count: int, setting: Setting

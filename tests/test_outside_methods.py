@@ -77,8 +77,8 @@ def test_it_has_every_property(ogm: type[Method], options: dict[str, Any], group
 @pytest.mark.distributed
 def test_it_has_the_properties_of_two_processes(ogm: type[Method]) -> None:
     names = ["two_processes_equal_one", "sharded_encoders", "a_failure_on_one_stops_both"]
-    report = check_method(ogm, processes=True, only=names)
-    assert len(report.held) == 3 * 5
+    report = check_method(ogm, settings=[{}], processes=True, only=names)
+    assert len(report.held) == 5
     assert not report.not_applicable
 
 
@@ -127,6 +127,15 @@ def test_it_is_built_and_installed_by_pip(tmp_path: Path) -> None:
     assert "OGM on synthetic" in python("-m", "equimodal", "train", "--method", "OGM", "--out", "run", *TINY)
 
 
+@pytest.mark.slow
+def test_it_passes_the_type_checker(tmp_path: Path) -> None:
+    (tmp_path / "ogm.py").write_text(page_blocks("ogm.py"), encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(tmp_path / "ogm.py")]
+    environment = {**os.environ, "MYPYPATH": str(Path(equimodal.__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 # ---- broken packages ------------------------------------------------------------------------------------------------
 
 SMALL = "from equimodal.methods import Joint\nclass {name}(Joint):\n    info = Joint.info\n"
@@ -157,7 +166,7 @@ def test_a_broken_package_is_named_and_left_out(kind: str, tmp_path: Path, cli: 
     install(tmp_path, "good", SMALL.format(name="Good"), {"equimodal.methods": {"Good": "good:Good"}})
     with on_the_path(tmp_path):
         with pytest.warns(PluginWarning, match=rf"The package bad \d registers the method 'Bad' as .*{text}"):
-            assert available() == [*available(outside=False)[:6], "Good", *available(outside=False)[6:]]
+            assert set(available()) == {*available(outside=False), "Good"}
         assert available()  # once is enough
         assert get("good").__name__ == "Good"
         assert get("MLA").__name__ == "MLA"
@@ -202,4 +211,4 @@ def test_controls_of_other_packages_are_controls(tmp_path: Path) -> None:
     install(tmp_path, "ctrl", SMALL.format(name="Zero"), {"equimodal.methods": {"Zero": "ctrl:Zero"}})
     with on_the_path(tmp_path):
         assert controls() == [*controls(outside=False), "Zero"]
-        assert available() == [*controls(), *available(outside=False)[6:]]
+        assert available() == [*controls(), *(n for n in available(outside=False) if n not in controls())]

@@ -277,6 +277,39 @@ def test_what_is_declared_as_refused_must_be_refused(name: str) -> None:
         check_method(Unrefusing, settings=[{}], only=[name])
 
 
+class Alone(Joint):
+    """For one process only."""
+
+    info = info(engine={"processes, sharded, trainer, evaluation": "refused: for this test"})
+
+
+class Crashes(Joint):
+    """Fails in the second process."""
+
+    info = info()
+
+    def _objective(self, batch: Batch) -> Objective:
+        import torch.distributed as dist
+
+        if dist.is_initialized() and dist.get_rank() == 1:
+            raise RuntimeError("no such device in this process")
+        return super()._objective(batch)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_processes_refuse_or_fail_by_name() -> None:
+    names = ["two_processes_equal_one", "sharded_encoders", "a_failure_on_one_stops_both"]
+    report = check_method(Alone, settings=[{}], processes=True, only=names)
+    assert len(report.not_applicable) == 5
+    assert all("refused, and refuses it" in reason for reason in report.not_applicable.values())
+    report = check_method(Crashes, settings=[{}], processes=True, only=names[:1], raises=False)
+    assert list(report.failed) == ["two_processes_equal_one[Crashes]", "two_processes_equal_one[Crashes-uneven]"]
+    assert "no such device in this process" in str(report)
+    with pytest.raises(MethodError, match="'sharded_encoders' needs two processes"):
+        check_method(Alone, only=names[1:])
+
+
 class Demanding(Method):
     """Needs a teacher for every modality.
 

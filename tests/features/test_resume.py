@@ -60,6 +60,7 @@ def fail() -> None:
     raise Stop
 
 
+@pytest.mark.filterwarnings("ignore::equimodal.errors.OptimizerWarning")  # AdamW cancels a scale on the gradient
 @pytest.mark.parametrize("setting", SETTINGS, ids=setting_id)
 def test_resume(setting: Setting, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut inside the second epoch, in memory as a crash would; a checkpoint after every second update."""

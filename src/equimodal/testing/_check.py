@@ -94,7 +94,7 @@ def check_method(
 
     Raises:
         PropertyError: with every property that failed, its case and the numbers, unless ``raises`` is off.
-        MethodError: ``method`` is not a subclass of Method.
+        MethodError: ``method`` is not a subclass of Method, or ``only`` names what needs ``processes``.
         UnknownNameError: ``only`` has a name that no property has.
 
     Example:
@@ -108,6 +108,8 @@ def check_method(
     for name in only or ():
         if name not in names:
             raise unknown_name("property", name, names)
+        if name in WORK and not processes:
+            raise MethodError(f"`only`: {name!r} needs two processes. Found processes=False. Give processes=True.")
     options = settings_of(method, shared) if settings is None else settings
     cases = [Case(method, dict(entry), shared) for entry in options]
     report = Report(method.__name__)
@@ -124,9 +126,16 @@ def check_method(
 
 def _check_processes(report: Report, cases: Sequence[Case], only: Sequence[str] | None) -> None:
     jobs = [job for case in cases for job in jobs_of(case) if not only or job.name in only]
-    if jobs:
-        for job, *outcomes in zip(jobs, *run_jobs(jobs), strict=True):
-            _note(report, str(job), lambda j=job, o=outcomes: judge(j, o))
+    if not jobs:
+        return
+    try:
+        results = run_jobs(jobs)
+    except Exception as error:  # noqa: BLE001 (whatever ended one of the processes, or kept it from starting)
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        report.failed |= {str(job): f"a process ended early, perhaps in another job: {reason[0]}" for job in jobs}
+        return
+    for job, *outcomes in zip(jobs, *results, strict=True):
+        _note(report, str(job), lambda j=job, o=outcomes: judge(j, o))
 
 
 def _note(report: Report, name: str, action: Any) -> None:

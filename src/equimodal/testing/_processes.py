@@ -48,7 +48,8 @@ class Job:
 
 def jobs_of(case: Case) -> list[Job]:
     """All that two processes do with a case."""
-    rows = (False, True) if not case.method.info.complete else (False,)
+    method = case.make(max(2, case.method.min_modalities))
+    rows = (False,) if any(getattr(method, option) for option in case.method.info.complete) else (False, True)
     jobs = [Job(name, case, uneven) for name in ("two_processes_equal_one", "sharded_encoders") for uneven in rows]
     return [*jobs, Job("a_failure_on_one_stops_both", case)]
 
@@ -108,7 +109,9 @@ def _fail(rank: int, job: Job) -> dict[str, Any]:
     engine = sgd(method, clip_norm=0.5)
     engine.broadcast(method)
     half = split(vectors(), WORLD)[rank]
-    train(method, engine, range(1), [half], total=3)
+    outcome = _outcome(method, lambda: train(method, engine, range(1), [half], total=3))
+    if "error" in outcome:
+        return outcome
     method.train()
     method.on_train_epoch_start(EpochContext(1, 3, 1, [half], engine))
     before = {n: t for n, t in tensors(method).items() if "generator" not in n}
@@ -210,6 +213,8 @@ def judge(job: Job, outcomes: Sequence[dict[str, Any]], replicated: Callable[[st
 
 def _judge(job: Job, outcomes: Sequence[dict[str, Any]], replicated: Callable[[str], bool]) -> None:
     feature = {"two_processes_equal_one": "processes", "sharded_encoders": "sharded"}.get(job.name, "nonfinite")
+    if job.name == "a_failure_on_one_stops_both" and job.case.departure("processes") == "refused":
+        feature = "processes"
     kind = job.case.departure(feature)
     ours, theirs = outcomes
     if kind == "refused":

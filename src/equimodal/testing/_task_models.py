@@ -85,8 +85,9 @@ def task_model(name: str, task: Task, count: int, *, convolution: bool = False, 
         deep: the head has a hidden layer.
 
     Example:
-        >>> task_model("mse", TASKS["mse"](), 2).head.out_features
-        2
+        >>> model = task_model("mse", TASKS["mse"](), 2)
+        >>> model(task_batch("mse", TASKS["mse"](), 2, size=3).inputs).shape
+        torch.Size([3, 2])
     """
     torch.manual_seed(0)
     axes = len(spatial_of(name))
