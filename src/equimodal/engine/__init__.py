@@ -7,7 +7,7 @@ from equimodal.engine._plain import PlainEngine
 from equimodal.engine._processes import ExactSampler, all_sum, average_statistics, is_distributed
 from equimodal.engine._protocol import Descent, Engine, Objective, Phase, Survey, UpdateScale
 from equimodal.engine._random_state import load_random_state, save_random_state
-from equimodal.engine._recording import is_compiled, recorded_inputs, watch
+from equimodal.engine._recording import is_compiled, recompiles, recorded_inputs, watch
 from equimodal.engine._sharding import is_sharded, local, reshard, total_norm
 from equimodal.engine._sharpness import RunningStatistics, Sharpness, paused_statistics
 
@@ -37,6 +37,7 @@ __all__ = [
     "load_random_state",
     "local",
     "paused_statistics",
+    "recompiles",
     "recorded_inputs",
     "reshard",
     "save_random_state",
