@@ -45,7 +45,7 @@ def test_the_loss_is_what_a_loop_over_samples_gives() -> None:
 
 
 @pytest.mark.parametrize("parts", [2, 5])
-def test_accumulation(parts: int) -> None:
+def test_micro_batches(parts: int) -> None:
     """Micro-batches equal their joined batch: what was drawn for a sample stays with it."""
     whole, apart = made(), made()
     engines = sgd(whole), sgd(apart)
@@ -55,7 +55,7 @@ def test_accumulation(parts: int) -> None:
     assert_near(weights(whole), weights(apart), 1e-12)
 
 
-def test_compiled_loss() -> None:
+def test_compiled_losses() -> None:
     eager, compiled = made(), made()
     torch.compiler.reset()
     engines = sgd(eager), sgd(compiled, compile={"backend": "aot_eager", "fullgraph": True})
@@ -94,7 +94,7 @@ def test_float16_under_a_loss_scale() -> None:
     assert torch.equal(half._generator.get_state(), full._generator.get_state())
 
 
-def test_resume() -> None:
+def test_resuming() -> None:
     """From a file, in the middle of an epoch: the loader, what it draws, the optimizer."""
     data = dataset(missing=True)
 
@@ -144,7 +144,7 @@ def shard(method: WeightedBranches) -> None:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("sharded", [False, True])
-def test_processes(sharded: bool, tmp_path: Path) -> None:
+def test_two_processes(sharded: bool, tmp_path: Path) -> None:
     ours, theirs = workers.run(train_shared, tmp_path / "group", sharded)
     assert_identical(ours, theirs)
     whole = made(draw=False)

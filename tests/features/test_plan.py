@@ -54,7 +54,7 @@ def test_every_sample_is_seen_whole_and_once_more_with_its_weakest_modality() ->
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_accumulation(missing: bool) -> None:
+def test_micro_batches(missing: bool) -> None:
     """Two batches of 2 count as one of 4 (rows without groups)."""
 
     class Ungrouped(Resampled):
@@ -76,7 +76,7 @@ def test_float16_under_a_loss_scale() -> None:
     assert_near(weights(half), weights(full), 2e-2)
 
 
-def test_compiled_loss() -> None:
+def test_compiled_losses() -> None:
     """Batches in which nobody has a modality, and whole ones, in turn."""
     eager, compiled = made(), made()
     torch.compiler.reset()
@@ -137,7 +137,7 @@ QUIET = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ign
 @QUIET
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("first", [0, 1])
-def test_trainer(accumulate: int, first: int, tmp_path: Path) -> None:
+def test_the_trainer(accumulate: int, first: int, tmp_path: Path) -> None:
     """Epochs with other numbers of batches than the Trainer counted: the same weights as a plain loop, each validated
     once."""
     from lightning.pytorch import Callback
@@ -254,7 +254,7 @@ def train_shared(rank: int, world: int, folder: str, way: str) -> None:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("way", ["plain", "trainer", "sharded, all modalities"])
-def test_processes(way: str, tmp_path: Path) -> None:
+def test_two_processes(way: str, tmp_path: Path) -> None:
     """Two processes with batches of 2 equal one with batches of 4."""
     ours, theirs = workers.run(train_shared, tmp_path / "group", way)
     assert ours[2] == theirs[2] == ""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from equimodal import Batch, Classification, PlainEngine
+from equimodal import Batch, Classification, MultimodalModel, PlainEngine
 from equimodal.data import loader
 from equimodal.engine import engine_beside, fresh_optimizer, save_random_state
 from equimodal.errors import EquimodalError, MethodError, UnsupportedError
@@ -25,7 +25,7 @@ from tests.features import workers
 from tests.features.helpers import OPTIMIZERS
 from tests.features.test_plan import QUIET, module_of, trainer
 from tests.features.users_data import SIZES, Blend, dataset, fit, model
-from tests.helpers import CLASSES, assert_identical, assert_near, sgd, weights
+from tests.helpers import CLASSES, WIDTH, assert_identical, assert_near, sgd, weights
 
 
 def made(seed: int = 0, double: bool = True, norm: bool = False, **options: Any) -> Blend:
@@ -185,22 +185,30 @@ def test_float16_under_a_loss_scale() -> None:
     method.training_step(next(iter(loader(dataset().train, 8))), engine)
 
 
-@pytest.mark.parametrize("encoders", [False, True])
-def test_compile(encoders: bool) -> None:
-    """Whole losses by the engine, or encoders that were compiled before the model was made."""
+@pytest.mark.parametrize("way", ["loss", "encoder.compile()", "torch.compile(encoder)"])
+def test_compilation(way: str) -> None:
+    """Whole losses by the engine, or encoders compiled before the method was made; several runs, and training goes
+    on."""
     torch.compiler.reset()
-    eager, compiled = made(), made()
-    engine = None
-    if encoders:
+    options: dict[str, Any] = {"backend": "eager", "fullgraph": True}
+    eager, plain = made(), model()
+    if way == "encoder.compile()":
         for m in SIZES:
-            part = compiled.model.encoder(m)  # type: ignore[operator]
-            part.compile(backend="eager", fullgraph=True)
-    else:
-        engine = sgd(compiled, compile={"backend": "eager", "fullgraph": True})
-    expected = probe_run(eager, context_of(eager), epochs=1)
-    found = probe_run(compiled, context_of(compiled, engine), epochs=1)
+            plain.encoder(m).compile(**options)
+    if way == "torch.compile(encoder)":
+        wrapped: dict[str, Any] = {m: torch.compile(plain.encoder(m), **options) for m in SIZES}
+        plain = MultimodalModel(wrapped, plain.fusion, plain.head, feature_sizes=dict.fromkeys(SIZES, WIDTH))
+    compiled = Blend(plain, Classification(CLASSES))
+    engines = sgd(eager), sgd(compiled, compile=options if way == "loss" else False)
+    for _ in range(3):
+        expected = probe_run(eager, context_of(eager, engines[0]), epochs=1)
+        found = probe_run(compiled, context_of(compiled, engines[1]), epochs=1)
+        assert found.training_after.loss == pytest.approx(expected.training_after.loss, abs=1e-9)
+        # of modules compiled in place torch itself warns while they train; their copies run uncompiled
+        for batch in () if way == "encoder.compile()" else loader(dataset().train, 8):
+            eager.training_step(batch, engines[0])
+            compiled.training_step(batch, engines[1])
     torch.compiler.reset()
-    assert found.training_after.loss == pytest.approx(expected.training_after.loss, abs=1e-9)
 
 
 def test_schedule_free_optimizers() -> None:
@@ -336,7 +344,7 @@ def probe_shared(rank: int, world: int, folder: str, way: str) -> None:
 
 
 @pytest.mark.distributed
-def test_processes(tmp_path: Path) -> None:
+def test_two_processes(tmp_path: Path) -> None:
     ours, theirs = workers.run(probe_shared, tmp_path / "group", "plain")
     assert ours[2] == theirs[2] == ""
     assert_identical(ours[0], theirs[0])

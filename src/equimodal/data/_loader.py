@@ -80,7 +80,8 @@ class Loader(Generic[S]):
         batches as samples are. ``Batch.index`` is of the samples whose targets count. A running epoch is not changed.
 
         Several processes give the same plan and share it: of a batch of ``batch_size`` on each of P processes, every
-        process reads each P-th row; an incomplete batch is left out if one of them would get fewer than two rows.
+        process reads each P-th row, also of samples outside its ``indices``. An incomplete batch is left out if one of
+        them would get fewer than two rows.
 
         Args:
             rows: modality -> (n,) positions in the split, -1 where the row lacks the modality, which then is not read

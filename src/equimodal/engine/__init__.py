@@ -19,7 +19,7 @@ from equimodal.engine._protocol import (
     sample_index,
 )
 from equimodal.engine._random_state import load_random_state, save_random_state
-from equimodal.engine._recording import is_compiled, recorded_inputs, watch
+from equimodal.engine._recording import is_compiled, recompiles, recorded_inputs, watch
 from equimodal.engine._sharding import is_sharded, local, reshard, total_norm
 from equimodal.engine._sharpness import Sharpness
 
@@ -55,6 +55,7 @@ __all__ = [
     "local",
     "modules_of",
     "paused_statistics",
+    "recompiles",
     "recorded_inputs",
     "reshard",
     "sample_index",

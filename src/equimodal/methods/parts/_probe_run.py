@@ -19,6 +19,7 @@ from equimodal.engine import (
     is_schedule_free,
     is_sharded,
     load_random_state,
+    recompiles,
     save_random_state,
 )
 from equimodal.errors import MethodError, UnsupportedError
@@ -59,8 +60,9 @@ def probe_run(
     """Train a deep copy of ``method`` aside, and measure it before and after.
 
     The copy steps fresh optimizers (same classes and settings, empty state) under the same clipping, precision, loss
-    scale, compilation and number of micro-batches. It is told of no epoch: only its steps are run. Nothing of the
-    original changes: weights, buffers, optimizer, generators and the loader's position are as they were.
+    scale, compilation (not that of modules compiled in place, which torch does not copy) and number of micro-batches.
+    It is told of no epoch: only its steps are run. Nothing of the original changes: weights, buffers, optimizer,
+    generators and the loader's position are as they were.
 
     Losses and scores are measured in evaluation mode; those over the training samples on each sample once, without
     augmentation or plan, if the loader is one of this library, else in a pass over the loader. With several processes
@@ -103,7 +105,8 @@ def probe_run(
     device = next(method.parameters()).device
     started, before = time.perf_counter(), save_random_state(device)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), _same_position(loader):
+        # compiled encoders are compiled again for each copy
+        with torch.inference_mode(False), torch.enable_grad(), recompiles(), _same_position(loader):
             copied = _copied(method, name)
             beside = _engine_for(copied, method, engine)
             if adjust is not None:
