@@ -17,8 +17,8 @@ from equimodal.engine._random_state import load_random_state, save_random_state
 from equimodal.errors import CheckpointError, DataError, EquimodalWarning, MethodError, StorageError
 from equimodal.lightning import MethodModule
 from equimodal.studies import RunConfig, run
+from equimodal.studies.runs import REQUEUE, Terminated, Termination, locked
 from equimodal.studies.runs._checkpoint import newest
-from equimodal.studies.runs._signals import REQUEUE, Terminated, Termination, locked
 from tests.features import killed
 from tests.features.helpers import SETTINGS, Setting, departure
 from tests.helpers import setting_id

@@ -15,11 +15,12 @@ from equimodal.studies.runs._records import (
     write_yaml,
 )
 from equimodal.studies.runs._run import fit, load_run, run
-from equimodal.studies.runs._signals import STOPPED, Terminated, Termination, locked
+from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
     "ELSEWHERE",
+    "REQUEUE",
     "STOPPED",
     "Terminated",
     "Termination",
