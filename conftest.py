@@ -66,7 +66,7 @@ def real_data() -> Path:
 # counting makes a test half as long again, and a line that only another room's test happens to run is not tested by it.
 MEASURED = ("tests/methods/", "tests/functional/", "tests/features/", "tests/unimodal/", "tests/test_engine.py",
             "tests/test_sharpness.py", "tests/test_operators.py", "tests/test_registry_properties.py")  # fmt: skip
-DEAR = ("tests/features/test_compile.py", "tests/features/test_resume.py")  # most of their time is torch's and Lightning's
+DEAR = ("tests/features/test_compile.py", "tests/features/test_resume.py")  # mostly the time of torch and Lightning
 
 
 @pytest.hookimpl(wrapper=True)
