@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from equimodal.methods._info import ALL_TASKS, MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods._validation import Validation
 from equimodal.methods.parts import (
-    UNMIXED,
     Heads,
     Mixup,
     ProjectingMethod,
@@ -180,7 +179,7 @@ class MIE(Stateful, ProjectingMethod):
         loss, scores = self.loss(output, batch, modality), self.score_sums(output, batch, modality)
         if self.variant == "released":
             branch = trainable([*self.multimodal.parameters_of(modality), *self.heads[modality].parameters()])
-            target = cast(Tensor, own.extras.get(UNMIXED, own.target))
+            target = self.mixup.unmixed_target(own)
             loss = perturbed_loss(
                 loss, lambda: self.task.loss(self.heads[modality](feature), target), branch, self.flat_ratio
             )

@@ -19,7 +19,7 @@ from equimodal.methods.parts._heads import (
     unimodal_phase,
     usual_way,
 )
-from equimodal.methods.parts._mixup import UNMIXED, Mixup
+from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
@@ -27,7 +27,6 @@ from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 
 __all__ = [
-    "UNMIXED",
     "BranchMethod",
     "Companions",
     "Direction",

@@ -39,6 +39,10 @@ class Mixup:
         """The mixed batches, each with the target before the mixture among its extras."""
         return [self._mixed(b) for b in batches] if self.alpha > 0 else batches
 
+    def unmixed_target(self, batch: Batch) -> Tensor:
+        """The target before the mixture; of a batch that was not mixed, its target."""
+        return cast(Tensor, batch.extras.get(UNMIXED, batch.target))
+
     def _mixed(self, batch: Batch) -> Batch:
         if batch.presence is not None and any(batch.rows(m) is not None for m in batch.inputs):
             raise BatchError(
