@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine
 from equimodal.data import loader
-from equimodal.engine import engine_beside, fresh_optimizer, save_random_state
-from equimodal.errors import EquimodalError, MethodError, UnsupportedError
+from equimodal.engine import save_random_state
+from equimodal.errors import EquimodalError
 from equimodal.methods import EpochContext, measure
 from equimodal.methods.parts import probe_run
 from equimodal.testing import ScheduleFree
@@ -366,163 +364,3 @@ def test_sharded_encoders_are_refused(tmp_path: Path) -> None:
             "UnsupportedError: `model`: Blend trains a copy aside, and sharded parameters cannot"
         )
         assert_identical(found[0], before)
-
-
-# ---- optimizers ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_fresh_optimizer_steps_as_a_new_one(name: str) -> None:
-    """After steps of the first and a change of its rate by a schedule."""
-    old, new, other = (nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(3))
-    optimizer: Any = OPTIMIZERS[name]([old])
-    for _ in range(3):
-        old.grad = torch.ones(2)
-        optimizer.step()
-    optimizer.param_groups[0]["lr"] /= 2
-    optimizer.param_groups[0]["note"] = "the user's own"
-    before = copy.deepcopy(optimizer.state_dict())
-    fresh: Any = fresh_optimizer(optimizer, {id(old): new})
-    expected: Any = OPTIMIZERS[name]([other])
-    expected.param_groups[0]["lr"] /= 2
-    assert type(fresh) is type(optimizer)
-    assert not fresh.state
-    assert fresh.param_groups[0]["note"] == "the user's own"
-    for _ in range(2):
-        for p, o in ((new, fresh), (other, expected)):
-            p.grad = torch.tensor([0.5, 2.0])
-            o.step()
-    assert torch.equal(new, other)
-    assert str(before) == str(optimizer.state_dict())
-
-
-def test_fresh_optimizers_of_other_kinds() -> None:
-    """Groups keep their settings; names, foreign parameters and schedulers do not hinder; arguments that are not kept
-    are copied."""
-    first, second, foreign = (nn.Parameter(torch.ones(1)) for _ in range(3))
-    copies = [nn.Parameter(torch.ones(1)) for _ in range(2)]
-    optimizer = torch.optim.AdamW([
-        {"params": [("one", first)], "lr": 0.1}, {"params": [("two", second), ("three", foreign)], "weight_decay": 0.5},
-    ])  # fmt: skip
-    torch.optim.lr_scheduler.StepLR(optimizer, 1)  # wraps the method `step` of the object
-    fresh = fresh_optimizer(optimizer, {id(first): copies[0], id(second): copies[1]})
-    assert fresh is not None
-    assert [(g["lr"], g["weight_decay"], g["params"]) for g in fresh.param_groups] == [
-        (0.1, 0.01, [copies[0]]), (0.001, 0.5, [copies[1]]),
-    ]  # fmt: skip
-    assert "step" not in vars(fresh)
-    assert fresh_optimizer(optimizer, {}) is None
-
-    class Odd(torch.optim.SGD):
-        def __init__(self, params: Any, strength: float, **options: Any) -> None:
-            super().__init__(params, lr=0.1, **options)
-            self.strength, self.seen = strength, {"steps": 0}
-
-    odd: Any = Odd([first], 3.0, momentum=0.5)
-    again: Any = fresh_optimizer(odd, {id(first): copies[0]})
-    assert (type(again), again.strength, again.param_groups[0]["momentum"]) == (Odd, 3.0, 0.5)
-    assert again.seen == odd.seen
-    assert again.seen is not odd.seen
-    copies[0].grad = torch.ones(1)
-    again.step()
-    assert float(copies[0].detach()) == pytest.approx(0.9)
-
-
-def test_an_engine_beside_has_the_same_settings() -> None:
-    p, q = (nn.Parameter(torch.ones(1)) for _ in range(2))
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_factor=4.0)
-    engine = PlainEngine(torch.optim.SGD([p], lr=0.1), clip_norm=2.0, autocast=torch.float16, scaler=scaler,
-                         compile={"backend": "eager"}, check_finite=True)  # fmt: skip
-    beside = engine_beside(engine, [torch.optim.SGD([q], lr=0.1)])
-    assert (beside.clip_norm, beside.autocast, beside.check_finite) == (2.0, torch.float16, True)
-    assert beside._compile == {"backend": "eager"}
-    assert beside._scale is not None
-    assert beside._scale.scaler is not scaler
-    assert (beside._scale.scaler.get_scale(), beside._scale.scaler.get_growth_factor()) == (8.0, 4.0)
-
-
-# ---- what is refused -------------------------------------------------------------------------------------------------
-
-
-def test_wrong_arguments() -> None:
-    method = made()
-    context = context_of(method)
-    wrong: list[dict[str, Any]] = [{}, {"epochs": 1, "steps": 1}]
-    for options in wrong:
-        with pytest.raises(MethodError, match="`epochs`, `steps`: expected one of the two"):
-            probe_run(method, context, **options)
-    wrong = [{"epochs": 0}, {"steps": -1}, {"steps": 1.5}]
-    for options in wrong:
-        with pytest.raises(MethodError, match=r"`(epochs|steps)`: expected an integer >= 1"):
-            probe_run(method, context, **options)
-    with pytest.raises(MethodError, match=r"`context.loader`: Blend trains a copy aside. Found None"):
-        probe_run(method, EpochContext(0, engine=context.engine), steps=1)
-    with pytest.raises(MethodError, match=r"`context.engine`: Blend trains a copy aside. Found None"):
-        probe_run(method, EpochContext(0, loader=context.loader), steps=1)
-    with pytest.raises(MethodError, match="at least one"):
-        probe_run(method, context_of(method, loader=[]), steps=1)
-
-
-def test_what_cannot_be_copied_or_passed_twice() -> None:
-    method = made()
-
-    class Foreign:
-        optimizers = ()
-
-    with pytest.raises(UnsupportedError, match=r"a PlainEngine is made like the one that trains. Found Foreign"):
-        probe_run(method, context_of(method, Foreign()), steps=1)
-    with pytest.raises(UnsupportedError, match="Found an iterator, which has one pass"):
-        probe_run(method, context_of(method, loader=iter(list(loader(dataset().train, 8)))), steps=1)
-    lasting = DataLoader(dataset().train, 4, num_workers=1, persistent_workers=True)
-    with pytest.raises(UnsupportedError, match="persistent_workers=False"):
-        probe_run(method, context_of(method, loader=lasting), steps=1)
-    method.model.cache = method.model.head(torch.zeros(1, 18, dtype=torch.float64))
-    with pytest.raises(UnsupportedError, match=r"copy\.deepcopy cannot copy"):
-        probe_run(method, context_of(method), steps=1)
-
-
-def test_a_failure_leaves_no_trace_either() -> None:
-    method = made(norm=True)
-    engine = sgd(method, lr=1e30)
-    before, state = weights(method), torch.get_rng_state()
-    with pytest.raises(EquimodalError):
-        probe_run(method, context_of(method, engine), steps=20)
-    assert_identical(before, weights(method))
-    assert torch.equal(state, torch.get_rng_state())
-    assert not engine.optimizers[0].state
-
-
-class Stateful:
-    """A foreign loader that shuffles by a generator of its own and knows its position."""
-
-    def __init__(self) -> None:
-        self.batches = list(loader(dataset().train, 8))
-        self.generator = torch.Generator().manual_seed(1)
-        self.position = 0
-
-    def __iter__(self) -> Iterator[Batch]:
-        for i in torch.randperm(3, generator=self.generator).tolist():
-            self.position += 1
-            yield self.batches[i]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = state["position"]
-
-
-def test_loaders_of_other_kinds_stay_where_they_are() -> None:
-    method, own = made(), Stateful()
-    next(iter(own))
-    before = own.generator.get_state()
-    probe_run(method, context_of(method, loader=own), epochs=2)
-    assert own.position == 1
-    assert torch.equal(before, own.generator.get_state())
-    generator = torch.Generator().manual_seed(2)
-    foreign = DataLoader(dataset().train, 8, shuffle=True, generator=generator)
-    before, state = generator.get_state(), torch.get_rng_state()
-    found = probe_run(method, context_of(method, loader=foreign), epochs=1)
-    assert torch.equal(before, generator.get_state())
-    assert torch.equal(state, torch.get_rng_state())
-    assert found.training_before.loss == pytest.approx(plain_losses(method)["training"]["fused"], abs=1e-12)
