@@ -61,7 +61,7 @@ CORE_TESTS := tests/functional tests/tasks tests/fusion tests/unimodal tests/met
   tests/test_registry_properties.py tests/test_sharpness.py \
   src/equimodal/functional src/equimodal/tasks src/equimodal/fusion src/equimodal/unimodal src/equimodal/engine \
   src/equimodal/projection src/equimodal/methods src/equimodal/batch.py src/equimodal/features.py \
-  src/equimodal/inference.py src/equimodal/model.py
+  src/equimodal/inference src/equimodal/testing src/equimodal/model.py
 
 .PHONY: test-core
 test-core: $(CORE_VENV)/.installed
