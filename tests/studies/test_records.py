@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from equimodal.data import Loader
 from equimodal.engine import Objective, Phase
-from equimodal.methods import Joint, get
+from equimodal.methods import EpochContext, Joint, get
 from equimodal.report import markdown_table, missing_controls, render_report, text_table
 from equimodal.studies import Entry, StudyConfig, build_data, compare, measure_cost, run, summarise
 from equimodal.studies.comparisons import _cost
@@ -166,7 +167,7 @@ def test_epochs_are_told_apart_by_their_phases(
     """A method in stages has as many kinds of steps as stages, each with its share of the planned epochs."""
     settings = config(method, options, epochs=epochs)
     data = build_data(settings.data)
-    stages = _cost._stages(settings, data, data.train.batch(range(16)), updates=5)
+    stages = _cost._stages(settings, data, 16)
     assert [share for share, _ in stages] == pytest.approx(shares)
     phases = [step().phases for _, step in stages]
     assert len({tuple(sorted(p)) for p in phases}) == len(shares)
@@ -184,6 +185,19 @@ def test_the_cost_is_the_mean_over_the_planned_epochs(monkeypatch: pytest.Monkey
     )
 
 
+def test_a_method_is_offered_what_a_run_offers_on_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader of the library, which can be planned and passed over, and the numbers of the planned training."""
+    seen: list[EpochContext] = []
+    monkeypatch.setattr(Joint, "on_train_epoch_start", lambda self, context: seen.append(context))
+    settings = config("Joint", epochs=4, accumulate=2)  # 80 samples in batches of 16
+    measure_cost(build_data(settings.data), {"a": settings}, rounds=1)
+    assert [c.epoch for c in seen] == [0, 1, 2, 3] * 2  # the unit and the entry
+    assert {(c.epochs, c.steps) for c in seen} == {(4, 3)}
+    for context in seen:
+        assert isinstance(context.loader, Loader)
+        assert [len(batch) for batch in context.loader] == [16]
+
+
 def test_a_plan_computes_nothing() -> None:
     """No forward pass, no step: what a method would do is asked, not done."""
     settings = config("PretrainFinetune")
@@ -195,8 +209,6 @@ def test_a_plan_computes_nothing() -> None:
         method.multimodal.encoder(m).register_forward_hook(lambda *_: pytest.fail("a forward pass"))  # type: ignore[attr-defined]
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
     plan = _cost.Plan(torch.optim.SGD(method.parameters(), lr=1.0))
-    from equimodal.methods import EpochContext
-
     method.on_train_epoch_start(EpochContext(0, 2, engine=plan))
     kind = plan.kind_of(method, data.train.batch(range(8)))
     assert [name for name, _ in kind] == ["m1", "m2"]

@@ -114,9 +114,9 @@ class Companions(nn.Module):
 
         Give it the batch that the objective was called with: the companions then see the same augmented samples.
         """
-        asked = [m for m in batch.inputs if m in self._companions or not self._companions]
+        names = self._companions or batch.inputs  # those of absent ones say what is missing
         with torch.no_grad():
-            return {m: self._encoded(m, batch) for m in asked}
+            return {m: self._encoded(m, batch) for m in names if m in batch.inputs}
 
     def outputs(self, features: Mapping[str, Tree]) -> dict[str, Tensor]:
         """Modality -> output of its companion alone (B, C, ...) from what :meth:`features` gave.

@@ -67,15 +67,12 @@ def measure_cost(data: Dataset, configs: Mapping[str, RunConfig], rounds: int = 
         label -> cost in joint steps.
     """
     first = next(iter(configs.values()))
-    batches = loader(data.train, first.training.batch_size, seed=0)
-    batch = next(iter(batches))
     unit = RunConfig(required_controls()["reference"], {}, first.data, first.model, first.training)
     steps: dict[str, Callable[[], Any]] = {}
     shares: dict[int, dict[str, float]] = {}
     with torch.random.fork_rng():
         for row, config in enumerate((unit, *configs.values())):
-            updates = -(-len(batches) // config.training.accumulate)
-            for number, (share, step) in enumerate(_stages(config, data, batch, updates)):
+            for number, (share, step) in enumerate(_stages(config, data, first.training.batch_size)):
                 name = f"{row}/{number}"
                 steps[name] = step
                 shares.setdefault(row, {})[name] = share
@@ -86,20 +83,30 @@ def measure_cost(data: Dataset, configs: Mapping[str, RunConfig], rounds: int = 
     }
 
 
-def _stages(config: RunConfig, data: Dataset, batch: Batch, updates: int) -> list[tuple[float, Callable[[], Any]]]:
-    """The kinds of epochs that a method plans, told apart by the phases of a step: share of the epochs, and a step."""
+def _stages(config: RunConfig, data: Dataset, size: int) -> list[tuple[float, Callable[[], Any]]]:
+    """The kinds of epochs that a method plans, told apart by the phases of a step: share of the epochs, and a step.
+
+    What a method does between epochs it does with a loader over a single batch of ``size`` samples.
+    """
     method = seeded(config, data, load_companions(config, data)).train()
     plan = Plan(_optimizer(method, config))
     counts: Counter[tuple[tuple[str, int], ...]] = Counter()
-    methods: dict[tuple[tuple[str, int], ...], Method] = {}
+    steps: dict[tuple[tuple[str, int], ...], Callable[[], Any]] = {}
+    samples = len(data.train)
+    rows = torch.randperm(samples, generator=torch.Generator().manual_seed(0))[:size]
+    batches = loader(data.train, size, seed=0, indices=rows)
+    updates = -(-max(1, samples // size) // config.training.accumulate)
     epochs = config.training.epochs
     for epoch in range(epochs):
-        method.on_train_epoch_start(EpochContext(epoch, epochs, updates, [batch], plan))
+        method.on_train_epoch_start(
+            EpochContext(epoch=epoch, epochs=epochs, steps=updates, loader=batches, engine=plan)
+        )
+        batch = next(iter(batches))
         kind = plan.kind_of(method, batch)
         counts[kind] += 1
-        if kind not in methods:
-            methods[kind] = copy.deepcopy(method)
-    return [(count / epochs, _step(methods[kind], config, batch)) for kind, count in counts.items()]
+        if kind not in steps:
+            steps[kind] = _step(copy.deepcopy(method), config, batch)
+    return [(count / epochs, steps[kind]) for kind, count in counts.items()]
 
 
 def _step(method: Method, config: RunConfig, batch: Batch) -> Callable[[], Any]:
