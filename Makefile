@@ -58,7 +58,7 @@ CORE_VENV := .venv-core
 CORE_TESTS := tests/functional tests/tasks tests/fusion tests/unimodal tests/methods tests/features tests/diagnostics \
   tests/test_batch.py tests/test_engine.py tests/test_every_task.py tests/test_features.py tests/test_formulas.py \
   tests/test_inference.py tests/test_layout.py tests/test_model.py tests/test_operators.py tests/test_package.py \
-  tests/test_registry_properties.py tests/test_sharpness.py \
+  tests/test_registry_properties.py tests/test_sharpness.py tests/test_testing.py \
   src/equimodal/functional src/equimodal/tasks src/equimodal/fusion src/equimodal/unimodal src/equimodal/engine \
   src/equimodal/projection src/equimodal/methods src/equimodal/batch.py src/equimodal/features.py \
   src/equimodal/inference src/equimodal/testing src/equimodal/model.py

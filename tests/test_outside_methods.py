@@ -212,3 +212,14 @@ def test_controls_of_other_packages_are_controls(tmp_path: Path) -> None:
     with on_the_path(tmp_path):
         assert controls() == [*controls(outside=False), "Zero"]
         assert available() == [*controls(), *(n for n in available(outside=False) if n not in controls())]
+
+
+def test_what_a_comparison_needs_does_not_depend_on_other_packages(tmp_path: Path) -> None:
+    from equimodal.report import required_controls
+
+    install(tmp_path, "rival", SMALL.format(name="Aaa"), {"equimodal.methods": {"Aaa": "rival:Aaa"}})
+    with on_the_path(tmp_path):
+        required_controls.cache_clear()
+        assert required_controls()["reference"] == "Joint"
+        assert "rival" not in sys.modules
+        assert get("Aaa").info.role == "reference"

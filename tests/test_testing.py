@@ -16,7 +16,17 @@ from equimodal.engine import Objective, Phase
 from equimodal.errors import EquimodalError, MethodError, PropertyError, UnknownNameError, UnsupportedError
 from equimodal.methods import Joint, Method, MethodInfo, Unimodal, Within, check_options
 from equimodal.tasks import Task
-from equimodal.testing import PROPERTIES, Case, Check, NotApplicable, Report, check_method, settings_of
+from equimodal.testing import (
+    PROPERTIES,
+    Case,
+    Check,
+    NotApplicable,
+    Report,
+    check_method,
+    expect_identical,
+    expect_near,
+    settings_of,
+)
 from tests.helpers import NAMES
 
 
@@ -379,6 +389,18 @@ def test_it_leaves_no_trace() -> None:
     with pytest.raises(PropertyError):
         Check(PROPERTIES["runs_learns_and_predicts"], Case(Climbs), (3,)).run()
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_comparisons_see_nan_and_shapes() -> None:
+    a = {"w": torch.tensor([1.0, float("nan")])}
+    for other in (torch.tensor([1.0, 2.0]), torch.tensor([1.0])):
+        for compare in (expect_near, expect_identical):
+            with pytest.raises(PropertyError, match="w.* differ by inf"):
+                compare(a, {"w": other})
+    with pytest.raises(PropertyError, match=r"Found \['v', 'w'\] in one"):
+        expect_near(a, {"v": a["w"]})
+    with pytest.raises(PropertyError, match="w to differ by 1"):
+        expect_near({"w": torch.ones(2)}, {"w": torch.tensor([1.0, 2.0])})
 
 
 def test_errors_are_assertions_and_of_our_family() -> None:

@@ -58,7 +58,7 @@ class Source:
 
 @lru_cache(maxsize=1)
 def built_in() -> Mapping[str, Source]:
-    """Name -> place of every built-in method, controls first, both groups by the alphabet; no file is imported.
+    """Name -> place of every built-in method, by the alphabet; no file is imported.
 
     A method is a class in a file ``methods/_*.py`` with the line ``info = MethodInfo(title="...", ...)``.
     """
@@ -71,7 +71,7 @@ def built_in() -> Mapping[str, Source]:
                 if isinstance(node, ast.ClassDef) and info is not None:
                     title, control = str(info.get("title", "")), bool(info.get("control", False))
                     sources[node.name] = Source(file.name.removesuffix(".py"), title, control)
-    return dict(sorted(sources.items(), key=lambda entry: (not entry[1].control, entry[0].lower())))
+    return dict(sorted(sources.items(), key=lambda entry: entry[0].lower()))
 
 
 def _info(node: ast.ClassDef) -> dict[str, Any] | None:
