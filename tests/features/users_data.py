@@ -84,9 +84,9 @@ class WeightedBranches(Method):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         def objective(m: str) -> Any:
-            def of(own: Batch, target: Tensor, batch: Batch) -> Objective:
+            def of(own: Batch, batch: Batch) -> Objective:
                 output = self.heads[m](self.multimodal.encode(own.inputs, None, [m])[m])
-                each = nn.functional.cross_entropy(output, target, reduction="none")
+                each = nn.functional.cross_entropy(output, cast(Tensor, own.target), reduction="none")
                 return Objective((own.extras["weight"] * (1 + own.extras["drawn"]) * each).mean())
 
             return of
