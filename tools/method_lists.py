@@ -75,8 +75,8 @@ def paper(method: type[Method]) -> str:
 
 
 def cost(text: str) -> str:
-    """The first part of `info.cost`."""
-    return re.split(r"[;:,(]", text)[0].strip()
+    """The first part of `info.cost`, up to a colon, semicolon or bracket."""
+    return re.split(r"[;:(]", text)[0].strip()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -100,7 +100,7 @@ class Plugins(Generic[T]):
                 self._entries[key] = self._check(point.name, point.load())
             except PluginError as error:
                 self._faults[key] = f"{origin} {error}"
-            except Exception as error:  # noqa: BLE001 (the import of a foreign package may raise anything)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (the import of a foreign package may raise anything)
                 reason = f"{type(error).__name__}: {error}".rstrip(".")
                 self._faults[key] = f"{origin} It could not be imported ({reason}). Repair the package or uninstall it."
         if key in self._faults:

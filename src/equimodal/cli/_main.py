@@ -96,7 +96,9 @@ def _run(arguments: list[str], context: Context) -> int:
     try:
         code: int = module.run(arguments, context)
     except SystemExit as stop:  # --help and --print_config of the argument parser
-        return stop.code if isinstance(stop.code, int) else 0
+        if isinstance(stop.code, str):
+            raise UsageError(f"error: {stop.code}") from stop
+        return stop.code or 0
     sys.stdout.flush()
     return code
 

@@ -78,7 +78,7 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
         if part not in self._holders:
             raise MethodError(
                 f"`gradients`: expected one of the parts {list(self._holders)} of the phase's objective. Found "
-                f"{part!r}. Return it in Objective(..., parts=...)."
+                f"{part!r}. Return it in Objective(..., parts=...); where no sample has it, ask `in` or `get` first."
             )
         return self._holders[part]
 

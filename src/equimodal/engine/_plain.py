@@ -28,7 +28,7 @@ from equimodal.engine._modes import RunningStatistics, keeping_still
 from equimodal.engine._optimizers import Displacement, as_list, warn_about_unknown
 from equimodal.engine._perturbation import descend_perturbed, descend_sharp
 from equimodal.engine._processes import all_sum, average_gradients, is_distributed
-from equimodal.engine._protocol import Descent, Engine, Objective, Phase, Survey, UpdateScale
+from equimodal.engine._protocol import Descent, Engine, Objective, Phase, Survey, UpdateScale, check_objective
 from equimodal.engine._recording import recompiles
 from equimodal.engine._sharding import check_samples, clip_gradients, is_sharded, reshard
 from equimodal.engine._sharpness import Sharpness
@@ -290,9 +290,12 @@ class PlainEngine:
 
     def _objective(self, phase: Phase, batch: Batch) -> Objective:
         if self._compile is None:
-            return phase.objective(batch)
-        with recompiles():
-            return torch.compile(phase.objective, **self._compile)(batch)
+            objective = phase.objective(batch)
+        else:
+            with recompiles():
+                objective = torch.compile(phase.objective, **self._compile)(batch)
+        check_objective(phase.name, objective)
+        return objective
 
     def _clear(self) -> None:
         for optimizer in self._optimizers:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from types import NoneType
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -206,6 +207,12 @@ class Perturbation:
     receivers: Sequence[nn.Parameter] | None = None
 
 
+def _listed(where: str, value: Iterable[Any]) -> list[Any]:
+    if isinstance(value, (nn.Module, Tensor)) or not isinstance(value, Iterable):
+        raise MethodError(f"{where}: expected several of them, such as [...]. Found {type(value).__name__}.")
+    return list(value)
+
+
 @dataclass(frozen=True)
 class Phase:
     """One update inside a training step: a loss and the parameters that it moves.
@@ -237,6 +244,14 @@ class Phase:
     separate: Sequence[nn.Parameter] | None = None
     frozen: Sequence[nn.Module] = ()
     perturbation: Callable[[Descent], Perturbation | None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "auxiliary", "separate", "frozen"):
+            value = getattr(self, name)
+            if not isinstance(value, (Sequence, NoneType)):  # module.parameters() is a generator
+                object.__setattr__(self, name, _listed(f"Phase {self.name!r}, `{name}`", value))
+        if not self.parameters and not self.auxiliary:
+            raise MethodError(f"Phase {self.name!r}, `parameters`: expected at least one. Found none.")
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -313,3 +328,24 @@ class Engine(Protocol):
 
     def reset_optimizer(self, parameters: Iterable[nn.Parameter]) -> None:
         """Forget the optimizer state (momentum, moments) of ``parameters``."""
+
+
+def check_objective(phase: str, objective: object) -> None:
+    """Refuse what an objective must not return.
+
+    Raises:
+        MethodError: it is no :class:`Objective`, or its total is no scalar with a graph.
+    """
+    if not isinstance(objective, Objective):
+        found = type(objective).__name__
+        raise MethodError(
+            f"Objective of phase {phase!r}: expected an Objective. Found {found}. Return Objective(loss) from it."
+        )
+    total = objective.total
+    if not isinstance(total, Tensor) or total.ndim or not total.requires_grad:
+        kind = type(total).__name__ if not isinstance(total, Tensor) else f"shape {tuple(total.shape)}"
+        graph = " without a graph" if isinstance(total, Tensor) and not total.requires_grad else ""
+        raise MethodError(
+            f"Objective of phase {phase!r}, `total`: expected a scalar tensor that depends on parameters that require "
+            f"gradients. Found {kind}{graph}. Take the mean over samples, and do not detach it."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
-from equimodal.errors import BatchError, EquimodalWarning, MethodError, UnsupportedError
+from equimodal.errors import BatchError, CheckpointError, EquimodalWarning, MethodError, UnsupportedError
 from equimodal.inference import Rule
 from equimodal.methods._epochs import EpochContext as EpochContext
 from equimodal.methods._loss import LossShares, own_rows, shared_loss, target_of
@@ -158,7 +159,7 @@ class Method(Predictor):
             report.losses.update(descent.losses)
             if phase.modality is not None:
                 record_score(report, phase.modality, descent)
-            scales = self.modify_gradients(phase, descent, engine, report)
+            scales = self.modify_gradients(phase, descent, engine, report) or ()
             engine.step(phase, scales)
             self.after_step(phase, descent, engine, report)
         return report
@@ -224,13 +225,27 @@ class Method(Predictor):
                 f"`modality`: {type(self).__name__} says single_loss, so phase {self._phase.name!r} has the loss of "
                 f"{self._phase.modality!r} alone. Found {modality!r}. Leave out single_loss = True."
             )
-        output, target = (output, target_of(batch)) if modality is None else own_rows(output, batch, modality)
+        output, target = self._rows(output, batch, modality)
         position = 0 if modality is None else 1 + self.modalities.index(modality)
         return shared_loss(self.task, output, target, batch, position)
 
+    def _rows(self, output: Tensor, batch: Batch, modality: str | None) -> tuple[Tensor, Tensor]:
+        """Output and target of the samples that a loss or a score is about."""
+        if modality is not None and modality not in self.modalities:
+            raise MethodError(f"`modality`: expected one of {list(self.modalities)} or None. Found {modality!r}.")
+        sizes = {len(batch)}
+        if modality is not None:
+            sizes.add(batch.count(modality) if modality in batch.inputs else 0)
+        if output.shape[0] not in sizes:
+            raise MethodError(
+                f"`output`: expected one row per sample of the batch, {' or '.join(map(str, sorted(sizes)))}. Found "
+                f"{output.shape[0]}. Give the output of the batch that the objective was called with."
+            )
+        return (output, target_of(batch)) if modality is None else own_rows(output, batch, modality)
+
     def score_sums(self, output: Tensor, batch: Batch, modality: str | None = None) -> dict[str, Tensor]:
         """Numerator and denominator of the task's score, for an objective's ``sums``; arguments as :meth:`loss`."""
-        output, target = (output, target_of(batch)) if modality is None else own_rows(output, batch, modality)
+        output, target = self._rows(output, batch, modality)
         numerator, denominator = self.task.score_terms(output.detach(), target)
         return {"numerator": numerator, "denominator": denominator}
 
@@ -264,16 +279,37 @@ class Stateful(nn.Module):
 
     state: ClassVar[Sequence[str]] = ()
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        keys = [_key(name) for name in cls.state]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise MethodError(
+                f"`state` of {cls.__name__}: expected names whose last parts differ. Found {twice} twice. Rename one."
+            )
+
     def get_extra_state(self) -> dict[str, Any]:
-        """The attributes that :attr:`state` names, by the last part of the name without a leading underscore."""
+        """Copies of the attributes that :attr:`state` names, by the last part of the name without an underscore."""
         return {_key(name): _packed(attrgetter(name)(self)) for name in self.state}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave; earlier versions kept some underscores."""
+        """Restore what :meth:`get_extra_state` gave; earlier versions kept some underscores.
+
+        Raises:
+            CheckpointError: an attribute is missing, as in the state of another method.
+        """
         for name in self.state:
-            value, now = state.get(_key(name), state.get(f"_{_key(name)}")), attrgetter(name)(self)
+            key = _key(name)
+            stored = next((k for k in (key, f"_{key}") if isinstance(state, Mapping) and k in state), None)
+            if stored is None:
+                raise CheckpointError(
+                    f"State of {type(self).__name__}: expected an entry {key!r}. Found "
+                    f"{sorted(state) if isinstance(state, Mapping) else type(state).__name__}. Load the state of the "
+                    "same method."
+                )
+            value, now = copy.deepcopy(state[stored]), attrgetter(name)(self)
             if isinstance(now, torch.Generator):
-                now.set_state(cast(Tensor, value).cpu())
+                now.set_state(value.cpu())
             elif hasattr(now, "load_state_dict"):
                 now.load_state_dict(value)
             else:
@@ -290,7 +326,7 @@ def _packed(value: Any) -> Any:
         return value.get_state()
     if hasattr(value, "state_dict"):
         return value.state_dict()
-    return dict(value) if isinstance(value, dict) else value
+    return copy.deepcopy(value)
 
 
 def record_score(report: StepReport, modality: str, descent: Descent) -> None:

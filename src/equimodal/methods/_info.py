@@ -33,7 +33,7 @@ class MethodInfo:
         modalities: how many it takes.
         fusion: what it asks of fusion and head.
         missing: what it does with absent modalities.
-        cost: cost of a step in joint steps.
+        cost: cost of a step in joint steps; tables show what stands before a colon, semicolon or bracket.
         deviations: what differs from the paper.
         released: what differs between the paper and the authors' released code.
         consulted: public sources read for it (facts only, no code).

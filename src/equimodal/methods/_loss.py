@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equimodal.batch import Batch
 from equimodal.engine import Phase, all_sum, is_distributed
-from equimodal.errors import ModelError
+from equimodal.errors import MethodError, ModelError
 from equimodal.tasks import Task, counting_dtype
 
 SHARES = "loss shares"
@@ -49,7 +49,14 @@ class LossShares:
             return self._batches
         device = target_of(self._batches[0]).device
         dtype = counting_dtype(device)
-        counts = torch.tensor([phase.count(b) for b in self._batches], dtype=dtype, device=device)
+        counted = [phase.count(b) for b in self._batches]
+        expected = [len(target_of(b, phase.modality)) for b in self._batches]
+        if counted != expected:
+            raise MethodError(
+                f"Phase {phase.name!r}, `count`: expected {expected}, the samples that its losses are about in "
+                f"each micro-batch. Found {counted}. Give the phase its modality, or leave out count."
+            )
+        counts = torch.tensor(counted, dtype=dtype, device=device)
         sums = {"count": counts.sum(0)}
         weights = None
         if self._share is None:  # once per step

@@ -43,14 +43,16 @@ class Option:
     """What the signature says of one hyperparameter.
 
     Args:
-        choices: the values that it may take, of a ``Literal``; empty where it is no choice.
+        choices: the values that it may take, of a ``Literal`` or a ``bool``; empty where it is no choice.
         range: of a number.
         source: where its default is from.
+        optional: whether it may be ``None``.
     """
 
     choices: tuple[Any, ...] = ()
     range: Within | None = None
     source: str = ""
+    optional: bool = False
 
 
 def check_options(constructor: Callable[..., None], values: Mapping[str, Any]) -> None:
@@ -75,7 +77,7 @@ def check_options(constructor: Callable[..., None], values: Mapping[str, Any]) -
             continue
         if option.choices:
             one_of(name, values[name], option.choices)
-        if option.range is not None:
+        if option.range is not None and not (option.optional and values[name] is None):
             check_number(name, values[name], **vars(option.range))
 
 
@@ -96,9 +98,17 @@ def _option(hint: Any) -> Option:
     bare = hint.__origin__ if marks else hint
     kinds = typing.get_args(bare) if typing.get_origin(bare) in (UnionType, typing.Union) else (bare,)
     choices = [c for k in kinds if typing.get_origin(k) is Literal for c in typing.get_args(k)]
-    if choices and type(None) in kinds:
+    choices += [True, False] if bool in kinds else []
+    optional = type(None) in kinds
+    if choices and optional:
         choices.append(None)
     texts = [mark for mark in marks if isinstance(mark, str)]
     ranges = [mark for mark in marks if isinstance(mark, Within)]
-    mixed = any(typing.get_origin(k) is not Literal and k is not type(None) for k in kinds)  # a name or an object
-    return Option(() if mixed else tuple(choices), *ranges[:1] or (None,), *texts[:1])
+    # a name or an object: not every value is a choice
+    mixed = any(typing.get_origin(k) is not Literal and k not in (type(None), bool) for k in kinds)
+    return Option(
+        choices=() if mixed else tuple(choices),
+        range=ranges[0] if ranges else None,
+        source=texts[0] if texts else "",
+        optional=optional,
+    )

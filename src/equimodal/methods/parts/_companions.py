@@ -70,6 +70,14 @@ class Companions(nn.Module):
     @classmethod
     def of(cls, companions: Companions | Mapping[str, nn.Module], model: nn.Module | Multimodal) -> Companions:
         """``companions`` as they are, or made of modules; on the device and in the type of ``model``."""
+        trained = {id(p) for p in cast(nn.Module, model).parameters()}
+        given = companions._companions if isinstance(companions, cls) else companions
+        for name, module in given.items() if isinstance(given, Mapping) else ():
+            if isinstance(module, nn.Module) and any(id(p) in trained for p in module.parameters()):
+                raise ModelError(
+                    f"`companions[{name!r}]`: expected parameters apart from the model's, since companions are frozen. "
+                    "Found some that both have. Give copy.deepcopy(module)."
+                )
         made = companions if isinstance(companions, cls) else cls(cast("Mapping[str, nn.Module]", companions))
         return cast(Companions, like_model(made, cast(Multimodal, model)))
 

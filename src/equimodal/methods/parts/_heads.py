@@ -73,7 +73,7 @@ def adapted(body: nn.Module, task: Task) -> nn.Module:
 
 
 def published_classifier(width: int, outputs: int) -> nn.Sequential:
-    """d -> 256 -> 64 -> C with one ReLU after the first layer, as in the released models of MIE."""
+    """d -> 256 -> 64 -> C with one ReLU after the first layer, as in a published model."""
     return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, outputs))
 
 
@@ -87,7 +87,7 @@ def published_head(width: Width, task: Task) -> nn.Module:
 
 
 def usual_way(model: Multimodal, task: Task) -> UnimodalOutputs | None:
-    """Unimodal outputs that a jointly trained model has by itself, if any.
+    """Outputs of single modalities that a jointly trained model has by itself, if any.
 
     The heads of a late fusion; else the exact split of an additive head, except for a regression, where the addends are
     shares of the number and none of them predicts it.
