@@ -75,6 +75,7 @@ def test_it_has_every_property(ogm: type[Method], options: dict[str, Any], group
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_it_has_the_properties_of_two_processes(ogm: type[Method]) -> None:
     names = ["two_processes_equal_one", "sharded_encoders", "a_failure_on_one_stops_both"]
     report = check_method(ogm, settings=[{}], processes=True, only=names)

@@ -158,6 +158,17 @@ class Nudges(Joint):
             p.data.mul_(0.999)
 
 
+class Rude(Joint):
+    """Refuses a fusion without saying what it refuses."""
+
+    info = info()
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__(model, task)
+        if type(model.fusion).__name__ == "FiLM":
+            raise UnsupportedError("no thanks")
+
+
 class Unsourced(Joint):
     """Says neither what an option is nor where its default is from, and takes it by position."""
 
@@ -208,6 +219,7 @@ FAULTS: list[tuple[type[Method], str, str]] = [
     (Pretends, "runs_learns_and_predicts_on_a_task", "UnsupportedError: `task`: expected classes"),
     (Widens, "runs_learns_and_predicts", r"\(3 times\): ModelError: .*Found \(24, 4\)"),
     (Breaks, "compiled_loss", "compiled_loss.*: UserError: .*data-dependent"),
+    (Rude, "every_fusion_trains_or_is_refused", "begins with the parameter's name. Found: no thanks"),
     (Nudges, "a_frozen_encoder_keeps_still", "the frozen encoder"),
     (Unsourced, "options_are_documented", r"Missing: \['power', 'way'\]"),
     (Unsourced, "defaults_have_a_source", r"Missing: \['power', 'way'\]"),

@@ -26,7 +26,7 @@ Options = Mapping[str, Any]
 Shared = Callable[[nn.Module, Task], Options]
 """Called with model and task; returns options that every setting of a method gets."""
 
-OF_THE_BASE = ("self", "model", "task", "sharpness", "inference", "calibrated")
+OF_THE_BASE = ("self", "model", "task", "sharpness", "inference", "calibrated", "unimodal")
 """What every method may have in its signature and explains itself in :class:`~equimodal.methods.Method`."""
 SIZES = {"a": 5, "b.c": 4, "keys": 3}
 """Modalities of the MLP model, on which the properties of engine features are tried."""

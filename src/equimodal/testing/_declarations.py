@@ -17,7 +17,18 @@ from equimodal.testing._expect import expect, expect_error
 from equimodal.testing._models import CLASSES, toy_model
 from equimodal.testing._property import Property
 
-WITHOUT_SOURCE = ("seed", "heads", "head", "classifiers", "sharpness", "calibrated", "variant", "inference", "modality")
+WITHOUT_SOURCE = (
+    "seed",
+    "heads",
+    "head",
+    "classifiers",
+    "sharpness",
+    "calibrated",
+    "variant",
+    "inference",
+    "unimodal",
+    "modality",
+)
 """Options whose default needs no source: parts that can be replaced, and what the base explains."""
 
 
@@ -56,7 +67,7 @@ def defaults_have_a_source(case: Case) -> None:
     defaults = case.method.info.defaults
     unknown = sorted(set(defaults) - set(options))
     expect(not unknown, f"`info.defaults`: expected options of the constructor. Found {unknown}.")
-    without = sorted(set(options) - set(defaults) - {*WITHOUT_SOURCE, "unimodal"})
+    without = sorted(set(options) - set(defaults) - set(WITHOUT_SOURCE))
     expect(not without, f"expected the source of every default (`info.defaults`, or in the hint). Missing: {without}.")
     for name, source in defaults.items():
         number = re.match(r"-?\d+(\.\d+)?(e-?\d+)?", source)

@@ -8,11 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from equimodal import fusion as fusions
 from equimodal.batch import Batch
 from equimodal.errors import BatchError, EquimodalError, EquimodalWarning, ModelError, TargetError
+from equimodal.fusion import Late
 from equimodal.model import MultimodalModel
 from equimodal.tasks import Classification
-from equimodal.testing._cases import Case
+from equimodal.testing._cases import SIZES, Case
 from equimodal.testing._expect import expect, expect_error, expect_finite, expect_identical
 from equimodal.testing._loops import announce, sgd, train, weights
 from equimodal.testing._models import (
@@ -23,6 +25,7 @@ from equimodal.testing._models import (
     Wrapped,
     concat,
     mlp,
+    plain_batch,
     toy_batch,
     toy_encoders,
     toy_model,
@@ -66,6 +69,27 @@ def a_model_of_ones_own(case: Case) -> None:
         return
     train(method, sgd(method), range(2), [toy_batch(2)], total=2)
     expect_finite(method.predict(toy_batch(2).inputs).output, "prediction")
+
+
+def every_fusion_trains_or_is_refused(case: Case, fusion: str) -> None:
+    """With each fusion of the library a step moves something and stays finite, or the fusion is refused by name."""
+    torch.manual_seed(0)
+    encoders: dict[str, nn.Module] = {m: mlp(n, WIDTH) for m, n in SIZES.items()}
+    sizes = dict.fromkeys(encoders, WIDTH)
+    late = fusion == "Late"
+    join: Any = Late(sizes, CLASSES) if late else fusions.get(fusion)(sizes)
+    head = nn.Identity() if late else nn.Linear(join.out_features, CLASSES)
+    try:
+        method = case.on(MultimodalModel(encoders, join, head).double())
+    except EquimodalError as error:
+        expect(str(error).startswith("`"), f"expected a message that begins with the parameter's name. Found: {error}")
+        return
+    before, batch = weights(method), plain_batch(SIZES, CLASSES, 12, 0)
+    train(method, sgd(method), range(1), [batch], total=2)
+    after = weights(method)
+    expect_finite(after, "after a step")
+    expect_finite(method.predict(batch.inputs).output, "prediction")
+    expect(any(not torch.equal(t, before[n]) for n, t in after.items()), "expected a step to move weights. Found none.")
 
 
 def bad_batches_are_refused(case: Case) -> None:
@@ -126,6 +150,7 @@ PROPERTIES = (
     Property(a_frozen_encoder_keeps_still, "method"),
     Property(wrapped_encoders_are_the_same, "method"),
     Property(a_model_of_ones_own, "method"),
+    Property(every_fusion_trains_or_is_refused, "method", tuple((name,) for name in fusions.available())),
     Property(bad_batches_are_refused, "method"),
     Property(batches_of_every_form_are_the_same, "method"),
     Property(a_batch_of_one_trains_or_is_refused, "method"),
