@@ -148,6 +148,7 @@ BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
     ),
     "syntax error": ("class Bad(:", {"Bad": "bad:Bad"}, "SyntaxError"),
     "error of its own": ("raise RuntimeError('no licence found')", {"Bad": "bad:Bad"}, "no licence found"),
+    "exit": ("raise SystemExit('licence expired')", {"Bad": "bad:Bad"}, "SystemExit: licence expired"),
     "no such name": ("", {"Bad": "bad:Bad"}, "AttributeError"),
     "no method": ("class Bad: pass", {"Bad": "bad:Bad"}, "Expected a subclass of equimodal.methods.Method. Found Bad"),
     "no class": ("Bad = 3", {"Bad": "bad:Bad"}, "Found int. Point it to the class"),
