@@ -208,7 +208,7 @@ class Perturbation:
 
 
 def _listed(where: str, value: Iterable[Any]) -> list[Any]:
-    if isinstance(value, (nn.Module, Tensor)) or not isinstance(value, Iterable):
+    if isinstance(value, Tensor) or not isinstance(value, Iterable):  # of a container of modules: what is in it
         raise MethodError(f"{where}: expected several of them, such as [...]. Found {type(value).__name__}.")
     return list(value)
 
