@@ -294,7 +294,7 @@ class PlainEngine:
         else:
             with recompiles():
                 objective = torch.compile(phase.objective, **self._compile)(batch)
-        check_objective(phase.name, objective)
+        check_objective(phase, objective)
         return objective
 
     def _clear(self) -> None:

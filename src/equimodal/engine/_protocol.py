@@ -330,8 +330,8 @@ class Engine(Protocol):
         """Forget the optimizer state (momentum, moments) of ``parameters``."""
 
 
-def check_objective(phase: str, objective: object) -> None:
-    """Refuse what an objective must not return.
+def check_objective(phase: Phase, objective: object) -> None:
+    """Refuse what an objective must not return; through frozen modules alone a loss has no graph, and trains nothing.
 
     Raises:
         MethodError: it is no :class:`Objective`, or its total is no scalar with a graph.
@@ -339,13 +339,13 @@ def check_objective(phase: str, objective: object) -> None:
     if not isinstance(objective, Objective):
         found = type(objective).__name__
         raise MethodError(
-            f"Objective of phase {phase!r}: expected an Objective. Found {found}. Return Objective(loss) from it."
+            f"Objective of phase {phase.name!r}: expected an Objective. Found {found}. Return Objective(loss) from it."
         )
     total = objective.total
-    if not isinstance(total, Tensor) or total.ndim or not total.requires_grad:
+    if not isinstance(total, Tensor) or total.ndim or not (total.requires_grad or phase.frozen):
         kind = type(total).__name__ if not isinstance(total, Tensor) else f"shape {tuple(total.shape)}"
         graph = " without a graph" if isinstance(total, Tensor) and not total.requires_grad else ""
         raise MethodError(
-            f"Objective of phase {phase!r}, `total`: expected a scalar tensor that depends on parameters that require "
+            f"Objective of phase {phase.name!r}, `total`: expected a scalar tensor that depends on parameters that require "
             f"gradients. Found {kind}{graph}. Take the mean over samples, and do not detach it."
         )
