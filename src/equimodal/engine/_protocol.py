@@ -346,6 +346,6 @@ def check_objective(phase: Phase, objective: object) -> None:
         kind = type(total).__name__ if not isinstance(total, Tensor) else f"shape {tuple(total.shape)}"
         graph = " without a graph" if isinstance(total, Tensor) and not total.requires_grad else ""
         raise MethodError(
-            f"Objective of phase {phase.name!r}, `total`: expected a scalar tensor that depends on parameters that require "
-            f"gradients. Found {kind}{graph}. Take the mean over samples, and do not detach it."
+            f"Objective of phase {phase.name!r}, `total`: expected a scalar tensor that depends on trained "
+            f"parameters. Found {kind}{graph}. Take the mean over samples, and do not detach it."
         )
