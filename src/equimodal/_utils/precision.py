@@ -1,8 +1,11 @@
-"""Which precision a device has."""
+"""Which precision a device has, and buffers that keep theirs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor, nn
 
 
 def widest_float(device: torch.device) -> torch.dtype:
@@ -13,3 +16,16 @@ def widest_float(device: torch.device) -> torch.dtype:
         (torch.float64, torch.float32)
     """
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+class Float32Buffers(nn.Module):
+    """Buffers that stay in float32 at least when the module is cast to a half precision."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in self._buffers.items():
+            old = before[name]
+            if value is not None and old is not None and value.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = old.to(value.device)
+        return self

@@ -17,7 +17,7 @@ from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
 from equimodal.errors import BatchError, CheckpointError, EquimodalWarning, MethodError, UnsupportedError
 from equimodal.inference import Rule
 from equimodal.methods._epochs import EpochContext as EpochContext
-from equimodal.methods._loss import LossShares, own_rows, shared_loss, target_of
+from equimodal.methods._loss import LossShares, count_of, own_rows, shared_loss, target_of
 from equimodal.methods._options import sources_of
 from equimodal.methods._predictor import BatchLike, Predictor
 from equimodal.methods._validation import Validation
@@ -233,9 +233,7 @@ class Method(Predictor):
         """Output and target of the samples that a loss or a score is about."""
         if modality is not None and modality not in self.modalities:
             raise MethodError(f"`modality`: expected one of {list(self.modalities)} or None. Found {modality!r}.")
-        sizes = {len(batch)}
-        if modality is not None:
-            sizes.add(batch.count(modality) if modality in batch.inputs else 0)
+        sizes = {len(batch), count_of(batch, modality)}
         if output.shape[0] not in sizes:
             raise MethodError(
                 f"`output`: expected one row per sample of the batch, {' or '.join(map(str, sorted(sizes)))}. Found "

@@ -61,10 +61,6 @@ class Ensemble(BranchMethod):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         self.heads = linear_heads(self.multimodal, task, heads)
 
-    def trained_modalities(self) -> tuple[str, ...]:
-        """The modalities whose encoders this method trains."""
-        return self.modalities
-
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality."""
         for m in self.trained_modalities():

@@ -50,7 +50,7 @@ class LossShares:
         device = target_of(self._batches[0]).device
         dtype = counting_dtype(device)
         counted = [phase.count(b) for b in self._batches]
-        expected = [len(target_of(b, phase.modality)) for b in self._batches]
+        expected = [count_of(b, phase.modality) for b in self._batches]
         if counted != expected:
             raise MethodError(
                 f"Phase {phase.name!r}, `count`: expected {expected}, the samples that its losses are about in "
@@ -113,6 +113,13 @@ def target_of(batch: Batch, modality: str | None = None) -> Tensor:
         return target[:0]
     rows = batch.rows(modality)
     return target if rows is None else target.index_select(0, rows)
+
+
+def count_of(batch: Batch, modality: str | None = None) -> int:
+    """How many samples have the modality; of all of them without one."""
+    if modality is None:
+        return len(batch)
+    return batch.count(modality) if modality in batch.inputs else 0
 
 
 def own_rows(output: Tensor, batch: Batch, modality: str) -> tuple[Tensor, Tensor]:

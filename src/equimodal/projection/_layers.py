@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.precision import Float32Buffers
 from equimodal.engine import is_compiled, local, watch
 from equimodal.errors import ModelError
 from equimodal.functional import (
@@ -111,20 +111,7 @@ def project_gradient(layer: Layer, projector: Tensor) -> None:
         gradient.copy_(project_rows(gradient, projector))
 
 
-class _Float32Buffers(nn.Module):
-    """Buffers that stay in float32 at least when the module is cast to a half precision."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, value in self._buffers.items():
-            old = before[name]
-            if value is not None and old is not None and value.dtype in (torch.float16, torch.bfloat16):
-                self._buffers[name] = old.to(value.device)
-        return self
-
-
-class OrthogonalProjector(_Float32Buffers):
+class OrthogonalProjector(Float32Buffers):
     r"""MLA's projector of one layer: starts as the identity and loses the directions of the features it is shown.
 
     Args:
@@ -164,7 +151,7 @@ class OrthogonalProjector(_Float32Buffers):
         return plasticity(self.matrix)
 
 
-class InputCovariance(_Float32Buffers):
+class InputCovariance(Float32Buffers):
     """Running uncentred covariance of one layer's inputs, as a sum and a count.
 
     Args:
@@ -197,7 +184,7 @@ class InputCovariance(_Float32Buffers):
         self.count.zero_()
 
 
-class FlatProjector(_Float32Buffers):
+class FlatProjector(Float32Buffers):
     """MIE's projector of one layer: the identity until :meth:`refresh` is given a covariance.
 
     Args:

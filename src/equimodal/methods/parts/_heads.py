@@ -14,6 +14,7 @@ from equimodal.features import Channels, Width, on_rows, single_width
 from equimodal.fusion import Late
 from equimodal.inference import Rule, needs_of, rule_name
 from equimodal.methods._base import Method
+from equimodal.methods._loss import count_of
 from equimodal.model import Multimodal
 from equimodal.projection import Layer, is_pointwise
 from equimodal.tasks import Task, distribution_of
@@ -157,7 +158,7 @@ def branch_phase(
         name=modality,
         objective=of_batch,
         parameters=[*model.parameters_of(modality), *head.parameters()],
-        count=lambda batch: batch.count(modality) if modality in batch.inputs else 0,
+        count=lambda batch: count_of(batch, modality),
         modality=modality,
     )
 

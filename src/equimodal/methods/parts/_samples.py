@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from equimodal._utils.precision import Float32Buffers
 from equimodal.engine import SampleValues, gather_rows, is_distributed
 from equimodal.errors import DataError, MethodError
 from equimodal.methods._base import EpochContext
 
 
-class SampleTable(nn.Module):
+class SampleTable(Float32Buffers):
     """One number per training sample and column, found by dataset index, equal on every process.
 
     A sample that was updated more than once in one call (drawn twice, or on two processes) has the mean of its numbers,
@@ -146,16 +147,6 @@ class SampleTable(nn.Module):
         position = torch.where(inside, index, 0)
         seen = self.seen[position] & inside[:, None]
         return torch.where(seen, self.values[position], 0), seen
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        """A cast to half precision leaves the numbers in the precision that they have."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, value in self._buffers.items():
-            old = before[name]
-            if value is not None and old is not None and value.dtype in (torch.float16, torch.bfloat16):
-                self._buffers[name] = old.to(value.device)
-        return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
         """Take the size of what is loaded, too."""
