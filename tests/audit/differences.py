@@ -2,8 +2,8 @@
 
 A demonstration is a function without arguments, marked with :func:`difference`. It computes both sides on a toy,
 asserts what it claims, and returns the two numbers (or short tuples of numbers, or words where a side has none:
-``"NaN"``, ``"TypeError"``). `tests/audit/test_differences.py` runs all of them; `tools/audit_page.py` writes `docs/audit.md` from
-what they return.
+``"NaN"``, ``"TypeError"``). `tests/audit/test_differences.py` runs all of them; `tools/audit_page.py` writes
+`docs/audit.md` from what they return.
 """
 
 from __future__ import annotations
