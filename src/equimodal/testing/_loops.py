@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import PlainEngine
+from equimodal.errors import SmallValidationWarning
 from equimodal.methods import EpochContext, Method, Validation, measure
 
 
@@ -44,6 +46,14 @@ def train(
                 after_step()
         method.on_train_epoch_end(context)
         method.on_validation_end(validation_of(method, plain, 0.1 * ((epoch * 7) % 5)))
+
+
+def fitted(method: Method, batches: Sequence[Any]) -> str:
+    """The rule in force after ``fit_inference``, on fewer samples than anybody should fit on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SmallValidationWarning)
+        rule: str = method.fit_inference(batches)
+    return rule
 
 
 def validation_of(method: Method, batches: Sequence[Any], score: float) -> Validation | float:
