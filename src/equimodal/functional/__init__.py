@@ -12,6 +12,7 @@ References:
 
 from equimodal.functional._balance import (
     balance_terms,
+    bounded_balance,
     cosine_similarity,
     direction_loss,
     output_weight_gradient,
@@ -55,6 +56,7 @@ __all__ = [
     "balance_terms",
     "binary_cross_entropy_residual",
     "binary_uncertainty",
+    "bounded_balance",
     "cosine_similarity",
     "direction_loss",
     "entropy",
