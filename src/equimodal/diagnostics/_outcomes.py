@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equimodal.diagnostics._evaluate import _collect
-from equimodal.methods import BatchLike, Method
 from equimodal.tasks import Task
 
 Numbers = NDArray[np.float32]
@@ -63,23 +60,3 @@ def sample_terms(task: Task, output: Tensor, target: Tensor) -> Outcomes:
     terms = [task.score_terms(output[i : i + 1], target[i : i + 1]) for i in range(len(target))]
     numerator, denominator = (torch.stack(part).float().cpu().numpy() for part in zip(*terms, strict=True))
     return Outcomes(numerator, denominator)
-
-
-@torch.no_grad()
-def sample_outcomes(method: Method, batches: Iterable[BatchLike]) -> dict[str, Outcomes]:
-    """What the prediction and each unimodal output earned on every sample, in the order of ``batches``.
-
-    Args:
-        method: trained; its rule is the one in force.
-        batches: with targets.
-
-    Returns:
-        ``"prediction"`` and ``"unimodal/MODALITY"`` -> outcomes; samples without the modality do not count there.
-    """
-    found = _collect(method, batches)
-    outcomes = {"prediction": sample_terms(method.task, found.output, found.target)}
-    for m, z in found.unimodal.items():
-        own = sample_terms(method.task, z, found.target)
-        rows = found.present[m].cpu().numpy()[:, None]
-        outcomes[f"unimodal/{m}"] = Outcomes(np.where(rows, own.numerator, 0), np.where(rows, own.denominator, 0))
-    return outcomes
