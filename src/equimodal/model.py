@@ -151,7 +151,7 @@ class MultimodalModel(QuickParameters):
         position = self._positions.get(modality)
         if position is None:
             raise BatchError(f"`modality`: expected one of {list(self._names)}. Found {modality!r}.")
-        encoder: nn.Module = self.encoders._modules[position]  # type: ignore[assignment]
+        encoder: nn.Module = self.encoders._modules[position]
         return encoder
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
