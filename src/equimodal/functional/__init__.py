@@ -7,6 +7,8 @@ References:
         arXiv 2411.01409 (CGGM).
     [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587 (MIE, IGM).
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
+    [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
+        arXiv 2405.17730.
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
 
@@ -25,6 +27,7 @@ from equimodal.functional._opinions import (
     fuse_numbers,
     softmin_weights,
 )
+from equimodal.functional._pareto import norm_restoration, pareto_weights
 from equimodal.functional._projection import (
     flat_projector,
     orthogonal_projector_update,
@@ -85,8 +88,10 @@ __all__ = [
     "fuse_numbers",
     "gaussian_nll",
     "gaussian_nll_residual",
+    "norm_restoration",
     "orthogonal_projector_update",
     "output_weight_gradient",
+    "pareto_weights",
     "plasticity",
     "pool_gaussians",
     "present_weights",
