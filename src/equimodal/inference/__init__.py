@@ -2,6 +2,8 @@
 
 from equimodal.inference._custom import InferenceRule, Rule, needs_of, rule_name, rule_names
 from equimodal.inference._inference import Inference
+from equimodal.inference._named import PAPER_RULES as PAPER_RULES
+from equimodal.inference._named import Energy, Evidential
 from equimodal.inference._prediction import Prediction
 from equimodal.inference._rules import MEASURES_OF as MEASURES_OF
 from equimodal.inference._rules import RULES, apply_rule, rules_for
@@ -12,6 +14,8 @@ from equimodal.inference._temperature import fitted_temperature as fitted_temper
 
 __all__ = [
     "RULES",
+    "Energy",
+    "Evidential",
     "Inference",
     "InferenceRule",
     "Prediction",
