@@ -9,6 +9,9 @@ References:
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
         arXiv 2405.17730.
+    [Zhang2023] Zhang et al., Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023,
+        arXiv 2306.02050 (QMF).
+    [Han2021] Han et al., Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051 (TMC).
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
 
@@ -19,6 +22,8 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
+from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
+from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
 from equimodal.functional._opinions import (
     binary_uncertainty,
     fit_gaussian_scale,
@@ -71,11 +76,18 @@ __all__ = [
     "balance_terms",
     "binary_cross_entropy_residual",
     "binary_uncertainty",
+    "combined_opinion",
+    "confidence_ranking",
     "constant_cross_entropy",
     "cosine_similarity",
     "cross_entropy_at",
     "direction_loss",
+    "dirichlet_logarithms",
+    "energy_confidence",
+    "energy_fusion",
     "entropy",
+    "evidence",
+    "evidential_loss",
     "fit_gaussian_scale",
     "fit_offset",
     "fit_scale_and_offsets",
