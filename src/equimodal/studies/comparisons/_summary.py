@@ -11,7 +11,7 @@ from typing import Any
 from equimodal.data import Dataset
 from equimodal.errors import DataError
 from equimodal.methods import get
-from equimodal.studies.runs import check_config, environment, plain, read_json, read_lines
+from equimodal.studies.runs import SELECTIONS, check_config, environment, plain, read_json, read_lines
 from equimodal.studies.setup import Entry, StudyConfig, cell_folder, resolved_options
 
 
@@ -71,8 +71,7 @@ def summarise(
                     "modalities": list(data.modalities), "classes": len(data.classes)},
         "protocol": {"name": data.protocol.name, "description": data.protocol.description,
                      "validation": getattr(data.protocol, "validation", None)},
-        "selection": ("epoch with the best validation score" if config.training.selection == "best" else "last epoch")
-        + "; inference rules and temperatures fitted on "
+        "selection": SELECTIONS[config.training.selection] + "; inference rules and temperatures fitted on "
         "validation data; "
                      "the test split is read once, after that",
         "budget": {"training": vars(config.training), "model": vars(config.model), "seeds": config.seeds},
