@@ -2,6 +2,7 @@
 
 from equimodal.studies.runs._companions import load_companions
 from equimodal.studies.runs._identity import check_config
+from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes
 from equimodal.studies.runs._parts import train_part
 from equimodal.studies.runs._records import (
     ELSEWHERE,
@@ -22,6 +23,7 @@ from equimodal.studies.runs._weights import load_model_weights, load_weights, sa
 
 __all__ = [
     "ELSEWHERE",
+    "OUTCOMES",
     "REQUEUE",
     "SELECTIONS",
     "STOPPED",
@@ -41,6 +43,7 @@ __all__ = [
     "plain",
     "read_json",
     "read_lines",
+    "read_outcomes",
     "read_yaml",
     "run",
     "save_weights",

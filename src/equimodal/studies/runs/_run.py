@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
-from equimodal.diagnostics import evaluate, probe_scores, rule_scores
+from equimodal.diagnostics import Outcomes, evaluate, probe_scores, rule_scores, sample_outcomes
 from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
 from equimodal.studies.runs._companions import WEIGHTS, load_companions
 from equimodal.studies.runs._identity import check_config, check_fingerprint, check_finished, located
+from equimodal.studies.runs._outcomes import OUTCOMES, write_outcomes
 from equimodal.studies.runs._records import (
     environment,
     plain,
@@ -334,15 +335,18 @@ def conclude(method: Method, data: Dataset, config: RunConfig, folder: Path, bes
         folder: of the run, with its history.
         best: what :func:`fit` returned.
     """
-    metrics = _finish(method, data, config, best)
+    metrics, outcomes = _finish(method, data, config, best)
     metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
     save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
+    write_outcomes(folder / OUTCOMES, outcomes)
     write_json(folder / "metrics.json", metrics)
     (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
     return metrics
 
 
-def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]) -> dict[str, Any]:
+def _finish(
+    method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Outcomes]]:
     """Fit the inference rule on validation data, then look at the test split, once."""
     size = max(256, config.training.batch_size)
     validation = loader(data.validation, size)
@@ -368,5 +372,4 @@ def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str,
     if config.probe:
         train = loader(data.train, size, shuffle=False)
         metrics["probe"] = probe_scores(method, train, validation, test)
-    result: dict[str, Any] = plain(metrics)
-    return result
+    return plain(metrics), sample_outcomes(method, test)
