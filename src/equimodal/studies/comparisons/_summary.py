@@ -13,7 +13,16 @@ from equimodal.diagnostics import Outcomes
 from equimodal.errors import DataError
 from equimodal.methods import get
 from equimodal.studies.comparisons._differences import differences
-from equimodal.studies.runs import OUTCOMES, check_config, environment, plain, read_json, read_lines, read_outcomes
+from equimodal.studies.runs import (
+    OUTCOMES,
+    SELECTIONS,
+    check_config,
+    environment,
+    plain,
+    read_json,
+    read_lines,
+    read_outcomes,
+)
 from equimodal.studies.setup import Entry, StudyConfig, cell_folder, resolved_options
 
 
@@ -76,8 +85,7 @@ def summarise(
                     "modalities": list(data.modalities), "classes": len(data.classes)},
         "protocol": {"name": data.protocol.name, "description": data.protocol.description,
                      "validation": getattr(data.protocol, "validation", None)},
-        "selection": ("epoch with the best validation score" if config.training.selection == "best" else "last epoch")
-        + "; inference rules and temperatures fitted on "
+        "selection": SELECTIONS[config.training.selection] + "; inference rules and temperatures fitted on "
         "validation data; "
                      "the test split is read once, after that",
         "budget": {"training": vars(config.training), "model": vars(config.model), "seeds": config.seeds},
