@@ -7,6 +7,9 @@ References:
         arXiv 2411.01409 (CGGM).
     [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587 (MIE, IGM).
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
+    [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
+        arXiv 2203.15332 (OGM, OGM-GE).
+    [Wei2024b] Wei et al., On-the-fly modulation for balanced multimodal learning, TPAMI 2024 (OPM).
     [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
         arXiv 2405.17730.
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
@@ -19,6 +22,8 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
+from equimodal.functional._confidence import true_label_probability, true_probability
+from equimodal.functional._modulation import discrepancy_ratios, ogm_coefficients
 from equimodal.functional._opinions import (
     binary_uncertainty,
     fit_gaussian_scale,
@@ -60,6 +65,7 @@ __all__ = [
     "binary_uncertainty",
     "cosine_similarity",
     "direction_loss",
+    "discrepancy_ratios",
     "entropy",
     "fit_gaussian_scale",
     "fit_temperature",
@@ -71,6 +77,7 @@ __all__ = [
     "gaussian_nll",
     "gaussian_nll_residual",
     "norm_restoration",
+    "ogm_coefficients",
     "orthogonal_projector_update",
     "output_weight_gradient",
     "pareto_weights",
@@ -81,6 +88,8 @@ __all__ = [
     "softmax_backward",
     "softmax_cross_entropy_residual",
     "softmin_weights",
+    "true_label_probability",
+    "true_probability",
     "uncentred_covariance_sum",
     "uncertainty",
     "uncertainty_weights",

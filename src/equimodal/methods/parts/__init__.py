@@ -2,8 +2,10 @@
 
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
+from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
+from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
 from equimodal.methods.parts._heads import (
     Heads,
     adapted,
@@ -30,8 +32,10 @@ __all__ = [
     "BranchMethod",
     "Companions",
     "Direction",
+    "GradientNoise",
     "Heads",
     "Mixup",
+    "Noise",
     "PlannedLoader",
     "ProbeRun",
     "ProjectingMethod",
@@ -40,8 +44,11 @@ __all__ = [
     "Stages",
     "Target",
     "adapted",
+    "batch_confidences",
     "branch_phase",
     "check_way",
+    "confidence_sums",
+    "confidences",
     "default_head",
     "detached",
     "equal_width",
@@ -53,6 +60,7 @@ __all__ = [
     "published_head",
     "reset_optimizer",
     "scale_encoders",
+    "scoring_way",
     "training_samples",
     "unimodal_phase",
     "usual_way",
