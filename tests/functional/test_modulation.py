@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from equimodal.functional import (
+    agm_coefficients,
     discrepancy_ratios,
     ogm_coefficients,
+    relative_strengths,
     true_label_probability,
     true_probability,
 )
@@ -54,6 +56,25 @@ def test_ogm_damps_what_is_ahead_and_only_that() -> None:
     assert near(ogm_coefficients(t(1, 1), 0.8), 1, 1)  # a tie
     assert float(ogm_coefficients(t(1 + 1e-9, 1), 0.8)[0]) == pytest.approx(1 - math.tanh(0.8))  # a jump, to 0.336
     assert near(ogm_coefficients(t(1e12, 0), 0.8), 0, 1)
+
+
+# ---- AGM ------------------------------------------------------------------------------------------------------------
+
+
+def test_relative_strengths() -> None:
+    # losses 1 and 2: exp(2 * (1.5 - 1)) = e, the published form with the mean over both
+    assert near(relative_strengths(t(-1, -2)), math.e, 1 / math.e)
+    # of three the factor 2 becomes M / (M - 1) = 1.5
+    assert near(relative_strengths(t(-1, -2, -3)), math.exp(1.5), 1, math.exp(-1.5))
+    known = torch.tensor([True, False, True])
+    assert near(relative_strengths(t(-1, -50, -2), known), math.e, 1, 1 / math.e)
+    assert near(relative_strengths(t(-1, -50, -2), torch.tensor([False, False, True])), 1, 1, 1)
+
+
+def test_agm_keeps_the_course_and_is_capped() -> None:
+    assert near(agm_coefficients(t(1.5, 0.5), t(1.5, 0.5), 2.0, 10.0), 1, 1)
+    assert near(agm_coefficients(t(2, 0.5), t(1, 1), 2.0, 10.0), math.exp(-2), math.e)
+    assert near(agm_coefficients(t(0, 0), t(12, 9), 1.0, 10.0) / math.exp(10), 1, math.exp(-1))
 
 
 # ---- confidences ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ References:
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
         arXiv 2203.15332 (OGM, OGM-GE).
+    [Li2023] Li et al., Boosting multi-modal model performance with adaptive gradient modulation, ICCV 2023,
+        arXiv 2308.07686 (AGM).
     [Wei2024b] Wei et al., On-the-fly modulation for balanced multimodal learning, TPAMI 2024 (OPM).
     [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
         arXiv 2405.17730.
@@ -23,7 +25,12 @@ from equimodal.functional._balance import (
     softmax_cross_entropy_residual,
 )
 from equimodal.functional._confidence import true_label_probability, true_probability
-from equimodal.functional._modulation import discrepancy_ratios, ogm_coefficients
+from equimodal.functional._modulation import (
+    agm_coefficients,
+    discrepancy_ratios,
+    ogm_coefficients,
+    relative_strengths,
+)
 from equimodal.functional._opinions import (
     binary_uncertainty,
     fit_gaussian_scale,
@@ -60,6 +67,7 @@ from equimodal.functional._uncertainty import Measure as Measure
 
 __all__ = [
     "MEASURES",
+    "agm_coefficients",
     "balance_terms",
     "binary_cross_entropy_residual",
     "binary_uncertainty",
@@ -84,6 +92,7 @@ __all__ = [
     "plasticity",
     "product_weights",
     "project_rows",
+    "relative_strengths",
     "soft_dice",
     "softmax_backward",
     "softmax_cross_entropy_residual",

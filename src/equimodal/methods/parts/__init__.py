@@ -7,6 +7,7 @@ from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
 from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
 from equimodal.methods.parts._heads import (
+    SHARED,
     Heads,
     adapted,
     branch_phase,
@@ -29,6 +30,7 @@ from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 
 __all__ = [
+    "SHARED",
     "BranchMethod",
     "Companions",
     "Direction",
