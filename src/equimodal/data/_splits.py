@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
@@ -28,6 +28,8 @@ class Store:
     classes: tuple[str, ...]
     present: Mapping[str, Tensor]
     size: int
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
+    """Kind of group -> (size,) number of each sample's group."""
 
 
 class Tensors:
@@ -149,6 +151,23 @@ class Split(TorchDataset[dict[str, Any]], ABC):
             return {}
         counts = torch.bincount(self.target, minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, counts, strict=True))
+
+    @property
+    def group_labels(self) -> Tensor | None:
+        """Number of the group that each row of the dataset is in, by ``Batch.index``; ``None`` without groups.
+
+        Samples of one group (speaker, patient, recording ...) are alike. Of several kinds of groups it is the coarsest
+        that tells the samples of this split apart.
+
+        Example:
+            >>> from equimodal.data import load_avdigits
+            >>> split = load_avdigits().validation
+            >>> len(split.group_labels[split.rows].unique()) < len(split)
+            True
+        """
+        counts = {g: len(np.unique(codes[self._rows].numpy())) for g, codes in self._store.groups.items()}
+        kinds = [g for g, count in counts.items() if count > 1]
+        return self._store.groups[min(kinds, key=lambda g: counts[g])] if kinds else None
 
     def __len__(self) -> int:
         return len(self._rows)

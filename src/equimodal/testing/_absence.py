@@ -73,8 +73,8 @@ def a_modality_of_nobody_is_one_left_out(case: Case) -> None:
     for gone in NAMES[:3]:
         masked, short = case.make(3), case.make(3)
         case.allows_absent(masked)
-        nobody = Batch(batch.inputs, batch.target, {gone: torch.zeros(12, dtype=torch.bool)})
-        left_out = Batch({m: x for m, x in batch.inputs.items() if m != gone}, batch.target)
+        nobody = Batch(batch.inputs, batch.target, {gone: torch.zeros(12, dtype=torch.bool)}, batch.index)
+        left_out = Batch({m: x for m, x in batch.inputs.items() if m != gone}, batch.target, None, batch.index)
         before = weights(masked)
         train(masked, sgd(masked), range(2), [nobody], total=2)
         train(short, sgd(short), range(2), [left_out], total=2)
