@@ -17,6 +17,7 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
+from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
 from equimodal.functional._opinions import (
     binary_uncertainty,
     fit_gaussian_scale,
@@ -54,8 +55,10 @@ __all__ = [
     "MEASURES",
     "balance_terms",
     "binary_cross_entropy_residual",
+    "binary_jensen_shannon",
     "binary_uncertainty",
     "cosine_similarity",
+    "cross_modal_contrast",
     "direction_loss",
     "entropy",
     "fit_gaussian_scale",
@@ -67,6 +70,7 @@ __all__ = [
     "fuse_numbers",
     "gaussian_nll",
     "gaussian_nll_residual",
+    "jensen_shannon",
     "orthogonal_projector_update",
     "output_weight_gradient",
     "plasticity",

@@ -5,6 +5,7 @@ from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
 from equimodal.methods.parts._fixed import FixedHead, zero_features
+from equimodal.methods.parts._game import PermutationGame
 from equimodal.methods.parts._heads import (
     Heads,
     adapted,
@@ -34,6 +35,7 @@ __all__ = [
     "FixedHead",
     "Heads",
     "Mixup",
+    "PermutationGame",
     "PlannedLoader",
     "ProbeRun",
     "ProjectingMethod",
