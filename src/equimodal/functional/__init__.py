@@ -17,6 +17,7 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
+from equimodal.functional._boosting import lagging, residual_target
 from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
 from equimodal.functional._opinions import (
     binary_uncertainty,
@@ -71,11 +72,13 @@ __all__ = [
     "gaussian_nll",
     "gaussian_nll_residual",
     "jensen_shannon",
+    "lagging",
     "orthogonal_projector_update",
     "output_weight_gradient",
     "plasticity",
     "product_weights",
     "project_rows",
+    "residual_target",
     "soft_dice",
     "softmax_backward",
     "softmax_cross_entropy_residual",
