@@ -23,7 +23,8 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
-from equimodal.functional._boosting import known_share
+from equimodal.functional._boosting import lagging, residual_target
+from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
 from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
 from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
 from equimodal.functional._opinions import (
@@ -42,6 +43,7 @@ from equimodal.functional._projection import (
     project_rows,
     uncentred_covariance_sum,
 )
+from equimodal.functional._reconcilement import known_share
 from equimodal.functional._residuals import (
     binary_cross_entropy_residual,
     gaussian_nll,
@@ -77,12 +79,14 @@ __all__ = [
     "MEASURES",
     "balance_terms",
     "binary_cross_entropy_residual",
+    "binary_jensen_shannon",
     "binary_uncertainty",
     "combined_opinion",
     "confidence_ranking",
     "constant_cross_entropy",
     "cosine_similarity",
     "cross_entropy_at",
+    "cross_modal_contrast",
     "direction_loss",
     "dirichlet_logarithms",
     "energy_confidence",
@@ -102,7 +106,9 @@ __all__ = [
     "fuse_numbers",
     "gaussian_nll",
     "gaussian_nll_residual",
+    "jensen_shannon",
     "known_share",
+    "lagging",
     "norm_restoration",
     "orthogonal_projector_update",
     "output_weight_gradient",
@@ -112,6 +118,7 @@ __all__ = [
     "present_weights",
     "product_weights",
     "project_rows",
+    "residual_target",
     "skill",
     "skill_weights",
     "soft_dice",

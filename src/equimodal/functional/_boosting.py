@@ -1,37 +1,52 @@
-"""What one modality learns beside the ensemble of the others."""
+"""Boosting inside one modality: what is left of a target, and which modality gets another classifier."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from equimodal.errors import MethodError
 
-def known_share(
-    output: Tensor, others: Tensor, target: Tensor, residual: Literal["true_class", "full"] = "true_class"
-) -> Tensor:
-    r"""Log-likelihood of a modality, weighted by what the ensemble of the others says already.
 
-    Subtracting it from the cross-entropy of p = softmax(output) leaves what the others F do not know:
-    :math:`\sum_c y_c\, \mathrm{softmax}(F)_c \log p_c`, or, with the whole of the functional gradient y - softmax(F),
-    :math:`\sum_c \mathrm{softmax}(F)_c \log p_c`.
+def residual_target(target: Tensor, probabilities: Sequence[Tensor], share: float) -> Tensor:
+    r"""What earlier classifiers leave of the target ([Jiang2025b], residual error).
+
+    :math:`\tilde y = \max\left(y - \lambda \sum_j y \odot p_j, 0\right)`, with :math:`p_j` the prediction of each
+    earlier classifier by itself. It is no distribution: its rows sum to what is left.
 
     Args:
-        output: (B, C) logits of the modality.
-        others: (B, C) logits of the ensemble of the others; without a graph.
-        target: (B,) classes, or (B, C) probabilities.
-        residual: the true class alone, or all classes.
+        target: y, (B, C), one-hot or probabilities.
+        probabilities: :math:`p_j`, (B, C) each.
+        share: :math:`\lambda \ge 0`.
 
     Returns:
-        (B,), at most 0.
+        (B, C), detached.
 
     Example:
-        >>> known_share(torch.zeros(1, 2), torch.tensor([[0.0, 200.0]]), torch.tensor([1]))
-        tensor([-0.6931])
+        >>> import torch
+        >>> residual_target(torch.tensor([[1.0, 0.0]]), [torch.tensor([[0.6, 0.4]])], 0.5)
+        tensor([[0.7000, 0.0000]])
     """
-    weights = torch.softmax(others, dim=1)
-    if residual == "true_class":
-        hard = not target.is_floating_point()
-        weights = weights * (torch.nn.functional.one_hot(target, output.shape[1]) if hard else target)
-    return (weights * torch.log_softmax(output, dim=1)).sum(1)
+    left = target
+    for p in probabilities:
+        left = left - share * target * p.detach()
+    return left.clamp_min(0)
+
+
+def lagging(scores: Sequence[float], ratio: float = 1.0, margin: float = 0.01) -> list[bool]:
+    r"""Which modalities are behind some other: :math:`\max_{j \ne m} s_j - \sigma s_m > \tau` ([Jiang2025b]).
+
+    Args:
+        scores: s, M >= 2 numbers.
+        ratio: :math:`\sigma > 0`.
+        margin: :math:`\tau \ge 0`, in the unit of the scores; within it nobody is behind.
+
+    Example:
+        >>> lagging([0.5, 0.3, 0.495])
+        [False, True, False]
+    """
+    if len(scores) < 2:
+        raise MethodError(f"`scores`: expected at least 2. Found {len(scores)}.")
+    best = [max(s for j, s in enumerate(scores) if j != m) for m in range(len(scores))]
+    return [other - ratio * own > margin for own, other in zip(scores, best, strict=True)]

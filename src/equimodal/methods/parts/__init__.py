@@ -4,7 +4,9 @@ from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, tr
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
+from equimodal.methods.parts._epoch_scores import EpochScores, Order
 from equimodal.methods.parts._fixed import FixedHead, zero_features
+from equimodal.methods.parts._game import PermutationGame
 from equimodal.methods.parts._heads import (
     Heads,
     adapted,
@@ -31,9 +33,12 @@ __all__ = [
     "BranchMethod",
     "Companions",
     "Direction",
+    "EpochScores",
     "FixedHead",
     "Heads",
     "Mixup",
+    "Order",
+    "PermutationGame",
     "PlannedLoader",
     "ProbeRun",
     "ProjectingMethod",
