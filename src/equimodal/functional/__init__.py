@@ -6,6 +6,7 @@ References:
     [Guo2024] Guo et al., Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024,
         arXiv 2411.01409 (CGGM).
     [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587 (MIE, IGM).
+    [Hua2024] Hua et al., ReconBoost: Boosting Can Achieve Modality Reconcilement, ICML 2024, arXiv 2405.09321.
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
         arXiv 2203.15332 (OGM, OGM-GE).
@@ -28,6 +29,8 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
+from equimodal.functional._boosting import lagging, residual_target
+from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
 from equimodal.functional._confidence import true_label_probability, true_probability
 from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
 from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
@@ -53,6 +56,7 @@ from equimodal.functional._projection import (
     project_rows,
     uncentred_covariance_sum,
 )
+from equimodal.functional._reconcilement import known_share
 from equimodal.functional._residuals import (
     binary_cross_entropy_residual,
     gaussian_nll,
@@ -89,6 +93,7 @@ __all__ = [
     "agm_coefficients",
     "balance_terms",
     "binary_cross_entropy_residual",
+    "binary_jensen_shannon",
     "binary_uncertainty",
     "bounded_balance",
     "combined_opinion",
@@ -96,6 +101,7 @@ __all__ = [
     "constant_cross_entropy",
     "cosine_similarity",
     "cross_entropy_at",
+    "cross_modal_contrast",
     "direction_loss",
     "dirichlet_logarithms",
     "discrepancy_ratios",
@@ -116,6 +122,9 @@ __all__ = [
     "fuse_numbers",
     "gaussian_nll",
     "gaussian_nll_residual",
+    "jensen_shannon",
+    "known_share",
+    "lagging",
     "norm_restoration",
     "ogm_coefficients",
     "orthogonal_projector_update",
@@ -127,6 +136,7 @@ __all__ = [
     "product_weights",
     "project_rows",
     "relative_strengths",
+    "residual_target",
     "skill",
     "skill_weights",
     "soft_dice",

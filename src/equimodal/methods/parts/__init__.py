@@ -5,7 +5,9 @@ from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
+from equimodal.methods.parts._epoch_scores import EpochScores, Order
 from equimodal.methods.parts._fixed import FixedHead, zero_features
+from equimodal.methods.parts._game import PermutationGame
 from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
 from equimodal.methods.parts._heads import (
     SHARED,
@@ -35,11 +37,14 @@ __all__ = [
     "BranchMethod",
     "Companions",
     "Direction",
+    "EpochScores",
     "FixedHead",
     "GradientNoise",
     "Heads",
     "Mixup",
     "Noise",
+    "Order",
+    "PermutationGame",
     "PlannedLoader",
     "ProbeRun",
     "ProjectingMethod",
