@@ -58,8 +58,8 @@ class ModelConfig:
         size: size of the encoders that are chosen by the kind of the modality: small or base.
         head_hidden: width of a hidden layer in the head; 0 is a linear head (a 1x1 convolution).
         encoders: modality -> options of its encoder (dropout ...), on top of the chosen defaults.
-        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank, CrossAttention or LateTransformer. For
-            CrossAttention encoders that can keep their steps do so.
+        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank, CrossAttention or LateTransformer.
+            For CrossAttention encoders that can keep their steps do so.
         fusion_options: options of the fusion: fill, and sequences (Concat, Sum), main (FiLM, Gated), out_features
             (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention), hidden
             (LateTransformer, beside width, heads, layers, dropout).
