@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equimodal._utils.plugins import Plugins
 from equimodal.errors import MethodError, NonFiniteError, PluginError, UnsupportedError
 from equimodal.inference._named import PAPER_RULES, PaperRule, paper_rule
-from equimodal.inference._rules import RULES, RuleName
+from equimodal.inference._rules import ALONE, RULES, RuleName
 from equimodal.tasks import Distribution, Task
 
 GROUP = "equimodal.rules"
@@ -85,14 +85,16 @@ def rule_name(rule: Rule) -> str:
 
 
 def needs_of(rule: Rule) -> frozenset[str]:
-    """What a rule cannot do without: ``"fused"``, ``"unimodal"``, both, or neither for ``"auto"``.
+    """What a rule cannot do without: ``"fused"``, ``"unimodal"``, both, or neither for ``"auto"`` and ``"skill"``.
 
     Example:
         >>> needs_of("fused"), needs_of("auto")
         (frozenset({'fused'}), frozenset())
     """
-    if rule == "auto":
+    if rule in ("auto", "skill"):  # they take what there is
         return frozenset()
+    if isinstance(rule, str) and rule.startswith(ALONE):
+        return frozenset({"unimodal"})
     if isinstance(rule, str):
         custom = custom_rule(rule)
         return frozenset({"fused"} if rule == "fused" else {"unimodal"}) if custom is None else needs_of(custom)
@@ -120,6 +122,8 @@ def custom_rule(rule: Rule) -> InferenceRule | None:
         PluginError: the package that registers the name cannot be used.
     """
     name = rule if isinstance(rule, str) else None
+    if name is not None and name.startswith(ALONE):
+        return None
     if name in (*RULES, *PAPER_RULES):
         _OUTSIDE.warn_if_shadowed(name)
         return paper_rule(name)
@@ -141,7 +145,7 @@ def check_custom(rule: InferenceRule, distribution: Distribution) -> None:
         UnsupportedError: the rule does not allow outputs of this kind.
     """
     name = rule_name(rule)
-    if name in RULES or not name.isprintable():
+    if name in RULES or name.startswith(ALONE) or not name.isprintable():
         raise MethodError(f"`inference`: expected a name of its own for the rule. Found {name!r}. Set its `name`.")
     for attribute, allowed in (("needs", NEEDS), ("distributions", DISTRIBUTIONS)):
         entries = getattr(rule, attribute, allowed)

@@ -100,7 +100,7 @@ def bad_batches_are_refused(case: Case) -> None:
     """A batch that does not fit is refused by name, and nothing has moved."""
     method, batch = case.make(2), toy_batch(2)
     engine, before = sgd(method), weights(method)
-    announce(method, engine)
+    announce(method, engine, batches=[batch])
     y = cast(Tensor, batch.target)
     with expect_error(BatchError, r"unknown \['smell'\]", "an unknown modality"):
         method.training_step(Batch({**batch.inputs, "smell": torch.zeros(12, 1)}, y), engine)
@@ -133,7 +133,7 @@ def batches_of_every_form_are_the_same(case: Case) -> None:
     for name, form in forms.items():
         method = case.make(2)
         engine = sgd(method)
-        announce(method, engine)
+        announce(method, engine, batches=[batch])
         try:
             method.training_step(form, engine)
         except BatchError as error:
