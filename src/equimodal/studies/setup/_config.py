@@ -212,7 +212,8 @@ class StudyConfig:
         model: the encoders, equal for all.
         training: the budget, equal for all.
         controls: add the controls that ``entries`` lacks, see :data:`~equimodal.studies.CONTROLS`; of the one for
-            single modalities, an entry for each.
+            single modalities, an entry for each. And of an entry that is a method with its defaults, under its own
+            name, the further rows that the method asks for (``MethodInfo.rows``), as ``"NAME, frozen"``.
     """
 
     entries: dict[str, Entry]
@@ -254,6 +255,10 @@ class StudyConfig:
             single = controls.pop("single")
             rows |= {name: Entry(name) for name in controls.values()}
             rows |= {f"{single}[{m}]": Entry(single, {"modality": m}) for m in data.modalities}
+            for label, entry in self.entries.items():
+                if label == entry.method and not entry.options and not entry.uses:
+                    for name, options in get(entry.method).info.rows.items():
+                        rows[f"{label}, {name}"] = Entry(entry.method, dict(options))
         rows |= self.entries
         for label, entry in rows.items():
             check_uses(entry.method, entry.options, entry.uses, f"entry {label!r}: ")
