@@ -71,7 +71,7 @@ def a_model_of_ones_own(case: Case) -> None:
     expect_finite(method.predict(toy_batch(2).inputs).output, "prediction")
 
 
-_SMALL: dict[str, dict[str, int]] = {"LateTransformer": {"width": 8, "heads": 2, "hidden": 8, "layers": 1}}
+_SMALL: dict[str, dict[str, Any]] = {"LateTransformer": {"width": 8, "heads": 2, "hidden": 8, "layers": 1}}
 """Of fusions whose defaults are larger than all else here."""
 
 
