@@ -312,6 +312,7 @@ def build(
         classes=classes,
         present={m: torch.from_numpy(mask) for m, mask in present.items()},
         size=size,
+        groups={g: torch.from_numpy(np.unique(own, return_inverse=True)[1]) for g, own in groups.items()},
     )
     specs = {n: _spec(card, n, s) for n, s in sources.items()}
     chosen_options = {"protocol": chosen.name, "target": goal.name, "modalities": list(names), **(options or {})}

@@ -7,6 +7,11 @@ References:
         arXiv 2411.01409 (CGGM).
     [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587 (MIE, IGM).
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
+    [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
+        arXiv 2405.17730.
+    [Zhang2023] Zhang et al., Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023,
+        arXiv 2306.02050 (QMF).
+    [Han2021] Han et al., Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051 (TMC).
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
 
@@ -17,6 +22,8 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
+from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
+from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
 from equimodal.functional._opinions import (
     binary_uncertainty,
     fit_gaussian_scale,
@@ -25,6 +32,7 @@ from equimodal.functional._opinions import (
     fuse_numbers,
     softmin_weights,
 )
+from equimodal.functional._pareto import norm_restoration, pareto_weights
 from equimodal.functional._projection import (
     flat_projector,
     orthogonal_projector_update,
@@ -38,6 +46,19 @@ from equimodal.functional._residuals import (
     gaussian_nll_residual,
     soft_dice,
     softmax_backward,
+)
+from equimodal.functional._skill import (
+    constant_cross_entropy,
+    cross_entropy_at,
+    fit_offset,
+    fit_scale_and_offsets,
+    fit_slope,
+    pool_gaussians,
+    present_weights,
+    skill,
+    skill_weights,
+    unexplained_share,
+    weighted_sum,
 )
 from equimodal.functional._uncertainty import (
     MEASURES,
@@ -55,10 +76,22 @@ __all__ = [
     "balance_terms",
     "binary_cross_entropy_residual",
     "binary_uncertainty",
+    "combined_opinion",
+    "confidence_ranking",
+    "constant_cross_entropy",
     "cosine_similarity",
+    "cross_entropy_at",
     "direction_loss",
+    "dirichlet_logarithms",
+    "energy_confidence",
+    "energy_fusion",
     "entropy",
+    "evidence",
+    "evidential_loss",
     "fit_gaussian_scale",
+    "fit_offset",
+    "fit_scale_and_offsets",
+    "fit_slope",
     "fit_temperature",
     "flat_projector",
     "fuse",
@@ -67,11 +100,17 @@ __all__ = [
     "fuse_numbers",
     "gaussian_nll",
     "gaussian_nll_residual",
+    "norm_restoration",
     "orthogonal_projector_update",
     "output_weight_gradient",
+    "pareto_weights",
     "plasticity",
+    "pool_gaussians",
+    "present_weights",
     "product_weights",
     "project_rows",
+    "skill",
+    "skill_weights",
     "soft_dice",
     "softmax_backward",
     "softmax_cross_entropy_residual",
@@ -79,4 +118,6 @@ __all__ = [
     "uncentred_covariance_sum",
     "uncertainty",
     "uncertainty_weights",
+    "unexplained_share",
+    "weighted_sum",
 ]

@@ -96,7 +96,7 @@ def bad_batches_are_refused(case: Case) -> None:
     """A batch that does not fit is refused by name, and nothing has moved."""
     method, batch = case.make(2), toy_batch(2)
     engine, before = sgd(method), weights(method)
-    announce(method, engine)
+    announce(method, engine, batches=[batch])
     y = cast(Tensor, batch.target)
     with expect_error(BatchError, r"unknown \['smell'\]", "an unknown modality"):
         method.training_step(Batch({**batch.inputs, "smell": torch.zeros(12, 1)}, y), engine)
@@ -116,7 +116,10 @@ def bad_batches_are_refused(case: Case) -> None:
 
 
 def batches_of_every_form_are_the_same(case: Case) -> None:
-    """A Batch, a pair, a list of two, a mapping and a list of one train to the same weights."""
+    """A Batch, a pair, a list of two, a mapping and a list of one train to the same weights.
+
+    A method that remembers samples refuses those without an index by name.
+    """
     batch = toy_batch(2)
     forms: dict[str, Any] = {
         "Batch": batch, "pair": (batch.inputs, batch.target), "list of two": [batch.inputs, batch.target],
@@ -126,8 +129,12 @@ def batches_of_every_form_are_the_same(case: Case) -> None:
     for name, form in forms.items():
         method = case.make(2)
         engine = sgd(method)
-        announce(method, engine)
-        method.training_step(form, engine)
+        announce(method, engine, batches=[batch])
+        try:
+            method.training_step(form, engine)
+        except BatchError as error:
+            expect(str(error).startswith("`batch.index`") and form not in (batch, [batch]), f"with a batch as {name}")
+            continue
         first = weights(method) if first is None else first
         expect_identical(first, weights(method), f"with a batch as {name}")
 

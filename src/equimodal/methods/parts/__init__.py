@@ -4,6 +4,7 @@ from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, tr
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
+from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._heads import (
     Heads,
     adapted,
@@ -30,6 +31,7 @@ __all__ = [
     "BranchMethod",
     "Companions",
     "Direction",
+    "FixedHead",
     "Heads",
     "Mixup",
     "PlannedLoader",
@@ -56,4 +58,5 @@ __all__ = [
     "training_samples",
     "unimodal_phase",
     "usual_way",
+    "zero_features",
 ]

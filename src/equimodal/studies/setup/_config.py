@@ -89,8 +89,10 @@ class TrainingConfig:
         clip_norm: largest gradient norm; null does not clip.
         accumulate: micro-batches per update.
         precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (float16 with a loss scale) or 64-true.
-        selection: ``best``, the epoch with the best validation score (the first of equals); or ``last``, which chooses
-            nothing: right where the validation split is so small that the best epoch is mostly a lucky one.
+        selection: ``best``, the epoch with the best validation score (the first of equals); ``last``, which chooses
+            nothing: right where the validation split is so small that the best epoch is mostly a lucky one; or
+            ``average``, the mean of the weights after each epoch of the last quarter (arXiv 1803.05407), running
+            statistics included.
         patience: epochs without a better validation score before training stops; null never stops early.
         device: auto, cpu, gpu, cuda or mps: Lightning's accelerator.
         augment: modality -> augmentations of training batches, such as ``{"image": ["flip", "crop"]}``.
@@ -107,7 +109,7 @@ class TrainingConfig:
     clip_norm: float | None = None
     accumulate: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    selection: Literal["best", "last"] = "best"
+    selection: Literal["best", "last", "average"] = "best"
     patience: int | None = None
     device: str = "auto"
     checkpoint_every: int | None = None
@@ -128,11 +130,16 @@ class TrainingConfig:
         for name, allowed in (
             ("optimizer", ("adamw", "adam", "sgd")),
             ("schedule", ("cosine", "constant", "step")),
-            ("selection", ("best", "last")),
+            ("selection", ("best", "last", "average")),
             ("precision", ("32-true", "bf16-mixed", "16-mixed", "64-true")),
         ):
             if getattr(self, name) not in allowed:
                 raise unknown_name(f"training.{name}", str(getattr(self, name)), allowed)
+        if self.selection == "average" and self.patience is not None:
+            raise MethodError(
+                "`training.patience`: expected null with selection 'average', which needs the last quarter of the "
+                f"epochs. Found {self.patience}. Choose selection 'best' or 'last', or leave patience out."
+            )
 
 
 @dataclass
