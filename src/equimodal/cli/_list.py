@@ -12,7 +12,7 @@ from equimodal.methods import MethodSummary, overview
 
 BUILT_IN = {
     "avdigits": "handwritten digits paired with spoken digits; dials for the noise of each modality",
-    "synthetic": "latent-variable generator with known best accuracy; dials for information, redundancy, synergy ...",
+    "synthetic": "generator with known best result, for every task; dials for information, redundancy, synergy ...",
 }
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from equimodal.diagnostics._outcomes import Outcomes, sample_terms
 from equimodal.errors import BatchError, SmallValidationWarning
 from equimodal.inference import Inference
 from equimodal.methods import BatchLike, Method, evaluating, outputs_on
@@ -160,3 +162,23 @@ def rule_scores(
             for part, seen in (("validation", _collect(method, validation)), ("test", _collect(method, test)))
         }
     return scores
+
+
+@torch.no_grad()
+def sample_outcomes(method: Method, batches: Iterable[BatchLike]) -> dict[str, Outcomes]:
+    """What the prediction and each unimodal output earned on every sample, in the order of ``batches``.
+
+    Args:
+        method: trained; its rule is the one in force.
+        batches: with targets.
+
+    Returns:
+        ``"prediction"`` and ``"unimodal/MODALITY"`` -> outcomes; samples without the modality do not count there.
+    """
+    found = _collect(method, batches)
+    outcomes = {"prediction": sample_terms(method.task, found.output, found.target)}
+    for m, z in found.unimodal.items():
+        own = sample_terms(method.task, z, found.target)
+        rows = found.present[m].cpu().numpy()[:, None]
+        outcomes[f"unimodal/{m}"] = Outcomes(np.where(rows, own.numerator, 0), np.where(rows, own.denominator, 0))
+    return outcomes

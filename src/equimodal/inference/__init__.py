@@ -10,6 +10,8 @@ from equimodal.inference._evidence import thinned as thinned
 from equimodal.inference._folds import FOLDS as FOLDS
 from equimodal.inference._folds import Groups as Groups
 from equimodal.inference._inference import Inference
+from equimodal.inference._named import PAPER_RULES as PAPER_RULES
+from equimodal.inference._named import Energy, Evidential
 from equimodal.inference._prediction import Prediction
 from equimodal.inference._rules import MEASURES_OF as MEASURES_OF
 from equimodal.inference._rules import RULES, apply_rule, rules_for
@@ -26,6 +28,8 @@ __all__ = [
     "JOINT",
     "ORDER",
     "RULES",
+    "Energy",
+    "Evidential",
     "Expert",
     "Inference",
     "InferenceRule",

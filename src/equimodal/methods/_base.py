@@ -147,7 +147,8 @@ class Method(Predictor):
             return self._step(batches, engine)
 
     def _step(self, batches: list[Batch], engine: Engine) -> StepReport:
-        report, self._aside = StepReport(extras=self._aside), {}
+        report = StepReport(extras=self._aside)
+        self.__dict__["_aside"] = {}  # plainly: nn.Module takes long to set an attribute
         batches = self.prepare(batches)
         shares = LossShares(self.task, batches, self.modalities, self.single_loss)
         for phase in self.phases(batches):
@@ -165,7 +166,7 @@ class Method(Predictor):
         return report
 
     def _descend(self, phase: Phase, batches: list[Batch], engine: Engine) -> Descent:
-        self._phase = phase
+        self.__dict__["_phase"] = phase
         try:
             return engine.descend(phase, batches, self.sharpness)
         except ValueError as error:
@@ -173,7 +174,7 @@ class Method(Predictor):
                 raise one_sample_error(f"batch (phase {phase.name})", "the model or a head") from error
             raise
         finally:
-            self._phase = None
+            self.__dict__["_phase"] = None
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Moment before the phases: batch-level augmentation."""

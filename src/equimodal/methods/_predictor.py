@@ -80,7 +80,7 @@ class Predictor(nn.Module):
     @property
     def multimodal(self) -> Multimodal:
         """The model, typed by what a method uses of it."""
-        return cast(Multimodal, self.model)
+        return cast(Multimodal, self._modules["model"])  # as self.model, without the search
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -90,9 +90,10 @@ class Predictor(nn.Module):
     def check_batch(self, batch: BatchLike | Batch) -> Batch:
         """``batch`` as a :class:`Batch` of this model's modalities with a target."""
         checked = Batch.of(batch)
-        unknown = sorted(set(checked.inputs) - set(self.modalities))
-        if unknown:
-            raise BatchError(f"`inputs`: expected the modalities {list(self.modalities)}. Found unknown {unknown}.")
+        known = self.modalities
+        if any(m not in known for m in checked.inputs):
+            unknown = sorted(set(checked.inputs) - set(known))
+            raise BatchError(f"`inputs`: expected the modalities {list(known)}. Found unknown {unknown}.")
         if checked.target is None:
             raise BatchError("`target`: expected a tensor for training. Found None.")
         if checked.target.device.type == "cpu":  # elsewhere it would synchronise; loaders look on the host

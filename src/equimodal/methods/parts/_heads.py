@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from equimodal._utils.modules import QuickParameters
 from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Objective, Phase
 from equimodal.errors import ModelError, UnsupportedError
@@ -21,7 +22,7 @@ from equimodal.tasks import Task, distribution_of
 from equimodal.unimodal import OwnHeads, Shapley, Split, UnimodalOutputs
 
 
-class Heads(nn.Module):
+class Heads(QuickParameters):
     """One head per modality, kept by position because modality names are free text.
 
     Args:

@@ -9,9 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from equimodal.data import Dataset
+from equimodal.diagnostics import Outcomes
 from equimodal.errors import DataError
 from equimodal.methods import get
-from equimodal.studies.runs import check_config, environment, plain, read_json, read_lines
+from equimodal.studies.comparisons._differences import differences
+from equimodal.studies.runs import (
+    OUTCOMES,
+    SELECTIONS,
+    check_config,
+    environment,
+    plain,
+    read_json,
+    read_lines,
+    read_outcomes,
+)
 from equimodal.studies.setup import Entry, StudyConfig, cell_folder, resolved_options
 
 
@@ -22,6 +33,7 @@ def summarise(
     rows, histories, incomplete = [], [], [f"failed: {c}: {why}" for c, why in failures.items()]
     entries, cells = config.rows(data), config.cells(data)
     found: dict[str, list[dict[str, Any]]] = {}
+    outcomes: dict[str, dict[int, dict[str, Outcomes]]] = {}
     for label in entries:
         for seed in config.seeds:
             name, cell = f"{label}/seed{seed}", cell_folder(folder, label, seed)
@@ -33,6 +45,7 @@ def summarise(
                 incomplete.append(f"left out: {name}: {error}")
                 continue
             found.setdefault(label, []).append(read_json(cell / "metrics.json"))
+            outcomes.setdefault(label, {})[seed] = read_outcomes(cell / OUTCOMES)
             histories.append({"method": label, "seed": seed, "epochs": _epochs(cell / "history.jsonl")})
     independent = next((label for label, e in entries.items() if get(e.method).info.role == "independent"), "")
     alone = {m["seed"]: m["probe"] for m in found.get(independent, []) if "probe" in m}
@@ -63,6 +76,7 @@ def summarise(
             "cost": costs.get(label),
             "seconds": statistics.fmean(m["seconds"] for m in metrics),
         })  # fmt: skip
+    rivals = [label for label in found if get(entries[label].method).info.control]
     study: dict[str, Any] = plain({
         "title": f"{data.name}: {len(rows)} entries, {len(config.seeds)} seed(s)",
         "created": time.strftime("%Y-%m-%d %H:%M"),
@@ -71,12 +85,12 @@ def summarise(
                     "modalities": list(data.modalities), "classes": len(data.classes)},
         "protocol": {"name": data.protocol.name, "description": data.protocol.description,
                      "validation": getattr(data.protocol, "validation", None)},
-        "selection": ("epoch with the best validation score" if config.training.selection == "best" else "last epoch")
-        + "; inference rules and temperatures fitted on "
+        "selection": SELECTIONS[config.training.selection] + "; inference rules and temperatures fitted on "
         "validation data; "
                      "the test split is read once, after that",
         "budget": {"training": vars(config.training), "model": vars(config.model), "seeds": config.seeds},
         "rows": rows,
+        "differences": differences(outcomes, rivals, independent),
         "histories": histories,
         "incomplete": incomplete,
         "environment": environment(),

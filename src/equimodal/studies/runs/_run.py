@@ -15,16 +15,16 @@ from typing import Any
 import torch
 
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
-from equimodal.diagnostics import evaluate, probe_scores, rule_scores
+from equimodal.diagnostics import Outcomes, evaluate, probe_scores, rule_scores, sample_outcomes
 from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
 from equimodal.studies.runs._companions import WEIGHTS, load_companions
 from equimodal.studies.runs._identity import check_config, check_fingerprint, check_finished, located
+from equimodal.studies.runs._outcomes import OUTCOMES, write_outcomes
 from equimodal.studies.runs._records import (
     environment,
     plain,
-    read_checkpoint,
     read_json,
     read_lines,
     read_yaml,
@@ -32,6 +32,7 @@ from equimodal.studies.runs._records import (
     write_text,
     write_yaml,
 )
+from equimodal.studies.runs._select import load_selected
 from equimodal.studies.runs._signals import PREVIOUS, Terminated, Termination, locked
 from equimodal.studies.runs._weights import load_weights, save_weights
 from equimodal.studies.setup import (
@@ -95,19 +96,14 @@ def run(
     if "test" not in data.parts:
         require(data.test, TestSplit, "test")  # refused now, not after the training
     with contextlib.ExitStack() as stack, Termination(f"equimodal train --resume --out {folder}") as termination:
-        with _own_randomness():
+        with own_randomness():
             method = seeded(config, data, load_companions(config, data, folder))
             refuse_incomplete(method, data.train.present)
             stack.enter_context(locked(folder))
-            _prepare_folder(config, folder, data, resume)
+            prepare_folder(config, folder, data, resume)
             best = fit(method, data.train, data.validation, config, folder, resume=resume, progress=progress, bar=bar,
                        loggers=loggers, termination=termination)  # fmt: skip
-        metrics = _finish(method, data, config, best)
-        metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
-        save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
-        write_json(folder / "metrics.json", metrics)
-        (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
-    return metrics
+        return conclude(method, data, config, folder, best)
 
 
 def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
@@ -121,13 +117,14 @@ def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
     config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
     data = build_data(located(config.data, folder))
     check_fingerprint(folder, data)
-    with _own_randomness():
+    with own_randomness():
         method = seeded(config, data)
     load_weights(method, folder / WEIGHTS)
     return config, data, method
 
 
-def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool) -> None:
+def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool) -> None:
+    """Write what the run is; refuse a folder that holds another one."""
     known = folder / "config.yaml"
     if known.exists():
         if not resume:
@@ -157,7 +154,7 @@ def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool
 
 
 @contextlib.contextmanager
-def _own_randomness() -> Iterator[None]:
+def own_randomness() -> Iterator[None]:
     """Leave the generators of the caller as they were."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     state = save_random_state()
@@ -180,10 +177,26 @@ def fit(
     bar: bool = False,
     loggers: bool = True,
     termination: Termination | None = None,
+    until: int | None = None,
+    average: bool = False,
 ) -> dict[str, Any]:
     """Train ``method`` and load the epoch that scored best on validation data into it.
 
     Only training and validation splits are accepted; anything else is a type error.
+
+    Args:
+        method: as it is before its first epoch.
+        train: the samples to fit on.
+        validation: the samples to choose on.
+        config: of the run; ``config.training.epochs`` decides the schedule.
+        folder: for history and checkpoints.
+        resume: continue from the newest checkpoint there.
+        progress: called after every epoch.
+        bar: show Lightning's progress bar.
+        loggers: write a TensorBoard log too.
+        termination: says whether the process was asked to end.
+        until: stop after so many of the epochs, and load the last one; a call with ``resume`` goes on from there.
+        average: keep the mean of the last weights beside the chosen ones, as ``selection="average"`` does.
 
     Returns:
         {"epoch": ..., "score": ...} of the selected epoch.
@@ -196,10 +209,13 @@ def fit(
     except ImportError as error:
         raise missing_extra("lightning", "cli", "Training with the Trainer") from error
     from equimodal.lightning import MethodModule
+    from equimodal.studies.runs._average import Pause, WeightAverage
     from equimodal.studies.runs._checkpoint import LAST, Keeper, epoch_of, newest
     from equimodal.studies.runs._history import Checkpoints, History
 
     settings = config.training
+    if until is not None and until < settings.epochs:  # nothing is chosen yet
+        settings = dataclasses.replace(settings, selection="last")
     module = MethodModule(
         method,
         optimizer_factory(settings),
@@ -217,6 +233,10 @@ def fit(
         Checkpoints(dirpath=checkpoints, filename="last", **every),  # after the best one, whose state it holds
         Keeper(checkpoints / LAST, settings.checkpoint_every, termination or Termination()),
     ]
+    if average or config.training.selection == "average":
+        callbacks.append(WeightAverage(settings.epochs))
+    if until is not None:
+        callbacks.append(Pause(until))
     if settings.patience is not None:
         callbacks.append(EarlyStopping("validation/score", mode="max", patience=settings.patience))
     logger = TensorBoardLogger(folder / "logs", name="tensorboard", version="") if loggers else False
@@ -224,9 +244,11 @@ def fit(
     if resumed is not None:
         content = resumed[1]
         history.keep_until(epoch_of(content))
+        if until is not None and epoch_of(content) + 1 >= until and not content.get("inside_epoch"):
+            return _select(method, folder, settings)
         states = content.get("callbacks", {})
         if any(state.get("stopped_epoch") for name, state in states.items() if name.startswith("EarlyStopping")):
-            return _select(method, checkpoints, settings)
+            return _select(method, folder, settings)
     elif (folder / "history.jsonl").exists():
         write_text(folder / "history.jsonl", "")
     quiet = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -279,7 +301,7 @@ def fit(
             raise KeyboardInterrupt from error
         finally:
             quiet.setLevel(level)
-    return _select(method, checkpoints, settings)
+    return _select(method, folder, settings)
 
 
 def _precision(settings: TrainingConfig) -> dict[str, Any]:
@@ -295,21 +317,36 @@ def _precision(settings: TrainingConfig) -> dict[str, Any]:
     return {"plugins": [WholeFiles()], "precision": settings.precision}
 
 
-def _select(method: Method, checkpoints: Path, settings: TrainingConfig) -> dict[str, Any]:
-    """Load the selected epoch; which one it is, and its validation score."""
-    best = settings.selection == "best"
-    content = read_checkpoint(checkpoints / ("best.ckpt" if best else "last.ckpt"))
-    state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
-    method.load_state_dict(state)
+def _select(method: Method, folder: Path, settings: TrainingConfig) -> dict[str, Any]:
+    """Load the selected weights; which they are, and their validation score."""
+    found = load_selected(method, folder, settings.selection)
     if settings.device == "cpu":
         method.to("cpu")
-    by = "best validation score" if best else "last epoch, nothing chosen"
-    epoch = int(content["epoch"])
-    scores = {r["epoch"]: r["validation"]["score"] for r in read_lines(checkpoints.parent / "history.jsonl")}
-    return {"by": by, "epoch": epoch, "score": scores.get(epoch)}
+    return found
 
 
-def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]) -> dict[str, Any]:
+def conclude(method: Method, data: Dataset, config: RunConfig, folder: Path, best: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit the inference rule, read the test split, and leave weights and metrics; returns the metrics.
+
+    Args:
+        method: trained, with the selected weights.
+        data: of the run.
+        config: of the run.
+        folder: of the run, with its history.
+        best: what :func:`fit` returned.
+    """
+    metrics, outcomes = _finish(method, data, config, best)
+    metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
+    save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
+    write_outcomes(folder / OUTCOMES, outcomes)
+    write_json(folder / "metrics.json", metrics)
+    (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
+    return metrics
+
+
+def _finish(
+    method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Outcomes]]:
     """Fit the inference rule on validation data, then look at the test split, once."""
     size = max(256, config.training.batch_size)
     validation = loader(data.validation, size)
@@ -336,5 +373,4 @@ def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str,
     if config.probe:
         train = loader(data.train, size, shuffle=False)
         metrics["probe"] = probe_scores(method, train, validation, test)
-    result: dict[str, Any] = plain(metrics)
-    return result
+    return plain(metrics), sample_outcomes(method, test)

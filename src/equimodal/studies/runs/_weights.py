@@ -98,10 +98,11 @@ def _copy(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, wh
 def _parts(method: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of the state, and the extra state of those submodules where it is plain values.
 
-    That is what prediction depends on (the chosen inference rule, the part of a staged training); generators and the
-    like belong to checkpoints.
+    That is what prediction depends on (the chosen inference rule, the part of a staged training); generators, memories
+    of the training samples (modules that say ``checkpoint_only``) and the like belong to checkpoints.
     """
-    state = method.state_dict()
+    aside = tuple(f"{n}." for n, module in method.named_modules() if getattr(module, "checkpoint_only", False))
+    state = {name: value for name, value in method.state_dict().items() if not name.startswith(aside)}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     extra = {}
     for name, value in state.items():

@@ -58,10 +58,11 @@ class ModelConfig:
         size: size of the encoders that are chosen by the kind of the modality: small or base.
         head_hidden: width of a hidden layer in the head; 0 is a linear head (a 1x1 convolution).
         encoders: modality -> options of its encoder (dropout ...), on top of the chosen defaults.
-        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank or CrossAttention. For CrossAttention
-            encoders that can keep their steps do so.
+        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank, CrossAttention or LateTransformer.
+            For CrossAttention encoders that can keep their steps do so.
         fusion_options: options of the fusion: fill, and sequences (Concat, Sum), main (FiLM, Gated), out_features
-            (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention).
+            (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention), hidden
+            (LateTransformer, beside width, heads, layers, dropout).
     """
 
     feature_size: int = 64
@@ -89,8 +90,10 @@ class TrainingConfig:
         clip_norm: largest gradient norm; null does not clip.
         accumulate: micro-batches per update.
         precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (float16 with a loss scale) or 64-true.
-        selection: ``best``, the epoch with the best validation score (the first of equals); or ``last``, which chooses
-            nothing: right where the validation split is so small that the best epoch is mostly a lucky one.
+        selection: ``best``, the epoch with the best validation score (the first of equals); ``last``, which chooses
+            nothing: right where the validation split is so small that the best epoch is mostly a lucky one; or
+            ``average``, the mean of the weights after each epoch of the last quarter (arXiv 1803.05407), running
+            statistics included.
         patience: epochs without a better validation score before training stops; null never stops early.
         device: auto, cpu, gpu, cuda or mps: Lightning's accelerator.
         augment: modality -> augmentations of training batches, such as ``{"image": ["flip", "crop"]}``.
@@ -107,7 +110,7 @@ class TrainingConfig:
     clip_norm: float | None = None
     accumulate: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    selection: Literal["best", "last"] = "best"
+    selection: Literal["best", "last", "average"] = "best"
     patience: int | None = None
     device: str = "auto"
     checkpoint_every: int | None = None
@@ -128,11 +131,16 @@ class TrainingConfig:
         for name, allowed in (
             ("optimizer", ("adamw", "adam", "sgd")),
             ("schedule", ("cosine", "constant", "step")),
-            ("selection", ("best", "last")),
+            ("selection", ("best", "last", "average")),
             ("precision", ("32-true", "bf16-mixed", "16-mixed", "64-true")),
         ):
             if getattr(self, name) not in allowed:
                 raise unknown_name(f"training.{name}", str(getattr(self, name)), allowed)
+        if self.selection == "average" and self.patience is not None:
+            raise MethodError(
+                "`training.patience`: expected null with selection 'average', which needs the last quarter of the "
+                f"epochs. Found {self.patience}. Choose selection 'best' or 'last', or leave patience out."
+            )
 
 
 @dataclass
@@ -204,7 +212,8 @@ class StudyConfig:
         model: the encoders, equal for all.
         training: the budget, equal for all.
         controls: add the controls that ``entries`` lacks, see :data:`~equimodal.studies.CONTROLS`; of the one for
-            single modalities, an entry for each.
+            single modalities, an entry for each. And of an entry that is a method with its defaults, under its own
+            name, the further rows that the method asks for (``MethodInfo.rows``), as ``"NAME, frozen"``.
     """
 
     entries: dict[str, Entry]
@@ -246,6 +255,10 @@ class StudyConfig:
             single = controls.pop("single")
             rows |= {name: Entry(name) for name in controls.values()}
             rows |= {f"{single}[{m}]": Entry(single, {"modality": m}) for m in data.modalities}
+            for label, entry in self.entries.items():
+                if label == entry.method and not entry.options and not entry.uses:
+                    for name, options in get(entry.method).info.rows.items():
+                        rows[f"{label}, {name}"] = Entry(entry.method, dict(options))
         rows |= self.entries
         for label, entry in rows.items():
             check_uses(entry.method, entry.options, entry.uses, f"entry {label!r}: ")
