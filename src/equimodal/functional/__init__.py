@@ -54,6 +54,7 @@ from equimodal.functional._projection import (
     orthogonal_projector_update,
     plasticity,
     project_rows,
+    removed_direction,
     uncentred_covariance_sum,
 )
 from equimodal.functional._reconcilement import known_share
@@ -136,6 +137,7 @@ __all__ = [
     "product_weights",
     "project_rows",
     "relative_strengths",
+    "removed_direction",
     "residual_target",
     "skill",
     "skill_weights",
