@@ -80,6 +80,7 @@ class InferenceModel(nn.Module):
         self._standardised: dict[str, int] = {}
         for position, (m, (mean, scale)) in enumerate((standardise or {}).items()):
             self._standardised[m] = position
+            _refuse_rounding(m, torch.as_tensor(mean).double(), torch.as_tensor(scale).double())
             self.register_buffer(f"mean_{position}", torch.as_tensor(mean, dtype=torch.float32))
             self.register_buffer(f"scale_{position}", torch.as_tensor(scale, dtype=torch.float32))
 
@@ -220,6 +221,17 @@ def _standardised(x: Tree, statistics: tuple[Any, Any] | None) -> Tree:
     mean, scale = (torch.as_tensor(v, dtype=torch.float32) for v in statistics)
     x = tree_map(lambda t: (t - mean) * scale if t.is_floating_point() else t, x)
     return clean(x) if isinstance(x, Tokens) else x
+
+
+def _refuse_rounding(modality: str, mean: Tensor, scale: Tensor) -> None:
+    """Refuse inputs that the exported model would be given in float32, where their differences are lost."""
+    rounding = torch.finfo(torch.float32).eps / 2 * (mean * scale).abs().max()
+    if rounding > 1e-3:
+        raise ModelError(
+            f"`standardise`: expected inputs {modality!r} that float32 can tell apart. Found a mean of "
+            f"{float(mean.abs().max()):g}, where it rounds by {float(rounding):.2g} deviations. Subtract a constant "
+            "from the data before training."
+        )
 
 
 def _traced(model: nn.Module, arguments: tuple[Any, ...], dynamic_batch: bool) -> torch.export.ExportedProgram:

@@ -45,6 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Concat": {"fill": "learnt"}, "Sum": {"fill": "renormalise"}, "Late": {"fill": "zeros"}, "FiLM": {"main": "v"},
     "Gated": {"main": "s", "out_features": 5}, "LowRank": {"rank": 2, "out_features": 7},
     "CrossAttention": {"width": 8, "heads": 2, "layers": 1},
+    "LateTransformer": {"width": 8, "heads": 2, "hidden": 8, "layers": 1},
 }  # fmt: skip
 every_fusion = pytest.mark.parametrize("name", fusions())
 # what is refused with a sentence; every other pair of a fusion and a method trains

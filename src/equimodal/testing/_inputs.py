@@ -71,13 +71,17 @@ def a_model_of_ones_own(case: Case) -> None:
     expect_finite(method.predict(toy_batch(2).inputs).output, "prediction")
 
 
+_SMALL: dict[str, dict[str, Any]] = {"LateTransformer": {"width": 8, "heads": 2, "hidden": 8, "layers": 1}}
+"""Of fusions whose defaults are larger than all else here."""
+
+
 def every_fusion_trains_or_is_refused(case: Case, fusion: str) -> None:
     """With each fusion of the library a step moves something and stays finite, or the fusion is refused by name."""
     torch.manual_seed(0)
     encoders: dict[str, nn.Module] = {m: mlp(n, WIDTH) for m, n in SIZES.items()}
     sizes = dict.fromkeys(encoders, WIDTH)
     late = fusion == "Late"
-    join: Any = Late(sizes, CLASSES) if late else fusions.get(fusion)(sizes)
+    join: Any = Late(sizes, CLASSES) if late else fusions.get(fusion)(sizes, **_SMALL.get(fusion, {}))
     head = nn.Identity() if late else nn.Linear(join.out_features, CLASSES)
     try:
         method = case.on(MultimodalModel(encoders, join, head).double())
