@@ -14,7 +14,7 @@ from equimodal._utils.arguments import one_of
 from equimodal._utils.shapes import line_up
 from equimodal.errors import BelowSingleWarning, MethodError, SmallValidationWarning, UnsupportedError
 from equimodal.functional import MEASURES, Measure
-from equimodal.inference._candidates import TEMPERED, Comparison, RuleScore, alone, compare
+from equimodal.inference._candidates import TEMPERED, Comparison, RuleScore, alone, compare, rule_output
 from equimodal.inference._custom import (
     InferenceRule,
     Rule,
@@ -115,6 +115,7 @@ class Inference(nn.Module):
         self._chosen: str | None = None
         self._pool: SkillPool | None = None
         self._scores: dict[str, RuleScore] = {}
+        self._tempered: Tensor | None = None  # temperatures fitted on all of the samples, whether in force or not
 
     def extra_repr(self) -> str:
         """Arguments, and what was fitted, for ``repr``."""
@@ -226,6 +227,36 @@ class Inference(nn.Module):
         output, weights = apply_rule(rule, unimodal, present, self.measure, self.distribution)
         return Prediction(output, unimodal, weights, rule, self.distribution)
 
+    def output_of(
+        self,
+        label: str,
+        fused: Tensor | None,
+        unimodal: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        """Output (B, C, ...) of any rule of :attr:`scores` on other samples, whatever rule is in force.
+
+        Args:
+            label: a name in :attr:`scores`, but that of a rule of one's own.
+            fused: as of :meth:`forward`.
+            unimodal: as of :meth:`forward`, before any temperature.
+            present: as of :meth:`forward`.
+
+        Raises:
+            MethodError: nothing of that name has been fitted. Temperatures of rules that are not in force are not
+                saved with the weights.
+        """
+        experts = self._experts(fused, unimodal)
+        if label == "skill" and self._pool is not None:
+            return self._pool(experts, present, kind_of(self.distribution, next(iter(experts.values()))))[0]
+        temperature = None if self._tempered is None else dict(zip(self.modalities, self._tempered, strict=True))
+        if label not in self._scores or label == "skill" or (label.endswith(TEMPERED) and temperature is None):
+            raise MethodError(
+                f"`label`: expected a rule that has been fitted in this process, of {list(self._scores)}. Found "
+                f"{label!r}. Call fit first, with the rule 'auto' for temperatures."
+            )
+        return rule_output(label, experts, present, self.distribution, self.measure, temperature)
+
     def _readable(self, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """Outputs at their temperature, zero in rows that do not have the modality."""
         outputs = self.scaled(unimodal)
@@ -274,7 +305,7 @@ class Inference(nn.Module):
         experts = self._experts(fused, unimodal)
         codes = group_codes(groups, len(target))
         data = Evidence(task, self.distribution, experts, self._masks(present, target), target, codes, reduced or {})
-        temperature = self._temperatures(unimodal, present, target)
+        temperature = self._tempered = self._temperatures(unimodal, present, target)
         skill = fit_skill(data) if self.rule == "skill" or not data.infinite() else None
         self._pool = None if skill is None else skill.pool
         if self.rule not in ("auto", "skill"):
@@ -321,6 +352,7 @@ class Inference(nn.Module):
         """The first rule in the order of preference within one standard error of the best."""
         if len(data) < fewest(data.kind):
             self._chosen = "fused" if JOINT in data.outputs else "mean"
+            self.temperature.copy_(temperature if self.calibrated else torch.ones_like(temperature))
             return
         label = found.choice() or ("fused" if JOINT in data.outputs else "mean")
         self._chosen = label.removesuffix(TEMPERED)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from equimodal.methods._info import MethodInfo as MethodInfo
     from equimodal.methods._options import Within as Within
     from equimodal.methods._options import check_options as check_options
+    from equimodal.methods._outputs import Outputs as Outputs
+    from equimodal.methods._outputs import outputs_on as outputs_on
     from equimodal.methods._predictor import BatchLike as BatchLike
     from equimodal.methods._validation import Validation as Validation
     from equimodal.methods._validation import ValidationSums as ValidationSums
@@ -62,6 +64,8 @@ _HOMES = {
     "measure": "_validation",
     "part_of": "_validation",
     "evaluating": "_predictor",
+    "Outputs": "_outputs",
+    "outputs_on": "_outputs",
     "refuse_incomplete": "_base",
 }
 """General names, and the file that each is from. The methods are found by the registry."""

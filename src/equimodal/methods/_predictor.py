@@ -146,6 +146,11 @@ class Predictor(nn.Module):
         features, presence = self.features_of(inputs, present)
         return (*self.outputs_of(features, presence), presence)
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether outputs come from features alone; a class with an ``outputs`` of its own may do anything."""
+        return type(self).outputs is Predictor.outputs
+
     def features_of(
         self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None
     ) -> tuple[dict[str, Tree], Presence | None]:
@@ -229,8 +234,7 @@ class Predictor(nn.Module):
         part = getattr(getattr(batches, "split", None), "part", "validation")
         if part != "validation":
             raise MethodError(f"`batches`: expected validation data. Found the {part} split. Pass dataset.validation.")
-        plain = type(self).outputs is Predictor.outputs  # else the features alone do not say what they mean
-        found = outputs_on(self, batches, groups, reduced=plain and self.inference.rule in ("skill", "auto"))
+        found = outputs_on(self, batches, groups, reduced=self.inference.rule in ("skill", "auto"))
         return self.inference.fit(
             self.task, found.fused, found.unimodal, found.present, found.target, groups=found.groups,
             reduced=found.reduced,

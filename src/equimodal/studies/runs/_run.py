@@ -366,6 +366,7 @@ def _finish(
         "test": {"score": on_test.score, "loss": on_test.loss, "unimodal": on_test.unimodal, **on_test.metrics},
         "validation": {"score": on_validation.score, "loss": on_validation.loss, "unimodal": on_validation.unimodal},
         "rules": rule_scores(method, validation, test),
+        "inference": method.inference.record(),
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
     }
