@@ -20,7 +20,6 @@ def test_train_takes_the_advice_for_the_task_and_what_is_given(cli: CLI) -> None
     assert (shown["inference"], shown["projector_reset"], shown["alpha_scale"]) == ("skill", "epoch", "absolute")
     assert shown["alpha"] == 0.1
     assert "by rule 'skill'" in cli([*asked, "--quiet"])
-    assert "validation samples" in cli.err
 
 
 def test_without_it_the_defaults_are_the_papers(cli: CLI) -> None:
