@@ -311,6 +311,7 @@ def build(
         classes=classes,
         present={m: torch.from_numpy(mask) for m, mask in present.items()},
         size=size,
+        groups=groups,
     )
     specs = {n: _spec(card, n, s) for n, s in sources.items()}
     chosen_options = {"protocol": chosen.name, "target": goal.name, "modalities": list(names), **(options or {})}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
@@ -28,6 +29,7 @@ class Store:
     classes: tuple[str, ...]
     present: Mapping[str, Tensor]
     size: int
+    groups: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 class Split(TorchDataset[dict[str, Any]], ABC):
@@ -104,6 +106,17 @@ class Split(TorchDataset[dict[str, Any]], ABC):
     def present(self) -> dict[str, Tensor]:
         """Modality -> boolean (n,), for the modalities that some sample lacks."""
         return {m: mask.index_select(0, self._rows) for m, mask in self._store.present.items()}
+
+    @property
+    def groups(self) -> dict[str, npt.NDArray[Any]]:
+        """Group of the protocol (speaker, patient ...) -> (n,) what each sample belongs to; empty without groups.
+
+        Example:
+            >>> from equimodal.data import load_avdigits
+            >>> list(load_avdigits().validation.groups)
+            ['speaker']
+        """
+        return {name: values[self._rows.numpy()] for name, values in self._store.groups.items()}
 
     @property
     def class_counts(self) -> dict[str, int]:
