@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from equimodal.errors import DataError, missing_extra
+from equimodal.errors import DataError, EquimodalError, missing_extra
 from equimodal.studies.runs import write_bytes
 
 if TYPE_CHECKING:
@@ -79,3 +79,25 @@ def _damaged(path: Path, found: str) -> DataError:
         f"`{path}`: expected the journal of a tuning, one record a line. Found: {found}. Restore it, or start anew in "
         "another folder."
     )
+
+
+def spent(study: optuna.Study) -> float:
+    """Joint epochs of all trials, as far as they were looked at; a part that failed counts as a whole one."""
+    total = 0.0
+    for trial in study.get_trials(deepcopy=False):
+        if "cost" in trial.user_attrs:
+            steps = [*trial.intermediate_values, trial.user_attrs["start"]]
+            total += trial.user_attrs["cost"] * (max(steps) - trial.user_attrs["start"])
+        total += trial.user_attrs.get("charged", 0.0)
+    return total
+
+
+def plan_of(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
+    """Why a trial was made; empty for those that the sampler suggested."""
+    return str(trial.user_attrs.get("plan") or "")
+
+
+def reason(error: BaseException) -> str:
+    """Why a trial failed, on one line."""
+    text = str(error) if isinstance(error, EquimodalError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())

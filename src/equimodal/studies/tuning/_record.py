@@ -14,9 +14,9 @@ from equimodal.studies.setup import RunConfig
 from equimodal.studies.tuning._candidates import Candidate
 from equimodal.studies.tuning._config import TuneConfig
 from equimodal.studies.tuning._importance import importance
-from equimodal.studies.tuning._journal import TRIALS
+from equimodal.studies.tuning._journal import TRIALS, plan_of, spent
 from equimodal.studies.tuning._plan import rungs
-from equimodal.studies.tuning._search import CONTROL, FINISH, plan_of, spent
+from equimodal.studies.tuning._search import CONTROL, FINISH
 from equimodal.studies.tuning._trial import OUTPUTS
 from equimodal.studies.tuning._verdict import Finished
 

@@ -18,7 +18,7 @@ from equimodal.studies.comparisons import declared_cost, end_workers, measure_co
 from equimodal.studies.runs import Terminated, Termination, own_randomness, read_lines
 from equimodal.studies.setup import RunConfig, method_options, seeded
 from equimodal.studies.tuning._config import TuneConfig
-from equimodal.studies.tuning._journal import TRIALS
+from equimodal.studies.tuning._journal import TRIALS, plan_of, reason, spent
 from equimodal.studies.tuning._plan import least, remaining, rungs
 from equimodal.studies.tuning._space import Choice, option_space
 from equimodal.studies.tuning._trial import advance, advance_apart, config_of
@@ -364,29 +364,9 @@ class Search:
             now = len(read_lines(job.folder / "history.jsonl")) if epoch is None else epoch
             done += job.cost * max(0, min(now, job.until) - job.done)
             text = text or job.label
+        best = max((t.value for t in self._study.get_trials(deepcopy=False) if t.value is not None), default=None)
+        text += "" if best is None or not text else f", best {best:.4g}"
         self._progress(round(done), round(self._config.budget), text)
-
-
-def spent(study: optuna.Study) -> float:
-    """Joint epochs of all trials, as far as they were looked at; a part that failed counts as a whole one."""
-    total = 0.0
-    for trial in study.get_trials(deepcopy=False):
-        if "cost" in trial.user_attrs:
-            steps = [*trial.intermediate_values, trial.user_attrs["start"]]
-            total += trial.user_attrs["cost"] * (max(steps) - trial.user_attrs["start"])
-        total += trial.user_attrs.get("charged", 0.0)
-    return total
-
-
-def plan_of(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
-    """Why a trial was made; empty for those that the sampler suggested."""
-    return str(trial.user_attrs.get("plan") or "")
-
-
-def reason(error: BaseException) -> str:
-    """Why a trial failed, on one line."""
-    text = str(error) if isinstance(error, EquimodalError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
 
 
 @contextmanager

@@ -200,7 +200,7 @@ def in_words(verdict: Verdict, test: Mapping[str, Any] | None, percent: bool) ->
     if test is None or test.get("difference") is None:
         return said
     difference = Difference(**test["difference"])
-    check = "the interval lies above zero too" if difference.better else (
+    check = "the interval lies above zero" if difference.better else (
         "the interval lies below zero" if difference.worse else "the interval includes zero"
     )  # fmt: skip
     return f"{said} On test data the composition is {_with_interval(difference, percent)} above the control; {check}."
