@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from equimodal.methods._info import MethodInfo as MethodInfo
     from equimodal.methods._options import Within as Within
     from equimodal.methods._options import check_options as check_options
+    from equimodal.methods._options import options_of as options_of
     from equimodal.methods._outputs import Outputs as Outputs
     from equimodal.methods._outputs import outputs_on as outputs_on
     from equimodal.methods._predictor import BatchLike as BatchLike
@@ -62,6 +63,7 @@ _HOMES = {
     "ValidationSums": "_validation",
     "check_options": "_options",
     "measure": "_validation",
+    "options_of": "_options",
     "part_of": "_validation",
     "evaluating": "_predictor",
     "Outputs": "_outputs",
