@@ -11,6 +11,9 @@ References:
         arXiv 2203.15332 (OGM, OGM-GE).
     [Li2023] Li et al., Boosting multi-modal model performance with adaptive gradient modulation, ICCV 2023,
         arXiv 2308.07686 (AGM).
+    [Wang2020] Wang, Tran and Feiszli, What makes training multi-modal classification networks hard?, CVPR 2020,
+        arXiv 1905.12681 (G-Blend).
+    [Fan2023] Fan et al., PMR: Prototypical modal rebalance for multimodal learning, CVPR 2023, arXiv 2211.07089.
     [Wei2024b] Wei et al., On-the-fly modulation for balanced multimodal learning, TPAMI 2024 (OPM).
     [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
         arXiv 2405.17730.
@@ -24,6 +27,7 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
+from equimodal.functional._blending import blending_weights
 from equimodal.functional._confidence import true_label_probability, true_probability
 from equimodal.functional._modulation import (
     agm_coefficients,
@@ -47,6 +51,7 @@ from equimodal.functional._projection import (
     project_rows,
     uncentred_covariance_sum,
 )
+from equimodal.functional._prototypes import pmr_coefficients, prototype_logits
 from equimodal.functional._residuals import (
     binary_cross_entropy_residual,
     gaussian_nll,
@@ -71,6 +76,7 @@ __all__ = [
     "balance_terms",
     "binary_cross_entropy_residual",
     "binary_uncertainty",
+    "blending_weights",
     "cosine_similarity",
     "direction_loss",
     "discrepancy_ratios",
@@ -90,8 +96,10 @@ __all__ = [
     "output_weight_gradient",
     "pareto_weights",
     "plasticity",
+    "pmr_coefficients",
     "product_weights",
     "project_rows",
+    "prototype_logits",
     "relative_strengths",
     "soft_dice",
     "softmax_backward",

@@ -53,7 +53,7 @@ def absent_content_influences_nothing(case: Case) -> None:
     reports: list[list[dict[str, float]]] = [[], []]
     for seen, method, batch in zip(reports, (ours, theirs), (dirty, clean), strict=True):
         engine = case.engine(method)
-        announce(method, engine, steps=3)
+        announce(method, engine, steps=3, batches=[batch])
         for _ in range(3):
             seen.append({n: float(v) for n, v in method.training_step(batch, engine).losses.items()})
         train(method, engine, range(3), [batch], total=3)

@@ -34,8 +34,9 @@ def train(
         after_step: called after every step.
     """
     plain = [b for entry in batches for b in (entry if isinstance(entry, list) else [entry])]
+    parts = max((len(entry) for entry in batches if isinstance(entry, list)), default=1)
     for epoch in epochs:
-        context = EpochContext(epoch, total, len(batches), plain, engine, plain)
+        context = EpochContext(epoch, total, len(batches), plain, engine, plain, parts)
         method.train()
         method.on_train_epoch_start(context)
         for batch in batches:
@@ -54,10 +55,15 @@ def validation_of(method: Method, batches: Sequence[Any], score: float) -> Valid
 
 
 def announce(
-    method: Method, engine: PlainEngine | None = None, epoch: int = 0, epochs: int = 2, steps: int = 1
+    method: Method,
+    engine: PlainEngine | None = None,
+    epoch: int = 0,
+    epochs: int = 2,
+    steps: int = 1,
+    batches: Sequence[Batch] | None = None,
 ) -> None:
-    """The moment before an epoch."""
-    method.on_train_epoch_start(EpochContext(epoch, epochs, steps, None, engine))
+    """The moment before an epoch; ``batches`` are the training and the validation samples, if they are offered."""
+    method.on_train_epoch_start(EpochContext(epoch, epochs, steps, batches, engine, batches))
 
 
 def sgd(method: nn.Module, lr: float = 0.05, momentum: float = 0.9, **options: Any) -> PlainEngine:

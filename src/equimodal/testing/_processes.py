@@ -113,7 +113,7 @@ def _fail(rank: int, job: Job) -> dict[str, Any]:
     if "error" in outcome:
         return outcome
     method.train()
-    method.on_train_epoch_start(EpochContext(1, 3, 1, [half], engine))
+    method.on_train_epoch_start(EpochContext(1, 3, 1, [half], engine, [half]))
     before = {n: t for n, t in tensors(method).items() if "generator" not in n}
     message = ""
     try:

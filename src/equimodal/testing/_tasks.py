@@ -58,7 +58,7 @@ def absent_content_influences_nothing_on_a_task(case: Case, name: str, count: in
         case.allows_absent(method)
         batch = task_batch(name, method.task, count, size=12, absent=value)
         engine = sgd(method, lr=0.01)
-        announce(method, engine, steps=2)
+        announce(method, engine, steps=2, batches=[batch])
         losses = []
         for _ in range(2):
             report = method.training_step(batch, engine)
