@@ -12,6 +12,9 @@ References:
         arXiv 2203.15332 (OGM, OGM-GE).
     [Li2023] Li et al., Boosting multi-modal model performance with adaptive gradient modulation, ICCV 2023,
         arXiv 2308.07686 (AGM).
+    [Wang2020] Wang, Tran and Feiszli, What makes training multi-modal classification networks hard?, CVPR 2020,
+        arXiv 1905.12681 (G-Blend).
+    [Fan2023] Fan et al., PMR: Prototypical modal rebalance for multimodal learning, CVPR 2023, arXiv 2211.07089.
     [Wei2024b] Wei et al., On-the-fly modulation for balanced multimodal learning, TPAMI 2024 (OPM).
     [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
         arXiv 2405.17730.
@@ -29,6 +32,7 @@ from equimodal.functional._balance import (
     output_weight_gradient,
     softmax_cross_entropy_residual,
 )
+from equimodal.functional._blending import blending_weights
 from equimodal.functional._boosting import lagging, residual_target
 from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
 from equimodal.functional._confidence import true_label_probability, true_probability
@@ -57,6 +61,7 @@ from equimodal.functional._projection import (
     removed_direction,
     uncentred_covariance_sum,
 )
+from equimodal.functional._prototypes import pmr_coefficients, prototype_logits
 from equimodal.functional._reconcilement import known_share
 from equimodal.functional._residuals import (
     binary_cross_entropy_residual,
@@ -96,6 +101,7 @@ __all__ = [
     "binary_cross_entropy_residual",
     "binary_jensen_shannon",
     "binary_uncertainty",
+    "blending_weights",
     "bounded_balance",
     "combined_opinion",
     "confidence_ranking",
@@ -132,10 +138,12 @@ __all__ = [
     "output_weight_gradient",
     "pareto_weights",
     "plasticity",
+    "pmr_coefficients",
     "pool_gaussians",
     "present_weights",
     "product_weights",
     "project_rows",
+    "prototype_logits",
     "relative_strengths",
     "removed_direction",
     "residual_target",
