@@ -7,6 +7,8 @@ References:
         arXiv 2411.01409 (CGGM).
     [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587 (MIE, IGM).
     [Hua2024] Hua et al., ReconBoost: Boosting Can Achieve Modality Reconcilement, ICML 2024, arXiv 2405.09321.
+    [Yang2024] Yang et al., Facilitating Multimodal Classification via Dynamically Learning Modality Gap, NeurIPS 2024
+        (LFM).
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
         arXiv 2405.17730.
@@ -16,6 +18,7 @@ References:
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
 
+from equimodal.functional._alignment import alignment_share, divergence_from_mean, released_alignment_share
 from equimodal.functional._balance import (
     balance_terms,
     cosine_similarity,
@@ -77,6 +80,7 @@ from equimodal.functional._uncertainty import Measure as Measure
 
 __all__ = [
     "MEASURES",
+    "alignment_share",
     "balance_terms",
     "binary_cross_entropy_residual",
     "binary_jensen_shannon",
@@ -89,6 +93,7 @@ __all__ = [
     "cross_modal_contrast",
     "direction_loss",
     "dirichlet_logarithms",
+    "divergence_from_mean",
     "energy_confidence",
     "energy_fusion",
     "entropy",
@@ -118,6 +123,7 @@ __all__ = [
     "present_weights",
     "product_weights",
     "project_rows",
+    "released_alignment_share",
     "residual_target",
     "skill",
     "skill_weights",
