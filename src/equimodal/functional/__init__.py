@@ -7,6 +7,8 @@ References:
         arXiv 2411.01409 (CGGM).
     [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587 (MIE, IGM).
     [Hua2024] Hua et al., ReconBoost: Boosting Can Achieve Modality Reconcilement, ICML 2024, arXiv 2405.09321.
+    [Yang2024] Yang et al., Facilitating Multimodal Classification via Dynamically Learning Modality Gap, NeurIPS 2024
+        (LFM).
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
         arXiv 2203.15332 (OGM, OGM-GE).
@@ -24,6 +26,7 @@ References:
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
 
+from equimodal.functional._alignment import alignment_share, divergence_from_mean, released_alignment_share
 from equimodal.functional._balance import (
     balance_terms,
     bounded_balance,
@@ -97,6 +100,7 @@ from equimodal.functional._uncertainty import Measure as Measure
 __all__ = [
     "MEASURES",
     "agm_coefficients",
+    "alignment_share",
     "balance_terms",
     "binary_cross_entropy_residual",
     "binary_jensen_shannon",
@@ -112,6 +116,7 @@ __all__ = [
     "direction_loss",
     "dirichlet_logarithms",
     "discrepancy_ratios",
+    "divergence_from_mean",
     "energy_confidence",
     "energy_fusion",
     "entropy",
@@ -145,6 +150,7 @@ __all__ = [
     "project_rows",
     "prototype_logits",
     "relative_strengths",
+    "released_alignment_share",
     "removed_direction",
     "residual_target",
     "skill",

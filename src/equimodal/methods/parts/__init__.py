@@ -31,6 +31,7 @@ from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
+from equimodal.methods.parts._sums import present_sum
 
 __all__ = [
     "SHARED",
@@ -65,6 +66,7 @@ __all__ = [
     "linear_heads",
     "output_layer",
     "planned_loader",
+    "present_sum",
     "probe_run",
     "published_head",
     "reset_optimizer",
