@@ -19,6 +19,7 @@ from equimodal.functional._balance import (
 )
 from equimodal.functional._boosting import lagging, residual_target
 from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
+from equimodal.functional._distillation import distillation
 from equimodal.functional._opinions import (
     binary_uncertainty,
     fit_gaussian_scale,
@@ -61,6 +62,7 @@ __all__ = [
     "cosine_similarity",
     "cross_modal_contrast",
     "direction_loss",
+    "distillation",
     "entropy",
     "fit_gaussian_scale",
     "fit_temperature",

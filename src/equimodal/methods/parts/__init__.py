@@ -28,6 +28,7 @@ from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
+from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 
 __all__ = [
     "BranchMethod",
@@ -52,8 +53,10 @@ __all__ = [
     "default_head",
     "detached",
     "equal_width",
+    "feature_gap",
     "like_model",
     "linear_heads",
+    "mean_over_batch",
     "output_layer",
     "planned_loader",
     "probe_run",
