@@ -39,6 +39,7 @@ from equimodal.functional._blending import blending_weights
 from equimodal.functional._boosting import lagging, residual_target
 from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
 from equimodal.functional._confidence import true_label_probability, true_probability
+from equimodal.functional._distillation import distillation
 from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
 from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
 from equimodal.functional._modulation import (
@@ -116,6 +117,7 @@ __all__ = [
     "direction_loss",
     "dirichlet_logarithms",
     "discrepancy_ratios",
+    "distillation",
     "divergence_from_mean",
     "energy_confidence",
     "energy_fusion",

@@ -32,6 +32,7 @@ from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 from equimodal.methods.parts._sums import present_sum
+from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 
 __all__ = [
     "SHARED",
@@ -62,8 +63,10 @@ __all__ = [
     "default_head",
     "detached",
     "equal_width",
+    "feature_gap",
     "like_model",
     "linear_heads",
+    "mean_over_batch",
     "output_layer",
     "planned_loader",
     "present_sum",
