@@ -229,8 +229,8 @@ def _refuse_rounding(modality: str, mean: Tensor, scale: Tensor) -> None:
     if rounding > 1e-3:
         raise ModelError(
             f"`standardise`: expected inputs {modality!r} that float32 can tell apart. Found a mean of "
-            f"{float(mean.abs().max()):g}, where it rounds by {float(rounding):.2g} deviations. Subtract a constant from "
-            "the data before training."
+            f"{float(mean.abs().max()):g}, where it rounds by {float(rounding):.2g} deviations. Subtract a constant "
+            "from the data before training."
         )
 
 
