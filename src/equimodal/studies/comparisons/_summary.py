@@ -71,6 +71,7 @@ def summarise(
             "validation_mean": _spread([m["validation"]["score"] for m in metrics])[0],
             "per_modality": _by_modality(probes),
             "own_outputs": _by_modality([m["test"]["unimodal"] for m in metrics]),
+            "own_output_samples": metrics[0]["test"].get("unimodal_samples"),
             "under_trained": _by_modality(gaps),
             "rules": _rules(metrics),
             "cost": costs.get(label),
