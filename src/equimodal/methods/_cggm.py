@@ -161,6 +161,11 @@ class CGGM(Stateful, Method):
             self.register_buffer("turn", torch.zeros_like(last.weight))
         warn_if_frozen(self, "CGGM cannot modulate it.")
 
+    @classmethod
+    def recommended(cls, task: Task) -> dict[str, Any]:
+        """Also: the bounded balance rule, and the scale with which a balanced model trains as joint training does."""
+        return super().recommended(task) | {"rho": None, "variant": "bounded"}
+
     def _default_classifier(self, features: Width, width: int) -> nn.Module:
         size, outputs = single_width(features, "feature_sizes"), self.task.outputs
         body: nn.Module = nn.Linear(size, outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -64,6 +65,26 @@ class Predictor(nn.Module):
             self.modalities, inference, calibrated=calibrated, distribution=distribution_of(task)
         ).to(next(self.parameters()).device)
         self.unimodal = unimodal_outputs(unimodal, model, task)
+
+    @classmethod
+    def recommended(cls, task: Task) -> dict[str, Any]:  # noqa: ARG003 - for subclasses
+        """The options that we advise for a task, beside the defaults: ``MLA(model, task, **MLA.recommended(task))``.
+
+        Defaults follow the papers, so that their numbers can be compared. The advice is ours: all outputs are pooled by
+        what they are worth on validation data, and what :attr:`info` or the page of a method says beyond that. It can
+        be built for every task that the class supports.
+
+        Args:
+            task: what is trained; its name and distribution count.
+
+        Example:
+            >>> from equimodal import Regression
+            >>> from equimodal.methods import MLA
+            >>> MLA.recommended(Regression())
+            {'inference': 'skill', 'alpha_scale': 'relative', 'projector_reset': 'epoch'}
+        """
+        known = inspect.signature(cls.__init__).parameters
+        return {"inference": "skill"} if "inference" in known else {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """An inference rule that does not fit the task would give wrong predictions without a word."""

@@ -31,6 +31,8 @@ from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
+from equimodal.methods.parts._sums import present_sum
+from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 
 __all__ = [
     "SHARED",
@@ -61,10 +63,13 @@ __all__ = [
     "default_head",
     "detached",
     "equal_width",
+    "feature_gap",
     "like_model",
     "linear_heads",
+    "mean_over_batch",
     "output_layer",
     "planned_loader",
+    "present_sum",
     "probe_run",
     "published_head",
     "reset_optimizer",
