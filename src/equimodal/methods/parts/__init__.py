@@ -25,6 +25,7 @@ from equimodal.methods.parts._heads import (
     unimodal_phase,
     usual_way,
 )
+from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
@@ -41,6 +42,7 @@ __all__ = [
     "FixedHead",
     "GradientNoise",
     "Heads",
+    "Members",
     "Mixup",
     "Noise",
     "Order",
@@ -63,10 +65,12 @@ __all__ = [
     "equal_width",
     "like_model",
     "linear_heads",
+    "mean_output",
     "output_layer",
     "planned_loader",
     "probe_run",
     "published_head",
+    "redrawn",
     "reset_optimizer",
     "scale_encoders",
     "scoring_way",
