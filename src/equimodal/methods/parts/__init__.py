@@ -25,6 +25,7 @@ from equimodal.methods.parts._heads import (
     unimodal_phase,
     usual_way,
 )
+from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
@@ -43,6 +44,7 @@ __all__ = [
     "FixedHead",
     "GradientNoise",
     "Heads",
+    "Members",
     "Mixup",
     "Noise",
     "Order",
@@ -66,12 +68,14 @@ __all__ = [
     "feature_gap",
     "like_model",
     "linear_heads",
+    "mean_output",
     "mean_over_batch",
     "output_layer",
     "planned_loader",
     "present_sum",
     "probe_run",
     "published_head",
+    "redrawn",
     "reset_optimizer",
     "scale_encoders",
     "scoring_way",
