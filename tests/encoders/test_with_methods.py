@@ -41,7 +41,7 @@ def batch_of(name: str, size: int = 6) -> Batch:
 def step(method: Method, batch: Batch) -> None:
     """One step with everything that belongs to it."""
     engine = sgd(method, lr=1e-2, clip_norm=1.0)
-    announce(method.train(), engine, batches=[batch])
+    announce(method.train(), engine, epoch=1, batches=[batch])  # where all that is chosen at the start is neutral
     report = method.training_step(batch, engine)
     assert bool(report.loss.isfinite())
 

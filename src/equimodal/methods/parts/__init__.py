@@ -26,12 +26,14 @@ from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
+from equimodal.methods.parts._prototypes import ClassPrototypes, labels
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 
 __all__ = [
     "SHARED",
     "BranchMethod",
+    "ClassPrototypes",
     "Companions",
     "Direction",
     "GradientNoise",
@@ -54,6 +56,7 @@ __all__ = [
     "default_head",
     "detached",
     "equal_width",
+    "labels",
     "like_model",
     "linear_heads",
     "output_layer",
