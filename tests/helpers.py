@@ -66,6 +66,8 @@ COMBINATIONS: list[Setting] = [
     ("MLA", {"projector": None, "order": "shuffled"}),
     ("MLA", {"projector_reset": "epoch", "alpha_scale": "relative"}),
     ("MLA", {"projector_reset": "cycle", "alpha_schedule": "constant"}),
+    ("OPM", {"warm_up": 0}),
+    ("OPM", {"warm_up": 0, "variant": "released"}),
     ("CGGM", {"window": 1, "momentum": 0.0}),
     ("CGGM", {"window": 2}),
     ("CGGM", {"direction": "block", "apply_to": "update", "window": 1}),

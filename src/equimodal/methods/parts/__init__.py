@@ -3,7 +3,7 @@
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
-from equimodal.methods.parts._direction import Direction
+from equimodal.methods.parts._direction import Direction, columns_of_head
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
 from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
 from equimodal.methods.parts._heads import (
@@ -23,7 +23,7 @@ from equimodal.methods.parts._heads import (
     usual_way,
 )
 from equimodal.methods.parts._mixup import Mixup
-from equimodal.methods.parts._modulation import Target, scale_encoders
+from equimodal.methods.parts._modulation import Target, scale_columns, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._prototypes import ClassPrototypes, labels
@@ -51,6 +51,7 @@ __all__ = [
     "batch_confidences",
     "branch_phase",
     "check_way",
+    "columns_of_head",
     "confidence_sums",
     "confidences",
     "default_head",
@@ -64,6 +65,7 @@ __all__ = [
     "probe_run",
     "published_head",
     "reset_optimizer",
+    "scale_columns",
     "scale_encoders",
     "scoring_way",
     "training_samples",

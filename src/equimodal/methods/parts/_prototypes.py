@@ -94,8 +94,8 @@ class ClassPrototypes(nn.Module):
             batch: whose they are.
 
         Returns:
-            For every modality m ``score/m`` (q[y], detached) and ``pull/m`` (-log q[y]) over the ``known/m`` samples whose
-            class has a prototype, ``entropy/m`` over ``count/m`` samples; and ``samples``, of the batch.
+            For every modality m ``score/m`` (q[y], detached) and ``pull/m`` (-log q[y]) over the ``known/m`` samples
+            whose class has a prototype, ``entropy/m`` over ``count/m`` samples; and ``samples``, of the batch.
         """
         zero = self._place(self._names[0])[0].new_zeros(())
         sums = {f"{kind}/{m}": zero for kind in ("score", "pull", "known", "entropy", "count") for m in self._names}
