@@ -68,6 +68,8 @@ COMBINATIONS: list[Setting] = [
     ("MLA", {"projector_reset": "epoch", "alpha_scale": "relative"}),
     ("MLA", {"projector_reset": "cycle", "alpha_schedule": "constant"}),
     ("ExpertPool", {"members": 2}),
+    ("OPM", {"warm_up": 0}),
+    ("OPM", {"warm_up": 0, "variant": "released"}),
     ("CGGM", {"window": 1, "momentum": 0.0}),
     ("CGGM", {"window": 2}),
     ("CGGM", {"direction": "block", "apply_to": "update", "window": 1}),

@@ -17,6 +17,8 @@ References:
     [Wang2020] Wang, Tran and Feiszli, What makes training multi-modal classification networks hard?, CVPR 2020,
         arXiv 1905.12681 (G-Blend).
     [Fan2023] Fan et al., PMR: Prototypical modal rebalance for multimodal learning, CVPR 2023, arXiv 2211.07089.
+    [Kontras2024] Kontras et al., Improving multimodal learning with multi-loss gradient modulation, BMVC 2024,
+        arXiv 2405.07930 (MLB).
     [Wei2024b] Wei et al., On-the-fly modulation for balanced multimodal learning, TPAMI 2024 (OPM).
     [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
         arXiv 2405.17730.
@@ -45,7 +47,9 @@ from equimodal.functional._evidence import combined_opinion, dirichlet_logarithm
 from equimodal.functional._modulation import (
     agm_coefficients,
     discrepancy_ratios,
+    mlb_coefficients,
     ogm_coefficients,
+    opm_probabilities,
     relative_strengths,
 )
 from equimodal.functional._opinions import (
@@ -139,8 +143,10 @@ __all__ = [
     "jensen_shannon",
     "known_share",
     "lagging",
+    "mlb_coefficients",
     "norm_restoration",
     "ogm_coefficients",
+    "opm_probabilities",
     "orthogonal_projector_update",
     "output_weight_gradient",
     "pareto_weights",

@@ -3,7 +3,7 @@
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
-from equimodal.methods.parts._direction import Direction
+from equimodal.methods.parts._direction import Direction, columns_of_head
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
 from equimodal.methods.parts._epoch_scores import EpochScores, Order
 from equimodal.methods.parts._fixed import FixedHead, zero_features
@@ -27,9 +27,10 @@ from equimodal.methods.parts._heads import (
 )
 from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._mixup import Mixup
-from equimodal.methods.parts._modulation import Target, scale_encoders
+from equimodal.methods.parts._modulation import Target, scale_columns, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
+from equimodal.methods.parts._prototypes import ClassPrototypes, labels
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 from equimodal.methods.parts._sums import present_sum
@@ -38,6 +39,7 @@ from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 __all__ = [
     "SHARED",
     "BranchMethod",
+    "ClassPrototypes",
     "Companions",
     "Direction",
     "EpochScores",
@@ -60,12 +62,14 @@ __all__ = [
     "batch_confidences",
     "branch_phase",
     "check_way",
+    "columns_of_head",
     "confidence_sums",
     "confidences",
     "default_head",
     "detached",
     "equal_width",
     "feature_gap",
+    "labels",
     "like_model",
     "linear_heads",
     "mean_output",
@@ -77,6 +81,7 @@ __all__ = [
     "published_head",
     "redrawn",
     "reset_optimizer",
+    "scale_columns",
     "scale_encoders",
     "scoring_way",
     "training_samples",
