@@ -3,7 +3,7 @@
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
-from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
+from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader, training_table
 from equimodal.methods.parts._epoch_scores import EpochScores, Order
 from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._game import PermutationGame
@@ -63,6 +63,7 @@ __all__ = [
     "reset_optimizer",
     "scale_encoders",
     "training_samples",
+    "training_table",
     "unimodal_phase",
     "usual_way",
     "zero_features",
