@@ -84,7 +84,7 @@ def planned(method: Any, batch: Batch, epoch: int = 1) -> list[Batch]:
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("absent", [False, True])
 def test_the_plan_of_the_sample_level(count: int, absent: bool) -> None:
-    method, batch = made(count), data(count, absent, size=40)
+    method, batch = made(count), data(count, absent, size=48)
     names = list(method.modalities)
     expected = []
     seen = set()
