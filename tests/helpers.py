@@ -80,6 +80,9 @@ COMBINATIONS: list[Setting] = [
     ("MIE", {"sam": None, "alternate": "stage", "stage_epochs": (1, 2)}),
     ("MIE", {"sam": None, "projection": False}),
     ("MIE", {"mixup_alpha": 1.0}),
+    ("ReconBoost", {"stage_epochs": 1, "rectify_epochs": 1}),
+    ("SMV", {"warmup": 0}),
+    ("SMV", {"warmup": 0, "level": "modality", "variant": "released"}),
     ("AUG", {"every": 1, "margin": 0.0, "maximum": 3, "hidden": 8}),
 ]
 """Settings with numbers that are not the defaults, or with several choices at once."""

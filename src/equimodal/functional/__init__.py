@@ -9,6 +9,8 @@ References:
     [Hua2024] Hua et al., ReconBoost: Boosting Can Achieve Modality Reconcilement, ICML 2024, arXiv 2405.09321.
     [Yang2024] Yang et al., Facilitating Multimodal Classification via Dynamically Learning Modality Gap, NeurIPS 2024
         (LFM).
+    [Wei2024a] Wei et al., Enhancing Multimodal Cooperation via Sample-level Modality Valuation, CVPR 2024,
+        arXiv 2309.06255 (SMV).
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
         arXiv 2203.15332 (OGM, OGM-GE).
@@ -101,6 +103,7 @@ from equimodal.functional._uncertainty import (
     uncertainty_weights,
 )
 from equimodal.functional._uncertainty import Measure as Measure
+from equimodal.functional._valuation import copies_alone, shapley_values
 
 __all__ = [
     "MEASURES",
@@ -115,6 +118,7 @@ __all__ = [
     "combined_opinion",
     "confidence_ranking",
     "constant_cross_entropy",
+    "copies_alone",
     "cosine_similarity",
     "cross_entropy_at",
     "cross_modal_contrast",
@@ -161,6 +165,7 @@ __all__ = [
     "released_alignment_share",
     "removed_direction",
     "residual_target",
+    "shapley_values",
     "skill",
     "skill_weights",
     "soft_dice",

@@ -4,7 +4,7 @@ from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, tr
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction, columns_of_head
-from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
+from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader, training_table
 from equimodal.methods.parts._epoch_scores import EpochScores, Order
 from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._game import PermutationGame
@@ -85,6 +85,7 @@ __all__ = [
     "scale_encoders",
     "scoring_way",
     "training_samples",
+    "training_table",
     "unimodal_phase",
     "usual_way",
     "zero_features",
