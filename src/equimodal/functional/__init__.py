@@ -20,6 +20,7 @@ from equimodal.functional._balance import (
 from equimodal.functional._boosting import lagging, residual_target
 from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
 from equimodal.functional._distillation import distillation
+from equimodal.functional._misalignment import misaligned_target, shares, weak_weights
 from equimodal.functional._opinions import (
     binary_uncertainty,
     fit_gaussian_scale,
@@ -75,12 +76,14 @@ __all__ = [
     "gaussian_nll_residual",
     "jensen_shannon",
     "lagging",
+    "misaligned_target",
     "orthogonal_projector_update",
     "output_weight_gradient",
     "plasticity",
     "product_weights",
     "project_rows",
     "residual_target",
+    "shares",
     "soft_dice",
     "softmax_backward",
     "softmax_cross_entropy_residual",
@@ -88,4 +91,5 @@ __all__ = [
     "uncentred_covariance_sum",
     "uncertainty",
     "uncertainty_weights",
+    "weak_weights",
 ]
