@@ -46,6 +46,7 @@ from equimodal.functional._confidence import true_label_probability, true_probab
 from equimodal.functional._distillation import distillation
 from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
 from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
+from equimodal.functional._misalignment import misaligned_target, shares, weak_weights
 from equimodal.functional._modulation import (
     agm_coefficients,
     discrepancy_ratios,
@@ -147,6 +148,7 @@ __all__ = [
     "jensen_shannon",
     "known_share",
     "lagging",
+    "misaligned_target",
     "mlb_coefficients",
     "norm_restoration",
     "ogm_coefficients",
@@ -166,6 +168,7 @@ __all__ = [
     "removed_direction",
     "residual_target",
     "shapley_values",
+    "shares",
     "skill",
     "skill_weights",
     "soft_dice",
@@ -178,5 +181,6 @@ __all__ = [
     "uncertainty",
     "uncertainty_weights",
     "unexplained_share",
+    "weak_weights",
     "weighted_sum",
 ]
