@@ -76,6 +76,7 @@ COMBINATIONS: list[Setting] = [
     ("MIE", {"sam": None, "alternate": "stage", "stage_epochs": (1, 2)}),
     ("MIE", {"sam": None, "projection": False}),
     ("MIE", {"mixup_alpha": 1.0}),
+    ("MultiTask", {"rate": 0.5}),
 ]
 """Settings with numbers that are not the defaults, or with several choices at once."""
 

@@ -1,5 +1,6 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
+from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
@@ -28,11 +29,13 @@ from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
 
 __all__ = [
+    "AggregatorName",
     "BranchMethod",
     "Companions",
     "Direction",
     "FixedHead",
     "Heads",
+    "LossRates",
     "Mixup",
     "PlannedLoader",
     "ProbeRun",
@@ -41,12 +44,14 @@ __all__ = [
     "ScoreProgress",
     "Stages",
     "Target",
+    "Weighting",
     "adapted",
     "branch_phase",
     "check_way",
     "default_head",
     "detached",
     "equal_width",
+    "gram_weighting",
     "like_model",
     "linear_heads",
     "output_layer",
