@@ -39,6 +39,7 @@ from equimodal.studies import (
     run,
 )
 from equimodal.studies.setup._fusion import _STEPS, _STEPS_OF_IMAGES
+from tests.helpers import companions_of
 from tests.studies.helpers import assert_same_run, config
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -219,7 +220,8 @@ def test_a_segmentation_needs_a_fusion_that_keeps_the_pixels(name: str, pixels: 
 
 def one_step(data: Dataset, settings: ModelConfig, name: str) -> None:
     torch.manual_seed(0)
-    method = build_method(build_model(data, settings), data, name, {})
+    model, needed = build_model(data, settings), companions_of(name)
+    method = build_method(model, data, name, {} if needed is None else needed(model, data.task))
     engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=1e-3))
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
     method.train().on_train_epoch_start(EpochContext(0, 1, 1))

@@ -1,4 +1,4 @@
-"""Runs and comparisons: configuration, training with selection on validation data, records, cost."""
+"""Runs, comparisons and tuning: configuration, training with selection on validation data, records, cost."""
 
 from equimodal.report import CONTROLS
 from equimodal.studies.comparisons import (
@@ -27,6 +27,7 @@ from equimodal.studies.setup import (
     recipes,
     task_options,
 )
+from equimodal.studies.tuning import TuneConfig, tune
 
 __all__ = [
     "CONTROLS",
@@ -37,6 +38,7 @@ __all__ = [
     "StudyConfig",
     "StudyError",
     "TrainingConfig",
+    "TuneConfig",
     "build_data",
     "build_method",
     "build_model",
@@ -58,5 +60,6 @@ __all__ = [
     "save_weights",
     "summarise",
     "task_options",
+    "tune",
     "write_predictions",
 ]

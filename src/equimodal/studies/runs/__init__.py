@@ -16,7 +16,7 @@ from equimodal.studies.runs._records import (
     write_text,
     write_yaml,
 )
-from equimodal.studies.runs._run import conclude, fit, load_run, own_randomness, run
+from equimodal.studies.runs._run import Progress, conclude, fit, load_run, own_randomness, prepare_folder, run
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
@@ -27,6 +27,7 @@ __all__ = [
     "REQUEUE",
     "SELECTIONS",
     "STOPPED",
+    "Progress",
     "Terminated",
     "Termination",
     "check_config",
@@ -41,6 +42,7 @@ __all__ = [
     "locked",
     "own_randomness",
     "plain",
+    "prepare_folder",
     "read_json",
     "read_lines",
     "read_outcomes",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
-from equimodal.diagnostics import Outcomes, evaluate, probe_scores, rule_scores, sample_outcomes
+from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_scores, sample_outcomes
 from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
@@ -344,6 +344,14 @@ def conclude(method: Method, data: Dataset, config: RunConfig, folder: Path, bes
     return metrics
 
 
+def _scores(found: Evaluation) -> dict[str, Any]:
+    """Scores, and how many samples each of them is over."""
+    return {
+        "score": found.score, "loss": found.loss, "unimodal": found.unimodal,
+        "samples": found.samples, "unimodal_samples": found.counts,
+    }  # fmt: skip
+
+
 def _finish(
     method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Outcomes]]:
@@ -363,9 +371,10 @@ def _finish(
         "metric": {"name": method.task.main_metric, "higher_is_better": method.task.higher_is_better},
         "selection": dict(best),
         "rule": rule,
-        "test": {"score": on_test.score, "loss": on_test.loss, "unimodal": on_test.unimodal, **on_test.metrics},
-        "validation": {"score": on_validation.score, "loss": on_validation.loss, "unimodal": on_validation.unimodal},
+        "test": {**_scores(on_test), **on_test.metrics},
+        "validation": _scores(on_validation),
         "rules": rule_scores(method, validation, test),
+        "inference": method.inference.record(),
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
     }
