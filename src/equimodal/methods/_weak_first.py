@@ -34,7 +34,7 @@ class WeakFirst(Stateful, Joint):
     modalities there.
 
     Args:
-        alone: share of the epochs in which one encoder is trained alone.
+        alone: share of the epochs in which one encoder is trained alone; the last epoch always trains everything.
         warm_up: epochs of joint training before the ranking; an untrained model ranks by chance.
         order: the modalities, the weakest first; then there is no warm-up, and nothing is measured.
 
@@ -133,8 +133,8 @@ class WeakFirst(Stateful, Joint):
                 "WeakFirst needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch, epochs, "
                 "loader=train_loader)) before each epoch."
             )
-        last, total = len(self.modalities) - 1, round(self.alone * self._epochs)
-        step = self._epoch - self.warm_up
+        last, step = len(self.modalities) - 1, self._epoch - self.warm_up
+        total = min(round(self.alone * self._epochs), self._epochs - self.warm_up - 1)
         stage = step * last // total if 0 <= step < total else last
         return [] if stage == last else [m for m in self.modalities if m != self.ranking[stage]]
 
