@@ -48,6 +48,7 @@ ENTRIES = {
     "PretrainFinetune": Entry("PretrainFinetune"),
     "PretrainFinetune, frozen": Entry("PretrainFinetune", {"freeze": True}),
     "ModalityDropout": Entry("ModalityDropout"),
+    "WeakFirst": Entry("WeakFirst"),
     "MLA, no projector": Entry("MLA", {"projector": None}),
     "MLA, flat projector": Entry("MLA", {"projector": "flat"}),
     "CGGM, magnitude only": Entry("CGGM", {"direction": None}),

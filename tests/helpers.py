@@ -83,6 +83,7 @@ COMBINATIONS: list[Setting] = [
     ("ReconBoost", {"stage_epochs": 1, "rectify_epochs": 1}),
     ("SMV", {"warmup": 0}),
     ("SMV", {"warmup": 0, "level": "modality", "variant": "released"}),
+    ("MultiTask", {"rate": 0.5}),
     ("AUG", {"every": 1, "margin": 0.0, "maximum": 3, "hidden": 8}),
 ]
 """Settings with numbers that are not the defaults, or with several choices at once."""

@@ -26,6 +26,7 @@ References:
         arXiv 2405.17730.
     [Zhang2023] Zhang et al., Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023,
         arXiv 2306.02050 (QMF).
+    [Liu2023] Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, arXiv 2306.03792.
     [Han2021] Han et al., Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051 (TMC).
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
@@ -46,6 +47,7 @@ from equimodal.functional._confidence import true_label_probability, true_probab
 from equimodal.functional._distillation import distillation
 from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
 from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
+from equimodal.functional._loss_rates import rate_gradient, rate_weights
 from equimodal.functional._misalignment import misaligned_target, shares, weak_weights
 from equimodal.functional._modulation import (
     agm_coefficients,
@@ -163,6 +165,8 @@ __all__ = [
     "product_weights",
     "project_rows",
     "prototype_logits",
+    "rate_gradient",
+    "rate_weights",
     "relative_strengths",
     "released_alignment_share",
     "removed_direction",

@@ -1,5 +1,6 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
+from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
@@ -38,6 +39,7 @@ from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 
 __all__ = [
     "SHARED",
+    "AggregatorName",
     "BranchMethod",
     "ClassPrototypes",
     "Companions",
@@ -46,6 +48,7 @@ __all__ = [
     "FixedHead",
     "GradientNoise",
     "Heads",
+    "LossRates",
     "Members",
     "Mixup",
     "Noise",
@@ -58,6 +61,7 @@ __all__ = [
     "ScoreProgress",
     "Stages",
     "Target",
+    "Weighting",
     "adapted",
     "batch_confidences",
     "branch_phase",
@@ -69,6 +73,7 @@ __all__ = [
     "detached",
     "equal_width",
     "feature_gap",
+    "gram_weighting",
     "labels",
     "like_model",
     "linear_heads",
