@@ -1,6 +1,6 @@
 """Many runs: entries and seeds, workers, summary, cost."""
 
-from equimodal.studies.comparisons._compare import StudyError, compare
+from equimodal.studies.comparisons._compare import StudyError, compare, load_study
 from equimodal.studies.comparisons._cost import interleaved, measure_cost, ratios
 from equimodal.studies.comparisons._summary import summarise
 
@@ -8,6 +8,7 @@ __all__ = [
     "StudyError",
     "compare",
     "interleaved",
+    "load_study",
     "measure_cost",
     "ratios",
     "summarise",
