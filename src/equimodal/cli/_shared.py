@@ -14,7 +14,7 @@ from equimodal.engine import Sharpness
 from equimodal.inference import rule_names
 from equimodal.methods import available, get
 from equimodal.studies import DataConfig, ModelConfig, TrainingConfig, method_options
-from equimodal.studies.setup import companion_options
+from equimodal.studies.setup import build_data, companion_options
 
 _DATA_NOTES = {
     "name": "short: --data", "card": "short: --card", "protocol": "short: --protocol", "target": "short: --target",
@@ -40,6 +40,11 @@ def recipe(name: str, target: str | None = None) -> dict[str, Any]:
     """Model, training and options of the task that suit a dataset, as defaults; the general ones for an unknown one."""
     model, training = studies.recipe(name, target)
     return {"model": vars(model), "training": vars(training), "data": {"task": studies.task_options(name, target)}}
+
+
+def recommended(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a method recommends for the task of the data that the arguments describe."""
+    return get(name).recommended(build_data(DataConfig(**data)).task)
 
 
 def cli_options(name: str) -> tuple[dict[str, Option], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from equimodal.diagnostics._outcomes import Outcomes, sample_terms
-from equimodal.errors import BatchError
-from equimodal.inference import apply_rule, at_temperature, fitted_temperature, rules_for
-from equimodal.methods import BatchLike, Method, evaluating
+from equimodal.errors import BatchError, SmallValidationWarning
+from equimodal.inference import Inference
+from equimodal.methods import BatchLike, Method, evaluating, outputs_on
 from equimodal.tasks import distribution_of, score
 
 
@@ -146,39 +147,29 @@ def rule_scores(
 ) -> dict[str, dict[str, float]]:
     """Score of one trained method under every inference rule it can use, plain and calibrated on validation data.
 
-    A rule of your own is listed as it is in force.
+    What a rule fits is fitted on validation data; its validation score is of samples that it was not fitted on
+    (cross-validation). A rule of your own is listed as it is in force.
 
     Returns:
-        rule (``"mean"``, ``"mean+temperature"`` ...) -> {"validation": score, "test": score}. Choose by the first.
+        rule (``"skill"``, ``"mean"``, ``"mean+temperature"``, ``"alone:audio"`` ...) -> {"validation": score, "test":
+        score}. Choose by the first.
     """
-    val, final = _collect(method, validation), _collect(method, test)
     kind = distribution_of(method.task)
-    temperature = {
-        m: fitted_temperature(z[val.present[m]], val.target[val.present[m]], kind)
-        for m, z in val.raw.items()
-        if bool(val.present[m].any())
-    }
-    scores: dict[str, dict[str, float]] = {}
-    for rule in rules_for(kind):
-        for calibrated in (False, True) if rule != "fused" and kind != "point" else (False,):
-            entry: dict[str, float] = {}
-            for part, found in (("validation", val), ("test", final)):
-                if rule == "fused":
-                    output = found.fused
-                elif found.raw:
-                    scale = temperature if calibrated else {}
-                    alone = {m: at_temperature(z, scale.get(m, 1.0), kind) for m, z in found.raw.items()}
-                    present = {m: found.present[m] for m in alone}
-                    output = apply_rule(rule, alone, present, distribution=kind)[0]
-                else:
-                    output = None
-                if output is not None:
-                    entry[part] = _score(method, output, found.target)
-            if entry:
-                scores[rule + ("+temperature" if calibrated else "")] = entry
+    known = outputs_on(method, validation, reduced=True)
+    fit = Inference(method.modalities, "auto", distribution=kind)
+    with warnings.catch_warnings():  # what is to be done about small data is said where a rule is fitted for use
+        warnings.simplefilter("ignore", SmallValidationWarning)
+        fit.fit(method.task, known.fused, known.unimodal, known.present, known.target, groups=known.groups,
+                reduced=known.reduced)  # fmt: skip
+    final = outputs_on(method, test)
+    scores = {}
+    for rule, found in fit.scores.items():
+        output = fit.output_of(rule, final.fused, final.unimodal, final.present)
+        scores[rule] = {"validation": found.score, "test": _score(method, output, final.target)}
     if method.inference.custom is not None:  # as it is: what it fits, it has fitted
         scores[method.inference.rule] = {
-            part: _score(method, found.output, found.target) for part, found in (("validation", val), ("test", final))
+            part: _score(method, seen.output, seen.target)
+            for part, seen in (("validation", _collect(method, validation)), ("test", _collect(method, test)))
         }
     return scores
 

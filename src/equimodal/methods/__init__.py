@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from equimodal.methods._info import MethodInfo as MethodInfo
     from equimodal.methods._options import Within as Within
     from equimodal.methods._options import check_options as check_options
+    from equimodal.methods._options import options_of as options_of
+    from equimodal.methods._outputs import Outputs as Outputs
+    from equimodal.methods._outputs import outputs_on as outputs_on
     from equimodal.methods._predictor import BatchLike as BatchLike
     from equimodal.methods._validation import Validation as Validation
     from equimodal.methods._validation import ValidationSums as ValidationSums
@@ -27,18 +30,23 @@ if TYPE_CHECKING:
 
     # isort: split
     # imports of the methods, written by `make pages`
+    from equimodal.methods._agm import AGM as AGM
+    from equimodal.methods._aug import AUG as AUG
     from equimodal.methods._cggm import CGGM as CGGM
     from equimodal.methods._dgl import DGL as DGL
     from equimodal.methods._ensemble import Ensemble as Ensemble
     from equimodal.methods._ensemble import Unimodal as Unimodal
     from equimodal.methods._joint import Joint as Joint
+    from equimodal.methods._mcr import MCR as MCR
     from equimodal.methods._mie import MIE as MIE
     from equimodal.methods._mla import MLA as MLA
     from equimodal.methods._mmpareto import MMPareto as MMPareto
     from equimodal.methods._modality_dropout import ModalityDropout as ModalityDropout
     from equimodal.methods._multi_loss import MultiLoss as MultiLoss
+    from equimodal.methods._ogm import OGM as OGM
     from equimodal.methods._pretrain_finetune import PretrainFinetune as PretrainFinetune
     from equimodal.methods._qmf import QMF as QMF
+    from equimodal.methods._recon_boost import ReconBoost as ReconBoost
     from equimodal.methods._tmc import TMC as TMC
     # end of the imports
 
@@ -55,8 +63,11 @@ _HOMES = {
     "ValidationSums": "_validation",
     "check_options": "_options",
     "measure": "_validation",
+    "options_of": "_options",
     "part_of": "_validation",
     "evaluating": "_predictor",
+    "Outputs": "_outputs",
+    "outputs_on": "_outputs",
     "refuse_incomplete": "_base",
 }
 """General names, and the file that each is from. The methods are found by the registry."""
@@ -80,10 +91,14 @@ __all__ = [
 ]
 # names of the methods, written by `make pages`
 __all__ += [
+    "AGM",
+    "AUG",
     "CGGM",
     "DGL",
+    "MCR",
     "MIE",
     "MLA",
+    "OGM",
     "QMF",
     "TMC",
     "Ensemble",
@@ -92,6 +107,7 @@ __all__ += [
     "ModalityDropout",
     "MultiLoss",
     "PretrainFinetune",
+    "ReconBoost",
     "Unimodal",
 ]
 # end of the names

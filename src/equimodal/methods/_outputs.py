@@ -22,6 +22,10 @@ class Speaker(Protocol):
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities."""
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether outputs come from features alone."""
+
     def check_batch(self, batch: Any) -> Batch:
         """A batch of these with a target."""
 
@@ -87,10 +91,10 @@ def outputs_on(
     with evaluating(module):
         for raw in batches:
             batch = method.check_batch(raw).to(device)
-            if reduced:
+            if reduced and method.reads_features:
                 features, presence = method.features_of(batch.inputs, batch.present)
                 joint, alone = method.outputs_of(features, presence)
-                for kept, output in _reduced(method, features, presence, len(batch)) if joint is not None else ():
+                for kept, output in _reduced(method, features, presence, joint) if joint is not None else ():
                     less.setdefault(kept, []).append(output)
             else:
                 joint, alone, presence = method.outputs(batch.inputs, batch.present)
@@ -122,16 +126,18 @@ def outputs_on(
 
 
 def _reduced(
-    method: Speaker, features: Mapping[str, Tree], presence: Presence | None, size: int
+    method: Speaker, features: Mapping[str, Tree], presence: Presence | None, joint: Tensor
 ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """Modalities that are left -> what the joint head makes of them: each left out, and each alone."""
-    names = [m for m in method.modalities if m in features]
-    everyone = torch.ones(size, dtype=torch.bool, device=next(cast(nn.Module, method).parameters()).device)
+    names = method.modalities
+    everyone = torch.ones(joint.shape[0], dtype=torch.bool, device=joint.device)
     masks = {m: everyone if presence is None or presence.get(m) is None else presence[m] for m in names}
     kept = [tuple(n for n in names if n != m) for m in names] + [(m,) for m in names]
-    for some in dict.fromkeys(k for k in kept if k and len(k) < len(names)):
-        left = {m: masks[m] if m in names and m in some else ~everyone for m in method.modalities}
-        output = method.fused_output({m: features[m] for m in some}, Presence(left))
+    for some in dict.fromkeys(k for k in kept if 0 < len(k) < len(names)):
+        there = {m: features[m] for m in some if m in features}
+        left = Presence({m: masks[m] if m in there else ~everyone for m in names})
+        # where no sample has any of these, nobody reads the rows
+        output = method.fused_output(there, left) if there else torch.zeros_like(joint)
         if output is not None:
             yield some, thinned(output, PIXELS_PER_IMAGE) if output.ndim > 2 else output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -65,6 +66,26 @@ class Predictor(nn.Module):
         ).to(next(self.parameters()).device)
         self.unimodal = unimodal_outputs(unimodal, model, task)
 
+    @classmethod
+    def recommended(cls, task: Task) -> dict[str, Any]:  # noqa: ARG003 - for subclasses
+        """The options that we advise for a task, beside the defaults: ``MLA(model, task, **MLA.recommended(task))``.
+
+        Defaults follow the papers, so that their numbers can be compared. The advice is ours: all outputs are pooled by
+        what they are worth on validation data, and what :attr:`info` or the page of a method says beyond that. It can
+        be built for every task that the class supports.
+
+        Args:
+            task: what is trained; its name and distribution count.
+
+        Example:
+            >>> from equimodal import Regression
+            >>> from equimodal.methods import MLA
+            >>> MLA.recommended(Regression())
+            {'inference': 'skill', 'alpha_scale': 'relative', 'projector_reset': 'epoch'}
+        """
+        known = inspect.signature(cls.__init__).parameters
+        return {"inference": "skill"} if "inference" in known else {}
+
     def __setattr__(self, name: str, value: Any) -> None:
         """An inference rule that does not fit the task would give wrong predictions without a word."""
         if name == "inference" and isinstance(value, Inference):
@@ -124,6 +145,11 @@ class Predictor(nn.Module):
         """Fused output, unimodal outputs and presence, before the inference rule."""
         features, presence = self.features_of(inputs, present)
         return (*self.outputs_of(features, presence), presence)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether outputs come from features alone; a class with an ``outputs`` of its own may do anything."""
+        return type(self).outputs is Predictor.outputs
 
     def features_of(
         self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None
@@ -208,8 +234,7 @@ class Predictor(nn.Module):
         part = getattr(getattr(batches, "split", None), "part", "validation")
         if part != "validation":
             raise MethodError(f"`batches`: expected validation data. Found the {part} split. Pass dataset.validation.")
-        plain = type(self).outputs is Predictor.outputs  # else the features alone do not say what they mean
-        found = outputs_on(self, batches, groups, reduced=plain and self.inference.rule in ("skill", "auto"))
+        found = outputs_on(self, batches, groups, reduced=self.inference.rule in ("skill", "auto"))
         return self.inference.fit(
             self.task, found.fused, found.unimodal, found.present, found.target, groups=found.groups,
             reduced=found.reduced,

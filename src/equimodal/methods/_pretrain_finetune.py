@@ -51,6 +51,7 @@ class PretrainFinetune(Stateful, Joint):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        rows={"frozen": {"freeze": True}},
     )
     state = ("pretraining",)
 

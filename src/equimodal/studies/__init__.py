@@ -1,4 +1,4 @@
-"""Runs and comparisons: configuration, training with selection on validation data, records, cost."""
+"""Runs, comparisons and tuning: configuration, training with selection on validation data, records, cost."""
 
 from equimodal.report import CONTROLS
 from equimodal.studies.comparisons import (
@@ -28,6 +28,7 @@ from equimodal.studies.setup import (
     recipes,
     task_options,
 )
+from equimodal.studies.tuning import TuneConfig, tune
 
 __all__ = [
     "CONTROLS",
@@ -38,6 +39,7 @@ __all__ = [
     "StudyConfig",
     "StudyError",
     "TrainingConfig",
+    "TuneConfig",
     "build_data",
     "build_method",
     "build_model",
@@ -60,5 +62,6 @@ __all__ = [
     "save_weights",
     "summarise",
     "task_options",
+    "tune",
     "write_predictions",
 ]

@@ -23,7 +23,7 @@ from equimodal.testing._expect import (
     expect_near,
     subset,
 )
-from equimodal.testing._loops import announce, sgd, train, validation_of, weights
+from equimodal.testing._loops import announce, fitted, sgd, train, validation_of, weights
 from equimodal.testing._models import NAMES, toy_batch
 from equimodal.testing._property import Property
 
@@ -58,7 +58,7 @@ def absent_content_influences_nothing(case: Case) -> None:
         for _ in range(3):
             seen.append({n: float(v) for n, v in method.training_step(batch, engine).losses.items()})
         train(method, engine, range(3), [batch], total=3)
-        method.fit_inference([batch])
+        fitted(method, [batch])
     expect(reports[0] == reports[1], f"expected equal losses. Found {reports[0][-1]} and {reports[1][-1]}.")
     expect_identical(weights(ours), weights(theirs), "with NaN in absent rows")
     a, b = ours.predict(dirty.inputs, dirty.present), theirs.predict(clean.inputs, clean.present)
@@ -127,7 +127,7 @@ def resuming_is_exact(case: Case) -> None:
             if step == 4:
                 method.on_train_epoch_end(context)
                 method.on_validation_end(validation_of(method, batches, 0.5 - 0.1 * epoch))
-                method.fit_inference([batches[0]])
+                fitted(method, [batches[0]])
 
     plan = [(epoch, step) for epoch in range(2) for step in range(5)]
     straight, engine, data = fresh()

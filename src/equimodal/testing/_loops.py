@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import PlainEngine
+from equimodal.errors import SmallValidationWarning
 from equimodal.methods import EpochContext, Method, Validation, measure
 from equimodal.testing._data import ToyData
 from equimodal.testing._data import split as split
@@ -46,6 +48,14 @@ def train(
                 after_step()
         method.on_train_epoch_end(context)
         method.on_validation_end(validation_of(method, data.plain, 0.1 * ((epoch * 7) % 5)))
+
+
+def fitted(method: Method, batches: Sequence[Any]) -> str:
+    """The rule in force after ``fit_inference``, on fewer samples than anybody should fit on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SmallValidationWarning)
+        rule: str = method.fit_inference(batches)
+    return rule
 
 
 def validation_of(method: Method, batches: Sequence[Any], score: float) -> Validation | float:

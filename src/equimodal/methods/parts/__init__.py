@@ -2,10 +2,15 @@
 
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
+from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
+from equimodal.methods.parts._epoch_scores import EpochScores, Order
 from equimodal.methods.parts._fixed import FixedHead, zero_features
+from equimodal.methods.parts._game import PermutationGame
+from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
 from equimodal.methods.parts._heads import (
+    SHARED,
     Heads,
     adapted,
     branch_phase,
@@ -26,14 +31,22 @@ from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
+from equimodal.methods.parts._sums import present_sum
+from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 
 __all__ = [
+    "SHARED",
     "BranchMethod",
     "Companions",
     "Direction",
+    "EpochScores",
     "FixedHead",
+    "GradientNoise",
     "Heads",
     "Mixup",
+    "Noise",
+    "Order",
+    "PermutationGame",
     "PlannedLoader",
     "ProbeRun",
     "ProjectingMethod",
@@ -42,19 +55,26 @@ __all__ = [
     "Stages",
     "Target",
     "adapted",
+    "batch_confidences",
     "branch_phase",
     "check_way",
+    "confidence_sums",
+    "confidences",
     "default_head",
     "detached",
     "equal_width",
+    "feature_gap",
     "like_model",
     "linear_heads",
+    "mean_over_batch",
     "output_layer",
     "planned_loader",
+    "present_sum",
     "probe_run",
     "published_head",
     "reset_optimizer",
     "scale_encoders",
+    "scoring_way",
     "training_samples",
     "unimodal_phase",
     "usual_way",

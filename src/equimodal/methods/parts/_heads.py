@@ -113,7 +113,7 @@ def check_way(way: object, task: Task, inference: Rule) -> None:
         UnsupportedError: a regression whose unimodal outputs are a split or Shapley values, with another rule than
             ``"fused"``.
     """
-    reads = inference == "auto" or "unimodal" in needs_of(inference)
+    reads = inference in ("auto", "skill") or "unimodal" in needs_of(inference)
     if reads and isinstance(way, (Split, Shapley)) and distribution_of(task) in SHARED:
         raise UnsupportedError(
             f"`inference`: {rule_name(inference)!r} needs unimodal predictions, and unimodal={way.name!r} gives shares "

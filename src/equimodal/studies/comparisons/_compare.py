@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from os.path import normpath
@@ -20,7 +17,7 @@ from equimodal.errors import DataError, EquimodalError, EquimodalWarning, Method
 from equimodal.studies.comparisons._cost import measure_cost
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
-from equimodal.studies.comparisons._workers import end_workers, prepare_worker, run_cell
+from equimodal.studies.comparisons._workers import end_workers, run_cell, worker_pool
 from equimodal.studies.runs import (
     Terminated,
     Termination,
@@ -264,7 +261,7 @@ def _run_cells(
     def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
         return {pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers): c for c in schedule.take()}
 
-    with _workers(min(workers, len(unfinished))) as pool:
+    with worker_pool(min(workers, len(unfinished))) as pool:
         running = submit(pool)
         while running:
             if termination.requested:
@@ -285,26 +282,3 @@ def _run_cells(
                 done[cell] = len(read_lines(folders[cell] / "history.jsonl"))
             tell(next(iter(running.values()), ""))
     return schedule
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes with one thread each, which are killed where the block does not end well."""
-    # spawned processes start clean: no threads or generators are inherited half-way
-    context = multiprocessing.get_context("spawn")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=prepare_worker)
-    try:
-        yield pool
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.kill()  # every file is whole at any moment; a polite end would wait for the epoch
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    finally:
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
-    pool.shutdown()

@@ -48,7 +48,7 @@ def summarise(
                 continue
             found.setdefault(label, []).append(read)
             outcomes.setdefault(label, {})[seed] = read_outcomes(cell / OUTCOMES)
-            histories.append({"method": label, "seed": seed, "epochs": _epochs(cell / "history.jsonl")})
+            histories.append({"method": label, "seed": seed, "epochs": epochs_of(cell / "history.jsonl")})
     independent = next((label for label, e in entries.items() if get(e.method).info.role == "independent"), "")
     alone = {m["seed"]: m["probe"] for m in found.get(independent, []) if "probe" in m}
     for label, metrics in found.items():
@@ -101,7 +101,8 @@ def summarise(
     return study
 
 
-def _epochs(path: Path) -> list[dict[str, Any]]:
+def epochs_of(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a history file, as a report reads them."""
     epochs = []
     for record in read_lines(path):
         coefficients: dict[str, dict[str, float]] = {}

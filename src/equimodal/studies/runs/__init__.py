@@ -17,7 +17,7 @@ from equimodal.studies.runs._records import (
     write_text,
     write_yaml,
 )
-from equimodal.studies.runs._run import conclude, fit, load_run, own_randomness, run
+from equimodal.studies.runs._run import Progress, conclude, fit, load_run, own_randomness, prepare_folder, run
 from equimodal.studies.runs._seal import seal, verify, warn_versions
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
@@ -29,6 +29,7 @@ __all__ = [
     "REQUEUE",
     "SELECTIONS",
     "STOPPED",
+    "Progress",
     "Terminated",
     "Termination",
     "check_config",
@@ -44,6 +45,7 @@ __all__ = [
     "locked",
     "own_randomness",
     "plain",
+    "prepare_folder",
     "read_json",
     "read_lines",
     "read_metrics",

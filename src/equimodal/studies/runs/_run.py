@@ -389,6 +389,7 @@ def _finish(
         "test": {**_scores(on_test), **on_test.metrics},
         "validation": _scores(on_validation),
         "rules": rule_scores(method, validation, test),
+        "inference": method.inference.record(),
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
     }

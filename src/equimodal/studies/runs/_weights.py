@@ -137,4 +137,6 @@ def _parts(method: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(v) for v in value)
     return value is None or isinstance(value, (bool, int, float, str))

@@ -66,10 +66,11 @@ class ModelConfig:
         size: size of the encoders that are chosen by the kind of the modality: small or base.
         head_hidden: width of a hidden layer in the head; 0 is a linear head (a 1x1 convolution).
         encoders: modality -> options of its encoder (dropout ...), on top of the chosen defaults.
-        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank or CrossAttention. For CrossAttention
-            encoders that can keep their steps do so.
+        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank, CrossAttention or LateTransformer.
+            For CrossAttention encoders that can keep their steps do so.
         fusion_options: options of the fusion: fill, and sequences (Concat, Sum), main (FiLM, Gated), out_features
-            (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention).
+            (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention), hidden
+            (LateTransformer, beside width, heads, layers, dropout).
     """
 
     feature_size: int = 64
@@ -227,7 +228,8 @@ class StudyConfig:
         model: the encoders, equal for all.
         training: the budget, equal for all.
         controls: add the controls that ``entries`` lacks, see :data:`~equimodal.studies.CONTROLS`; of the one for
-            single modalities, an entry for each.
+            single modalities, an entry for each. And of an entry that is a method with its defaults, under its own
+            name, the further rows that the method asks for (``MethodInfo.rows``), as ``"NAME, frozen"``.
     """
 
     entries: dict[str, Entry]
@@ -273,6 +275,10 @@ class StudyConfig:
             single = controls.pop("single")
             rows |= {name: Entry(name) for name in controls.values()}
             rows |= {f"{single}[{m}]": Entry(single, {"modality": m}) for m in data.modalities}
+            for label, entry in self.entries.items():
+                if label == entry.method and not entry.options and not entry.uses:
+                    for name, options in get(entry.method).info.rows.items():
+                        rows[f"{label}, {name}"] = Entry(entry.method, dict(options))
         rows |= self.entries
         for label, entry in rows.items():
             check_uses(entry.method, entry.options, entry.uses, f"entry {label!r}: ")
