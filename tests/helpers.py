@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -115,7 +115,7 @@ def _with_teachers(model: Any, task: Any) -> Settings:
             bound = (p[0].numel() if p.ndim > 1 else p.numel()) ** -0.5
             drawn = torch.rand(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64)
             p.copy_((2 * drawn - 1) * bound)
-        for p in teacher.heads.parameters():  # no strong opinions, which would be wrong ones
+        for p in cast(nn.Module, teacher.heads).parameters():  # no strong opinions, which would be wrong ones
             p.mul_(0.05)
     return {"teachers": dict.fromkeys(model.modalities, teacher), "weight": 0.1}
 

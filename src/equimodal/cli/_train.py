@@ -10,11 +10,16 @@ from equimodal.cli._errors import Interrupted, UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, peek, read_config
 from equimodal.cli._progress import Progress
-<<<<<<< HEAD
-from equimodal.cli._shared import add_method_options, add_parts, clean_options, measured, recipe, recommended, shown
-=======
-from equimodal.cli._shared import add_method_options, add_parts, clean_options, measured, of_samples, recipe, shown
->>>>>>> h-faults
+from equimodal.cli._shared import (
+    add_method_options,
+    add_parts,
+    clean_options,
+    measured,
+    of_samples,
+    recipe,
+    recommended,
+    shown,
+)
 from equimodal.methods import get
 from equimodal.studies import RunConfig
 from equimodal.studies import run as run_study

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from equimodal.methods._dgl import DGL as DGL
     from equimodal.methods._ensemble import Ensemble as Ensemble
     from equimodal.methods._ensemble import Unimodal as Unimodal
+    from equimodal.methods._g2d import G2D as G2D
+    from equimodal.methods._gblend import GBlend as GBlend
     from equimodal.methods._joint import Joint as Joint
+    from equimodal.methods._lfm import LFM as LFM
     from equimodal.methods._mcr import MCR as MCR
     from equimodal.methods._mie import MIE as MIE
     from equimodal.methods._mla import MLA as MLA
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from equimodal.methods._qmf import QMF as QMF
     from equimodal.methods._recon_boost import ReconBoost as ReconBoost
     from equimodal.methods._tmc import TMC as TMC
+    from equimodal.methods._umt import UMT as UMT
     # end of the imports
 
 _HOMES = {
@@ -95,13 +99,17 @@ __all__ += [
     "AUG",
     "CGGM",
     "DGL",
+    "G2D",
+    "LFM",
     "MCR",
     "MIE",
     "MLA",
     "OGM",
     "QMF",
     "TMC",
+    "UMT",
     "Ensemble",
+    "GBlend",
     "Joint",
     "MMPareto",
     "ModalityDropout",
