@@ -11,7 +11,9 @@ from equimodal.studies.comparisons import (
     summarise,
 )
 from equimodal.studies.outputs import export_run, predict_run, write_predictions
+from equimodal.studies.runs import OUTCOMES as OUTCOMES
 from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights
+from equimodal.studies.runs import read_outcomes as read_outcomes
 from equimodal.studies.setup import (
     DataConfig,
     Entry,
@@ -28,6 +30,8 @@ from equimodal.studies.setup import (
     recipes,
     task_options,
 )
+from equimodal.studies.setup import cell_folder as cell_folder
+from equimodal.studies.setup import companion_options as companion_options
 from equimodal.studies.tuning import TuneConfig, tune
 
 __all__ = [
