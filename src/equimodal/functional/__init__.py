@@ -9,6 +9,8 @@ References:
     [Hua2024] Hua et al., ReconBoost: Boosting Can Achieve Modality Reconcilement, ICML 2024, arXiv 2405.09321.
     [Yang2024] Yang et al., Facilitating Multimodal Classification via Dynamically Learning Modality Gap, NeurIPS 2024
         (LFM).
+    [Wei2024a] Wei et al., Enhancing Multimodal Cooperation via Sample-level Modality Valuation, CVPR 2024,
+        arXiv 2309.06255 (SMV).
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
         arXiv 2203.15332 (OGM, OGM-GE).
@@ -17,11 +19,14 @@ References:
     [Wang2020] Wang, Tran and Feiszli, What makes training multi-modal classification networks hard?, CVPR 2020,
         arXiv 1905.12681 (G-Blend).
     [Fan2023] Fan et al., PMR: Prototypical modal rebalance for multimodal learning, CVPR 2023, arXiv 2211.07089.
+    [Kontras2024] Kontras et al., Improving multimodal learning with multi-loss gradient modulation, BMVC 2024,
+        arXiv 2405.07930 (MLB).
     [Wei2024b] Wei et al., On-the-fly modulation for balanced multimodal learning, TPAMI 2024 (OPM).
     [Wei2024] Wei and Hu, MMPareto: Boosting multimodal learning with innocent unimodal assistance, ICML 2024,
         arXiv 2405.17730.
     [Zhang2023] Zhang et al., Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023,
         arXiv 2306.02050 (QMF).
+    [Liu2023] Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, arXiv 2306.03792.
     [Han2021] Han et al., Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051 (TMC).
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
@@ -42,10 +47,14 @@ from equimodal.functional._confidence import true_label_probability, true_probab
 from equimodal.functional._distillation import distillation
 from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
 from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
+from equimodal.functional._loss_rates import rate_gradient, rate_weights
+from equimodal.functional._misalignment import misaligned_target, shares, weak_weights
 from equimodal.functional._modulation import (
     agm_coefficients,
     discrepancy_ratios,
+    mlb_coefficients,
     ogm_coefficients,
+    opm_probabilities,
     relative_strengths,
 )
 from equimodal.functional._opinions import (
@@ -97,6 +106,7 @@ from equimodal.functional._uncertainty import (
     uncertainty_weights,
 )
 from equimodal.functional._uncertainty import Measure as Measure
+from equimodal.functional._valuation import copies_alone, shapley_values
 
 __all__ = [
     "MEASURES",
@@ -111,6 +121,7 @@ __all__ = [
     "combined_opinion",
     "confidence_ranking",
     "constant_cross_entropy",
+    "copies_alone",
     "cosine_similarity",
     "cross_entropy_at",
     "cross_modal_contrast",
@@ -139,8 +150,11 @@ __all__ = [
     "jensen_shannon",
     "known_share",
     "lagging",
+    "misaligned_target",
+    "mlb_coefficients",
     "norm_restoration",
     "ogm_coefficients",
+    "opm_probabilities",
     "orthogonal_projector_update",
     "output_weight_gradient",
     "pareto_weights",
@@ -151,10 +165,14 @@ __all__ = [
     "product_weights",
     "project_rows",
     "prototype_logits",
+    "rate_gradient",
+    "rate_weights",
     "relative_strengths",
     "released_alignment_share",
     "removed_direction",
     "residual_target",
+    "shapley_values",
+    "shares",
     "skill",
     "skill_weights",
     "soft_dice",
@@ -167,5 +185,6 @@ __all__ = [
     "uncertainty",
     "uncertainty_weights",
     "unexplained_share",
+    "weak_weights",
     "weighted_sum",
 ]
