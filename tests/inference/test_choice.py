@@ -99,6 +99,8 @@ def test_groups_stay_together() -> None:
     assert int(folds.max()) + 1 == FOLDS
     sizes = torch.bincount(folds).tolist()
     assert max(sizes) - min(sizes) <= 1
+    large = folds_of(torch.tensor([0, 1, 2, 3, 4, 5, 5, 5, 5]), torch.zeros(9), {}, {})
+    assert sorted(torch.bincount(large).tolist()) == [1, 1, 1, 2, 4]  # the largest group first
     two = group_codes(torch.tensor([0, 0, 9, 9]), 4)
     assert sorted(set(folds_of(two, torch.zeros(4), {}, {}).tolist())) == [0, 1]
     assert group_codes(None, 4) is None

@@ -17,11 +17,11 @@ from equimodal.diagnostics import rule_scores
 from equimodal.errors import UnsupportedError
 from equimodal.export import export
 from equimodal.fusion import Concat
-from equimodal.inference import JOINT
+from equimodal.inference import JOINT, Evidence, Expert, SkillPool
 from equimodal.methods import Joint, Method, MultiLoss, outputs_on
 from equimodal.studies import DataConfig, ModelConfig, RunConfig, TrainingConfig, load_run, predict_run, run
 from equimodal.studies.runs import load_weights, save_weights
-from tests.helpers import CLASSES, NAMES, make_batch, make_method, make_model, plain_model, split
+from tests.helpers import CLASSES, NAMES, WIDTH, make_batch, make_method, make_model, plain_model, split
 from tests.task_helpers import TASKS, task_batch, task_method
 
 F64 = torch.float64
@@ -96,7 +96,11 @@ def test_batch_sizes_do_not_matter() -> None:
 
 
 def test_what_the_joint_head_says_of_less_is_what_it_would_predict() -> None:
-    method, batch = make_method("MultiLoss", 3), make_batch(3)
+    model = make_model(3)
+    model.fusion = Concat(dict.fromkeys(NAMES[:3], WIDTH), fill="learnt").double()
+    for p in model.fusion.parameters():
+        nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
+    method, batch = MultiLoss(model, Classification(CLASSES)).double(), make_batch(3)
     mask = torch.arange(12) % 3 != 0
     batch = Batch(batch.inputs, batch.target, {NAMES[0]: mask})
     found = outputs_on(method, split(batch, 5), reduced=True)
@@ -155,6 +159,27 @@ def test_whether_the_joint_head_stays_is_learnt_from_samples_without_a_modality(
         assert point.pool is not None
         assert point.pool.joint_for_incomplete == stays
     assert point(f["a"], {}, without_b).weights == {JOINT: pytest.approx(torch.ones(200))}  # nothing else is there
+
+
+def test_the_joint_head_counts_where_nothing_else_is_there() -> None:
+    """Of two modalities one has no output of its own."""
+    z = {JOINT: torch.randn(3, 2, dtype=F64), "b": torch.randn(3, 2, dtype=F64)}
+    pool = SkillPool({JOINT: Expert(0.5), "b": Expert(0.5)}, joint_for_incomplete=False)
+    here = {"a": torch.tensor([True, True, False]), "b": torch.tensor([True, False, True])}
+    assert pool.weights(z, here)[JOINT].tolist() == [0.5, 1.0, 0.0]
+
+
+def test_each_loss_of_a_modality_counts_once() -> None:
+    target = torch.arange(4) % 2
+    present = {"a": torch.tensor([True, True, False, True]), "b": torch.tensor([True, True, True, False])}
+    outputs = {e: torch.randn(4, 2, dtype=F64) for e in (JOINT, "a", "b")}
+    reduced: dict[tuple[str, ...], Tensor] = {("a",): torch.full((4, 2), 7.0), ("b",): torch.full((4, 2), 8.0)}
+    found = Evidence(Classification(2), "categorical", outputs, present, target, None, reduced).incomplete()
+    assert found is not None
+    # samples 2 and 3 as they are, then samples 0 and 1 with a alone and with b alone
+    assert found.outputs[JOINT][2:, 0].tolist() == [7, 7, 8, 8]
+    assert torch.equal(found.outputs[JOINT][:2], outputs[JOINT][2:].double())
+    assert found.present["a"].tolist() == [False, True, True, True, False, False]
 
 
 def test_incomplete_validation_samples_count_as_they_are() -> None:
@@ -263,6 +288,9 @@ def test_export_with_a_modality_left_out_for_good(tmp_path: Path) -> None:
     method, batch = strong_and_weak()
     method = method.float()
     x = {m: t.float() for m, t in batch.inputs.items()}
+    head: Any = method.multimodal.head
+    with torch.no_grad():
+        head.weight.mul_(0.3)  # so that the joint head says something of its own
     method.fit_inference([Batch(x, batch.target)])
     for keep in (True, False):
         object.__setattr__(method.inference.pool, "joint_for_incomplete", keep)
