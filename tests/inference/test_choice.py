@@ -111,6 +111,8 @@ def test_folds_of_single_samples_have_all_classes() -> None:
     said = classes(REGIMES["equal"], 100, 0)
     present = {m: torch.ones(100, dtype=torch.bool) for m in said.outputs}
     folds = folds_of(None, said.target, said.outputs, present)
+    turned = dict(reversed(said.outputs.items()))
+    assert torch.equal(folds, folds_of(None, said.target, turned, present))  # whatever the order of the experts
     for c in range(CLASSES):
         counts = torch.bincount(folds[said.target == c], minlength=FOLDS)
         assert int(counts.max() - counts.min()) <= 1
