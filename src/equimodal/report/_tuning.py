@@ -30,11 +30,11 @@ def tuning_table(record: Mapping[str, Any]) -> str:
     factor, unit = _unit(record)
     rows = [r for r in _ranked(record) if r["score"] is not None][:_SHOWN]
     head = ["trial", f"score{unit}", "epochs", "state", "fusion", "rate", "prediction"]
-    body = [
-        [printable(_label(r)) + (" (c)" if r["control"] else ""), _number(r["score"], factor), str(r["epochs"]), r["state"],
-         str(r["fusion"]), f"{r['lr']:.2g}", _way(r["candidate"])]
-        for r in rows
-    ]  # fmt: skip
+    body = []
+    for r in rows:
+        name = printable(_label(r)) + (" (c)" if r["control"] else "")
+        score, rate = _number(r["score"], factor), f"{r['lr']:.2g}"
+        body.append([name, score, str(r["epochs"]), r["state"], str(r["fusion"]), rate, _way(r["candidate"])])
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in [head, *body]]
     notes = ["", "(c) control. Score: validation data.", printable(record["verdict"]["words"])]
