@@ -59,6 +59,20 @@ def test_a_study_has_every_control_and_entry(tmp_path: Path) -> None:
     assert found["protocol"]["name"] == "independent"
 
 
+def test_frozen_pretraining_is_a_row_of_its_own() -> None:
+    """Of a study with controls, where the method is there with its defaults; and named by nobody but the method."""
+    data = build_data(study().data)
+    entries = {"PretrainFinetune": Entry("PretrainFinetune"), "MLA": Entry("MLA")}
+    rows = study(entries, controls=True).rows(data)
+    assert rows["PretrainFinetune, frozen"] == Entry("PretrainFinetune", {"freeze": True})
+    assert list(rows)[-3:] == ["PretrainFinetune, frozen", "PretrainFinetune", "MLA"]
+    assert "PretrainFinetune, frozen" not in study(entries).rows(data)
+    longer = {"PretrainFinetune": Entry("PretrainFinetune", {"pretrain": 0.7})}
+    assert "PretrainFinetune, frozen" not in study(longer, controls=True).rows(data)
+    own = {"PretrainFinetune": Entry("PretrainFinetune"), "PretrainFinetune, frozen": Entry("Joint")}
+    assert study(own, controls=True).rows(data)["PretrainFinetune, frozen"] == Entry("Joint")
+
+
 def test_numbers_are_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     found = compare(study({"MLA": Entry("MLA"), "Ensemble": Entry("Ensemble")}), tmp_path / "s", cost=False)
     rows = {row["method"]: row for row in found["rows"]}

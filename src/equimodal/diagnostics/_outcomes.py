@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equimodal.diagnostics._evaluate import _collect
-from equimodal.methods import BatchLike, Method
 from equimodal.tasks import Task
 
 Numbers = NDArray[np.float32]
@@ -75,23 +73,3 @@ def sample_terms(task: Task, output: Tensor, target: Tensor) -> Outcomes:
 def _each(one: Terms, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     terms = [one(z, y) for z, y in zip(output, target, strict=True)]
     return torch.stack([above for above, _ in terms]), torch.stack([below for _, below in terms])
-
-
-@torch.no_grad()
-def sample_outcomes(method: Method, batches: Iterable[BatchLike]) -> dict[str, Outcomes]:
-    """What the prediction and each unimodal output earned on every sample, in the order of ``batches``.
-
-    Args:
-        method: trained; its rule is the one in force.
-        batches: with targets.
-
-    Returns:
-        ``"prediction"`` and ``"unimodal/MODALITY"`` -> outcomes; samples without the modality do not count there.
-    """
-    found = _collect(method, batches)
-    outcomes = {"prediction": sample_terms(method.task, found.output, found.target)}
-    for m, z in found.unimodal.items():
-        own = sample_terms(method.task, z, found.target)
-        rows = found.present[m].cpu().numpy()[:, None]
-        outcomes[f"unimodal/{m}"] = Outcomes(np.where(rows, own.numerator, 0), np.where(rows, own.denominator, 0))
-    return outcomes

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from equimodal.methods._options import Within as Within
     from equimodal.methods._options import check_options as check_options
     from equimodal.methods._options import options_of as options_of
+    from equimodal.methods._outputs import Outputs as Outputs
+    from equimodal.methods._outputs import outputs_on as outputs_on
     from equimodal.methods._predictor import BatchLike as BatchLike
     from equimodal.methods._validation import Validation as Validation
     from equimodal.methods._validation import ValidationSums as ValidationSums
@@ -28,15 +30,28 @@ if TYPE_CHECKING:
 
     # isort: split
     # imports of the methods, written by `make pages`
+    from equimodal.methods._agm import AGM as AGM
+    from equimodal.methods._aug import AUG as AUG
     from equimodal.methods._cggm import CGGM as CGGM
+    from equimodal.methods._dgl import DGL as DGL
     from equimodal.methods._ensemble import Ensemble as Ensemble
     from equimodal.methods._ensemble import Unimodal as Unimodal
+    from equimodal.methods._g2d import G2D as G2D
+    from equimodal.methods._gblend import GBlend as GBlend
     from equimodal.methods._joint import Joint as Joint
+    from equimodal.methods._lfm import LFM as LFM
+    from equimodal.methods._mcr import MCR as MCR
     from equimodal.methods._mie import MIE as MIE
     from equimodal.methods._mla import MLA as MLA
+    from equimodal.methods._mmpareto import MMPareto as MMPareto
     from equimodal.methods._modality_dropout import ModalityDropout as ModalityDropout
     from equimodal.methods._multi_loss import MultiLoss as MultiLoss
+    from equimodal.methods._ogm import OGM as OGM
     from equimodal.methods._pretrain_finetune import PretrainFinetune as PretrainFinetune
+    from equimodal.methods._qmf import QMF as QMF
+    from equimodal.methods._recon_boost import ReconBoost as ReconBoost
+    from equimodal.methods._tmc import TMC as TMC
+    from equimodal.methods._umt import UMT as UMT
     # end of the imports
 
 _HOMES = {
@@ -55,6 +70,8 @@ _HOMES = {
     "options_of": "_options",
     "part_of": "_validation",
     "evaluating": "_predictor",
+    "Outputs": "_outputs",
+    "outputs_on": "_outputs",
     "refuse_incomplete": "_base",
 }
 """General names, and the file that each is from. The methods are found by the registry."""
@@ -78,14 +95,27 @@ __all__ = [
 ]
 # names of the methods, written by `make pages`
 __all__ += [
+    "AGM",
+    "AUG",
     "CGGM",
+    "DGL",
+    "G2D",
+    "LFM",
+    "MCR",
     "MIE",
     "MLA",
+    "OGM",
+    "QMF",
+    "TMC",
+    "UMT",
     "Ensemble",
+    "GBlend",
     "Joint",
+    "MMPareto",
     "ModalityDropout",
     "MultiLoss",
     "PretrainFinetune",
+    "ReconBoost",
     "Unimodal",
 ]
 # end of the names

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from equimodal.methods._base import Method
 
 GROUP = "equimodal.methods"
-"""Entry-point group in which a package names its methods, as ``OGM = "my_package.ogm:OGM"``."""
+"""Entry-point group in which a package names its methods, as ``DWA = "my_package.dwa:DWA"``."""
 
 
 @dataclass(frozen=True)

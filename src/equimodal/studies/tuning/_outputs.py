@@ -95,17 +95,9 @@ def folds(split: Split, count: int = 5) -> Tensor:
 
 
 def coarsest(split: Split) -> Tensor | None:
-    """(N,) codes of the group with the fewest values, of those that the protocol names; ``None`` without one.
-
-    A group that all samples share tells none apart, and does not count.
-    """
-    found: Tensor | None = None
-    fewest = len(split) + 1
-    for values in split.groups.values():
-        names = {v: i for i, v in enumerate(sorted({str(v) for v in values}))}
-        if 1 < len(names) < fewest:
-            fewest, found = len(names), torch.tensor([names[str(v)] for v in values])
-    return found
+    """(N,) numbers of the group that each sample is in, see :attr:`Split.group_labels`; ``None`` without groups."""
+    labels = split.group_labels
+    return None if labels is None else labels[split.rows]
 
 
 def write_outputs(path: Path, stored: dict[str, Outputs]) -> Path:
