@@ -104,13 +104,15 @@ import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("equimodal", run_name="__main__", alter_sys=True)
 """
+# a thread that never ends, as one of another library may at exit
+HELD_UP = "import threading; threading.Thread(target=threading.Event().wait).start()"
 
 
-def start(arguments: list[str], root: Path) -> subprocess.Popen[str]:
+def start(arguments: list[str], root: Path, code: str = INTERRUPTIBLE) -> subprocess.Popen[str]:
     """A command in a process group of its own, as a terminal starts it."""
     environment = {**os.environ, "PYTHONPATH": str(root / "src")}
     return subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *arguments],
+        [sys.executable, "-c", code, *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -139,6 +141,13 @@ def test_ctrl_c_leaves_a_run_that_continues(cli: CLI, root: Path) -> None:
     cli(["train", "--resume", "--out", "a", "--quiet"])
     epochs = [json.loads(line)["epoch"] for line in Path("a/history.jsonl").read_text().splitlines()]
     assert epochs == list(range(50))
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_process_that_something_else_holds_up(root: Path) -> None:
+    arguments = ["train", "--method", "MLA", *TINY, "--training.epochs", "50", "--out", "a"]
+    process = start(arguments, root, HELD_UP + INTERRUPTIBLE)
+    assert "equimodal train --resume --out a" in interrupt(process, Path("a/checkpoints/last.ckpt"))
 
 
 @pytest.mark.slow

@@ -39,12 +39,14 @@ from equimodal.studies import (
     run,
 )
 from equimodal.studies.setup._fusion import _STEPS, _STEPS_OF_IMAGES
+from tests.helpers import companions_of
 from tests.studies.helpers import assert_same_run, config
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "Concat": {"fill": "learnt"}, "Sum": {"fill": "renormalise"}, "Late": {"fill": "zeros"}, "FiLM": {"main": "v"},
     "Gated": {"main": "s", "out_features": 5}, "LowRank": {"rank": 2, "out_features": 7},
     "CrossAttention": {"width": 8, "heads": 2, "layers": 1},
+    "LateTransformer": {"width": 8, "heads": 2, "hidden": 8, "layers": 1},
 }  # fmt: skip
 every_fusion = pytest.mark.parametrize("name", fusions())
 # what is refused with a sentence; every other pair of a fusion and a method trains
@@ -218,7 +220,8 @@ def test_a_segmentation_needs_a_fusion_that_keeps_the_pixels(name: str, pixels: 
 
 def one_step(data: Dataset, settings: ModelConfig, name: str) -> None:
     torch.manual_seed(0)
-    method = build_method(build_model(data, settings), data, name, {})
+    model, needed = build_model(data, settings), companions_of(name)
+    method = build_method(model, data, name, {} if needed is None else needed(model, data.task))
     engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=1e-3))
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
     method.train().on_train_epoch_start(EpochContext(0, 1, 1))

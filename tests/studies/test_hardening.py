@@ -31,7 +31,7 @@ from equimodal.studies import (
 )
 from equimodal.studies.comparisons import _compare as module
 from equimodal.studies.runs import Terminated
-from equimodal.studies.setup import cell_folder, check_labels, resolved_options
+from equimodal.studies.setup import cell_folder, check_labels, companion_options, resolved_options
 from tests.studies.helpers import Whole, config
 
 
@@ -181,7 +181,7 @@ def test_resolved_options_are_plain_and_complete(name: str) -> None:
     resolved = resolved_options(name, {})
     assert yaml.safe_load(yaml.safe_dump(json.loads(json.dumps(resolved)))) == json.loads(json.dumps(resolved))
     left_out = set(method_options(name)) - set(resolved)
-    assert left_out <= {"sharpness", "unimodal", "heads", "head", "classifiers"}
+    assert left_out <= {"sharpness", "unimodal", "heads", "head", "classifiers", *companion_options(name)}
     assert resolved
     sharp = resolved_options(name, {"sharpness": {"mode": "full", "radius": 0.1}})["sharpness"]
     assert sharp == {"mode": "full", "radius": 0.1, "ratio": 1.0, "every": 5}

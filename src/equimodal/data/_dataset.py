@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,11 @@ from equimodal.data._checks import (
     target_tensor,
 )
 from equimodal.data._missing import Missing, in_training
-from equimodal.data._modality import Modality
+from equimodal.data._modality import Modality, channels_last
 from equimodal.data._protocol import Protocol, split_rows
 from equimodal.data._source import Rows, Source
 from equimodal.data._splits import Store, TestSplit, TrainSplit, ValidationSplit
-from equimodal.errors import DataError, unknown_name
+from equimodal.errors import DataError, DataWarning, unknown_name
 
 if TYPE_CHECKING:
     from equimodal.tasks import Task
@@ -303,14 +304,15 @@ def build(
     some_modality(present, names, rows, origin)
     in_training(present, rows, origin)
     for name, source in sources.items():
-        source.standardise(rows["train"], present.get(name))
+        source.settle(rows, present.get(name))
     store = Store(
         name=card.name,
         sources=sources,
-        target=target_tensor(labels, goal, used),
+        target=target_tensor(labels, goal, used, rows),
         classes=classes,
         present={m: torch.from_numpy(mask) for m, mask in present.items()},
         size=size,
+        groups={g: torch.from_numpy(np.unique(own, return_inverse=True)[1]) for g, own in groups.items()},
     )
     specs = {n: _spec(card, n, s) for n, s in sources.items()}
     chosen_options = {"protocol": chosen.name, "target": goal.name, "modalities": list(names), **(options or {})}
@@ -327,5 +329,13 @@ def _spec(card: Card, name: str, source: Source) -> Modality:
             f"{card.file}: field `modalities.{name}.shape`: expected samples of shape {entry.shape} after "
             "`transforms`. "
             f"Found {spec.shape}."
+        )
+    if entry.kind == "image" and channels_last(spec.shape):
+        warnings.warn(
+            f"modality {name!r}: images of shape {spec.shape} are taken for (C, H, W), and look like (H, W, C). Move "
+            "the channels in front: `transforms: [{transpose: [2, 0, 1]}]` in the card, or numpy.moveaxis(array, -1, "
+            "1).",
+            DataWarning,
+            stacklevel=4,
         )
     return spec

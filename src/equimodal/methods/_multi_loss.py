@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from equimodal.batch import Batch
+from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.inference import Rule
 from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
@@ -75,7 +75,13 @@ class MultiLoss(Joint):
             own = self.loss(z, batch, m)
             total = total + self.weight * own
             losses[f"unimodal/{m}"] = own.detach()
+        for name, (weight, term) in self._terms(features, batch).items():
+            total, losses[name] = total + weight * term, term.detach()
         return Objective(total, losses)
+
+    def _terms(self, features: Mapping[str, Tree], batch: Batch) -> dict[str, tuple[float, Tensor]]:
+        """Name -> weight and value of what a subclass adds to the loss."""
+        return {}
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the own heads."""

@@ -1,10 +1,11 @@
-"""Runs and comparisons: configuration, training with selection on validation data, records, cost."""
+"""Runs, comparisons and tuning: configuration, training with selection on validation data, records, cost."""
 
 from equimodal.report import CONTROLS
 from equimodal.studies.comparisons import (
     StudyError,
     compare,
     interleaved,
+    load_study,
     measure_cost,
     ratios,
     summarise,
@@ -27,6 +28,7 @@ from equimodal.studies.setup import (
     recipes,
     task_options,
 )
+from equimodal.studies.tuning import TuneConfig, tune
 
 __all__ = [
     "CONTROLS",
@@ -37,6 +39,7 @@ __all__ = [
     "StudyConfig",
     "StudyError",
     "TrainingConfig",
+    "TuneConfig",
     "build_data",
     "build_method",
     "build_model",
@@ -47,6 +50,7 @@ __all__ = [
     "interleaved",
     "load_model_weights",
     "load_run",
+    "load_study",
     "load_weights",
     "measure_cost",
     "method_options",
@@ -58,5 +62,6 @@ __all__ = [
     "save_weights",
     "summarise",
     "task_options",
+    "tune",
     "write_predictions",
 ]

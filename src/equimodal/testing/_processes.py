@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from equimodal.batch import Batch
 from equimodal.engine import is_sharded
 from equimodal.errors import EquimodalError, NonFiniteError, PropertyError
-from equimodal.methods import EpochContext, Method
+from equimodal.methods import Method
 from equimodal.model import MultimodalModel
 from equimodal.testing._cases import Case
+from equimodal.testing._data import ToyData
 from equimodal.testing._engine_features import vectors
 from equimodal.testing._engines import spoilt
 from equimodal.testing._expect import NotApplicable, expect, expect_identical, expect_near, subset
@@ -113,7 +114,7 @@ def _fail(rank: int, job: Job) -> dict[str, Any]:
     if "error" in outcome:
         return outcome
     method.train()
-    method.on_train_epoch_start(EpochContext(1, 3, 1, [half], engine, [half]))
+    method.on_train_epoch_start(ToyData([half]).context(1, 3, engine))
     before = {n: t for n, t in tensors(method).items() if "generator" not in n}
     message = ""
     try:

@@ -13,7 +13,7 @@ from equimodal.methods import Method
 from equimodal.model import MultimodalModel
 from equimodal.testing._cases import Case
 from equimodal.testing._expect import NotApplicable, expect, expect_finite, expect_identical, expect_near, subset
-from equimodal.testing._loops import loss_of, sgd, split, train, weights
+from equimodal.testing._loops import fitted, loss_of, sgd, split, train, weights
 from equimodal.testing._models import CLASSES, NAMES, toy_batch, toy_model
 from equimodal.testing._property import Property
 
@@ -48,7 +48,7 @@ def prediction_changes_nothing(case: Case) -> None:
     method, batch = case.make(2), toy_batch(2)
     before, state = weights(method), torch.get_rng_state()
     method.predict(batch.inputs)
-    method.fit_inference([batch])
+    fitted(method, [batch])
     kept = [n for n in before if not n.startswith("inference.")]
     expect_identical(subset(before, kept), subset(weights(method), kept), "after a prediction")
     expect(torch.equal(state, torch.get_rng_state()), "expected the random state as it was. Found another one.")

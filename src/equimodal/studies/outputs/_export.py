@@ -60,5 +60,5 @@ def export_run(
 def _raw(x: Tree, mean: object, scale: object) -> Tree:
     """Samples as they were before they were standardised."""
     centre, spread = torch.as_tensor(mean), torch.as_tensor(scale)
-    raw = tree_map(lambda t: t / spread + centre if t.is_floating_point() else t, x)
+    raw = tree_map(lambda t: (t / spread + centre).to(t.dtype) if t.is_floating_point() else t, x)
     return Tokens(*raw) if isinstance(x, Tokens) else raw

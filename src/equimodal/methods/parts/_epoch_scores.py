@@ -1,0 +1,73 @@
+"""Training scores of the modalities over an epoch, and the order that follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equimodal._utils.precision import Float32Buffers
+from equimodal.engine import all_sum
+from equimodal.methods._base import Stateful
+from equimodal.tasks import mean_ratio
+
+Order = Literal["fixed", "weak_first", "strong_first"]
+"""Of the modalities: as the model has them, or by their last training scores."""
+
+
+class EpochScores(Stateful, Float32Buffers):
+    """The score of each modality over the training samples of its last epoch, equal on every process.
+
+    Args:
+        modalities: whose scores, in the order of the model.
+        size: K, the length of numerators and denominators; the score is the mean of their ratios.
+        like: gives device and type, float32 at least.
+
+    Example:
+        >>> scores = EpochScores(["audio", "video"], 1, torch.zeros(()))
+        >>> scores.add("audio", {"numerator": torch.tensor([9.0]), "denominator": torch.tensor([10.0])})
+        >>> scores.add("video", {"numerator": torch.tensor([4.0]), "denominator": torch.tensor([10.0])})
+        >>> scores.end_epoch(), scores.order("weak_first")
+        ([0.8999999761581421, 0.4000000059604645], ['video', 'audio'])
+    """
+
+    state = ("last",)
+    numerators: Tensor
+    denominators: Tensor
+
+    def __init__(self, modalities: Sequence[str], size: int, like: Tensor) -> None:
+        super().__init__()
+        self._modalities = tuple(modalities)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        table = torch.zeros(len(self._modalities), size, dtype=dtype, device=like.device)
+        self.register_buffer("numerators", table)
+        self.register_buffer("denominators", table.clone())
+        self.last = [math.nan] * len(self._modalities)
+
+    @torch.no_grad()
+    def add(self, modality: str, sums: Mapping[str, Tensor]) -> None:
+        """Take in the ``numerator`` and ``denominator`` of a step; every process must call it equally often."""
+        row = self._modalities.index(modality)
+        zero = torch.zeros_like(self.numerators[row])
+        whole = all_sum({name: sums.get(name, zero).to(zero.dtype) for name in ("numerator", "denominator")})
+        self.numerators[row] += whole["numerator"]
+        self.denominators[row] += whole["denominator"]
+
+    def end_epoch(self) -> list[float]:
+        """The scores; of a modality that was not seen since the last call, its last one, or NaN. Waits for a device."""
+        found = torch.stack([mean_ratio(n, d) for n, d in zip(self.numerators, self.denominators, strict=True)])
+        self.last = [old if math.isnan(new) else new for new, old in zip(found.tolist(), self.last, strict=True)]
+        self.numerators.zero_()
+        self.denominators.zero_()
+        return self.last
+
+    def order(self, rule: Order) -> list[str]:
+        """The modalities by their last scores; in their own order where some are not known, or equal."""
+        if rule == "fixed" or any(math.isnan(s) for s in self.last):
+            return list(self._modalities)
+        sign = 1 if rule == "weak_first" else -1
+        score = dict(zip(self._modalities, self.last, strict=True))
+        return sorted(self._modalities, key=lambda m: sign * score[m])
