@@ -11,6 +11,8 @@ References:
         (LFM).
     [Wei2024a] Wei et al., Enhancing Multimodal Cooperation via Sample-level Modality Valuation, CVPR 2024,
         arXiv 2309.06255 (SMV).
+    [Huang2025] Huang et al., Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition, CVPR 2025,
+        arXiv 2503.18595 (InfoReg).
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
         arXiv 2203.15332 (OGM, OGM-GE).
@@ -76,6 +78,7 @@ from equimodal.functional._projection import (
 )
 from equimodal.functional._prototypes import pmr_coefficients, prototype_logits
 from equimodal.functional._reconcilement import known_share
+from equimodal.functional._regulation import leads, regulation_strength
 from equimodal.functional._residuals import (
     binary_cross_entropy_residual,
     gaussian_nll,
@@ -150,6 +153,7 @@ __all__ = [
     "jensen_shannon",
     "known_share",
     "lagging",
+    "leads",
     "misaligned_target",
     "mlb_coefficients",
     "norm_restoration",
@@ -167,6 +171,7 @@ __all__ = [
     "prototype_logits",
     "rate_gradient",
     "rate_weights",
+    "regulation_strength",
     "relative_strengths",
     "released_alignment_share",
     "removed_direction",
