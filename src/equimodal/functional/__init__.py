@@ -43,6 +43,7 @@ from equimodal.functional._residuals import (
     soft_dice,
     softmax_backward,
 )
+from equimodal.functional._selection import Selection, selection_scores
 from equimodal.functional._uncertainty import (
     MEASURES,
     entropy,
@@ -56,6 +57,7 @@ from equimodal.functional._uncertainty import Measure as Measure
 
 __all__ = [
     "MEASURES",
+    "Selection",
     "balance_terms",
     "binary_cross_entropy_residual",
     "binary_jensen_shannon",
@@ -83,6 +85,7 @@ __all__ = [
     "product_weights",
     "project_rows",
     "residual_target",
+    "selection_scores",
     "shares",
     "soft_dice",
     "softmax_backward",
