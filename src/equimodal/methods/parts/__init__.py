@@ -4,7 +4,7 @@ from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, tr
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
-from equimodal.methods.parts._epoch_scores import EpochScores, Order
+from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores
 from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._game import PermutationGame
 from equimodal.methods.parts._heads import (
@@ -38,7 +38,6 @@ __all__ = [
     "FixedHead",
     "Heads",
     "Mixup",
-    "Order",
     "PermutationGame",
     "PlannedLoader",
     "ProbeRun",
@@ -61,6 +60,7 @@ __all__ = [
     "planned_loader",
     "probe_run",
     "published_head",
+    "ranked_scores",
     "reset_optimizer",
     "scale_encoders",
     "training_samples",
