@@ -30,6 +30,12 @@ References:
         arXiv 2306.02050 (QMF).
     [Liu2023] Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, arXiv 2306.03792.
     [Han2021] Han et al., Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051 (TMC).
+    [Jiang2025b] Jiang et al., Rethinking Multimodal Learning from the Perspective of Mitigating Classification Ability
+        Disproportion, NeurIPS 2025, arXiv 2502.20120 (AUG).
+    [Hwang2025] Hwang et al., MIDAS: Misalignment-based Data Augmentation Strategy for Imbalanced Multimodal Learning,
+        NeurIPS 2025, arXiv 2509.25831.
+    [MASAM] Modality-aware sharpness-aware minimization, ICLR 2026, openreview AUKeDukcUi.
+    [Hinton2015] Hinton et al., Distilling the knowledge in a neural network, arXiv 1503.02531.
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
 
@@ -86,6 +92,7 @@ from equimodal.functional._residuals import (
     soft_dice,
     softmax_backward,
 )
+from equimodal.functional._selection import Selection, selection_scores
 from equimodal.functional._skill import (
     constant_cross_entropy,
     cross_entropy_at,
@@ -113,6 +120,7 @@ from equimodal.functional._valuation import copies_alone, shapley_values
 
 __all__ = [
     "MEASURES",
+    "Selection",
     "agm_coefficients",
     "alignment_share",
     "balance_terms",
@@ -176,6 +184,7 @@ __all__ = [
     "released_alignment_share",
     "removed_direction",
     "residual_target",
+    "selection_scores",
     "shapley_values",
     "shares",
     "skill",
