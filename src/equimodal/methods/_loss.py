@@ -148,6 +148,14 @@ def count_of(batch: Batch, modality: str | None = None) -> int:
     return batch.count(modality) if modality in batch.inputs else 0
 
 
+def mask_of(batch: Batch, modality: str) -> Tensor:
+    """(B,) booleans: which samples have the modality."""
+    everyone = torch.ones(len(batch), dtype=torch.bool, device=target_of(batch).device)
+    if modality not in batch.inputs:
+        return ~everyone
+    return everyone if batch.present is None else batch.present.get(modality, everyone)
+
+
 def own_rows(output: Tensor, batch: Batch, modality: str) -> tuple[Tensor, Tensor]:
     """Output and target of the samples that have the modality.
 
