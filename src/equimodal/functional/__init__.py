@@ -52,6 +52,7 @@ from equimodal.functional._blending import blending_weights
 from equimodal.functional._boosting import lagging, residual_target
 from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
 from equimodal.functional._confidence import true_label_probability, true_probability
+from equimodal.functional._constraint import correlation, superior
 from equimodal.functional._distillation import distillation
 from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
 from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
@@ -133,6 +134,7 @@ __all__ = [
     "confidence_ranking",
     "constant_cross_entropy",
     "copies_alone",
+    "correlation",
     "cosine_similarity",
     "cross_entropy_at",
     "cross_modal_contrast",
@@ -193,6 +195,7 @@ __all__ = [
     "softmax_backward",
     "softmax_cross_entropy_residual",
     "softmin_weights",
+    "superior",
     "true_label_probability",
     "true_probability",
     "uncentred_covariance_sum",
