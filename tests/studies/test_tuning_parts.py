@@ -321,7 +321,8 @@ def test_groups_of_a_protocol_are_known_to_its_splits() -> None:
     speakers = np.repeat([f"s{i}" for i in range(12)], 5)
     split = np.repeat(["train", "validation", "test"], [30, 15, 15])
     data = from_arrays({"m": rng.standard_normal((60, 3))}, np.arange(60) % 2, split, groups={"speaker": speakers})
-    assert data.validation.groups["speaker"].tolist() == speakers[30:45].tolist()
     codes = coarsest(data.validation)
     assert codes is not None
-    assert codes.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    found = {speaker: set(codes[speakers[30:45] == speaker].tolist()) for speaker in set(speakers[30:45])}
+    assert all(len(numbers) == 1 for numbers in found.values())
+    assert len(set.union(*found.values())) == 3
