@@ -24,10 +24,11 @@ def correlation(sums: Tensor, count: Tensor) -> Tensor:
         tensor(1.)
     """
     x, y, xy, xx, yy = sums.unbind(-1)
-    spread = (count * xx - x.square()).clamp_min(0) * (count * yy - y.square()).clamp_min(0)
-    small = torch.finfo(sums.dtype).eps ** 2 * (count * xx * count * yy)
-    found = (count * xy - x * y) / torch.where(spread > small, spread, 1).sqrt()
-    return torch.where(spread > small, found, 0).clamp(-1, 1)
+    noise = 8 * torch.finfo(sums.dtype).eps  # what is left of a constant's variance
+    own, other = count * xx - x.square(), count * yy - y.square()
+    varies = (own > noise * count * xx) & (other > noise * count * yy)
+    found = (count * xy - x * y) / torch.where(varies, own * other, 1).sqrt()
+    return torch.where(varies, found, 0).clamp(-1, 1)
 
 
 def superior(values: Tensor) -> Tensor:

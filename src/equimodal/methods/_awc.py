@@ -191,7 +191,9 @@ class AWC(Stateful, Joint):
             shares = shapley_values(worth[None])[0]
             ahead = superior(shares)
             report.coefficients["profit"] = dict(zip(self.modalities, shares.unbind(), strict=True))
-        strengths = torch.where(ahead, *(torch.tensor(s, device=ahead.device) for s in self.strengths))
+        wide = widest_float(ahead.device)
+        more, less = (torch.tensor(s, dtype=wide, device=ahead.device) for s in self.strengths)
+        strengths = torch.where(ahead, more, less)
         report.coefficients["strength"] = dict(zip(self.modalities, strengths.unbind(), strict=True))
         number = 0
         for m, strength in zip(self.modalities, strengths, strict=True):
