@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -67,6 +68,8 @@ COMBINATIONS: list[Setting] = [
     ("MLA", {"projector_reset": "epoch", "alpha_scale": "relative"}),
     ("MLA", {"projector_reset": "cycle", "alpha_schedule": "constant"}),
     ("ExpertPool", {"members": 2}),
+    ("OPM", {"warm_up": 0}),
+    ("OPM", {"warm_up": 0, "variant": "released"}),
     ("CGGM", {"window": 1, "momentum": 0.0}),
     ("CGGM", {"window": 2}),
     ("CGGM", {"direction": "block", "apply_to": "update", "window": 1}),
@@ -77,6 +80,11 @@ COMBINATIONS: list[Setting] = [
     ("MIE", {"sam": None, "alternate": "stage", "stage_epochs": (1, 2)}),
     ("MIE", {"sam": None, "projection": False}),
     ("MIE", {"mixup_alpha": 1.0}),
+    ("ReconBoost", {"stage_epochs": 1, "rectify_epochs": 1}),
+    ("InfoReg", {"threshold": -1e6, "unimodal_weight": 1.0}),
+    ("SMV", {"warmup": 0}),
+    ("SMV", {"warmup": 0, "level": "modality", "variant": "released"}),
+    ("MultiTask", {"rate": 0.5}),
     ("AUG", {"every": 1, "margin": 0.0, "maximum": 3, "hidden": 8}),
 ]
 """Settings with numbers that are not the defaults, or with several choices at once."""
@@ -94,8 +102,30 @@ def _settings() -> list[Setting]:
 
 
 def shared_options(name: str) -> Any:
-    """Smaller classifiers than the published ones, for speed."""
-    return _small_heads if name == "MIE" else None
+    """Smaller classifiers than the published ones, for speed; teachers, where a method needs them."""
+    return _small_heads if name == "MIE" else companions_of(name)
+
+
+def companions_of(name: str) -> Any:
+    """What gives a method the companions without which it cannot train, from model and task; ``None`` if it has none.
+
+    They are an untrained ensemble on encoders like the model's, with weights that follow from their shapes alone; what
+    such teachers say counts little.
+    """
+    options = inspect.signature(get(name).__init__).parameters.values()
+    return _with_teachers if any("Companions" in str(option.annotation) for option in options) else None
+
+
+def _with_teachers(model: Any, task: Any) -> Settings:
+    teacher = get("Ensemble")(copy.deepcopy(model).requires_grad_(True), task)
+    with torch.no_grad():
+        for p in teacher.parameters():
+            bound = (p[0].numel() if p.ndim > 1 else p.numel()) ** -0.5
+            drawn = torch.rand(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64)
+            p.copy_((2 * drawn - 1) * bound)
+        for p in cast(nn.Module, teacher.heads).parameters():  # no strong opinions, which would be wrong ones
+            p.mul_(0.05)
+    return {"teachers": dict.fromkeys(model.modalities, teacher), "weight": 0.1}
 
 
 def _small_heads(model: Any, task: Any) -> Settings:

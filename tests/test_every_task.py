@@ -11,7 +11,7 @@ from equimodal.inference import RULES, rules_for
 from equimodal.methods import available, get
 from equimodal.tasks import distribution_of
 from equimodal.testing import PROPERTIES, Case, Check, checks_of
-from tests.helpers import assert_near, run, sgd, split, train, weights
+from tests.helpers import assert_near, companions_of, run, sgd, split, train, weights
 from tests.task_helpers import TASKS, finite, task_batch, task_method
 
 METHODS = available(outside=False)
@@ -28,7 +28,7 @@ def test_the_tasks_of_the_library_are_covered() -> None:
 
 def checks() -> list[Check]:
     """Every property of the tasks, on every method at its defaults."""
-    cases = [Case(get(name)) for name in METHODS]
+    cases = [Case(get(name), shared=companions_of(name)) for name in METHODS]
     return [c for p in PROPERTIES.values() if p.group == "task" for case in cases for c in checks_of(p, [case])]
 
 

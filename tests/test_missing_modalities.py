@@ -29,7 +29,16 @@ from equimodal.studies import (
     predict_run,
     run,
 )
-from tests.helpers import METHOD_SETTINGS, Settings, assert_identical, setting_id, stepper, train, weights
+from tests.helpers import (
+    METHOD_SETTINGS,
+    Settings,
+    assert_identical,
+    companions_of,
+    setting_id,
+    stepper,
+    train,
+    weights,
+)
 
 Array = npt.NDArray[Any]
 Setting = tuple[str, Settings]
@@ -108,7 +117,8 @@ def method_for(data: Dataset, setting: Setting) -> Method:
     torch.manual_seed(0)
     config = model_config()
     config.encoders = {m: o for m, o in config.encoders.items() if m in data.modalities}
-    return build_method(build_model(data, config), data, *setting)
+    model, needed = build_model(data, config), companions_of(setting[0])
+    return build_method(model, data, setting[0], {**({} if needed is None else needed(model, data.task)), **setting[1]})
 
 
 def note_gradients(engine: PlainEngine, found: dict[str, Tensor]) -> None:

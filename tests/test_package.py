@@ -24,7 +24,7 @@ PACKAGES = (
 # everything outside torch, numpy and the standard library that the extras bring
 OPTIONAL = (
     "accelerate", "av", "cv2", "h5py", "jsonargparse", "kornia", "lightning", "matplotlib", "monai", "nibabel",
-    "onnx", "onnxruntime", "onnxscript", "peft", "PIL", "pytorch_lightning", "rich", "safetensors", "scipy",
+    "onnx", "onnxruntime", "onnxscript", "optuna", "peft", "PIL", "pytorch_lightning", "rich", "safetensors", "scipy",
     "skimage", "sklearn", "soundfile", "soxr", "tensorboard", "torchmetrics", "transformers", "yaml",
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ docs/methods/index.md. With `--check` nothing is written, and the exit code is 1
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -57,11 +58,17 @@ def index_table() -> str:
     """Name, idea, cost and inference rule."""
     lines = ["| method | what it does | cost of a step | default inference rule |", "|---|---|---|---|"]
     for name in available(outside=False):
-        info, case = get(name).info, Case(get(name))
-        rule = f"`{case.make(2).inference.rule}`" if case.accepts("inference") else "none"
+        info = get(name).info
+        rule = f"`{default_rule(name)}`" if Case(get(name)).accepts("inference") else "none"
         kind = "control: " if info.control else ""
         lines.append(f"| [{name}]({name.lower()}.md) | {kind}{info.idea or info.title} | {cost(info.cost)} | {rule} |")
     return "\n".join(lines) + "\n"
+
+
+def default_rule(name: str) -> str:
+    """Of the signature; of a method that decides by the task, that of a classification."""
+    default = inspect.signature(get(name).__init__).parameters["inference"].default
+    return default if isinstance(default, str) else str(Case(get(name)).make(2).inference.rule)
 
 
 def paper(method: type[Method]) -> str:

@@ -19,6 +19,7 @@ from equimodal.lightning import MethodModule
 from equimodal.studies import RunConfig, run
 from equimodal.studies.runs import REQUEUE, Terminated, Termination, locked
 from equimodal.studies.runs._checkpoint import newest
+from equimodal.studies.setup import companion_options
 from tests.features import killed
 from tests.features.helpers import SETTINGS, Setting, departure
 from tests.helpers import setting_id
@@ -38,6 +39,13 @@ def settings_of(setting: Setting, seed: int = 0, **training: Any) -> RunConfig:
     if setting[1].get("variant") == "released" and setting[0] == "CGGM":
         found.training.optimizer, found.training.lr = "sgd", 1e-4
     return found
+
+
+def taught(settings: RunConfig, whole: Whole) -> RunConfig:
+    """The settings with a finished run as the companions that the method cannot train without."""
+    options = companion_options(settings.method)
+    settings.uses = dict.fromkeys(options, str(whole(settings_of(("Ensemble", {}))))) if options else {}
+    return settings
 
 
 class Stop(Exception):  # noqa: N818
@@ -66,7 +74,7 @@ def test_resume(setting: Setting, whole: Whole, tmp_path: Path, monkeypatch: pyt
     """Cut inside the second epoch, in memory as a crash would; a checkpoint after every second update."""
     if departure(setting, "resume") is not None:
         pytest.skip("says that it departs")
-    settings = settings_of(setting, checkpoint_every=2)
+    settings = taught(settings_of(setting, checkpoint_every=2), whole)
     with monkeypatch.context() as patch:
         stop_after(patch, 8, fail)
         with pytest.raises(Stop):
@@ -91,7 +99,7 @@ def test_killed_twenty_times_in_a_row(whole: Whole, tmp_path: Path) -> None:
     per_setting = -(-kills // len(order))
     done = 0
     for number, setting in enumerate(order):
-        settings = settings_of(setting, checkpoint_every=2)
+        settings = taught(settings_of(setting, checkpoint_every=2), whole)
         for _ in range(per_setting):
             code = killed.train(settings, tmp_path / f"parts{number}", (rng.randint(1, 6), signal.SIGKILL))
             assert code in (0, -signal.SIGKILL)

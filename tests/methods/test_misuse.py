@@ -16,7 +16,17 @@ from equimodal.fusion import Concat
 from equimodal.inference import Inference
 from equimodal.methods import CGGM, MIE, MLA, EpochContext, Joint, available, get
 from equimodal.tasks import MultiLabel, Regression, distribution_of
-from tests.helpers import CLASSES, NAMES, make_batch, make_method, make_model, plain_batch, plain_model, sgd
+from tests.helpers import (
+    CLASSES,
+    NAMES,
+    companions_of,
+    make_batch,
+    make_method,
+    make_model,
+    plain_batch,
+    plain_model,
+    sgd,
+)
 
 SIZES = {"audio": 5, "the keys": 3, "depth": 4}
 
@@ -26,6 +36,12 @@ def small(task: Any = None, outputs: int = 3) -> tuple[MultimodalModel, Any]:
     encoders = {m: nn.Linear(n, 4) for m, n in SIZES.items()}
     model = MultimodalModel(encoders, Concat(dict.fromkeys(SIZES, 4)), nn.Linear(12, outputs))
     return model, Classification(3) if task is None else task
+
+
+def needed(name: str) -> dict[str, Any]:
+    """The options without which a method cannot be made."""
+    build = companions_of(name)
+    return {} if build is None else build(*small())
 
 
 # ---- rules of inference ---------------------------------------------------------------------------------------------
@@ -90,20 +106,20 @@ def test_parts_of_a_model_are_checked(name: str) -> None:
     encoders = {m: nn.Linear(n, 4) for m, n in SIZES.items()}
     fusion, head = Concat(dict.fromkeys(SIZES, 4)), nn.Linear(12, 3)
     with pytest.raises(ModelError, match=r"`parameters_of\('the keys'\)`: .*'audio'"):
-        get(name)(Shared(encoders, fusion, head), Classification(3))
+        get(name)(Shared(encoders, fusion, head), Classification(3), **needed(name))
     with pytest.raises(ModelError, match="`feature_sizes`"):
-        get(name)(Unsized(encoders, fusion, head), Classification(3))
+        get(name)(Unsized(encoders, fusion, head), Classification(3), **needed(name))
 
 
 @pytest.mark.parametrize("name", available())
 def test_a_method_is_where_its_model_is(name: str) -> None:
     """Buffers too: the device is tried with one that computes nothing, the type with float64."""
     model, task = small()
-    method = get(name)(model.double(), task)
+    method = get(name)(model.double(), task, **needed(name))
     wide = [b.dtype for n, b in method.named_buffers() if b.is_floating_point() and "temperature" not in n]
     assert set(wide) <= {torch.float64}
     model, task = small()
-    method = get(name)(model.to("meta"), task)
+    method = get(name)(model.to("meta"), task, **needed(name))
     assert {t.device.type for t in (*method.parameters(), *method.buffers())} == {"meta"}
 
 

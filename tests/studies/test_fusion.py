@@ -39,7 +39,8 @@ from equimodal.studies import (
     run,
 )
 from equimodal.studies.setup._fusion import _STEPS, _STEPS_OF_IMAGES
-from tests.studies.helpers import assert_same_run, config
+from tests.helpers import companions_of
+from tests.studies.helpers import as_of_the_first_version, assert_same_run, config
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "Concat": {"fill": "learnt"}, "Sum": {"fill": "renormalise"}, "Late": {"fill": "zeros"}, "FiLM": {"main": "v"},
@@ -219,7 +220,8 @@ def test_a_segmentation_needs_a_fusion_that_keeps_the_pixels(name: str, pixels: 
 
 def one_step(data: Dataset, settings: ModelConfig, name: str) -> None:
     torch.manual_seed(0)
-    method = build_method(build_model(data, settings), data, name, {})
+    model, needed = build_model(data, settings), companions_of(name)
+    method = build_method(model, data, name, {} if needed is None else needed(model, data.task))
     engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=1e-3))
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
     method.train().on_train_epoch_start(EpochContext(0, 1, 1))
@@ -380,6 +382,7 @@ def test_folders_from_before_there_was_a_choice(tmp_path: Path) -> None:
     settings = config(epochs=1)
     metrics = run(settings, tmp_path / "a", loggers=False)
     compare(study(settings), tmp_path / "s", cost=False)
+    as_of_the_first_version(tmp_path)
     for file in (tmp_path / "a" / "config.yaml", *tmp_path.rglob("s/**/*.yaml")):
         stored = yaml.safe_load(file.read_text())
         for name in ("fusion", "fusion_options"):

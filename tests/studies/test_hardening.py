@@ -31,8 +31,8 @@ from equimodal.studies import (
 )
 from equimodal.studies.comparisons import _compare as module
 from equimodal.studies.runs import Terminated
-from equimodal.studies.setup import cell_folder, check_labels, resolved_options
-from tests.studies.helpers import Whole, config
+from equimodal.studies.setup import cell_folder, check_labels, companion_options, resolved_options
+from tests.studies.helpers import Whole, as_of_the_first_version, config
 
 
 def study(entries: dict[str, Entry], controls: bool = False) -> StudyConfig:
@@ -181,7 +181,7 @@ def test_resolved_options_are_plain_and_complete(name: str) -> None:
     resolved = resolved_options(name, {})
     assert yaml.safe_load(yaml.safe_dump(json.loads(json.dumps(resolved)))) == json.loads(json.dumps(resolved))
     left_out = set(method_options(name)) - set(resolved)
-    assert left_out <= {"sharpness", "unimodal", "heads", "head", "classifiers"}
+    assert left_out <= {"sharpness", "unimodal", "heads", "head", "classifiers", *companion_options(name)}
     assert resolved
     sharp = resolved_options(name, {"sharpness": {"mode": "full", "radius": 0.1}})["sharpness"]
     assert sharp == {"mode": "full", "radius": 0.1, "ratio": 1.0, "every": 5}
@@ -200,7 +200,7 @@ def test_a_run_and_a_cell_record_every_option(tmp_path: Path) -> None:
 
 
 def test_options_that_were_stored_without_defaults_are_the_same_run(whole: Whole, tmp_path: Path) -> None:
-    shutil.copytree(whole(config("MLA", epochs=1)), tmp_path / "a")
+    as_of_the_first_version(shutil.copytree(whole(config("MLA", epochs=1)), tmp_path / "a"))
     known = tmp_path / "a/config.yaml"
     known.write_text(yaml.safe_dump({**yaml.safe_load(known.read_text()), "options": {}}))
     run(config("MLA", {"alpha": 0.1}, epochs=1), tmp_path / "a", resume=True)

@@ -116,3 +116,11 @@ def measured(metrics: Mapping[str, Any]) -> str:
 def percent(value: float | None) -> str:
     """A score for people."""
     return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def of_samples(counts: Mapping[str, int], modality: str, samples: int | None) -> str:
+    """Which samples the output of a modality is scored over, where these are not all."""
+    count = counts.get(modality)
+    return (
+        "" if samples is None or count is None or count == samples else f" (the {count} of {samples} samples with it)"
+    )

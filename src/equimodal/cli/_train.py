@@ -10,7 +10,16 @@ from equimodal.cli._errors import Interrupted, UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, peek, read_config
 from equimodal.cli._progress import Progress
-from equimodal.cli._shared import add_method_options, add_parts, clean_options, measured, recipe, recommended, shown
+from equimodal.cli._shared import (
+    add_method_options,
+    add_parts,
+    clean_options,
+    measured,
+    of_samples,
+    recipe,
+    recommended,
+    shown,
+)
 from equimodal.methods import get
 from equimodal.studies import RunConfig
 from equimodal.studies import run as run_study
@@ -20,7 +29,7 @@ resolved configuration, environment, history, metrics, checkpoints and weights. 
 NAME --data avdigits --training.epochs 20 --seed 1"""
 
 
-_COMMON = ("score", "loss", "unimodal")
+_COMMON = ("score", "loss", "unimodal", "samples", "unimodal_samples")
 
 
 def run(argv: Sequence[str], context: Context) -> int:
@@ -68,7 +77,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> i
         print("  test " + ", ".join(f"{name} {value:.3f}" for name, value in others.items()))
     for title, scores in (("own output of", metrics["test"]["unimodal"]), ("probe of", metrics.get("probe", {}))):
         for modality, score in scores.items():
-            print(f"  {title} {modality}: {shown(score)}")
+            over = of_samples(metrics["test"].get("unimodal_samples", {}), modality, metrics["test"].get("samples"))
+            print(f"  {title} {modality}: {shown(score)}{over}")
     print(folder)
     return 0
 

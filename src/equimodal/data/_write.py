@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.plain_yaml import text_of
 from equimodal.data._card import parse_card
 from equimodal.data._dataset import Dataset, build
 from equimodal.data._generated_card import Array, TaskKind, describe_arrays
 from equimodal.data._missing import Missing
-from equimodal.errors import DataError, StorageError, missing_extra
+from equimodal.errors import DataError, StorageError
 
 
 def from_arrays(
@@ -183,8 +184,4 @@ def _swap(workplace: Path, moves: Sequence[tuple[Path, Path]]) -> None:
 
 def yaml_of(card: Mapping[str, Any]) -> str:
     """A card as YAML text."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("pyyaml", "cli", "Writing a bundle's card") from error
-    return str(yaml.safe_dump(dict(card), sort_keys=False, allow_unicode=True, width=110))
+    return text_of(dict(card), "Writing a bundle's card", width=110)

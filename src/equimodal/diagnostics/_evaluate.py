@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -29,6 +29,7 @@ class Evaluation:
         metrics: name -> value of the task's metrics.
         samples: how many samples were seen.
         rule: the inference rule in force.
+        counts: modality -> how many samples have it, which are those that its own output is scored over.
     """
 
     score: float
@@ -37,6 +38,7 @@ class Evaluation:
     metrics: Mapping[str, float]
     samples: int
     rule: str
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class _Collected:
     raw: dict[str, Tensor]
     output: Tensor
     unimodal: dict[str, Tensor]
-    present: dict[str, Tensor]
+    present: dict[str, Tensor]  # to the inference rule
+    there: dict[str, Tensor]  # in the batches
     target: Tensor
     rule: str
 
@@ -59,6 +62,7 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
     raw: dict[str, list[Tensor]] = {}
     unimodal: dict[str, list[Tensor]] = {}
     present: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
+    there: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
     rule = ""
     for item in batches:
         batch = method.check_batch(item).to(device)
@@ -69,9 +73,13 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
         output.append(prediction.output)
         if joint is not None:
             fused.append(joint)
+        every = torch.ones(len(batch), dtype=torch.bool, device=device)
         for m in method.modalities:
             own = None if presence is None else presence.get(m)
-            present[m].append(torch.ones(len(batch), dtype=torch.bool, device=device) if own is None else own)
+            present[m].append(every if own is None else own)
+            # a method of one modality has an output for samples without it, which says nothing about the modality
+            rows = batch.present.get(m) if batch.present is not None else None
+            there[m].append(torch.zeros_like(every) if m not in batch.inputs else every if rows is None else rows)
             if m in alone:
                 raw.setdefault(m, []).append(alone[m])
                 unimodal.setdefault(m, []).append(prediction.unimodal.get(m, alone[m]))
@@ -84,6 +92,7 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
         torch.cat(output),
         {m: torch.cat(z) for m, z in unimodal.items()},
         {m: torch.cat(p) for m, p in present.items()},
+        {m: torch.cat(p) for m, p in there.items()},
         torch.cat(target),
         rule,
     )
@@ -114,7 +123,7 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
     found = _collect(method, batches)
     unimodal = {}
     for m, z in found.unimodal.items():
-        rows = found.present[m]
+        rows = found.there[m]
         if bool(rows.any()):
             unimodal[m] = _score(method, z[rows], found.target[rows])
     values: dict[str, float] = {}
@@ -129,6 +138,7 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
         values,
         len(found.target),
         found.rule,
+        {m: int(found.there[m].sum()) for m in unimodal},
     )
 
 
@@ -144,6 +154,18 @@ def rule_scores(
         rule (``"skill"``, ``"mean"``, ``"mean+temperature"``, ``"alone:audio"`` ...) -> {"validation": score, "test":
         score}. Choose by the first.
     """
+    results = rule_outcomes(method, validation, test)
+    return {rule: {"validation": chosen, "test": float(found.score())} for rule, (chosen, found) in results.items()}
+
+
+def rule_outcomes(
+    method: Method, validation: Iterable[BatchLike], test: Iterable[BatchLike]
+) -> dict[str, tuple[float, Outcomes]]:
+    """As :func:`rule_scores`, with what each rule earned on every test sample.
+
+    Returns:
+        rule -> (validation score, outcomes on ``test``).
+    """
     kind = distribution_of(method.task)
     known = outputs_on(method, validation, reduced=True)
     fit = Inference(method.modalities, "auto", distribution=kind)
@@ -152,16 +174,15 @@ def rule_scores(
         fit.fit(method.task, known.fused, known.unimodal, known.present, known.target, groups=known.groups,
                 reduced=known.reduced)  # fmt: skip
     final = outputs_on(method, test)
-    scores = {}
+    results = {}
     for rule, found in fit.scores.items():
         output = fit.output_of(rule, final.fused, final.unimodal, final.present)
-        scores[rule] = {"validation": found.score, "test": _score(method, output, final.target)}
+        results[rule] = (found.score, sample_terms(method.task, output, final.target))
     if method.inference.custom is not None:  # as it is: what it fits, it has fitted
-        scores[method.inference.rule] = {
-            part: _score(method, seen.output, seen.target)
-            for part, seen in (("validation", _collect(method, validation)), ("test", _collect(method, test)))
-        }
-    return scores
+        on_validation, on_test = _collect(method, validation), _collect(method, test)
+        chosen = _score(method, on_validation.output, on_validation.target)
+        results[method.inference.rule] = (chosen, sample_terms(method.task, on_test.output, on_test.target))
+    return results
 
 
 @torch.no_grad()
@@ -179,6 +200,6 @@ def sample_outcomes(method: Method, batches: Iterable[BatchLike]) -> dict[str, O
     outcomes = {"prediction": sample_terms(method.task, found.output, found.target)}
     for m, z in found.unimodal.items():
         own = sample_terms(method.task, z, found.target)
-        rows = found.present[m].cpu().numpy()[:, None]
+        rows = found.there[m].cpu().numpy()[:, None]
         outcomes[f"unimodal/{m}"] = Outcomes(np.where(rows, own.numerator, 0), np.where(rows, own.denominator, 0))
     return outcomes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from equimodal.tasks import Task
 
 Numbers = NDArray[np.float32]
+Terms = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ def sample_terms(task: Task, output: Tensor, target: Tensor) -> Outcomes:
         output: (N, C, ...).
         target: (N, ...).
     """
-    terms = [task.score_terms(output[i : i + 1], target[i : i + 1]) for i in range(len(target))]
-    numerator, denominator = (torch.stack(part).float().cpu().numpy() for part in zip(*terms, strict=True))
-    return Outcomes(numerator, denominator)
+
+    def one(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return task.score_terms(z[None], y[None])
+
+    try:  # all at once
+        numerator, denominator = torch.func.vmap(one)(output, target) if not task.dense else _each(one, output, target)
+    except (RuntimeError, ValueError):  # a task of one's own that reads values
+        numerator, denominator = _each(one, output, target)
+    return Outcomes(numerator.float().cpu().numpy(), denominator.float().cpu().numpy())
+
+
+def _each(one: Terms, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    terms = [one(z, y) for z, y in zip(output, target, strict=True)]
+    return torch.stack([above for above, _ in terms]), torch.stack([below for _, below in terms])

@@ -125,7 +125,6 @@ class Comparison:
     labels: Sequence[str]
     terms: Mapping[str, Terms]
     losses: Mapping[str, float]
-    experts: Sequence[str]
 
     def scores(self) -> dict[str, RuleScore]:
         """Score, loss and distance to the best of each."""
@@ -138,9 +137,13 @@ class Comparison:
         }
 
     def choice(self) -> str | None:
-        """The first rule within one standard error of the best; ``None`` where nothing can be judged."""
+        """The first rule within one standard error of the best; ``None`` where nothing can be judged.
+
+        A rule that is below the best single output by more than chance is passed over.
+        """
         scores = self.scores()
-        return next((n for n in self.labels if n in scores and scores[n].behind <= scores[n].error), None)
+        near = (n for n in self.labels if n in scores and scores[n].behind <= scores[n].error)
+        return next((n for n in near if self.below_single(n) is None), None)
 
     def below_single(self, label: str) -> tuple[str, float, float] | None:
         """The best single output, how far a rule is below it, and half of the 95 % interval; ``None`` if it is not."""
@@ -188,7 +191,7 @@ def compare(
         loss = float(data.task.loss(output, data.target))
         if math.isfinite(score_of(own)) and math.isfinite(loss):
             terms[label], losses[label] = own, loss
-    return Comparison(labels, terms, losses, list(data.outputs))
+    return Comparison(labels, terms, losses)
 
 
 def _tempered(data: Evidence, labels: Sequence[str], measure: Measure, skill: SkillFit | None) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +10,9 @@ from torch import Tensor, nn
 
 from equimodal._utils.arguments import one_of
 from equimodal._utils.shapes import line_up
-from equimodal.errors import BelowSingleWarning, MethodError, SmallValidationWarning, UnsupportedError
+from equimodal.errors import MethodError, NonFiniteError, UnsupportedError
 from equimodal.functional import MEASURES, Measure
+from equimodal.inference._advice import warn_if_below_single, warn_of_few_samples
 from equimodal.inference._candidates import TEMPERED, Comparison, RuleScore, alone, compare, rule_output
 from equimodal.inference._custom import (
     InferenceRule,
@@ -220,6 +219,11 @@ class Inference(nn.Module):
             kind = kind_of(self.distribution, next(iter(experts.values())))
             pool = SkillPool.prior(list(experts), kind) if self._pool is None else self._pool
             output, weights = pool(experts, present, kind)
+            if not torch.compiler.is_compiling() and not bool(torch.isfinite(output).all()):
+                raise NonFiniteError(
+                    "`inference`: expected finite outputs to pool. Found NaN or infinity in the prediction of 'skill'. "
+                    "Look at the inputs of these samples and at the weights."
+                )
             return Prediction(output, unimodal, weights, rule, self.distribution)
         if rule.startswith(ALONE):
             output, weights = alone(rule.removeprefix(ALONE), unimodal, present, self.distribution)
@@ -302,6 +306,7 @@ class Inference(nn.Module):
         """
         self.temperature.fill_(1.0)
         self._chosen, self._pool, self._scores = None, None, {}
+        self.resolve(fused is not None, bool(unimodal))  # what is not there is refused before anything is fitted
         experts = self._experts(fused, unimodal)
         codes = group_codes(groups, len(target))
         data = Evidence(task, self.distribution, experts, self._masks(present, target), target, codes, reduced or {})
@@ -312,7 +317,6 @@ class Inference(nn.Module):
             self.temperature.copy_(temperature)
         custom = {}
         if self.custom is not None:
-            self.resolve(fused is not None, bool(unimodal))
             outputs = self._readable(unimodal, present)
             fit_custom(self.custom, outputs, present, fused, target, task)
             custom = {self.rule: run_custom(self.custom, outputs, present, fused, self.distribution)[0]}
@@ -320,7 +324,8 @@ class Inference(nn.Module):
         self._scores = found.scores()
         if self.rule == "auto":
             self._choose(found, temperature, data)
-        self._look(found, data)
+        warn_of_few_samples(self.rule, self._chosen, data)
+        warn_if_below_single(self._label(), found, data)
         return self.resolve(fused is not None, bool(unimodal))
 
     def _experts(self, fused: Tensor | None, unimodal: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -366,35 +371,3 @@ class Inference(nn.Module):
             return f"{self._chosen}{TEMPERED if tempered else ''}"
         plain = self.rule in ("fused", "skill") or self.rule.startswith(ALONE) or self.custom is not None
         return self.rule if plain or not self.calibrated else f"{self.rule}{TEMPERED}"
-
-    def _look(self, found: Comparison, data: Evidence) -> None:
-        """Say what is not as it should be."""
-        least, rule = fewest(data.kind), self._label()
-        if len(data) < least:
-            if self.rule in ("auto", "skill"):
-                taken = (
-                    f"'auto' cannot tell rules apart and takes {self._chosen!r}"
-                    if self.rule == "auto"
-                    else f"{len(data) / least:.0%} of the fit of 'skill' is used, the rest is equal weights (for "
-                    "numbers and pixels the joint head, if there is one)"
-                )
-                warnings.warn(
-                    f"`batches`: expected at least {least} validation samples. Found {len(data)}: {taken}. Use more "
-                    "validation data, or name a rule.",
-                    SmallValidationWarning,
-                    stacklevel=4,
-                )
-            return
-        below = found.below_single(rule)
-        if below is not None:
-            single, gap, half = below
-            scores, best = self._scores, found.choice()
-            shown = "the joint head" if single == "fused" else f"{single.removeprefix(ALONE)!r} alone"
-            warnings.warn(
-                f"`inference`: {rule!r} scores {scores[rule].score:.4g} on {len(data)} validation samples, {gap:.3g} "
-                f"[{gap - half:.3g}, {gap + half:.3g}] below the best single output, {shown} "
-                f"({scores[single].score:.4g}). Use inference={str(best).removesuffix(TEMPERED)!r} "
-                f"({scores[best].score if best else math.nan:.4g}).",
-                BelowSingleWarning,
-                stacklevel=4,
-            )

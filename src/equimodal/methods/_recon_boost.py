@@ -20,7 +20,7 @@ from equimodal.methods._base import EpochContext, Method, Stateful, warn_if_froz
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._loss import target_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import adapted, branch_phase, equal_width, like_model, reset_optimizer
+from equimodal.methods.parts import adapted, branch_phase, equal_width, like_model, present_sum, reset_optimizer
 from equimodal.tasks import Task
 
 
@@ -159,14 +159,14 @@ class ReconBoost(Stateful, Method):
             rows = batch.rows(modality)
             known = {j: u if rows is None else u[rows] for j, u in known.items()}
             masks = {j: _mask(batch, j, rows, output) for j in known}
-            others = sum((masks[j] * u for j, u in known.items()), torch.zeros_like(output)) * self.boost_rate
+            others = self.boost_rate * present_sum(known, masks)[0] if known else torch.zeros_like(output)
         share = known_share(output, others, target_of(batch, modality), self.residual)
         loss = self.target_weight * self.loss(output, batch, modality) + self.known_weight * share.mean()
         loss = loss / self.task.outputs
         previous = self.modalities[(stage - 1) % count]
         if stage and previous in known:
             gap = torch.softmax(output, 1) - torch.softmax(known[previous], 1)
-            gap = masks[previous] * (gap if self.variant == "paper" else gap.detach())
+            gap = masks[previous][:, None] * (gap if self.variant == "paper" else gap.detach())
             loss = loss + self.agreement * gap.square().mean()
         return Objective(loss, {}, self.score_sums(output, batch, modality))
 
@@ -180,16 +180,14 @@ class ReconBoost(Stateful, Method):
         """b times the sum of the outputs of the modalities that a sample has, once they have joined."""
         joined = self._joined(len(self.modalities) if self.stage is None else self.stage + 1)
         outputs = self.unimodal_outputs(features)
-        total = torch.zeros_like(next(iter(outputs.values())))
-        for m in (m for m in joined if m in outputs):
-            mask = None if present is None else present.get(m)
-            total = total + (outputs[m] if mask is None else torch.where(mask[:, None], outputs[m], 0))
+        known = {m: outputs[m] for m in joined if m in outputs}
+        total = present_sum(known, present)[0] if known else torch.zeros_like(next(iter(outputs.values())))
         return self.boost_rate * total
 
 
 def _mask(batch: Batch, modality: str, rows: Tensor | None, like: Tensor) -> Tensor:
-    """(n, 1) ones where the samples at ``rows`` have the modality."""
+    """(n,) booleans: which of the samples at ``rows`` have the modality."""
     mask = None if batch.present is None else batch.present.get(modality)
     if mask is None:
-        return torch.ones_like(like[:, :1])
-    return (mask if rows is None else mask[rows])[:, None].to(like.dtype)
+        return torch.ones(len(like), dtype=torch.bool, device=like.device)
+    return mask if rows is None else mask[rows]

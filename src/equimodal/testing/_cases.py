@@ -156,6 +156,14 @@ def settings_of(method: type[Method], shared: Shared | None = None) -> list[dict
     return [s for s in settings if not s or not _is_refused(method, s, shared)]
 
 
+def required_of(method: type[Method]) -> list[str]:
+    """The options that have no default, such as companions."""
+    parameters = inspect.signature(method.__init__).parameters
+    return [
+        n for n, p in parameters.items() if n not in OF_THE_BASE and p.default is p.empty and p.kind is p.KEYWORD_ONLY
+    ]
+
+
 def choices_of(method: type[Method]) -> dict[str, list[Any]]:
     """Option -> the values that its hint names, of every option that has such values and is not the base's."""
     hints = typing.get_type_hints(method.__init__, include_extras=True)

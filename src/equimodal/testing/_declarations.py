@@ -12,7 +12,7 @@ from equimodal.engine import FEATURES, departures
 from equimodal.errors import EquimodalError, MethodError
 from equimodal.methods import Method, MethodInfo
 from equimodal.tasks import Classification
-from equimodal.testing._cases import Case, choices_of
+from equimodal.testing._cases import Case, choices_of, required_of
 from equimodal.testing._expect import expect, expect_error
 from equimodal.testing._models import CLASSES, toy_model
 from equimodal.testing._property import Property
@@ -68,7 +68,8 @@ def defaults_have_a_source(case: Case) -> None:
     defaults = case.method.info.defaults
     unknown = sorted(set(defaults) - set(options))
     expect(not unknown, f"`info.defaults`: expected options of the constructor. Found {unknown}.")
-    without = sorted(set(options) - set(defaults) - set(WITHOUT_SOURCE))
+    required = required_of(case.method)
+    without = sorted(set(options) - set(defaults) - set(WITHOUT_SOURCE) - set(required))
     expect(not without, f"expected the source of every default (`info.defaults`, or in the hint). Missing: {without}.")
     for name, source in defaults.items():
         number = re.match(r"-?\d+(\.\d+)?(e-?\d+)?", source)

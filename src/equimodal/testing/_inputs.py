@@ -14,7 +14,7 @@ from equimodal.errors import BatchError, EquimodalError, EquimodalWarning, Model
 from equimodal.fusion import Late
 from equimodal.model import MultimodalModel
 from equimodal.tasks import Classification
-from equimodal.testing._cases import SIZES, Case
+from equimodal.testing._cases import SIZES, Case, required_of
 from equimodal.testing._expect import expect, expect_error, expect_finite, expect_identical
 from equimodal.testing._loops import announce, sgd, train, weights
 from equimodal.testing._models import (
@@ -61,7 +61,8 @@ def wrapped_encoders_are_the_same(case: Case) -> None:
 def a_model_of_ones_own(case: Case) -> None:
     """A model with the members of the protocol and no base class trains, or is refused; one without them is refused."""
     with expect_error(ModelError, r"lacks \['modalities'", "a model without the members"):
-        case.method(nn.Linear(2, 2), Classification(2))
+        required: dict[str, Any] = dict.fromkeys(required_of(case.method))
+        case.method(nn.Linear(2, 2), Classification(2), **required)
     try:
         method = case.on(OwnModel())
     except EquimodalError as error:

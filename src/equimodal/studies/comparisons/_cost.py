@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from equimodal.batch import Batch
 from equimodal.data import Dataset, loader
 from equimodal.engine import Descent, Phase, PlainEngine, Sharpness
-from equimodal.methods import EpochContext, Method
+from equimodal.methods import EpochContext, Method, get
 from equimodal.report import required_controls
 from equimodal.studies.runs import load_companions
 from equimodal.studies.setup import RunConfig, optimizer_factory, seeded
@@ -81,6 +82,28 @@ def measure_cost(data: Dataset, configs: Mapping[str, RunConfig], rounds: int = 
         label: sum(share * costs[name] for name, share in shares[row].items())
         for row, label in enumerate(configs, start=1)
     }
+
+
+def declared_cost(config: RunConfig, modalities: int) -> float | None:
+    """The first number in what the method says of its cost, twice that with a second pass for sharpness.
+
+    Args:
+        config: of the run.
+        modalities: M, for a cost such as ``1/M joint step``.
+
+    Returns:
+        Joint steps; ``None`` where the method names no number.
+
+    Example:
+        >>> declared_cost(RunConfig("Joint", {"sharpness": {"mode": "full"}}), modalities=2)
+        2.0
+    """
+    found = re.search(r"(\d+(?:\.\d+)?)(/M\b)?", get(config.method).info.cost)
+    if found is None:
+        return None
+    sharpness = config.options.get("sharpness") or {}
+    mode = sharpness.get("mode") if isinstance(sharpness, Mapping) else getattr(sharpness, "mode", None)
+    return float(found[1]) / (modalities if found[2] else 1) * (2.0 if mode == "full" else 1.0)
 
 
 def _stages(config: RunConfig, data: Dataset, size: int) -> list[tuple[float, Callable[[], Any]]]:

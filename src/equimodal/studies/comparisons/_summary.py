@@ -18,9 +18,10 @@ from equimodal.studies.runs import (
     SELECTIONS,
     check_config,
     environment,
+    is_finished,
     plain,
-    read_json,
     read_lines,
+    read_metrics,
     read_outcomes,
 )
 from equimodal.studies.setup import Entry, StudyConfig, cell_folder, resolved_options
@@ -37,16 +38,17 @@ def summarise(
     for label in entries:
         for seed in config.seeds:
             name, cell = f"{label}/seed{seed}", cell_folder(folder, label, seed)
-            if name in failures or not (cell / "metrics.json").exists():
+            if name in failures or not is_finished(cell):
                 continue
             try:
                 check_config(cells[name], cell)
+                read = read_metrics(cell, cells[name])
             except DataError as error:  # another run's numbers must not stand in this row
                 incomplete.append(f"left out: {name}: {error}")
                 continue
-            found.setdefault(label, []).append(read_json(cell / "metrics.json"))
+            found.setdefault(label, []).append(read)
             outcomes.setdefault(label, {})[seed] = read_outcomes(cell / OUTCOMES)
-            histories.append({"method": label, "seed": seed, "epochs": _epochs(cell / "history.jsonl")})
+            histories.append({"method": label, "seed": seed, "epochs": epochs_of(cell / "history.jsonl")})
     independent = next((label for label, e in entries.items() if get(e.method).info.role == "independent"), "")
     alone = {m["seed"]: m["probe"] for m in found.get(independent, []) if "probe" in m}
     for label, metrics in found.items():
@@ -71,6 +73,7 @@ def summarise(
             "validation_mean": _spread([m["validation"]["score"] for m in metrics])[0],
             "per_modality": _by_modality(probes),
             "own_outputs": _by_modality([m["test"]["unimodal"] for m in metrics]),
+            "own_output_samples": metrics[0]["test"].get("unimodal_samples"),
             "under_trained": _by_modality(gaps),
             "rules": _rules(metrics),
             "cost": costs.get(label),
@@ -98,7 +101,8 @@ def summarise(
     return study
 
 
-def _epochs(path: Path) -> list[dict[str, Any]]:
+def epochs_of(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a history file, as a report reads them."""
     epochs = []
     for record in read_lines(path):
         coefficients: dict[str, dict[str, float]] = {}

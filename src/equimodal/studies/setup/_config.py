@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from equimodal._utils.arguments import check_number
 from equimodal.data import Dataset
 from equimodal.data.augment import Augmentation
 from equimodal.errors import MethodError, unknown_name
@@ -16,6 +17,10 @@ from equimodal.report import required_controls
 from equimodal.studies.setup._cells import path_to_cell
 from equimodal.studies.setup._fusion import check_fusion
 from equimodal.studies.setup._uses import check_circles, check_uses, renamed, sources
+
+_NONE_ALLOWED = ("checkpoint_every", "clip_norm", "patience")
+_LARGEST_COUNT, _LARGEST_RATE, _LARGEST_WIDTH = 2**31 - 1, 1e9, 10**6
+_LARGEST_SEED = 2**63 - 1  # what torch and NumPy both take
 
 
 @dataclass
@@ -45,6 +50,9 @@ class DataConfig:
     missing_file: str | None = None
     missing_seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_number("data.missing_seed", self.missing_seed, at_least=0, at_most=_LARGEST_SEED, whole=True)
+
 
 @dataclass
 class ModelConfig:
@@ -73,6 +81,8 @@ class ModelConfig:
     fusion_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_number("model.feature_size", self.feature_size, at_least=1, at_most=_LARGEST_WIDTH, whole=True)
+        check_number("model.head_hidden", self.head_hidden, at_least=0, at_most=_LARGEST_WIDTH, whole=True)
         self.fusion = check_fusion(self.fusion, self.fusion_options)  # complains now
 
 
@@ -118,16 +128,19 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         Augmentation.of(self.augment)  # complains now
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("checkpoint_every", 1)):
+        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every", "patience"):
             value = getattr(self, name)
-            if name == "checkpoint_every" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise MethodError(f"`training.{name}`: expected a whole number >= {least}. Found {value!r}.")
-        for name in ("lr", "weight_decay"):
+            if value is not None or name not in _NONE_ALLOWED:
+                least = 0 if name == "patience" else 1
+                check_number(f"training.{name}", value, at_least=least, at_most=_LARGEST_COUNT, whole=True)
+        for name in ("lr", "weight_decay", "clip_norm"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or value < 0:
-                raise MethodError(f"`training.{name}`: expected a number >= 0. Found {value!r}.")
+            if value is not None or name not in _NONE_ALLOWED:
+                positive = name == "clip_norm"
+                check_number(
+                    f"training.{name}", value, above=0 if positive else None, at_least=None if positive else 0,
+                    at_most=_LARGEST_RATE,
+                )  # fmt: skip
         for name, allowed in (
             ("optimizer", ("adamw", "adam", "sgd")),
             ("schedule", ("cosine", "constant", "step")),
@@ -167,6 +180,9 @@ class RunConfig:
     seed: int = 0
     probe: bool = True
     uses: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_number("seed", self.seed, at_least=0, at_most=_LARGEST_SEED, whole=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries."""
@@ -222,6 +238,10 @@ class StudyConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     controls: bool = True
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            check_number("seeds", seed, at_least=0, at_most=_LARGEST_SEED, whole=True)
 
     def cells(self, data: Dataset) -> dict[str, RunConfig]:
         """Label and seed -> configuration of one run."""
