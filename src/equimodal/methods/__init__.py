@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from equimodal.methods._registry import MethodSummary, available, controls, get, overview
+from equimodal.methods._registry import MethodSummary, available, controls, default_method, get, overview
 from equimodal.methods._registry import built_in as built_in
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ __all__ = [
     "available",
     "check_options",
     "controls",
+    "default_method",
     "get",
     "measure",
     "overview",
