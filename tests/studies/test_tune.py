@@ -31,7 +31,7 @@ from tests.studies.helpers import config
 
 pytest.importorskip("optuna")
 
-CHOSEN: dict[str, Any] = {"ensemble": 3, "methods": ["CGGM", "MIE"], "fusions": ["Sum"]}
+CHOSEN: dict[str, Any] = {"ensemble": 3, "methods": ["MIE", "CGGM"], "fusions": ["Sum"]}
 
 
 def settings(budget: float = 20.0, **changes: Any) -> TuneConfig:
@@ -60,9 +60,9 @@ def test_controls_come_first_then_their_rates_then_every_method(whole: Path) -> 
     best = max(trials[:3], key=lambda t: t["score"])["method"]
     assert [t["plan"] for t in trials[3:5]] == [f"start: {best}, higher rate", f"start: {best}, lower rate"]
     assert trials[3]["lr"] == pytest.approx(1e-2 * 8**0.5)
-    assert [t["plan"] for t in trials[5:7]] == ["start: CGGM", "start: MIE"]
+    assert [t["plan"] for t in trials[5:7]] == ["start: MIE", "start: CGGM"]
     assert all(t["options"] == {} for t in trials[:5])
-    assert trials[5]["options"] == {k: v for k, v in CGGM.recommended(data.task).items() if k != "inference"}
+    assert trials[6]["options"] == {k: v for k, v in CGGM.recommended(data.task).items() if k != "inference"}
 
 
 def test_the_budget_is_kept_and_a_method_that_costs_two_counts_twice(whole: Path) -> None:
