@@ -191,6 +191,18 @@ def test_a_killed_tuning_loses_the_running_trial_at_most(whole: Path, tmp_path: 
     assert comparable(record(folder)) == comparable(record(whole))  # and nothing is different from one that ran through
 
 
+def test_a_search_that_goes_on_draws_what_one_in_a_single_go_draws(tmp_path: Path) -> None:
+    chosen = settings(8, length=1, methods=[], fusions=["Sum"], test=False)
+    found = tune(chosen, tmp_path / "whole")
+    drawn = [t for t in found["trials"] if not t["plan"] and t["state"] == "finished"]
+    assert len(drawn) >= 2  # beside three controls and two rates
+    tune(replace(chosen, budget=5.0), tmp_path / "parts")
+    tune(replace(chosen, budget=6.0), tmp_path / "parts")
+    assert comparable(tune(chosen, tmp_path / "parts")) == comparable(found)
+    other = tune(replace(chosen, seed=1), tmp_path / "other")
+    assert [t["lr"] for t in other["trials"][5:]] != [t["lr"] for t in found["trials"][5:]]
+
+
 def test_a_line_that_was_cut_is_taken_away_and_the_lock_of_a_dead_process(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
