@@ -18,6 +18,7 @@ from torch import Tensor
 from equimodal.data import TestSplit, loader
 from equimodal.diagnostics import evaluate
 from equimodal.errors import DataError, MethodError, UnknownNameError
+from equimodal.methods import CGGM
 from equimodal.studies import RunConfig, TrainingConfig, TuneConfig, build_data, load_run, run, tune
 from equimodal.studies.runs import read_yaml
 from equimodal.studies.tuning._candidates import Bench, Candidate
@@ -30,6 +31,8 @@ from tests.studies.helpers import config
 
 pytest.importorskip("optuna")
 
+CHOSEN: dict[str, Any] = {"ensemble": 3, "methods": ["MIE", "CGGM"], "fusions": ["Sum"]}
+
 
 def settings(budget: float = 20.0, **changes: Any) -> TuneConfig:
     one = config(epochs=3)
@@ -40,7 +43,7 @@ def settings(budget: float = 20.0, **changes: Any) -> TuneConfig:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tuning from begin to end; only read."""
     folder = tmp_path_factory.mktemp("tune") / "whole"
-    tune(settings(ensemble=3), folder)
+    tune(settings(**CHOSEN), folder)
     return folder
 
 
@@ -50,14 +53,16 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def test_controls_come_first_then_their_rates_then_every_method(whole: Path) -> None:
+    data = build_data(settings().data)
     trials = record(whole)["trials"]
     assert [t["plan"] for t in trials[:3]] == ["control: Joint", "control: MultiLoss", "control: Ensemble"]
     assert all(t["state"] == "finished" and t["epochs"] == 3 and t["control"] for t in trials[:3])
     best = max(trials[:3], key=lambda t: t["score"])["method"]
     assert [t["plan"] for t in trials[3:5]] == [f"start: {best}, higher rate", f"start: {best}, lower rate"]
     assert trials[3]["lr"] == pytest.approx(1e-2 * 8**0.5)
-    assert [t["plan"] for t in trials[5:7]] == ["start: CGGM", "start: MIE"]  # those of the demo, as they are
-    assert all(t["options"] == {} for t in trials[:7])
+    assert [t["plan"] for t in trials[5:7]] == ["start: MIE", "start: CGGM"]
+    assert all(t["options"] == {} for t in trials[:5])
+    assert trials[6]["options"] == {k: v for k, v in CGGM.recommended(data.task).items() if k != "inference"}
 
 
 def test_the_budget_is_kept_and_a_method_that_costs_two_counts_twice(whole: Path) -> None:
@@ -172,7 +177,7 @@ def _killed(folder: str, at: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     MethodModule.training_step = step  # type: ignore[method-assign]
-    tune(settings(ensemble=3), folder)
+    tune(settings(**CHOSEN), folder)
 
 
 def test_a_killed_tuning_loses_the_running_trial_at_most(whole: Path, tmp_path: Path) -> None:
@@ -181,9 +186,21 @@ def test_a_killed_tuning_loses_the_running_trial_at_most(whole: Path, tmp_path: 
         assert in_process(_killed, str(folder), at) == -signal.SIGKILL
     kept = {p: p.stat().st_mtime_ns for p in folder.glob("trials/*/validation.safetensors")}
     assert len(kept) >= 2
-    tune(settings(ensemble=3), folder)
+    tune(settings(**CHOSEN), folder)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept  # no finished trial was trained again
     assert comparable(record(folder)) == comparable(record(whole))  # and nothing is different from one that ran through
+
+
+def test_a_search_that_goes_on_draws_what_one_in_a_single_go_draws(tmp_path: Path) -> None:
+    chosen = settings(8, length=1, methods=[], fusions=["Sum"], test=False)
+    found = tune(chosen, tmp_path / "whole")
+    drawn = [t for t in found["trials"] if not t["plan"] and t["state"] == "finished"]
+    assert len(drawn) >= 2  # beside three controls and two rates
+    tune(replace(chosen, budget=5.0), tmp_path / "parts")
+    tune(replace(chosen, budget=6.0), tmp_path / "parts")
+    assert comparable(tune(chosen, tmp_path / "parts")) == comparable(found)
+    other = tune(replace(chosen, seed=1), tmp_path / "other")
+    assert [t["lr"] for t in other["trials"][5:]] != [t["lr"] for t in found["trials"][5:]]
 
 
 def test_a_line_that_was_cut_is_taken_away_and_the_lock_of_a_dead_process(whole: Path, tmp_path: Path) -> None:
@@ -194,7 +211,7 @@ def test_a_line_that_was_cut_is_taken_away_and_the_lock_of_a_dead_process(whole:
     content = journal.read_bytes()
     journal.write_bytes(content + b'{"op_code": 4, "worker')
     (folder / "journal.jsonl.lock").touch()
-    tune(settings(ensemble=3), folder)
+    tune(settings(**CHOSEN), folder)
     assert journal.read_bytes() == content
     assert comparable(record(folder)) == comparable(record(whole))
 
@@ -229,16 +246,16 @@ def test_a_damaged_folder_is_refused_by_name(damage: str, message: str, whole: P
     else:
         (folder / "trials" / "trial1" / OUTPUTS).unlink()
     with pytest.raises(DataError, match=message):
-        tune(settings(ensemble=3), folder)
+        tune(settings(**CHOSEN), folder)
 
 
 def test_another_tuning_in_the_folder_is_refused_by_name(whole: Path) -> None:
-    other = settings(ensemble=3)
+    other = settings(**CHOSEN)
     other.data.options["seed"] = 5
     with pytest.raises(DataError, match="expected the tuning that it holds. Found other data, fingerprint"):
         tune(other, whole)
     with pytest.raises(DataError, match="Found other training, methods;"):
-        tune(settings(ensemble=3, training=TrainingConfig(epochs=4), methods=["MLA"]), whole)
+        tune(settings(**{**CHOSEN, "training": TrainingConfig(epochs=4), "methods": ["MLA"]}), whole)
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from equimodal import Classification, Regression
-from equimodal.data import from_arrays
+from equimodal.diagnostics import Outcomes
 from equimodal.errors import CheckpointError, EquimodalError, MethodError, UnknownNameError
 from equimodal.inference import Inference
 from equimodal.methods import Within, available, check_options, get
@@ -21,7 +20,7 @@ from equimodal.studies.setup import method_options
 from equimodal.studies.tuning import greedy_selection, importance, option_space
 from equimodal.studies.tuning._candidates import Bench, Candidate, candidates, simplest
 from equimodal.studies.tuning._ensemble import average, select_ensemble
-from equimodal.studies.tuning._outputs import Outputs, coarsest, folds, read_outputs, write_outputs
+from equimodal.studies.tuning._outputs import Outputs, folds, groups_of, read_outputs, write_outputs
 from equimodal.studies.tuning._plan import rungs, trial_length
 from equimodal.studies.tuning._space import Choice, Range, number_range
 from tests.studies.helpers import config
@@ -205,10 +204,10 @@ def test_the_simplest_candidate_within_one_standard_error_is_taken() -> None:
     target = torch.zeros(100, dtype=torch.int64)
     bench = Bench(Classification(2), target, torch.zeros(100, dtype=torch.int64), None)
 
-    def right(count: int) -> tuple[Candidate, Tensor]:
+    def right(count: int) -> tuple[Candidate, Outcomes]:
         output = torch.zeros(100, 2)
         output[:count, 0], output[count:, 1] = 1.0, 1.0
-        return Candidate("last", f"right {count}", False, count / 100), output
+        return Candidate("last", f"right {count}", False, count / 100), bench.outcomes(output)
 
     assert simplest(bench, [right(90), right(95)]) == 1  # 5 points, the standard error is 2.2
     assert simplest(bench, [right(94), right(95)]) == 0  # 1 point, the standard error is 1
@@ -216,27 +215,21 @@ def test_the_simplest_candidate_within_one_standard_error_is_taken() -> None:
     assert simplest(bench, [right(95), right(95)]) == 0
 
 
-def test_groups_stay_in_one_fold_and_the_coarsest_one_counts() -> None:
+def test_groups_stay_in_one_fold() -> None:
     data = build_data(config().data)
-    assert coarsest(data.validation) is None
+    assert groups_of(data.validation) is None
     balanced = folds(data.validation)
     counts = torch.stack([torch.bincount(data.validation.target[balanced == k], minlength=3) for k in range(5)])
     assert int((counts.max(0).values - counts.min(0).values).max()) <= 1
 
     class Split:
-        groups: ClassVar[dict[str, list[Any]]] = {
-            "image": list(range(12)),
-            "speaker": list("aaaaabbbbccd"),
-            "site": ["s"] * 12,
-        }
+        group_labels = torch.tensor([0] * 5 + [1] * 4 + [2] * 2 + [3])
+        rows = torch.arange(12)
 
         def __len__(self) -> int:
             return 12
 
     split: Any = Split()
-    codes = coarsest(split)
-    assert codes is not None
-    assert codes.tolist() == [0] * 5 + [1] * 4 + [2] * 2 + [3]
     assert folds(split, 2).tolist() == [0] * 5 + [1] * 4 + [1] * 2 + [0]  # 5, 4, 2 and 1 to what has least
 
 
@@ -314,15 +307,3 @@ def test_importance_is_sorted_and_counts_the_trials_that_made_a_choice() -> None
     for order in itertools.permutations(range(5), 5):
         again = importance([points[i] for i in order], [scores[i] for i in order])
         assert again == pytest.approx(found)
-
-
-def test_groups_of_a_protocol_are_known_to_its_splits() -> None:
-    rng = np.random.default_rng(0)
-    speakers = np.repeat([f"s{i}" for i in range(12)], 5)
-    split = np.repeat(["train", "validation", "test"], [30, 15, 15])
-    data = from_arrays({"m": rng.standard_normal((60, 3))}, np.arange(60) % 2, split, groups={"speaker": speakers})
-    codes = coarsest(data.validation)
-    assert codes is not None
-    found = {speaker: set(codes[speakers[30:45] == speaker].tolist()) for speaker in set(speakers[30:45])}
-    assert all(len(numbers) == 1 for numbers in found.values())
-    assert len(set.union(*found.values())) == 3

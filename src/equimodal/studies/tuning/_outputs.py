@@ -78,7 +78,7 @@ def folds(split: Split, count: int = 5) -> Tensor:
         split: of the samples.
         count: folds; fewer where there are fewer groups.
     """
-    groups = coarsest(split)
+    groups = groups_of(split)
     if groups is None:
         target = split.target.flatten(1).double().mean(1) if split.target.ndim > 1 else split.target
         found = torch.empty(len(split), dtype=torch.int64)
@@ -94,7 +94,7 @@ def folds(split: Split, count: int = 5) -> Tensor:
     return fold_of[codes]
 
 
-def coarsest(split: Split) -> Tensor | None:
+def groups_of(split: Split) -> Tensor | None:
     """(N,) numbers of the group that each sample is in, see :attr:`Split.group_labels`; ``None`` without groups."""
     labels = split.group_labels
     return None if labels is None else labels[split.rows]
