@@ -11,6 +11,8 @@ References:
         (LFM).
     [Wei2024a] Wei et al., Enhancing Multimodal Cooperation via Sample-level Modality Valuation, CVPR 2024,
         arXiv 2309.06255 (SMV).
+    [Huang2025] Huang et al., Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition, CVPR 2025,
+        arXiv 2503.18595 (InfoReg).
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
         arXiv 2203.15332 (OGM, OGM-GE).
@@ -28,6 +30,12 @@ References:
         arXiv 2306.02050 (QMF).
     [Liu2023] Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, arXiv 2306.03792.
     [Han2021] Han et al., Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051 (TMC).
+    [Jiang2025b] Jiang et al., Rethinking Multimodal Learning from the Perspective of Mitigating Classification Ability
+        Disproportion, NeurIPS 2025, arXiv 2502.20120 (AUG).
+    [Hwang2025] Hwang et al., MIDAS: Misalignment-based Data Augmentation Strategy for Imbalanced Multimodal Learning,
+        NeurIPS 2025, arXiv 2509.25831.
+    [MASAM] Modality-aware sharpness-aware minimization, ICLR 2026, openreview AUKeDukcUi.
+    [Hinton2015] Hinton et al., Distilling the knowledge in a neural network, arXiv 1503.02531.
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
 
@@ -76,6 +84,7 @@ from equimodal.functional._projection import (
 )
 from equimodal.functional._prototypes import pmr_coefficients, prototype_logits
 from equimodal.functional._reconcilement import known_share
+from equimodal.functional._regulation import leads, regulation_strength
 from equimodal.functional._residuals import (
     binary_cross_entropy_residual,
     gaussian_nll,
@@ -83,6 +92,7 @@ from equimodal.functional._residuals import (
     soft_dice,
     softmax_backward,
 )
+from equimodal.functional._selection import Selection, selection_scores
 from equimodal.functional._skill import (
     constant_cross_entropy,
     cross_entropy_at,
@@ -110,6 +120,7 @@ from equimodal.functional._valuation import copies_alone, shapley_values
 
 __all__ = [
     "MEASURES",
+    "Selection",
     "agm_coefficients",
     "alignment_share",
     "balance_terms",
@@ -150,6 +161,7 @@ __all__ = [
     "jensen_shannon",
     "known_share",
     "lagging",
+    "leads",
     "misaligned_target",
     "mlb_coefficients",
     "norm_restoration",
@@ -167,10 +179,12 @@ __all__ = [
     "prototype_logits",
     "rate_gradient",
     "rate_weights",
+    "regulation_strength",
     "relative_strengths",
     "released_alignment_share",
     "removed_direction",
     "residual_target",
+    "selection_scores",
     "shapley_values",
     "shares",
     "skill",

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from equimodal.methods._expert_pool import ExpertPool as ExpertPool
     from equimodal.methods._g2d import G2D as G2D
     from equimodal.methods._gblend import GBlend as GBlend
+    from equimodal.methods._info_reg import InfoReg as InfoReg
     from equimodal.methods._joint import Joint as Joint
     from equimodal.methods._lfm import LFM as LFM
+    from equimodal.methods._masam import MASAM as MASAM
     from equimodal.methods._mcr import MCR as MCR
     from equimodal.methods._midas import MIDAS as MIDAS
     from equimodal.methods._mie import MIE as MIE
@@ -109,6 +111,7 @@ __all__ += [
     "DGL",
     "G2D",
     "LFM",
+    "MASAM",
     "MCR",
     "MIDAS",
     "MIE",
@@ -124,6 +127,7 @@ __all__ += [
     "Ensemble",
     "ExpertPool",
     "GBlend",
+    "InfoReg",
     "Joint",
     "MMPareto",
     "ModalityDropout",

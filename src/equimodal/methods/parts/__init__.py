@@ -6,7 +6,7 @@ from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction, columns_of_head
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader, training_table
-from equimodal.methods.parts._epoch_scores import EpochScores, Order
+from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores
 from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._game import PermutationGame
 from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
@@ -52,7 +52,6 @@ __all__ = [
     "Members",
     "Mixup",
     "Noise",
-    "Order",
     "PermutationGame",
     "PlannedLoader",
     "ProbeRun",
@@ -84,6 +83,7 @@ __all__ = [
     "present_sum",
     "probe_run",
     "published_head",
+    "ranked_scores",
     "redrawn",
     "reset_optimizer",
     "scale_columns",
