@@ -1,6 +1,7 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
 from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
+from equimodal.methods.parts._batch_term import BatchTerm
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
@@ -40,6 +41,7 @@ from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 __all__ = [
     "SHARED",
     "AggregatorName",
+    "BatchTerm",
     "BranchMethod",
     "ClassPrototypes",
     "Companions",
