@@ -79,6 +79,7 @@ from equimodal.functional._residuals import (
     soft_dice,
     softmax_backward,
 )
+from equimodal.functional._separability import k_means, purity, scaled_to_unit
 from equimodal.functional._skill import (
     constant_cross_entropy,
     cross_entropy_at,
@@ -144,6 +145,7 @@ __all__ = [
     "gaussian_nll",
     "gaussian_nll_residual",
     "jensen_shannon",
+    "k_means",
     "known_share",
     "lagging",
     "leads",
@@ -159,11 +161,13 @@ __all__ = [
     "product_weights",
     "project_rows",
     "prototype_logits",
+    "purity",
     "regulation_strength",
     "relative_strengths",
     "released_alignment_share",
     "removed_direction",
     "residual_target",
+    "scaled_to_unit",
     "shapley_values",
     "skill",
     "skill_weights",
