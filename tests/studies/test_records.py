@@ -17,7 +17,7 @@ from equimodal.methods import EpochContext, Joint, get
 from equimodal.report import markdown_table, missing_controls, render_report, text_table
 from equimodal.studies import Entry, StudyConfig, build_data, compare, measure_cost, run, summarise
 from equimodal.studies.comparisons import _cost
-from tests.studies.helpers import config, history
+from tests.studies.helpers import as_of_the_first_version, config, history
 
 
 def study(entries: dict[str, Entry], controls: bool = False, seeds: Sequence[int] = (0,)) -> StudyConfig:
@@ -99,7 +99,7 @@ def test_records_without_the_facts_give_the_same_study(tmp_path: Path) -> None:
         "Joint": "reference", "MultiLoss": "baseline", "Ensemble": "independent", "Unimodal[m1]": "single",
         "Unimodal[m2]": "single", "CGGM": "", "MLA": "",
     }  # fmt: skip
-    without_facts(tmp_path / "s")
+    without_facts(as_of_the_first_version(tmp_path / "s"))
     old = compare(settings, tmp_path / "s", cost=False)
     for row, before in zip(old["rows"], new["rows"], strict=True):
         assert row == before

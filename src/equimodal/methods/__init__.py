@@ -36,22 +36,32 @@ if TYPE_CHECKING:
     from equimodal.methods._dgl import DGL as DGL
     from equimodal.methods._ensemble import Ensemble as Ensemble
     from equimodal.methods._ensemble import Unimodal as Unimodal
+    from equimodal.methods._expert_pool import ExpertPool as ExpertPool
     from equimodal.methods._g2d import G2D as G2D
     from equimodal.methods._gblend import GBlend as GBlend
+    from equimodal.methods._info_reg import InfoReg as InfoReg
     from equimodal.methods._joint import Joint as Joint
     from equimodal.methods._lfm import LFM as LFM
+    from equimodal.methods._masam import MASAM as MASAM
     from equimodal.methods._mcr import MCR as MCR
+    from equimodal.methods._midas import MIDAS as MIDAS
     from equimodal.methods._mie import MIE as MIE
     from equimodal.methods._mla import MLA as MLA
+    from equimodal.methods._mlb import MLB as MLB
     from equimodal.methods._mmpareto import MMPareto as MMPareto
     from equimodal.methods._modality_dropout import ModalityDropout as ModalityDropout
     from equimodal.methods._multi_loss import MultiLoss as MultiLoss
+    from equimodal.methods._multi_task import MultiTask as MultiTask
     from equimodal.methods._ogm import OGM as OGM
+    from equimodal.methods._opm import OPM as OPM
+    from equimodal.methods._pmr import PMR as PMR
     from equimodal.methods._pretrain_finetune import PretrainFinetune as PretrainFinetune
     from equimodal.methods._qmf import QMF as QMF
     from equimodal.methods._recon_boost import ReconBoost as ReconBoost
+    from equimodal.methods._smv import SMV as SMV
     from equimodal.methods._tmc import TMC as TMC
     from equimodal.methods._umt import UMT as UMT
+    from equimodal.methods._weak_first import WeakFirst as WeakFirst
     # end of the imports
 
 _HOMES = {
@@ -101,22 +111,32 @@ __all__ += [
     "DGL",
     "G2D",
     "LFM",
+    "MASAM",
     "MCR",
+    "MIDAS",
     "MIE",
     "MLA",
+    "MLB",
     "OGM",
+    "OPM",
+    "PMR",
     "QMF",
+    "SMV",
     "TMC",
     "UMT",
     "Ensemble",
+    "ExpertPool",
     "GBlend",
+    "InfoReg",
     "Joint",
     "MMPareto",
     "ModalityDropout",
     "MultiLoss",
+    "MultiTask",
     "PretrainFinetune",
     "ReconBoost",
     "Unimodal",
+    "WeakFirst",
 ]
 # end of the names
 

@@ -1,6 +1,6 @@
 """Many runs: entries and seeds, workers, summary, cost."""
 
-from equimodal.studies.comparisons._compare import StudyError, compare
+from equimodal.studies.comparisons._compare import StudyError, compare, load_study
 from equimodal.studies.comparisons._cost import declared_cost, interleaved, measure_cost, ratios
 from equimodal.studies.comparisons._summary import epochs_of, summarise
 from equimodal.studies.comparisons._workers import end_workers, worker_pool
@@ -12,6 +12,7 @@ __all__ = [
     "end_workers",
     "epochs_of",
     "interleaved",
+    "load_study",
     "measure_cost",
     "ratios",
     "summarise",

@@ -22,12 +22,16 @@ from equimodal.studies.runs import (
     Terminated,
     Termination,
     check_config,
+    is_finished,
     locked,
     plain,
     read_json,
     read_lines,
     read_yaml,
     run,
+    seal,
+    verify,
+    warn_versions,
     write_json,
     write_yaml,
 )
@@ -44,6 +48,8 @@ from equimodal.studies.setup import (
     renamed,
     sources,
 )
+
+STUDY = "study.json"
 
 
 class StudyError(EquimodalError):
@@ -97,7 +103,8 @@ def compare(
         costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
         study = summarise(config, folder, data, costs, why)
-        write_json(folder / "study.json", study)
+        write_json(folder / STUDY, study)
+        seal(folder, (STUDY, "cost.json"))
     if failures:
         shown = "; ".join(f"{cell}: {reason}" for cell, reason in why.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
@@ -105,6 +112,23 @@ def compare(
             f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study
         ) from unexpected
     return study
+
+
+def load_study(folder: Path | str) -> dict[str, Any]:
+    """The content of ``study.json`` as :func:`compare` wrote it, for reports.
+
+    Args:
+        folder: of the comparison.
+
+    Raises:
+        DataError: no such file, or it was changed since.
+    """
+    folder = Path(folder)
+    verify(folder, [STUDY])
+    found = read_json(folder / STUDY)
+    if not isinstance(found, dict):
+        raise DataError(f"`{folder / STUDY}`: expected a mapping. Found {type(found).__name__}.")
+    return found
 
 
 def _reason(error: BaseException) -> str:
@@ -156,15 +180,17 @@ def _from(folder: Path, path: str) -> str:
 def _costs(entries: Mapping[str, RunConfig], folder: Path, data: Dataset) -> dict[str, float]:
     """Label -> cost; what is on record is not measured again, and what is used must be there."""
     path = folder / "cost.json"
+    verify(folder, ["cost.json"])
     known: dict[str, float] = read_json(path) if path.exists() else {}
     missing = {
         label: config
         for label, config in entries.items()
-        if label not in known and all((Path(run) / "metrics.json").exists() for _, run in sources(config.uses))
+        if label not in known and all(is_finished(Path(run)) for _, run in sources(config.uses))
     }
     if missing:
         known |= _measured(data, missing)
         write_json(path, known)
+        seal(folder, ["cost.json"])
     return known
 
 
@@ -193,10 +219,12 @@ def _run_cells(
 ) -> Schedule:
     """Run what is not finished, the cells that others use first; the schedule knows what failed."""
     folders = {cell: cell_folder(folder, cell.rpartition("/")[0], c.seed) for cell, c in cells.items()}
-    unfinished = [cell for cell in cells if not (folders[cell] / "metrics.json").exists()]
+    unfinished = [cell for cell in cells if not is_finished(folders[cell])]
     for cell in cells:
-        if cell not in unfinished:  # its numbers must not appear under other options
+        if cell not in unfinished:  # its numbers must not appear under other options, nor changed ones at all
+            verify(folders[cell])
             check_config(cells[cell], folders[cell])
+    warn_versions(folders[cell] for cell in cells if cell not in unfinished)
     total = sum(c.training.epochs for c in cells.values())
     done = {cell: c.training.epochs for cell, c in cells.items() if cell not in unfinished}
     schedule = Schedule(unfinished, requirements)

@@ -18,9 +18,10 @@ from equimodal.studies.runs import (
     SELECTIONS,
     check_config,
     environment,
+    is_finished,
     plain,
-    read_json,
     read_lines,
+    read_metrics,
     read_outcomes,
 )
 from equimodal.studies.setup import Entry, StudyConfig, cell_folder, resolved_options
@@ -37,14 +38,15 @@ def summarise(
     for label in entries:
         for seed in config.seeds:
             name, cell = f"{label}/seed{seed}", cell_folder(folder, label, seed)
-            if name in failures or not (cell / "metrics.json").exists():
+            if name in failures or not is_finished(cell):
                 continue
             try:
                 check_config(cells[name], cell)
+                read = read_metrics(cell, cells[name])
             except DataError as error:  # another run's numbers must not stand in this row
                 incomplete.append(f"left out: {name}: {error}")
                 continue
-            found.setdefault(label, []).append(read_json(cell / "metrics.json"))
+            found.setdefault(label, []).append(read)
             outcomes.setdefault(label, {})[seed] = read_outcomes(cell / OUTCOMES)
             histories.append({"method": label, "seed": seed, "epochs": epochs_of(cell / "history.jsonl")})
     independent = next((label for label, e in entries.items() if get(e.method).info.role == "independent"), "")

@@ -41,15 +41,31 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a history file; an incomplete last line (an interrupted write) is left out."""
+    """The records of a history file; an incomplete last line (an interrupted write) is left out.
+
+    Raises:
+        DataError: another line is no record, or cannot be read; the message names file and line.
+    """
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"`{path}`: expected a readable history. Found {error}.") from error
+    lines, records = content.split(b"\n"), []
+    for number, line in enumerate(lines, 1):
+        if number == len(lines):  # nothing after the last line end, or what an interrupted write left
+            continue
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise DataError(
+                f"`{path}`: line {number}: expected a record written by equimodal. Found {line[:40]!r}. Restore the "
+                "file, or run again in another folder."
+            )
+        records.append(record)
     return records
 
 

@@ -15,23 +15,24 @@ from typing import Any
 import torch
 
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
-from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_scores, sample_outcomes
+from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_outcomes, sample_outcomes
 from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
 from equimodal.studies.runs._companions import WEIGHTS, load_companions
 from equimodal.studies.runs._identity import check_config, check_fingerprint, check_finished, located
+from equimodal.studies.runs._metrics import METRICS, is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, write_outcomes
 from equimodal.studies.runs._records import (
     environment,
     plain,
-    read_json,
     read_lines,
     read_yaml,
     write_json,
     write_text,
     write_yaml,
 )
+from equimodal.studies.runs._seal import SEAL, SEALED_SINCE, hashes_of, seal, verify, warn_versions
 from equimodal.studies.runs._select import load_selected
 from equimodal.studies.runs._signals import PREVIOUS, Terminated, Termination, locked
 from equimodal.studies.runs._weights import load_weights, save_weights
@@ -65,7 +66,8 @@ def run(
     The trained methods of other runs that it uses are read first, see :class:`RunConfig`.
 
     The folder then holds ``config.yaml`` (resolved), ``environment.json``, ``history.jsonl`` (one line per epoch),
-    ``metrics.json``, ``weights.safetensors`` (of the selected epoch) and ``checkpoints/``.
+    ``metrics.json``, ``weights.safetensors`` (of the selected epoch), ``checkpoints/``, and ``content.json``, the
+    hashes of these files, by which changes are noticed.
 
     Args:
         config: what to run.
@@ -85,10 +87,10 @@ def run(
     """
     folder = Path(folder)
     config = dataclasses.replace(config, options=resolved_options(config.method, config.options))
-    if resume and (folder / "metrics.json").exists():
+    if resume and is_finished(folder):
+        verify(folder)
         check_config(config, folder)
-        done: dict[str, Any] = read_json(folder / "metrics.json")
-        return done
+        return read_metrics(folder, config)
     check_device(config.training.device)
     if data is None:
         known = resume and (folder / "config.yaml").exists()
@@ -110,10 +112,15 @@ def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
     """Configuration, data and trained method of a finished run.
 
     Raises:
-        DataError: the folder holds no finished run, or its data have changed since.
+        DataError: the folder holds no finished run, or its data or one of its files have changed since.
+
+    Warns:
+        EquimodalWarning: it was made with other versions of this library or of torch.
     """
     folder = Path(folder)
     check_finished(folder)
+    verify(folder)
+    warn_versions([folder])
     config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
     data = build_data(located(config.data, folder))
     check_fingerprint(folder, data)
@@ -132,6 +139,8 @@ def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool)
                 f"`{folder}`: expected an empty folder. Found the run of {known}. Continue it with --resume, or choose "
                 "another folder."
             )
+        verify(folder, ("config.yaml", "environment.json"))
+        warn_versions([folder])
         check_config(config, folder)
         check_fingerprint(folder, data)
         return
@@ -139,6 +148,7 @@ def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool)
         folder / "environment.json",
         {
             **environment(),
+            "format": SEALED_SINCE,
             "directory": str(Path.cwd()),
             "data": {
                 "name": data.name,
@@ -150,7 +160,10 @@ def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool)
             },
         },
     )
-    write_yaml(known, config.to_dict())  # last: a folder with a configuration is a folder that can be resumed
+    partial = write_yaml(folder / ".config.yaml.new", config.to_dict())
+    written = {"config.yaml": partial, "environment.json": folder / "environment.json"}
+    write_json(folder / SEAL, {"sha256": hashes_of(written)})
+    partial.replace(known)  # last: a folder with a configuration is a folder that can be resumed
 
 
 @contextlib.contextmanager
@@ -339,7 +352,8 @@ def conclude(method: Method, data: Dataset, config: RunConfig, folder: Path, bes
     metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
     save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
     write_outcomes(folder / OUTCOMES, outcomes)
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / METRICS, metrics)
+    seal(folder, ("history.jsonl", METRICS, WEIGHTS, OUTCOMES))  # last: what has it is finished
     (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
     return metrics
 
@@ -361,6 +375,7 @@ def _finish(
     test = loader(require(data.test, TestSplit, "test"), size)
     rule = method.fit_inference(validation)
     on_validation, on_test = evaluate(method, validation), evaluate(method, test, metrics=True)
+    rules = rule_outcomes(method, validation, test)
     metrics: dict[str, Any] = {
         "method": type(method).__name__,
         "options": config.options,
@@ -373,7 +388,7 @@ def _finish(
         "rule": rule,
         "test": {**_scores(on_test), **on_test.metrics},
         "validation": _scores(on_validation),
-        "rules": rule_scores(method, validation, test),
+        "rules": {r: {"validation": chosen, "test": float(o.score())} for r, (chosen, o) in rules.items()},
         "inference": method.inference.record(),
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
@@ -381,4 +396,4 @@ def _finish(
     if config.probe:
         train = loader(data.train, size, shuffle=False)
         metrics["probe"] = probe_scores(method, train, validation, test)
-    return plain(metrics), sample_outcomes(method, test)
+    return plain(metrics), sample_outcomes(method, test) | {f"rule/{r}": o for r, (_, o) in rules.items()}

@@ -100,7 +100,7 @@ class TuneConfig:
             )
         return list(dict.fromkeys([*self.controls(data), *self.methods]))
 
-    def usable_fusions(self) -> list[str]:
+    def named_fusions(self) -> list[str]:
         """Names of the fusions that may be tried, the model's first."""
         names = fusions() if self.fusions is None else self.fusions
         return list(dict.fromkeys([self.model.fusion, *names]))

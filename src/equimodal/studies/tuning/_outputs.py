@@ -106,14 +106,14 @@ def write_outputs(path: Path, stored: dict[str, Outputs]) -> Path:
         from safetensors.torch import save
     except ImportError as error:
         raise missing_extra("safetensors", "cli", "Storing outputs") from error
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}  # copies: the format has no place for tensors that share memory
     for selection, outputs in stored.items():
         if outputs.fused is not None:
-            tensors[f"{selection}/fused"] = outputs.fused.contiguous()
+            tensors[f"{selection}/fused"] = outputs.fused.contiguous().clone()
         for m, z in outputs.unimodal.items():
-            tensors[f"{selection}/unimodal/{m}"] = z.contiguous()
+            tensors[f"{selection}/unimodal/{m}"] = z.contiguous().clone()
         for m, mask in outputs.present.items():
-            tensors[f"{selection}/present/{m}"] = mask.contiguous()
+            tensors[f"{selection}/present/{m}"] = mask.contiguous().clone()
     return write_bytes(path, save(tensors))
 
 

@@ -16,7 +16,7 @@ from equimodal.studies.tuning._config import TuneConfig
 from equimodal.studies.tuning._importance import importance
 from equimodal.studies.tuning._journal import TRIALS, plan_of, spent
 from equimodal.studies.tuning._plan import rungs
-from equimodal.studies.tuning._search import CONTROL, FINISH
+from equimodal.studies.tuning._search import CONTROL, FINISH, usable_fusions
 from equimodal.studies.tuning._trial import OUTPUTS
 from equimodal.studies.tuning._verdict import Finished
 
@@ -125,7 +125,7 @@ def record(
         },
         "training": vars(config.training),
         "model": vars(config.model),
-        "searched": {"methods": config.searched(data), "fusions": config.usable_fusions(),
+        "searched": {"methods": config.searched(data), "fusions": usable_fusions(config, data),
                      "sharpness": config.sharpness,
                      "lr": [config.training.lr / config.lr_span, config.training.lr * config.lr_span]},
         "selection": "every choice on validation data: rule, temperatures and weights of a trial are the simplest "

@@ -16,7 +16,7 @@ from equimodal.errors import EquimodalError, EquimodalWarning
 from equimodal.methods import get, refuse_incomplete
 from equimodal.studies.comparisons import declared_cost, end_workers, measure_cost, worker_pool
 from equimodal.studies.runs import Terminated, Termination, own_randomness, read_lines
-from equimodal.studies.setup import RunConfig, method_options, seeded
+from equimodal.studies.setup import RunConfig, build_model, method_options, seeded
 from equimodal.studies.tuning._config import TuneConfig
 from equimodal.studies.tuning._journal import TRIALS, plan_of, reason, spent
 from equimodal.studies.tuning._plan import least, remaining, rungs
@@ -93,7 +93,7 @@ class Search:
         self._base = RunConfig("", {}, config.data, config.model, training, config.seed, probe=False)
         self._controls = config.controls(data)
         self._methods = config.searched(data)
-        self._fusions = config.usable_fusions()
+        self._fusions = usable_fusions(config, data)
         self._ready: list[Job] = []
         self._running: dict[Future[dict[str, Any]], Job] = {}
 
@@ -367,6 +367,22 @@ class Search:
         best = max((t.value for t in self._study.get_trials(deepcopy=False) if t.value is not None), default=None)
         text += "" if best is None or not text else f", best {best:.4g}"
         self._progress(round(done), round(self._config.budget), text)
+
+
+def usable_fusions(config: TuneConfig, data: Dataset) -> list[str]:
+    """The fusions that can be built with the encoders of the data, the model's own first."""
+    usable = []
+    for name in config.named_fusions():
+        kept = config.model.fusion_options if name == config.model.fusion else {}
+        try:
+            with own_randomness():
+                build_model(data, replace(config.model, fusion=name, fusion_options=dict(kept)))
+        except EquimodalError:
+            if name == config.model.fusion or config.fusions is not None:
+                raise  # it was asked for
+            continue
+        usable.append(name)
+    return usable
 
 
 @contextmanager

@@ -19,12 +19,14 @@ from equimodal.methods import Method
 from equimodal.studies.runs import (
     OUTCOMES,
     conclude,
+    is_finished,
     load_selected,
     locked,
     own_randomness,
     prepare_folder,
-    read_json,
+    read_metrics,
     read_outcomes,
+    verify,
 )
 from equimodal.studies.setup import RunConfig, seeded
 from equimodal.studies.tuning._candidates import Bench, Candidate
@@ -122,8 +124,9 @@ def finish(trial: Finished, folder: Path, data: Dataset) -> dict[str, Any]:
         The content of its ``metrics.json``.
     """
     config = with_candidate(trial.config, trial.pick)
-    if (folder / "metrics.json").exists():
-        known: dict[str, Any] = read_json(folder / "metrics.json")
+    if is_finished(folder):
+        verify(folder)
+        known: dict[str, Any] = read_metrics(folder, config)
         return known
     with own_randomness():
         method = seeded(trial.config, data)
