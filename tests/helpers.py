@@ -81,6 +81,8 @@ COMBINATIONS: list[Setting] = [
     ("MIE", {"sam": None, "projection": False}),
     ("MIE", {"mixup_alpha": 1.0}),
     ("ReconBoost", {"stage_epochs": 1, "rectify_epochs": 1}),
+    ("DataRemixing", {"warmup": 0}),
+    ("DiagnosingRelearning", {"every": 1}),
     ("InfoReg", {"threshold": -1e6, "unimodal_weight": 1.0}),
     ("SMV", {"warmup": 0}),
     ("SMV", {"warmup": 0, "level": "modality", "variant": "released"}),

@@ -13,6 +13,9 @@ References:
         arXiv 2309.06255 (SMV).
     [Huang2025] Huang et al., Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition, CVPR 2025,
         arXiv 2503.18595 (InfoReg).
+    [Ma2025] Ma et al., Improving Multimodal Learning Balance and Sufficiency through Data Remixing, ICML 2025,
+        arXiv 2506.11550.
+    [Wei2024b] Wei et al., Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024, arXiv 2407.09705.
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
         arXiv 2203.15332 (OGM, OGM-GE).
@@ -94,6 +97,7 @@ from equimodal.functional._residuals import (
     softmax_backward,
 )
 from equimodal.functional._selection import Selection, selection_scores
+from equimodal.functional._separability import k_means, purity, scaled_to_unit
 from equimodal.functional._skill import (
     constant_cross_entropy,
     cross_entropy_at,
@@ -117,7 +121,7 @@ from equimodal.functional._uncertainty import (
     uncertainty_weights,
 )
 from equimodal.functional._uncertainty import Measure as Measure
-from equimodal.functional._valuation import copies_alone, shapley_values
+from equimodal.functional._valuation import copies_alone, distance_from_uniform, shapley_values
 
 __all__ = [
     "MEASURES",
@@ -141,6 +145,7 @@ __all__ = [
     "direction_loss",
     "dirichlet_logarithms",
     "discrepancy_ratios",
+    "distance_from_uniform",
     "distillation",
     "divergence_from_mean",
     "energy_confidence",
@@ -161,6 +166,7 @@ __all__ = [
     "gaussian_nll",
     "gaussian_nll_residual",
     "jensen_shannon",
+    "k_means",
     "known_share",
     "lagging",
     "leads",
@@ -179,6 +185,7 @@ __all__ = [
     "product_weights",
     "project_rows",
     "prototype_logits",
+    "purity",
     "rate_gradient",
     "rate_weights",
     "regulation_strength",
@@ -186,6 +193,7 @@ __all__ = [
     "released_alignment_share",
     "removed_direction",
     "residual_target",
+    "scaled_to_unit",
     "selection_scores",
     "shapley_values",
     "shares",
