@@ -1,5 +1,6 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
+from equimodal.methods.parts._boosted import BoostedHeads
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._direction import Direction
@@ -22,6 +23,7 @@ from equimodal.methods.parts._heads import (
     unimodal_phase,
     usual_way,
 )
+from equimodal.methods.parts._loss_memory import LossMemory
 from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
@@ -31,12 +33,14 @@ from equimodal.methods.parts._stages import Stages, reset_optimizer
 from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 
 __all__ = [
+    "BoostedHeads",
     "BranchMethod",
     "Companions",
     "Direction",
     "EpochScores",
     "FixedHead",
     "Heads",
+    "LossMemory",
     "Mixup",
     "PermutationGame",
     "PlannedLoader",
