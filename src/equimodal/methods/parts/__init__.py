@@ -24,6 +24,7 @@ from equimodal.methods.parts._heads import (
     usual_way,
 )
 from equimodal.methods.parts._loss_memory import LossMemory
+from equimodal.methods.parts._misalignment import Misalignment
 from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
@@ -41,6 +42,7 @@ __all__ = [
     "FixedHead",
     "Heads",
     "LossMemory",
+    "Misalignment",
     "Mixup",
     "PermutationGame",
     "PlannedLoader",
