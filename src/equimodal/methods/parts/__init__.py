@@ -2,6 +2,7 @@
 
 from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
 from equimodal.methods.parts._batch_term import BatchTerm
+from equimodal.methods.parts._boosted import BoostedHeads
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
@@ -27,7 +28,9 @@ from equimodal.methods.parts._heads import (
     unimodal_phase,
     usual_way,
 )
+from equimodal.methods.parts._loss_memory import LossMemory
 from equimodal.methods.parts._members import Members, mean_output, redrawn
+from equimodal.methods.parts._misalignment import Misalignment
 from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_columns, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
@@ -42,6 +45,7 @@ __all__ = [
     "SHARED",
     "AggregatorName",
     "BatchTerm",
+    "BoostedHeads",
     "BranchMethod",
     "ClassPrototypes",
     "Companions",
@@ -50,8 +54,10 @@ __all__ = [
     "FixedHead",
     "GradientNoise",
     "Heads",
+    "LossMemory",
     "LossRates",
     "Members",
+    "Misalignment",
     "Mixup",
     "Noise",
     "PermutationGame",
