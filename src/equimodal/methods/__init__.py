@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     # imports of the methods, written by `make pages`
     from equimodal.methods._agm import AGM as AGM
     from equimodal.methods._aug import AUG as AUG
+    from equimodal.methods._awc import AWC as AWC
     from equimodal.methods._cggm import CGGM as CGGM
+    from equimodal.methods._data_remixing import DataRemixing as DataRemixing
     from equimodal.methods._dgl import DGL as DGL
+    from equimodal.methods._diagnosing_relearning import DiagnosingRelearning as DiagnosingRelearning
     from equimodal.methods._ensemble import Ensemble as Ensemble
     from equimodal.methods._ensemble import Unimodal as Unimodal
     from equimodal.methods._expert_pool import ExpertPool as ExpertPool
@@ -108,6 +111,7 @@ __all__ = [
 __all__ += [
     "AGM",
     "AUG",
+    "AWC",
     "CGGM",
     "DGL",
     "G2D",
@@ -125,6 +129,8 @@ __all__ += [
     "SMV",
     "TMC",
     "UMT",
+    "DataRemixing",
+    "DiagnosingRelearning",
     "Ensemble",
     "ExpertPool",
     "GBlend",
