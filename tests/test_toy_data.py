@@ -24,7 +24,7 @@ class Repeated(Joint):
     """From the second epoch on the first half of the samples comes twice."""
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
-        split_: Any = planned_loader(self, context).split  # type: ignore[attr-defined]
+        split_: Any = planned_loader(self, context).split
         self.given = context
         if context.epoch:
             where = torch.arange(len(split_))

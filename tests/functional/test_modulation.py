@@ -11,7 +11,9 @@ from torch import Tensor
 from equimodal.functional import (
     agm_coefficients,
     discrepancy_ratios,
+    mlb_coefficients,
     ogm_coefficients,
+    opm_probabilities,
     relative_strengths,
     true_label_probability,
     true_probability,
@@ -75,6 +77,25 @@ def test_agm_keeps_the_course_and_is_capped() -> None:
     assert near(agm_coefficients(t(1.5, 0.5), t(1.5, 0.5), 2.0, 10.0), 1, 1)
     assert near(agm_coefficients(t(2, 0.5), t(1, 1), 2.0, 10.0), math.exp(-2), math.e)
     assert near(agm_coefficients(t(0, 0), t(12, 9), 1.0, 10.0) / math.exp(10), 1, math.exp(-1))
+
+
+# ---- OPM and MLB ----------------------------------------------------------------------------------------------------
+
+
+def test_opm_drops_what_is_ahead() -> None:
+    assert near(opm_probabilities(t(2, 0.5), 0.5, 0.5), 0.5 * (1 + 0.5 * math.tanh(1)), 0)
+    assert near(opm_probabilities(t(1, 1), 0.5, 0.5), 0, 0)
+    assert float(opm_probabilities(t(1 + 1e-9, 1), 0.5, 0.5)[0]) == pytest.approx(0.5)  # a jump
+    assert near(opm_probabilities(t(100, 0), 0.9, 0.5), 1, 0)
+
+
+def test_mlb_is_continuous_and_bounded() -> None:
+    assert near(mlb_coefficients(t(2, 0.5), 1.0, 2.0), 1 + math.tanh(1), 1 - math.tanh(0.5))
+    assert near(mlb_coefficients(t(2, 0.5), 1.0, 10.0), 1 + 9 * math.tanh(1), 1 - math.tanh(0.5))
+    assert near(mlb_coefficients(t(1, 1), 3.0, 10.0), 1, 1)
+    assert near(mlb_coefficients(t(1 + 1e-14, 1 - 1e-14), 1.0, 10.0), 1, 1)
+    assert near(mlb_coefficients(t(1e9, 0), 1.0, 2.0), 2, 1 - math.tanh(1))
+    assert near(mlb_coefficients(t(2, 0.5), 1.0, 1.0), 1, 1 - math.tanh(0.5))
 
 
 # ---- confidences ----------------------------------------------------------------------------------------------------

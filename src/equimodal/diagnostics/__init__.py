@@ -1,7 +1,7 @@
 """Looks at a model from outside and leaves no trace in it: probes, subsets of modalities, missing rates, noise."""
 
 from equimodal.diagnostics._curve import Curve, effective_robustness, relative_robustness
-from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_scores, sample_outcomes
+from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_outcomes, rule_scores, sample_outcomes
 from equimodal.diagnostics._figure import FORMATS as FORMATS
 from equimodal.diagnostics._figure import draw_curves
 from equimodal.diagnostics._missing import missing_curves
@@ -32,6 +32,7 @@ __all__ = [
     "paired_difference",
     "probe_scores",
     "relative_robustness",
+    "rule_outcomes",
     "rule_scores",
     "sample_outcomes",
     "sample_terms",

@@ -154,6 +154,18 @@ def rule_scores(
         rule (``"skill"``, ``"mean"``, ``"mean+temperature"``, ``"alone:audio"`` ...) -> {"validation": score, "test":
         score}. Choose by the first.
     """
+    results = rule_outcomes(method, validation, test)
+    return {rule: {"validation": chosen, "test": float(found.score())} for rule, (chosen, found) in results.items()}
+
+
+def rule_outcomes(
+    method: Method, validation: Iterable[BatchLike], test: Iterable[BatchLike]
+) -> dict[str, tuple[float, Outcomes]]:
+    """As :func:`rule_scores`, with what each rule earned on every test sample.
+
+    Returns:
+        rule -> (validation score, outcomes on ``test``).
+    """
     kind = distribution_of(method.task)
     known = outputs_on(method, validation, reduced=True)
     fit = Inference(method.modalities, "auto", distribution=kind)
@@ -162,16 +174,15 @@ def rule_scores(
         fit.fit(method.task, known.fused, known.unimodal, known.present, known.target, groups=known.groups,
                 reduced=known.reduced)  # fmt: skip
     final = outputs_on(method, test)
-    scores = {}
+    results = {}
     for rule, found in fit.scores.items():
         output = fit.output_of(rule, final.fused, final.unimodal, final.present)
-        scores[rule] = {"validation": found.score, "test": _score(method, output, final.target)}
+        results[rule] = (found.score, sample_terms(method.task, output, final.target))
     if method.inference.custom is not None:  # as it is: what it fits, it has fitted
-        scores[method.inference.rule] = {
-            part: _score(method, seen.output, seen.target)
-            for part, seen in (("validation", _collect(method, validation)), ("test", _collect(method, test)))
-        }
-    return scores
+        on_validation, on_test = _collect(method, validation), _collect(method, test)
+        chosen = _score(method, on_validation.output, on_validation.target)
+        results[method.inference.rule] = (chosen, sample_terms(method.task, on_test.output, on_test.target))
+    return results
 
 
 @torch.no_grad()

@@ -92,3 +92,46 @@ def agm_coefficients(current: Tensor, target: Tensor, alpha: float, cap: float) 
         tensor([0.6065, 1.6487])
     """
     return torch.exp(alpha * (target - current).clamp_max(cap))
+
+
+def opm_probabilities(ratios: Tensor, base: float, strength: float) -> Tensor:
+    r"""Probability that a modality's features are dropped ([Wei2024b], equation 7).
+
+    :math:`q_m = \mathrm{clip}(q_{base} (1 + \lambda \tanh(\rho_m - 1)), 0, 1)` where :math:`\rho_m > 1`, else 0.
+
+    Args:
+        ratios: :math:`\rho`, (M,).
+        base: :math:`q_{base}`, in [0, 1].
+        strength: :math:`\lambda \ge 0`.
+
+    Returns:
+        q, (M,), in [0, 1].
+
+    Example:
+        >>> opm_probabilities(torch.tensor([2.0, 0.5]), base=0.5, strength=0.5)
+        tensor([0.6904, 0.0000])
+    """
+    probabilities = (base * (1 + strength * torch.tanh(ratios - 1))).clamp(0, 1)
+    return torch.where(ratios > 1, probabilities, 0.0)
+
+
+def mlb_coefficients(ratios: Tensor, alpha: float, beta: float) -> Tensor:
+    r"""Factors on the gradients of modalities, for one that lags, too ([Kontras2024], section 3).
+
+    :math:`k_m = 1 + (\beta - 1) \tanh(\alpha (\rho_m - 1))` where :math:`\rho_m > 1`, else
+    :math:`1 + \tanh(\alpha (\rho_m - 1))`, with :math:`\rho_m` how far the others are ahead of m.
+
+    Args:
+        ratios: :math:`\rho`, (M,).
+        alpha: :math:`\alpha > 0`.
+        beta: :math:`\beta`, the largest factor; below 1 it slows a modality that lags.
+
+    Returns:
+        k, (M,), in (0, max(1, beta)).
+
+    Example:
+        >>> mlb_coefficients(torch.tensor([2.0, 0.5]), alpha=1.0, beta=2.0)
+        tensor([1.7616, 0.5379])
+    """
+    slope = torch.tanh(alpha * (ratios - 1))
+    return 1 + torch.where(ratios > 1, (beta - 1) * slope, slope)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_LEAST = 1e-6
+
 
 def prototype_logits(features: Tensor, prototypes: Tensor, seen: Tensor) -> Tensor:
     r"""Logits by distance, :math:`u_k = -\|z - c_k\|_2` ([Fan2023], equation 8).
 
+    Distances are at least 1e-6, without a gradient there: a sample that is its own prototype has no direction to it.
+
     Args:
         features: z, (B, d).
-        prototypes: c, (C, d).
+        prototypes: c, (C, d), float32 at least.
         seen: (C,) booleans; a class without a prototype has the logit :math:`-\infty`.
 
     Returns:
@@ -19,9 +23,10 @@ def prototype_logits(features: Tensor, prototypes: Tensor, seen: Tensor) -> Tens
 
     Example:
         >>> prototype_logits(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([True, True]))
-        tensor([[-5., -0.]])
+        tensor([[-5.0000e+00, -1.0000e-06]])
     """
-    distance = torch.linalg.vector_norm(features[:, None] - prototypes.to(features.dtype), dim=2)
+    gap = features.to(prototypes.dtype)[:, None] - prototypes
+    distance = gap.square().sum(2).clamp_min(_LEAST**2).sqrt()
     return torch.where(seen, -distance, -torch.inf)
 
 

@@ -73,8 +73,14 @@ class LateTransformer(Fusion):
             raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout}.")
         self.width, self.hidden = width, hidden
         self.maps = nn.ModuleList(nn.Linear(d, width) for d in sizes.values())
-        self.reader = nn.Parameter(0.02 * torch.randn(width))
+        self.reader = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
         self.layers = nn.ModuleList(_Layer(width, heads, hidden, dropout) for _ in range(layers))
+
+    def reset_parameters(self) -> None:
+        """Draw the token that reads the others."""
+        with torch.no_grad():
+            self.reader.copy_(0.02 * torch.randn(self.width))
 
     @property
     def out_features(self) -> int:

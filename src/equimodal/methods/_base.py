@@ -228,7 +228,12 @@ class Method(Predictor):
             )
         output, target = self._rows(output, batch, modality)
         position = 0 if modality is None else 1 + self.modalities.index(modality)
-        return shared_loss(self.task, output, target, batch, position)
+        return shared_loss(self.loss_task, output, target, batch, position)
+
+    @property
+    def loss_task(self) -> Task:
+        """The task whose loss is trained: the method's, unless it changes the loss."""
+        return self.task
 
     def _rows(self, output: Tensor, batch: Batch, modality: str | None) -> tuple[Tensor, Tensor]:
         """Output and target of the samples that a loss or a score is about."""

@@ -17,7 +17,7 @@ from equimodal.functional import cross_modal_contrast
 from equimodal.inference import Rule
 from equimodal.methods._base import Stateful
 from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
-from equimodal.methods._loss import target_of
+from equimodal.methods._loss import mask_of, target_of
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import PermutationGame, equal_width, like_model
@@ -168,17 +168,13 @@ class MCR(Stateful, MultiLoss):
             labels = target.argmax(1) if target.is_floating_point() else target
             positive = labels[:, None] == labels
         vectors = {m: pool(z) for m, z in features.items()}
-        valid = {m: self._mask(m, batch) for m in vectors}
+        valid = {m: mask_of(batch, m) for m in vectors}
         pairs = list(combinations(vectors, 2))
         losses = [
             cross_modal_contrast(vectors[m], vectors[n], positive, valid[m] & valid[n], self.temperature)
             for m, n in pairs
         ]
         return torch.stack(losses).sum() if losses else next(iter(vectors.values())).sum() * 0
-
-    def _mask(self, modality: str, batch: Batch) -> Tensor:
-        everyone = torch.ones(len(batch), dtype=torch.bool, device=target_of(batch).device)
-        return everyone if batch.present is None else batch.present.get(modality, everyone)
 
     def _bottleneck(self, features: Mapping[str, Tree], batch: Batch) -> Tensor:
         target = target_of(batch)
@@ -187,7 +183,7 @@ class MCR(Stateful, MultiLoss):
         like = next(self.bottleneck.parameters())
         explained = self.bottleneck(target.reshape(len(batch), -1).to(like.dtype)).split(self._widths(), 1)
         gaps = [
-            (pool(features[m]) - h).square().sum(1) * self._mask(m, batch)
+            (pool(features[m]) - h).square().sum(1) * mask_of(batch, m)
             for m, h in zip(self.modalities, explained, strict=True)
             if m in features
         ]

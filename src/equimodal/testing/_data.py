@@ -17,6 +17,8 @@ from equimodal.data import Loader, TrainSplit, loader
 from equimodal.engine import Engine, is_distributed
 from equimodal.methods import EpochContext
 
+_LEAST = 4
+
 
 class ToyData:
     """What an epoch consists of: the batches as they are, or, where a method has planned, those of its plan.
@@ -40,6 +42,7 @@ class ToyData:
     def __init__(self, batches: Sequence[Any]) -> None:
         own = [[Batch.of(b) for b in (entry if isinstance(entry, list) else [entry])] for entry in batches]
         rank, processes = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
+        self._processes = processes
         every: list[Any] = [own]
         if processes > 1:
             every = [None] * processes
@@ -69,13 +72,15 @@ class ToyData:
 
     def context(self, epoch: int = 0, epochs: int | None = None, engine: Engine | None = None) -> EpochContext:
         """All that a method may be given between epochs; the validation samples are those that it trains on."""
-        return EpochContext(epoch, epochs, len(self._entries), self.loader, engine, self.plain, self._parts)
+        return EpochContext(epoch, epochs, len(self._entries), self.loader, engine, self.plain)  # of whole batches
 
     def epoch(self) -> list[Any]:
         """The batches of the next epoch; planned ones in as many micro-batches as were given."""
         if not self.loader.planned:
             return list(self._entries)
-        planned = list(self.loader)
+        # on two processes an incomplete batch of fewer than four rows is left out
+        batches = list(self.loader)
+        planned = [b for b in batches if len(b) * self._processes >= _LEAST] or batches
         return planned if self._parts == 1 else [split(batch, min(self._parts, len(batch))) for batch in planned]
 
 

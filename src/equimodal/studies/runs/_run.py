@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
-from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_scores, sample_outcomes
+from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_outcomes, sample_outcomes
 from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
@@ -375,6 +375,7 @@ def _finish(
     test = loader(require(data.test, TestSplit, "test"), size)
     rule = method.fit_inference(validation)
     on_validation, on_test = evaluate(method, validation), evaluate(method, test, metrics=True)
+    rules = rule_outcomes(method, validation, test)
     metrics: dict[str, Any] = {
         "method": type(method).__name__,
         "options": config.options,
@@ -387,7 +388,7 @@ def _finish(
         "rule": rule,
         "test": {**_scores(on_test), **on_test.metrics},
         "validation": _scores(on_validation),
-        "rules": rule_scores(method, validation, test),
+        "rules": {r: {"validation": chosen, "test": float(o.score())} for r, (chosen, o) in rules.items()},
         "inference": method.inference.record(),
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
@@ -395,4 +396,4 @@ def _finish(
     if config.probe:
         train = loader(data.train, size, shuffle=False)
         metrics["probe"] = probe_scores(method, train, validation, test)
-    return plain(metrics), sample_outcomes(method, test)
+    return plain(metrics), sample_outcomes(method, test) | {f"rule/{r}": o for r, (_, o) in rules.items()}
