@@ -1,6 +1,7 @@
 """From unimodal and fused outputs to one prediction: the joint head, a mean with weights of some kind, or a fit."""
 
 from equimodal.inference._candidates import ORDER, RuleScore
+from equimodal.inference._candidates import TEMPERED as TEMPERED
 from equimodal.inference._candidates import alone as alone
 from equimodal.inference._candidates import compare as compare
 from equimodal.inference._custom import InferenceRule, Rule, needs_of, rule_name, rule_names
@@ -19,6 +20,7 @@ from equimodal.inference._rules import RuleName as RuleName
 from equimodal.inference._rules import check_rule as check_rule
 from equimodal.inference._skill import JOINT, Expert, SkillPool
 from equimodal.inference._skill_fit import FEWEST_IMAGES, FEWEST_SAMPLES
+from equimodal.inference._skill_fit import fit_skill as fit_skill
 from equimodal.inference._temperature import at_temperature as at_temperature
 from equimodal.inference._temperature import fitted_temperature as fitted_temperature
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,11 @@ def tuning_table(record: Mapping[str, Any]) -> str:
     factor, unit = _unit(record)
     rows = [r for r in _ranked(record) if r["score"] is not None][:_SHOWN]
     head = ["trial", f"score{unit}", "epochs", "state", "fusion", "rate", "prediction"]
-    body = [
-        [_label(r) + (" (c)" if r["control"] else ""), _number(r["score"], factor), str(r["epochs"]), r["state"],
-         str(r["fusion"]), f"{r['lr']:.2g}", _way(r["candidate"])]
-        for r in rows
-    ]  # fmt: skip
+    body = []
+    for r in rows:
+        name = printable(_label(r)) + (" (c)" if r["control"] else "")
+        score, rate = _number(r["score"], factor), f"{r['lr']:.2g}"
+        body.append([name, score, str(r["epochs"]), r["state"], str(r["fusion"]), rate, _way(r["candidate"])])
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in [head, *body]]
     notes = ["", "(c) control. Score: validation data.", printable(record["verdict"]["words"])]
@@ -76,7 +77,7 @@ def render_tuning(record: Mapping[str, Any], path: str | Path) -> Path:
             for name, share in dict(record.get("importance") or {}).items()
         ],
         trials=[_row(r, factor) for r in ranked if r["score"] is not None],
-        refused=[(_label(r), str(r["why"])) for r in ranked if r["score"] is None and r["why"]],
+        refused=_refused(ranked),
         sections=_curves(record, ranked),
         facts=facts_of({k: v for k, v in record.items() if k not in _OWN}),
     )
@@ -104,6 +105,12 @@ def _row(row: Mapping[str, Any], factor: float) -> dict[str, Any]:
         "fusion": row["fusion"], "lr": f"{row['lr']:.2g}", "candidate": _way(row["candidate"]),
         "options": _options(row["options"]),
     }  # fmt: skip
+
+
+def _refused(ranked: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Method and reason of the trials without a score, equal ones once."""
+    counts = Counter((str(r["method"]), str(r["why"])) for r in ranked if r["score"] is None and r["why"])
+    return [(f"{name} x {times}" if times > 1 else name, why) for (name, why), times in counts.items()]
 
 
 def _ends(record: Mapping[str, Any], factor: float) -> list[dict[str, Any]]:

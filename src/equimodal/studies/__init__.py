@@ -11,6 +11,7 @@ from equimodal.studies.comparisons import (
     summarise,
 )
 from equimodal.studies.outputs import export_run, predict_run, write_predictions
+from equimodal.studies.reproduction import published_table, published_tables
 from equimodal.studies.runs import OUTCOMES as OUTCOMES
 from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights
 from equimodal.studies.runs import read_outcomes as read_outcomes
@@ -59,6 +60,8 @@ __all__ = [
     "measure_cost",
     "method_options",
     "predict_run",
+    "published_table",
+    "published_tables",
     "ratios",
     "recipe",
     "recipes",

@@ -106,6 +106,29 @@ def declared_cost(config: RunConfig, modalities: int) -> float | None:
     return float(found[1]) / (modalities if found[2] else 1) * (2.0 if mode == "full" else 1.0)
 
 
+def count_operations(data: Dataset, config: RunConfig, steps: int = 2) -> float:
+    """Floating-point operations of some training steps, forward and backward; the same number on every machine.
+
+    Matrix products, convolutions and attention are counted. Of a method in stages it is the mean over the planned
+    epochs.
+
+    Args:
+        data: gives the batch.
+        config: of the run.
+        steps: that are counted, for what does not happen in every step.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    total = 0.0
+    with torch.random.fork_rng():
+        for share, step in _stages(config, data, config.training.batch_size):
+            with FlopCounterMode(display=False) as counter:
+                for _ in range(steps):
+                    step()
+            total += share * counter.get_total_flops()
+    return total
+
+
 def _stages(config: RunConfig, data: Dataset, size: int) -> list[tuple[float, Callable[[], Any]]]:
     """The kinds of steps in a training, told apart by phases and modalities: how many for each planned step, and one.
 

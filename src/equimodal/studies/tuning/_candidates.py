@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from equimodal.diagnostics import Outcomes, paired_difference, sample_terms
-from equimodal.errors import EquimodalError
-from equimodal.inference import Inference, Rule, rules_for
+from equimodal.errors import EquimodalError, EquimodalWarning
+from equimodal.inference import JOINT, TEMPERED, Evidence, Inference, Rule, compare, fit_skill, rules_for
 from equimodal.studies.tuning._outputs import Outputs
 from equimodal.tasks import Task, distribution_of, score
 
@@ -61,46 +62,71 @@ class Bench:
 
     def __init__(self, task: Task, target: Tensor, folds: Tensor, groups: Tensor | None) -> None:
         self.task, self.target, self.folds = task, target, folds
-        self.groups = None if groups is None else groups.tolist()
+        self.groups = None if groups is None else torch.unique(groups, return_inverse=True)[1]
+
+    def compared(self, outputs: Outputs, own: tuple[str, bool]) -> dict[tuple[str, bool], Outcomes]:
+        """Rule and whether at temperatures -> what it earns, the own one first, then those that the library prefers.
+
+        What is fitted predicts each fold without it. Rules whose output is not finite are left out.
+
+        Args:
+            outputs: of one set of weights.
+            own: the rule that the method has by itself, and whether it is calibrated.
+        """
+        kind = distribution_of(self.task)
+        experts = ({} if outputs.fused is None else {JOINT: outputs.fused}) | outputs.unimodal
+        evidence = Evidence(self.task, kind, experts, outputs.present, self.target, self.groups)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EquimodalWarning)  # of single rules: what they are worth is measured
+            found = compare(evidence, "entropy", None if evidence.infinite() else fit_skill(evidence))
+        ways: dict[tuple[str, bool], Outcomes] = {}
+        for label in found.labels:
+            rule = label.removesuffix(TEMPERED)
+            if label in found.terms and rule in rules_for(kind):
+                above, below = found.terms[label]
+                ways[rule, label.endswith(TEMPERED)] = Outcomes(above.numpy(), below.numpy())
+        if own not in ways:  # a rule of its own
+            output = self.output(outputs, cast(Rule, own[0]), own[1])
+            if output is not None and bool(output.isfinite().all()):
+                ways[own] = self.outcomes(output)
+        first = {own: ways[own]} if own in ways else {}
+        return first | {way: outcomes for way, outcomes in ways.items() if way != own}
 
     def output(self, outputs: Outputs, rule: Rule, calibrated: bool) -> Tensor | None:
         """(N, C, ...) predicted by a rule; ``None`` where these outputs do not allow it.
 
         A rule that fits something predicts each fold by what it fits on the others.
         """
-        whole = self._fitted(outputs, rule, calibrated, self.target)
+        whole = self._predicted(outputs, rule, calibrated, torch.ones_like(self.folds, dtype=torch.bool))
         if whole is None:
             return None
-        inference, changed = whole
-        if not changed or int(self.folds.max()) == 0:
-            return self._apply(inference, outputs)
-        found: Tensor | None = None
+        found = whole.clone()
         for fold in range(int(self.folds.max()) + 1):
             inside = self.folds == fold
-            part = self._fitted(outputs.select(~inside), rule, calibrated, self.target[~inside])
+            if bool(inside.all()):
+                break
+            part = self._predicted(outputs, rule, calibrated, ~inside)
             if part is None:
                 return None
-            own = self._apply(part[0], outputs.select(inside))
-            found = own.new_empty(len(inside), *own.shape[1:]) if found is None else found
-            found[inside] = own
+            if fold == 0 and torch.equal(part[inside], whole[inside]):
+                return whole  # nothing is fitted
+            found[inside] = part[inside]
         return found
 
-    def _fitted(self, outputs: Outputs, rule: Rule, calibrated: bool, target: Tensor) -> tuple[Inference, bool] | None:
-        """The rule after fitting, and whether fitting changed it."""
+    def _predicted(self, outputs: Outputs, rule: Rule, calibrated: bool, rows: Tensor) -> Tensor | None:
+        """What a rule that is fitted on some samples predicts for all."""
+        seen = outputs.select(rows)
+        groups = None if self.groups is None else self.groups[rows]
         try:
-            inference = Inference(
-                list(outputs.present), rule, calibrated=calibrated, distribution=distribution_of(self.task)
-            )
-            inference.resolve(outputs.fused is not None, bool(outputs.unimodal))
-            before = copy.deepcopy(inference.state_dict())
-            inference.fit(self.task, outputs.fused, outputs.unimodal, outputs.present, target)
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore", EquimodalWarning)
+                inference = Inference(
+                    list(outputs.present), rule, calibrated=calibrated, distribution=distribution_of(self.task)
+                )
+                inference.fit(self.task, seen.fused, seen.unimodal, seen.present, self.target[rows], groups=groups)
+                output: Tensor = inference(outputs.fused, outputs.unimodal, outputs.present).output
         except EquimodalError:  # these outputs do not allow it
             return None
-        return inference, not _same(before, inference.state_dict())
-
-    def _apply(self, inference: Inference, outputs: Outputs) -> Tensor:
-        with torch.no_grad():
-            output: Tensor = inference(outputs.fused, outputs.unimodal, outputs.present).output
         return output
 
     def score(self, output: Tensor) -> float:
@@ -108,27 +134,25 @@ class Bench:
         return float(score(self.task, output, self.target)) if bool(output.isfinite().all()) else math.nan
 
     def outcomes(self, output: Tensor) -> Outcomes:
-        """Terms of the score, sample by sample."""
-        return sample_terms(self.task, output, self.target)
+        """Terms of the score, one row per group, or per sample where there are none."""
+        each = sample_terms(self.task, output, self.target)
+        if self.groups is None:
+            return each
+        shape = (int(self.groups.max()) + 1, each.numerator.shape[1])
+        above, below = np.zeros(shape), np.zeros(shape)
+        np.add.at(above, self.groups.numpy(), each.numerator)
+        np.add.at(below, self.groups.numpy(), each.denominator)
+        return Outcomes(above.astype(np.float32), below.astype(np.float32))
 
     def better(self, first: Outcomes, second: Outcomes, level: float = ONE_ERROR) -> bool:
         """Whether the first is better by more than the interval, groups being drawn as wholes."""
-        return paired_difference([first], [second], groups=self.groups, level=level).better
-
-
-def _same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    def equal(a: Any, b: Any) -> bool:
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            return a.shape == b.shape and torch.equal(a, b)
-        return bool(a == b)
-
-    return before.keys() == after.keys() and all(equal(value, after[name]) for name, value in before.items())
+        return paired_difference([first], [second], level=level).better
 
 
 def candidates(
     bench: Bench, stored: Mapping[str, Outputs], own: Candidate, rules: bool = True
-) -> Iterator[tuple[Candidate, Tensor]]:
-    """What can be predicted, with its output: first as the run does it, then from the simple to what depends on more.
+) -> list[tuple[Candidate, Outcomes]]:
+    """What can be predicted, with what it earns: first as the run does it, then in the order of the library's choice.
 
     Args:
         bench: validation samples.
@@ -136,34 +160,29 @@ def candidates(
         own: what the run does without being told; its score is not read.
         rules: whether the method takes another rule than its own.
     """
-    kind = distribution_of(bench.task)
-    ways = [(own.rule, own.calibrated)]
-    if rules:
-        ways += [(rule, calibrated) for calibrated in (False, True) for rule in rules_for(kind)
-                 if not (calibrated and (rule == "fused" or kind == "point"))]  # fmt: skip
+    found = []
     for selection in [own.selection, *(s for s in stored if s != own.selection)]:
         if selection not in stored:
             continue
-        for rule, calibrated in dict.fromkeys(ways):
-            output = bench.output(stored[selection], cast(Rule, rule), calibrated)
-            value = math.nan if output is None else bench.score(output)
-            if output is not None and not math.isnan(value):
-                default = (selection, rule, calibrated) == (own.selection, own.rule, own.calibrated)
-                yield Candidate(selection, rule, calibrated, value, default), output
+        for way, outcomes in bench.compared(stored[selection], (own.rule, own.calibrated)).items():
+            if not rules and way != (own.rule, own.calibrated):
+                continue
+            value = float(outcomes.score())
+            if not math.isnan(value):
+                default = (selection, *way) == (own.selection, own.rule, own.calibrated)
+                found.append((Candidate(selection, *way, value, default), outcomes))
+    return found
 
 
-def simplest(bench: Bench, found: Sequence[tuple[Candidate, Tensor]]) -> int:
+def simplest(bench: Bench, found: Sequence[tuple[Candidate, Outcomes]]) -> int:
     """Position of the first candidate that is within one standard error of the best.
 
     Args:
         bench: validation samples.
-        found: candidates and outputs, in the order of preference.
+        found: candidates and what they earn, in the order of preference.
     """
     best = max(range(len(found)), key=lambda i: (found[i][0].score, -i))
-    top = bench.outcomes(found[best][1])
     for position in range(best):
-        if found[position][0].score == found[best][0].score:
-            return position
-        if not bench.better(top, bench.outcomes(found[position][1])):
+        if not bench.better(found[best][1], found[position][1]):
             return position
     return best

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from equimodal.data import Dataset
-from equimodal.errors import MethodError, unknown_name
+from equimodal.errors import EquimodalError, MethodError, unknown_name
 from equimodal.fusion import available as fusions
 from equimodal.fusion import get as get_fusion
 from equimodal.methods import available, get
 from equimodal.report import required_controls
-from equimodal.studies.setup import DataConfig, ModelConfig, TrainingConfig, method_options
+from equimodal.studies.runs import own_randomness
+from equimodal.studies.setup import DataConfig, ModelConfig, TrainingConfig, build_model, method_options
 
 
 @dataclass
@@ -33,8 +34,9 @@ class TuneConfig:
         length: epochs of a trial; default: ``training.epochs``, or as many as let the controls take half of the budget.
         reduction: a trial goes on at a rung if it is among the best 1 / reduction there; rungs are that factor apart.
         ensemble: largest number of runs in an ensemble that is selected at the end; 0 for none.
-        cost: of a step: ``"declared"``, what the method says of itself, the same on every machine; or ``"measured"``,
-            its time relative to joint training here and now.
+        cost: of a step: ``"declared"``, what the method says of itself, times the operations of a step with other
+            options relative to its defaults, the same on every machine; or ``"measured"``, its time relative to joint
+            training here and now.
         test: read the test split at the end, for the winner and the best control; without it the tuning can go on with
             a larger budget.
         seed: of the search and of every training.
@@ -100,10 +102,24 @@ class TuneConfig:
             )
         return list(dict.fromkeys([*self.controls(data), *self.methods]))
 
-    def usable_fusions(self) -> list[str]:
-        """Names of the fusions that may be tried, the model's first."""
-        names = fusions() if self.fusions is None else self.fusions
-        return list(dict.fromkeys([self.model.fusion, *names]))
+    def usable_fusions(self, data: Dataset) -> list[str]:
+        """Names of the fusions that can be built with the encoders of the data, the model's own first.
+
+        Raises:
+            EquimodalError: one that was asked for by name cannot.
+        """
+        usable = []
+        for name in dict.fromkeys([self.model.fusion, *(fusions() if self.fusions is None else self.fusions)]):
+            kept = self.model.fusion_options if name == self.model.fusion else {}
+            try:
+                with own_randomness():
+                    build_model(data, replace(self.model, fusion=name, fusion_options=dict(kept)))
+            except EquimodalError:
+                if name == self.model.fusion or self.fusions is not None:
+                    raise
+                continue
+            usable.append(name)
+        return usable
 
 
 def _fits(name: str, data: Dataset) -> bool:

@@ -119,5 +119,5 @@ def select_ensemble(bench: Bench, outputs: Mapping[str, Tensor], size: int) -> E
         several[inside], one[inside] = parts
     if several is None or one is None:
         raise ValueError("no folds")
-    gain = paired_difference([bench.outcomes(several)], [bench.outcomes(one)], groups=bench.groups)
+    gain = paired_difference([bench.outcomes(several)], [bench.outcomes(one)])
     return Ensemble(members, bench.score(average(task, outputs, members)), bench.score(several), bench.score(one), gain)

@@ -78,7 +78,7 @@ def folds(split: Split, count: int = 5) -> Tensor:
         split: of the samples.
         count: folds; fewer where there are fewer groups.
     """
-    groups = coarsest(split)
+    groups = groups_of(split)
     if groups is None:
         target = split.target.flatten(1).double().mean(1) if split.target.ndim > 1 else split.target
         found = torch.empty(len(split), dtype=torch.int64)
@@ -94,7 +94,7 @@ def folds(split: Split, count: int = 5) -> Tensor:
     return fold_of[codes]
 
 
-def coarsest(split: Split) -> Tensor | None:
+def groups_of(split: Split) -> Tensor | None:
     """(N,) numbers of the group that each sample is in, see :attr:`Split.group_labels`; ``None`` without groups."""
     labels = split.group_labels
     return None if labels is None else labels[split.rows]
@@ -106,14 +106,14 @@ def write_outputs(path: Path, stored: dict[str, Outputs]) -> Path:
         from safetensors.torch import save
     except ImportError as error:
         raise missing_extra("safetensors", "cli", "Storing outputs") from error
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}  # copies: the format has no place for tensors that share memory
     for selection, outputs in stored.items():
         if outputs.fused is not None:
-            tensors[f"{selection}/fused"] = outputs.fused.contiguous()
+            tensors[f"{selection}/fused"] = outputs.fused.contiguous().clone()
         for m, z in outputs.unimodal.items():
-            tensors[f"{selection}/unimodal/{m}"] = z.contiguous()
+            tensors[f"{selection}/unimodal/{m}"] = z.contiguous().clone()
         for m, mask in outputs.present.items():
-            tensors[f"{selection}/present/{m}"] = mask.contiguous()
+            tensors[f"{selection}/present/{m}"] = mask.contiguous().clone()
     return write_bytes(path, save(tensors))
 
 

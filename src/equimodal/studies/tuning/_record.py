@@ -125,7 +125,7 @@ def record(
         },
         "training": vars(config.training),
         "model": vars(config.model),
-        "searched": {"methods": config.searched(data), "fusions": config.usable_fusions(),
+        "searched": {"methods": config.searched(data), "fusions": config.usable_fusions(data),
                      "sharpness": config.sharpness,
                      "lr": [config.training.lr / config.lr_span, config.training.lr * config.lr_span]},
         "selection": "every choice on validation data: rule, temperatures and weights of a trial are the simplest "

@@ -1,4 +1,4 @@
-"""The search: controls first, then their learning rates, every method as it is, then what the sampler suggests."""
+"""The search: controls first, then other rates, every method as it recommends itself, then what a sampler suggests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from equimodal.data import Dataset
 from equimodal.errors import EquimodalError, EquimodalWarning
 from equimodal.methods import get, refuse_incomplete
-from equimodal.studies.comparisons import declared_cost, end_workers, measure_cost, worker_pool
+from equimodal.studies.comparisons import count_operations, declared_cost, end_workers, measure_cost, worker_pool
 from equimodal.studies.runs import Terminated, Termination, own_randomness, read_lines
 from equimodal.studies.setup import RunConfig, method_options, seeded
 from equimodal.studies.tuning._config import TuneConfig
@@ -93,7 +93,7 @@ class Search:
         self._base = RunConfig("", {}, config.data, config.model, training, config.seed, probe=False)
         self._controls = config.controls(data)
         self._methods = config.searched(data)
-        self._fusions = config.usable_fusions()
+        self._fusions = config.usable_fusions(data)
         self._ready: list[Job] = []
         self._running: dict[Future[dict[str, Any]], Job] = {}
 
@@ -222,7 +222,7 @@ class Search:
                 points[f"{START}{best}, {word} rate"] = {**usual, "method": best, "lr": lr}
         others = [m for m in self._methods if m not in self._controls]
         for name in sorted(others, key=lambda m: not get(m).info.featured):
-            points[f"{START}{name}"] = {**usual, "method": name}
+            points[f"{START}{name}"] = {**usual, "method": name, "options": "recommended"}
         return next(((name, point) for name, point in points.items() if name not in used), None)
 
     def _used(self) -> set[str]:
@@ -310,8 +310,9 @@ class Search:
             mode = trial.suggest_categorical("sharpness", ["off", "momentum", "full"])
             if mode != "off":
                 trial.suggest_float("sharpness.radius", 0.01, 0.2, log=True)
-        space = option_space(method)
-        if space and trial.suggest_categorical("options", ["default", "searched"]) == "searched":
+        space, advice = option_space(method), self._advice(method)
+        way = trial.suggest_categorical("options", ["default", "recommended", "searched"]) if space or advice else ""
+        if way == "searched":
             for option, entry in space.items():
                 name = f"{method}.{option}"
                 if isinstance(entry, Choice):
@@ -321,13 +322,23 @@ class Search:
                 else:
                     trial.suggest_float(name, entry.low, entry.high, log=entry.log)
         params: dict[str, Any] = trial.params
-        return params
+        return params | (advice if way == "recommended" else {})
+
+    def _advice(self, method: str) -> dict[str, Any]:
+        """What a method recommends, but for what is compared on stored outputs."""
+        found = get(method).recommended(self._data.task)
+        return {f"{method}.{name}": v for name, v in found.items() if name not in ("inference", "calibrated")}
 
     def _cost(self, config: RunConfig) -> float:
         declared = declared_cost(config, len(self._data.modalities))
         if declared is None or self._config.cost == "measured":
             return measure_cost(self._data, {"": config})[""]
-        return declared
+        chosen = {name: value for name, value in config.options.items() if name != "sharpness"}
+        if not chosen:
+            return declared
+        usual = count_operations(self._data, replace(config, options={}))
+        own = count_operations(self._data, replace(config, options=chosen))
+        return declared * own / usual if usual else declared
 
     def _begun(self) -> list[Job]:
         """Trials that another process left unfinished, the first ones first."""

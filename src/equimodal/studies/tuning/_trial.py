@@ -17,7 +17,7 @@ from equimodal.methods import Method
 from equimodal.studies.runs import SELECTIONS, Progress, Termination, load_selected, own_randomness, train_part
 from equimodal.studies.setup import DataConfig, RunConfig, build_data, method_options, seeded
 from equimodal.studies.tuning._candidates import Bench, Candidate, candidates, simplest
-from equimodal.studies.tuning._outputs import coarsest, collect, folds, write_outputs
+from equimodal.studies.tuning._outputs import collect, folds, groups_of, write_outputs
 
 OUTPUTS = "validation.safetensors"
 
@@ -57,7 +57,7 @@ def advance(
         write_outputs(folder / OUTPUTS, stored)
     own = Candidate(config.training.selection if whole else "last", *own_rule(method), score=0.0)
     bench = bench_of(data)
-    found = list(candidates(bench, stored, own, rules="inference" in method_options(config.method)))
+    found = candidates(bench, stored, own, rules="inference" in method_options(config.method))
     while found:
         position = simplest(bench, found)
         if found[position][0].default or allowed(config, data, found[position][0]):
@@ -86,7 +86,7 @@ def own_rule(method: Method) -> tuple[str, bool]:
 
 def bench_of(data: Dataset) -> Bench:
     """The validation samples of a dataset."""
-    return Bench(data.task, data.validation.target, folds(data.validation), coarsest(data.validation))
+    return Bench(data.task, data.validation.target, folds(data.validation), groups_of(data.validation))
 
 
 def with_candidate(config: RunConfig, candidate: Candidate) -> RunConfig:

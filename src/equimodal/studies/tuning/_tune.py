@@ -22,7 +22,7 @@ from equimodal.studies.tuning._verdict import (
     Finished,
     Verdict,
     difference_on_test,
-    ensemble_outcomes,
+    ensemble_on_test,
     finish,
     in_words,
     judge,
@@ -46,11 +46,12 @@ def tune(
 ) -> dict[str, Any]:
     """Search for the composition that is best on validation data, and say whether it beats the best control.
 
-    Controls are trained first, to the end; then their learning rate is moved, every other method is tried as it is, and
-    a sampler (TPE) suggests method, fusion, learning rate, options and sharpness. A trial is looked at on rungs and
-    stopped there if it is not among the best (successive halving [Li2020]_); it goes on from its checkpoint. Inference
-    rules, temperatures and the choice of weights are compared on stored validation outputs. Calling it again with the
-    same folder continues; a process that was killed loses at most what its running trials had not saved.
+    Controls are trained first, to the end; then the best one's learning rate is moved, every other method is tried as
+    it recommends itself, and a sampler (TPE) suggests method, fusion, learning rate, options and sharpness. A trial is
+    looked at on rungs and stopped there if it is not among the best (successive halving [Li2020]_); it goes on from its
+    checkpoint. Inference rules, temperatures and the choice of weights are compared on stored validation outputs.
+    Calling it again with the same folder continues; a process that was killed loses at most what its running trials had
+    not saved.
 
     Args:
         config: what is searched, with how much budget.
@@ -155,7 +156,7 @@ def _conclude(config: TuneConfig, folder: Path, data: Dataset, study: optuna.Stu
     test = _on_test(verdict, folder, data) if config.test else None
     several = None if ensemble is None else ensemble.plain()
     if several is not None and ensemble is not None and test is not None:
-        _, several["test"] = ensemble_outcomes(by_name, ensemble, data)
+        several["test"] = ensemble_on_test(by_name, ensemble, data)
     taken = with_candidate(verdict.taken.config, verdict.taken.pick)
     whole = replace(taken, training=replace(taken.training, epochs=config.training.epochs), probe=True)
     write_yaml(folder / TAKE, whole.to_dict())

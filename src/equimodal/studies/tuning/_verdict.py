@@ -19,19 +19,21 @@ from equimodal.methods import Method
 from equimodal.studies.runs import (
     OUTCOMES,
     conclude,
+    is_finished,
     load_selected,
     locked,
     own_randomness,
     prepare_folder,
-    read_json,
+    read_metrics,
     read_outcomes,
+    verify,
 )
 from equimodal.studies.setup import RunConfig, seeded
 from equimodal.studies.tuning._candidates import Bench, Candidate
 from equimodal.studies.tuning._ensemble import Ensemble, average
-from equimodal.studies.tuning._outputs import coarsest, collect, read_outputs
+from equimodal.studies.tuning._outputs import collect, groups_of, read_outputs
 from equimodal.studies.tuning._trial import OUTPUTS, with_candidate
-from equimodal.tasks import distribution_of
+from equimodal.tasks import distribution_of, score
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,21 @@ def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
     control = max(sorted(controls, key=lambda f: f.number), key=lambda f: f.pick.score)
     if winner is control:
         return Verdict(winner, control, None, control)
-    first, second = (bench.outcomes(validation_output(bench, f)) for f in (winner, control))
-    difference = paired_difference([first], [second], groups=bench.groups)
+    difference = paired_difference([_earned(bench, winner)], [_earned(bench, control)])
     return Verdict(winner, control, difference, winner if difference.better else control)
+
+
+def _earned(bench: Bench, trial: Finished) -> Outcomes:
+    """What the chosen candidate of a trial earns on validation data."""
+    pick = trial.pick
+    stored = read_outputs(trial.folder / OUTPUTS).get(pick.selection)
+    found = {} if stored is None else bench.compared(stored, (pick.rule, pick.calibrated))
+    if (pick.rule, pick.calibrated) not in found:
+        raise MethodError(
+            f"`{trial.folder / OUTPUTS}`: expected outputs of the {pick.selection} weights for the rule {pick.rule!r}. "
+            "Found none. Start anew in another folder."
+        )
+    return found[pick.rule, pick.calibrated]
 
 
 def validation_output(bench: Bench, trial: Finished) -> Tensor:
@@ -122,8 +136,9 @@ def finish(trial: Finished, folder: Path, data: Dataset) -> dict[str, Any]:
         The content of its ``metrics.json``.
     """
     config = with_candidate(trial.config, trial.pick)
-    if (folder / "metrics.json").exists():
-        known: dict[str, Any] = read_json(folder / "metrics.json")
+    if is_finished(folder):
+        verify(folder)
+        known: dict[str, Any] = read_metrics(folder, config)
         return known
     with own_randomness():
         method = seeded(trial.config, data)
@@ -147,19 +162,18 @@ def _use(method: Method, pick: Candidate) -> None:
 def difference_on_test(data: Dataset, first: Path, second: Path) -> Difference:
     """Difference of two finished runs on the test samples, groups being drawn as wholes."""
     one, other = (read_outcomes(folder / OUTCOMES)["prediction"] for folder in (first, second))
-    groups = coarsest(data.test)
+    groups = groups_of(data.test)
     return paired_difference([one], [other], groups=None if groups is None else groups.tolist())
 
 
-def ensemble_outcomes(trials: Mapping[str, Finished], chosen: Ensemble, data: Dataset) -> tuple[Outcomes, float]:
-    """What the ensemble earns on every test sample, and its score; each member's rule is fitted on validation data.
+def ensemble_on_test(trials: Mapping[str, Finished], chosen: Ensemble, data: Dataset) -> float:
+    """Test score of the ensemble; each member's rule is fitted on validation data.
 
     Args:
         trials: name -> trial.
         chosen: of these.
         data: of the tuning.
     """
-    bench_test = Bench(data.task, data.test.target, torch.zeros(len(data.test), dtype=torch.int64), None)
     outputs = {}
     for name in chosen.members:
         trial = trials[name]
@@ -171,8 +185,7 @@ def ensemble_outcomes(trials: Mapping[str, Finished], chosen: Ensemble, data: Da
         seen = collect(method, loader(require(data.test, TestSplit, "test"), 256))
         with torch.no_grad():
             outputs[name] = method.inference(seen.fused, seen.unimodal, seen.present).output
-    mean = average(data.task, outputs, chosen.members)
-    return bench_test.outcomes(mean), bench_test.score(mean)
+    return float(score(data.task, average(data.task, outputs, chosen.members), data.test.target))
 
 
 def in_words(verdict: Verdict, test: Mapping[str, Any] | None, percent: bool) -> str:
