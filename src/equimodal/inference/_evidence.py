@@ -14,7 +14,7 @@ from equimodal.errors import NonFiniteError
 from equimodal.inference._skill import JOINT, Kind, kind_of
 from equimodal.tasks import Distribution, Task
 
-_MOST_PIXELS = 1 << 17
+_MOST_PIXELS = 1 << 16
 """More pixels than this in one expert's outputs are thinned out before scales and offsets are fitted."""
 PIXELS_PER_IMAGE = 1 << 12
 """Pixels of each image on which it is decided whether the joint head counts for incomplete samples."""
