@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -67,6 +67,9 @@ COMBINATIONS: list[Setting] = [
     ("MLA", {"projector": None, "order": "shuffled"}),
     ("MLA", {"projector_reset": "epoch", "alpha_scale": "relative"}),
     ("MLA", {"projector_reset": "cycle", "alpha_schedule": "constant"}),
+    ("ExpertPool", {"members": 2}),
+    ("OPM", {"warm_up": 0}),
+    ("OPM", {"warm_up": 0, "variant": "released"}),
     ("CGGM", {"window": 1, "momentum": 0.0}),
     ("CGGM", {"window": 2}),
     ("CGGM", {"direction": "block", "apply_to": "update", "window": 1}),
@@ -77,6 +80,13 @@ COMBINATIONS: list[Setting] = [
     ("MIE", {"sam": None, "alternate": "stage", "stage_epochs": (1, 2)}),
     ("MIE", {"sam": None, "projection": False}),
     ("MIE", {"mixup_alpha": 1.0}),
+    ("ReconBoost", {"stage_epochs": 1, "rectify_epochs": 1}),
+    ("DataRemixing", {"warmup": 0}),
+    ("DiagnosingRelearning", {"every": 1}),
+    ("InfoReg", {"threshold": -1e6, "unimodal_weight": 1.0}),
+    ("SMV", {"warmup": 0}),
+    ("SMV", {"warmup": 0, "level": "modality", "variant": "released"}),
+    ("MultiTask", {"rate": 0.5}),
     ("AUG", {"every": 1, "margin": 0.0, "maximum": 3, "hidden": 8}),
 ]
 """Settings with numbers that are not the defaults, or with several choices at once."""
@@ -115,7 +125,7 @@ def _with_teachers(model: Any, task: Any) -> Settings:
             bound = (p[0].numel() if p.ndim > 1 else p.numel()) ** -0.5
             drawn = torch.rand(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64)
             p.copy_((2 * drawn - 1) * bound)
-        for p in teacher.heads.parameters():  # no strong opinions, which would be wrong ones
+        for p in cast(nn.Module, teacher.heads).parameters():  # no strong opinions, which would be wrong ones
             p.mul_(0.05)
     return {"teachers": dict.fromkeys(model.modalities, teacher), "weight": 0.1}
 

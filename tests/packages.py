@@ -18,7 +18,7 @@ def install(folder: Path, package: str, code: str, points: dict[str, dict[str, s
         folder: to be put on the path.
         package: name of the package and of its module.
         code: of the module.
-        points: group -> name -> object, as in ``{"equimodal.methods": {"OGM": "ogm:OGM"}}``.
+        points: group -> name -> object, as in ``{"equimodal.methods": {"DWA": "dwa:DWA"}}``.
         version: of the package.
     """
     folder.mkdir(parents=True, exist_ok=True)

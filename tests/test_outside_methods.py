@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,21 +17,21 @@ from equimodal.testing import PROPERTIES, check_method, settings_of
 from tests.cli.helpers import CLI, TINY
 from tests.packages import install, on_the_path, page_blocks
 
-OGM: dict[str, dict[str, str]] = {"equimodal.methods": {"OGM": "ogm_method:OGM"}}
+DWA: dict[str, dict[str, str]] = {"equimodal.methods": {"DWA": "dwa_method:DWA"}}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the worked example of CONTRIBUTING.md, installed."""
     folder = tmp_path_factory.mktemp("site")
-    install(folder, "ogm_method", page_blocks("ogm.py"), OGM)
+    install(folder, "dwa_method", page_blocks("dwa.py"), DWA)
     return folder
 
 
 @pytest.fixture
-def ogm(site: Path) -> Iterator[type[Method]]:
+def dwa(site: Path) -> Iterator[type[Method]]:
     with on_the_path(site, forget=False):
-        yield get("OGM")
+        yield get("DWA")
 
 
 @pytest.fixture
@@ -43,31 +42,27 @@ def cli(capsys: pytest.CaptureFixture[str]) -> CLI:
 # ---- the worked example ---------------------------------------------------------------------------------------------
 
 
-def test_it_is_found_like_a_method_of_ours(ogm: type[Method], cli: CLI) -> None:
-    assert get("ogm") is ogm
-    assert available()[-1] == "OGM"
-    assert "OGM" not in available(outside=False)
-    assert "OGM" not in controls()
-    assert overview()[-1].package == "ogm_method 1.0"
-    with pytest.raises(UnknownNameError, match="Did you mean.*'OGM'"):
-        get("OMG")
-    assert "On-the-fly gradient modulation (from the package ogm_method 1.0)" in cli(["list"])
-    text = cli(["describe", "ogm"])
-    assert "alpha (float, default 0.8)" in text
-    assert "source of the default: released configuration of CREMA-D" in text
-    help_text = cli(["train", "--method", "OGM", "--help"])
-    assert "--options.apply_to" in help_text
+def test_it_is_found_like_a_method_of_ours(dwa: type[Method], cli: CLI) -> None:
+    assert get("dwa") is dwa
+    assert available()[-1] == "DWA"
+    assert "DWA" not in available(outside=False)
+    assert "DWA" not in controls()
+    assert overview()[-1].package == "dwa_method 1.0"
+    with pytest.raises(UnknownNameError, match="Did you mean.*'DWA'"):
+        get("DAW")
+    assert "Dynamic weight average (from the package dwa_method 1.0)" in cli(["list"])
+    text = cli(["describe", "dwa"])
+    assert "temperature (float, default 2.0)" in text
+    assert "source of the default: paper" in text
+    help_text = cli(["train", "--method", "DWA", "--help"])
+    assert "--options.temperature" in help_text
 
 
 @pytest.mark.parametrize("group", ["method", "task", "engine", "compile"])
-@pytest.mark.parametrize("options", [{}, {"apply_to": "gradient"}, {"apply_to": "update"}], ids=str)
-def test_it_has_every_property(ogm: type[Method], options: dict[str, Any], group: str) -> None:
+def test_it_has_every_property(dwa: type[Method], group: str) -> None:
     """Those that the registry's methods have, by the same code."""
-    assert settings_of(ogm) == [{}, {"apply_to": "gradient"}, {"apply_to": "update"}]
-    wanted = [p.name for p in PROPERTIES.values() if p.group == group and (p.every_setting or not options)]
-    if not wanted:
-        pytest.skip("the options do not matter")
-    report = check_method(ogm, settings=[options], only=wanted)
+    assert settings_of(dwa) == [{}]
+    report = check_method(dwa, only=[p.name for p in PROPERTIES.values() if p.group == group])
     assert report.held
     assert not report.failed
     declared = "does not declare the task"
@@ -76,27 +71,31 @@ def test_it_has_every_property(ogm: type[Method], options: dict[str, Any], group
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_it_has_the_properties_of_two_processes(ogm: type[Method]) -> None:
+def test_it_has_the_properties_of_two_processes(dwa: type[Method]) -> None:
     names = ["two_processes_equal_one", "sharded_encoders", "a_failure_on_one_stops_both"]
-    report = check_method(ogm, settings=[{}], processes=True, only=names)
+    report = check_method(dwa, settings=[{}], processes=True, only=names)
     assert len(report.held) == 5
     assert not report.not_applicable
 
 
-def test_it_is_trained_and_compared(ogm: type[Method], cli: CLI, tmp_path: Path) -> None:
+def test_it_is_trained_and_compared(dwa: type[Method], cli: CLI, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    text = cli(["train", "--method", "ogm", "--options.alpha", "0.1", "--probe", "false", "--out", str(run), *TINY])
-    assert text.startswith("OGM on synthetic")
-    assert "alpha: 0.1" in (run / "config.yaml").read_text(encoding="utf-8")
+    text = cli(
+        ["train", "--method", "dwa", "--options.temperature", "0.1", "--probe", "false", "--out", str(run), *TINY]
+    )
+    assert text.startswith("DWA on synthetic")
+    assert "temperature: 0.1" in (run / "config.yaml").read_text(encoding="utf-8")
     assert "by rule 'fused'" in cli(["evaluate", str(run)])
     study = tmp_path / "study"
-    cli(["compare", "--methods", "OGM,Joint", "--seeds", "0", "--controls", "false", "--cost", "false", "--out",
+    cli(["compare", "--methods", "DWA,Joint", "--seeds", "0", "--controls", "false", "--cost", "false", "--out",
          str(study), *TINY])  # fmt: skip
-    assert "OGM" in (study / "report.html").read_text(encoding="utf-8")
-    assert "| OGM |" in (study / "table.md").read_text(encoding="utf-8")
-    line = cli.error(["train", "--method", "OGM", "--options.alpha", "3", *TINY], 1)
-    assert "`alpha`: expected a number in (0, 1]. Found 3" in line
-    assert "Did you mean '--options.alpha'" in cli.error(["train", "--method", "OGM", "--options.alhpa", "3", *TINY], 2)
+    assert "DWA" in (study / "report.html").read_text(encoding="utf-8")
+    assert "| DWA |" in (study / "table.md").read_text(encoding="utf-8")
+    line = cli.error(["train", "--method", "DWA", "--options.temperature", "0", *TINY], 1)
+    assert "`temperature`: expected a number > 0. Found 0" in line
+    assert "Did you mean '--options.temperature'" in cli.error(
+        ["train", "--method", "DWA", "--options.temprature", "3", *TINY], 2
+    )
 
 
 @pytest.mark.slow
@@ -104,10 +103,10 @@ def test_it_is_built_and_installed_by_pip(tmp_path: Path) -> None:
     """The files of the page as they stand, without network; then in processes that know nothing but the path."""
     pytest.importorskip("setuptools")
     source, target = tmp_path / "source", tmp_path / "target"
-    (source / "ogm_method").mkdir(parents=True)
+    (source / "dwa_method").mkdir(parents=True)
     (source / "pyproject.toml").write_text(page_blocks("pyproject.toml"), encoding="utf-8")
-    (source / "ogm_method" / "__init__.py").touch()
-    (source / "ogm_method" / "ogm.py").write_text(page_blocks("ogm.py"), encoding="utf-8")
+    (source / "dwa_method" / "__init__.py").touch()
+    (source / "dwa_method" / "dwa.py").write_text(page_blocks("dwa.py"), encoding="utf-8")
 
     def python(*arguments: str) -> str:
         path = os.pathsep.join([str(target), str(Path(equimodal.__file__).parents[1])])
@@ -119,19 +118,20 @@ def test_it_is_built_and_installed_by_pip(tmp_path: Path) -> None:
 
     python("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target",
            str(target), str(source))  # fmt: skip
-    assert "OGM   On-the-fly gradient modulation (from the package ogm-method 1.0)" in python("-m", "equimodal", "list")
+    listed = " ".join(python("-m", "equimodal", "list").split())
+    assert "DWA Dynamic weight average (from the package dwa-method 1.0)" in listed
     script = (
         "from equimodal.testing import check_method\nfrom equimodal.methods import get\n"
-        "print(check_method(get('OGM'), settings=[{}], only=['names_do_not_matter', 'resuming_is_exact']))"
+        "print(check_method(get('DWA'), settings=[{}], only=['names_do_not_matter', 'resuming_is_exact']))"
     )
-    assert "OGM: 2 held" in python("-c", script)
-    assert "OGM on synthetic" in python("-m", "equimodal", "train", "--method", "OGM", "--out", "run", *TINY)
+    assert "DWA: 2 held" in python("-c", script)
+    assert "DWA on synthetic" in python("-m", "equimodal", "train", "--method", "DWA", "--out", "run", *TINY)
 
 
 @pytest.mark.slow
 def test_it_passes_the_type_checker(tmp_path: Path) -> None:
-    (tmp_path / "ogm.py").write_text(page_blocks("ogm.py"), encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(tmp_path / "ogm.py")]
+    (tmp_path / "dwa.py").write_text(page_blocks("dwa.py"), encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(tmp_path / "dwa.py")]
     environment = {**os.environ, "MYPYPATH": str(Path(equimodal.__file__).parents[1])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

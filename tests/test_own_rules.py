@@ -334,7 +334,7 @@ import torch
 from torch import nn
 from equimodal.functional import fuse
 
-def energy(unimodal, present, fused, distribution):
+def loudness(unimodal, present, fused, distribution):
     weights = {m: torch.where(present[m], 0.1 * z.logsumexp(1), 0.0) for m, z in unimodal.items()}
     return fuse(unimodal, weights, "logit"), weights
 
@@ -350,7 +350,7 @@ class Sharpen(nn.Module):
         return self.power * total, {}
 """
 POINTS = {
-    "equimodal.rules": {"energy": "rules_outside:energy", "sharpen": "rules_outside:Sharpen", "oops": "gone:oops"}
+    "equimodal.rules": {"loudness": "rules_outside:loudness", "sharpen": "rules_outside:Sharpen", "oops": "gone:oops"}
 }
 
 
@@ -358,7 +358,7 @@ def test_a_rule_of_a_package_is_used_by_name(tmp_path: Path, cli: CLI) -> None:
     install(tmp_path / "site", "rules_outside", PACKAGE, POINTS)
     with on_the_path(tmp_path / "site"):
         with pytest.warns(PluginWarning, match="package rules_outside 1.0 registers the inference rule 'oops'"):
-            assert rule_names()[-2:] == ("energy", "sharpen")
+            assert rule_names()[-2:] == ("loudness", "sharpen")
         first, second = make_method("Ensemble", 2, inference="sharpen"), make_method("Ensemble", 2, inference="sharpen")
         first.fit_inference([make_batch(2)])
         assert first.inference.custom.power == 2  # type: ignore[union-attr]
@@ -367,7 +367,7 @@ def test_a_rule_of_a_package_is_used_by_name(tmp_path: Path, cli: CLI) -> None:
             make_method("Ensemble", 2, inference="oops")
         with pytest.raises(MethodError, match="Found 'enrgy'"):
             make_method("Ensemble", 2, inference="enrgy")
-        assert "energy" in cli(["describe", "Ensemble"])
+        assert "loudness" in cli(["describe", "Ensemble"])
         run = tmp_path / "run"
         text = cli(["train", "--method", "Ensemble", "--options.inference", "sharpen", "--out", str(run), *TINY])
         assert "by rule 'sharpen'" in text

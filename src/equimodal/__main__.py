@@ -1,8 +1,6 @@
 """``python -m equimodal`` is the command line."""
 
-import sys
-
-from equimodal.cli import main
+from equimodal.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

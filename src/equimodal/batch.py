@@ -277,7 +277,7 @@ class Batch:
         if modality not in self.inputs:
             raise BatchError(f"`modality`: expected one of {list(self.inputs)}. Found {modality!r}.")
         rows = self.rows(modality)
-        alone = replace(self, inputs={modality: self.inputs[modality]}, present=None)
+        alone = self._like(inputs={modality: self.inputs[modality]}, present=None)
         if rows is None:
             return alone
         return alone.select(rows) if rows.shape[0] else None
@@ -293,6 +293,12 @@ class Batch:
             index=None if self.index is None else selected(self.index),
             extras={name: selected(t) for name, t in self.extras.items()},
         )
+
+    def _like(self, **changes: Any) -> Batch:
+        """A copy with fields that need no check, as they are parts of this batch."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__, **changes)
+        return new
 
     def with_extras(self, **extras: Tensor) -> Batch:
         """The batch with further side information; entries of equal names are replaced."""

@@ -91,6 +91,14 @@ class PluginWarning(EquimodalWarning):
     """Another installed package registers a method or rule that cannot be used; it is left out."""
 
 
+class SmallValidationWarning(EquimodalWarning):
+    """Too few validation samples to fit or choose an inference rule on; the message says what is done instead."""
+
+
+class BelowSingleWarning(EquimodalWarning):
+    """On validation data the prediction is below the best single output, by more than chance; another rule is named."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for ``name`` among ``known``, with the nearest names suggested."""
     names = sorted(known)

@@ -77,9 +77,13 @@ class InferenceModel(nn.Module):
         self.method = copy.deepcopy(method).cpu().eval().requires_grad_(False)
         self.modalities = tuple(m for m in method.modalities if m in example_inputs)
         self._tokens = {m: isinstance(example_inputs[m], Tokens) for m in self.modalities}
+        with torch.no_grad():
+            on_cpu = {m: tree_map(lambda t: t.cpu(), example_inputs[m]) for m in self.modalities}
+            self._has_fused = self.method.outputs(on_cpu)[0] is not None
         self._standardised: dict[str, int] = {}
         for position, (m, (mean, scale)) in enumerate((standardise or {}).items()):
             self._standardised[m] = position
+            _refuse_rounding(m, torch.as_tensor(mean).double(), torch.as_tensor(scale).double())
             self.register_buffer(f"mean_{position}", torch.as_tensor(mean, dtype=torch.float32))
             self.register_buffer(f"scale_{position}", torch.as_tensor(scale, dtype=torch.float32))
 
@@ -87,10 +91,6 @@ class InferenceModel(nn.Module):
     def rule(self) -> str:
         """The inference rule in force."""
         return self.method.inference.resolve(self._has_fused, has_unimodal=True)
-
-    @property
-    def _has_fused(self) -> bool:
-        return type(self.method).fused_output is Method.fused_output
 
     def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Probabilities and outputs."""
@@ -113,8 +113,19 @@ class InferenceModel(nn.Module):
         if fused is None and len(alone) == 1 and present is not None:  # with nobody else to ask, no opinion is uniform
             m, z = next(iter(alone.items()))
             alone, present = {m: keep_rows(z, present[m]) if m in present else z}, None
-        output = self.method.combine(fused, alone, present).output
+        output = self.method.combine(fused, alone, self._presence(present, features)).output
         return {"probabilities": self.method.task.probabilities(output), "output": output}
+
+    def _presence(
+        self, present: Mapping[str, Tensor] | None, features: Mapping[str, Tree]
+    ) -> Mapping[str, Tensor] | None:
+        """Presence in which modalities that were left out for good are absent, as in :meth:`Method.predict`."""
+        left_out = [m for m in self.method.modalities if m not in self.modalities]
+        if not left_out or "fused" not in self.method.inference.needs(self._has_fused):
+            return present
+        first = tree_tensors(features[self.modalities[0]])[0]
+        nobody = torch.zeros(first.shape[0], dtype=torch.bool, device=first.device)
+        return {**(present or {}), **dict.fromkeys(left_out, nobody)}
 
     def _prepared(self, modality: str, x: Tree) -> Tree:
         if self._tokens[modality] and not isinstance(x, Tokens):
@@ -220,6 +231,17 @@ def _standardised(x: Tree, statistics: tuple[Any, Any] | None) -> Tree:
     mean, scale = (torch.as_tensor(v, dtype=torch.float32) for v in statistics)
     x = tree_map(lambda t: (t - mean) * scale if t.is_floating_point() else t, x)
     return clean(x) if isinstance(x, Tokens) else x
+
+
+def _refuse_rounding(modality: str, mean: Tensor, scale: Tensor) -> None:
+    """Refuse inputs that the exported model would be given in float32, where their differences are lost."""
+    rounding = torch.finfo(torch.float32).eps / 2 * (mean * scale).abs().max()
+    if rounding > 1e-3:
+        raise ModelError(
+            f"`standardise`: expected inputs {modality!r} that float32 can tell apart. Found a mean of "
+            f"{float(mean.abs().max()):g}, where it rounds by {float(rounding):.2g} deviations. Subtract a constant "
+            "from the data before training."
+        )
 
 
 def _traced(model: nn.Module, arguments: tuple[Any, ...], dynamic_batch: bool) -> torch.export.ExportedProgram:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.modules import QuickParameters, parameters_in
 from equimodal.batch import Presence, Tokens, Tree, tree_map, tree_tensors
 from equimodal.errors import BatchError, ModelError
 from equimodal.features import Kind, Width, check_feature
@@ -48,7 +49,7 @@ class Multimodal(Protocol):
         """The parameters of the modality's encoder."""
 
 
-class MultimodalModel(nn.Module):
+class MultimodalModel(QuickParameters):
     """Encoders, fusion and head, each a plain module.
 
     Args:
@@ -92,6 +93,7 @@ class MultimodalModel(nn.Module):
         if not encoders:
             raise ModelError("`encoders`: expected modality -> module with at least one entry. Found none.")
         self._names = tuple(encoders)
+        self._positions = {m: str(i) for i, m in enumerate(self._names)}  # in a module list
         self.encoders = nn.ModuleList(encoders.values())  # by position: names may hold dots, spaces, "keys"
         self.fusion = fusion
         self.head = head
@@ -146,13 +148,15 @@ class MultimodalModel(nn.Module):
 
     def encoder(self, modality: str) -> nn.Module:
         """The encoder of ``modality``."""
-        if modality not in self._names:
+        position = self._positions.get(modality)
+        if position is None:
             raise BatchError(f"`modality`: expected one of {list(self._names)}. Found {modality!r}.")
-        return self.encoders[self._names.index(modality)]
+        encoder: nn.Module = self.encoders._modules[position]
+        return encoder
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """The parameters of the modality's encoder, found by object."""
-        return list(self.encoder(modality).parameters())
+        return parameters_in(self.encoder(modality))
 
     def encode(
         self,
@@ -161,8 +165,8 @@ class MultimodalModel(nn.Module):
         modalities: Sequence[str] | None = None,
     ) -> dict[str, Tree]:
         """modality -> features; rows of absent samples are zero and their encoder does not see them."""
-        unknown = sorted(set(inputs) - set(self._names))
-        if unknown:
+        if not self._positions.keys() >= inputs.keys():
+            unknown = sorted(set(inputs) - set(self._names))
             raise BatchError(f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}.")
         presence = Presence.of(present)
         wanted = [m for m in self._names if m in inputs] if modalities is None else list(modalities)

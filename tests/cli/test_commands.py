@@ -104,13 +104,15 @@ import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("equimodal", run_name="__main__", alter_sys=True)
 """
+# a thread that never ends, as one of another library may at exit
+HELD_UP = "import threading; threading.Thread(target=threading.Event().wait).start()"
 
 
-def start(arguments: list[str], root: Path) -> subprocess.Popen[str]:
+def start(arguments: list[str], root: Path, code: str = INTERRUPTIBLE) -> subprocess.Popen[str]:
     """A command in a process group of its own, as a terminal starts it."""
     environment = {**os.environ, "PYTHONPATH": str(root / "src")}
     return subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *arguments],
+        [sys.executable, "-c", code, *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -139,6 +141,13 @@ def test_ctrl_c_leaves_a_run_that_continues(cli: CLI, root: Path) -> None:
     cli(["train", "--resume", "--out", "a", "--quiet"])
     epochs = [json.loads(line)["epoch"] for line in Path("a/history.jsonl").read_text().splitlines()]
     assert epochs == list(range(50))
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_process_that_something_else_holds_up(root: Path) -> None:
+    arguments = ["train", "--method", "MLA", *TINY, "--training.epochs", "50", "--out", "a"]
+    process = start(arguments, root, HELD_UP + INTERRUPTIBLE)
+    assert "equimodal train --resume --out a" in interrupt(process, Path("a/checkpoints/last.ckpt"))
 
 
 @pytest.mark.slow
@@ -230,13 +239,18 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     return seen
 
 
-def test_the_demo_trains_five_methods_and_prints_the_report_last(cli: CLI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_trains_six_methods_and_ends_with_a_verdict_and_the_report(
+    cli: CLI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = small_demo(monkeypatch)
     arguments = ["demo", "--training.epochs", "1", "--seeds", "0"]
     text = cli(arguments)
     assert last_line(text) == "equimodal-demo/report.html"
-    for name in ("Joint", "Ensemble", "MLA", "CGGM", "MIE"):
+    for name in ("Joint", "Ensemble", "ExpertPool", "MLA", "CGGM", "MIE"):
         assert name in text
+    verdict = text[text.index("Verdict: ") :]
+    assert "Against the best control, " in verdict
+    assert "Against the best single modality: " in verdict
     assert Path("equimodal-demo/report.html").stat().st_size > 5000
     assert (seen[0].seeds, seen[0].training.selection) == ([0], recipe("avdigits")[1].selection)
     assert last_line(cli(arguments)) == "equimodal-demo-2/report.html"  # twice in a row

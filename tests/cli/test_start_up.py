@@ -13,7 +13,18 @@ import pytest
 from equimodal import cli as package
 
 ROOT = Path(package.__file__).parents[2]
-SLOW = {"torch", "numpy", "lightning", "pytorch_lightning", "torchmetrics", "matplotlib", "rich", "scipy", "pandas"}
+SLOW = {
+    "torch",
+    "numpy",
+    "lightning",
+    "pytorch_lightning",
+    "torchmetrics",
+    "matplotlib",
+    "rich",
+    "scipy",
+    "pandas",
+    "optuna",
+}
 PARSER = {"jsonargparse", "docstring_parser"}
 
 

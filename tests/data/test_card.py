@@ -45,7 +45,7 @@ SCHEMA_ERRORS: list[tuple[dict[str, Any], str, str]] = [
     ({"modalities__wal k": {}}, "field `modalities`", "'wal k'"),
     ({"modalities__walk__transforms": [{"sqroot": True}]}, "field `modalities.walk.transforms[0].sqroot`", "'sqrt'"),
     ({"modalities__walk__transforms": ["log2"]}, "field `modalities.walk.transforms[0]`", "log"),
-    ({"modalities__walk__transforms": [{"scale": "2"}]}, "transforms[0].scale`", "finite number"),
+    ({"modalities__walk__transforms": [{"scale": "2x"}]}, "transforms[0].scale`", "finite number"),
     ({"modalities__walk__transforms": [{"scale": float("nan")}]}, "transforms[0].scale`", "finite number"),
     ({"modalities__walk__transforms": [{"scale": 1, "offset": 2}]}, "transforms[0]`", "exactly one operation"),
     ({"modalities__walk__transforms": [{"sqrt": 3}]}, "transforms[0].sqrt`", "no value"),

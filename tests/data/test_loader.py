@@ -13,10 +13,13 @@ def dataset(count: int = 23, **changes: float) -> Dataset:
     total = count + 8
     x = np.arange(total, dtype=np.float32)[:, None]
     b = np.ones((total, 2), np.float32)
-    for row, value in changes.items():
-        b[int(row[1:]), 0] = value
     split = ["train"] * count + ["validation"] * 4 + ["test"] * 4
-    return from_arrays({"row": x, "b": b}, np.arange(total) % 2, split, standardise={"row": "none", "b": "none"})
+    data = from_arrays({"row": x, "b": b}, np.arange(total) % 2, split, standardise={"row": "none", "b": "none"})
+    for row, value in changes.items():  # after the check that is made when data are built
+        ready = data._store.sources["b"]._ready
+        assert ready is not None
+        ready[int(row[1:]), 0] = value
+    return data
 
 
 def rows(batches: object) -> list[list[int]]:

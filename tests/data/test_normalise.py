@@ -13,6 +13,7 @@ from equimodal.data._schema import Node
 from equimodal.data._transforms import apply, read_transform
 from equimodal.errors import DataError
 
+F32 = np.dtype(np.float32)
 NORMALISE = {"normalise": {"mean": [1.0, 2.0], "std": [2.0, 0.5]}}
 
 
@@ -24,7 +25,7 @@ def transform(value: Any) -> Any:
 def test_each_channel_has_its_own_mean_and_deviation(axes: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).normal(size=(3, 2, *axes)).astype(np.float32)
     kept = x.copy()
-    y = apply([transform(NORMALISE)], x, False)
+    y = apply([transform(NORMALISE)], x, F32)
     np.testing.assert_allclose(y[:, 0], (x[:, 0] - 1) / 2, rtol=1e-6)
     np.testing.assert_allclose(y[:, 1], (x[:, 1] - 2) / 0.5, rtol=1e-6)
     np.testing.assert_array_equal(x, kept)
@@ -46,7 +47,7 @@ def test_wrong_values_are_refused(value: Any, match: str) -> None:
 
 def test_other_numbers_of_channels_are_refused() -> None:
     with pytest.raises(DataError, match=r"one entry per channel of samples of shape \(3, 4\). Found 2"):
-        apply([transform(NORMALISE)], np.zeros((5, 3, 4), np.float32), False)
+        apply([transform(NORMALISE)], np.zeros((5, 3, 4), np.float32), F32)
 
 
 @pytest.mark.parametrize("name", ["scale: 2", "offset: 1", "clip", "sqrt", "log1p", "normalise", "centre_on"])
@@ -61,7 +62,7 @@ def test_arrays_in_memory_stay_as_they_were(name: str, dtype: str, first: list[s
     x = (np.arange(60).reshape(5, 2, 2, 3) % 7).astype(dtype)
     kept = x.copy()
     steps = [transform(values[n]) for n in [*first, name, "sqrt"]]
-    once, again = apply(steps, x, False), apply(steps, x.copy(), False, own=True)
+    once, again = apply(steps, x, F32), apply(steps, x.copy(), F32, own=True)
     np.testing.assert_array_equal(x, kept)
     np.testing.assert_array_equal(once, again)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from equimodal.data import SyntheticDataset, synthetic
-from equimodal.data._synthetic import embed, recover
+from equimodal.data._synthetic_model import embed, recover
 from equimodal.errors import DataError, UnknownNameError
 
 CASES: list[dict[str, Any]] = [

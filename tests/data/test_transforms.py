@@ -15,7 +15,7 @@ X = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 
 def run(x: npt.NDArray[Any], *entries: Any, integer: bool = False) -> npt.NDArray[Any]:
     nodes = [Node(e, "c.yaml", f"t[{i}]") for i, e in enumerate(entries)]
-    return apply([read_transform(n) for n in nodes], x, integer)
+    return apply([read_transform(n) for n in nodes], x, np.dtype(np.int64 if integer else np.float32))
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ def test_rules_by_hand() -> None:
     b = torch.tensor([[1 - 2e-9, 1e-9, 1e-9], [0.3, 0.4, 0.3]]).log()
     data = [Batch({"a": a, "b": b}, target)]
     found = rule_scores(method, data, data)
-    assert set(found) == {f"{r}{t}" for r in ("mean", "uncertainty", "product") for t in ("", "+temperature")}
+    pooled = {f"{r}{t}" for r in ("mean", "uncertainty", "product") for t in ("", "+temperature")}
+    assert set(found) == pooled | {"skill", "alone:a", "alone:b"}
+    assert found["alone:a"] == {"validation": 0.5, "test": 0.5}
     for rule in ("mean", "uncertainty", "product"):
         assert found[rule] == {"validation": 1.0, "test": 1.0}
     # an overconfident wrong b wins the product and the uncertainty rule, not the mean
@@ -147,7 +149,7 @@ def test_rules_of_a_method_that_has_a_joint_head_only() -> None:
     encoders = {"a": identity(3), "b": identity(3)}
     head = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
     method = Joint(MultimodalModel(encoders, Concat({"a": 3, "b": 3}), head), Classification(3))
-    assert set(rule_scores(method, [batch()], [batch()])) == {"fused"}
+    assert set(rule_scores(method, [batch()], [batch()])) == {"fused", "skill"}
 
 
 def test_one_modality_alone() -> None:

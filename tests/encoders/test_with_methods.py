@@ -42,7 +42,8 @@ def batch_of(name: str, size: int = 6) -> Batch:
 def step(method: Method, batch: Batch) -> None:
     """One step with everything that belongs to it."""
     engine = sgd(method, lr=1e-2, clip_norm=1.0)
-    announce(method.train(), engine, epoch=1)  # the last of two, in which no encoder of a method in stages waits
+    # the last epoch of two, in which no encoder of a method in stages waits
+    announce(method.train(), engine, epoch=1, batches=[batch])
     report = method.training_step(batch, engine)
     assert bool(report.loss.isfinite())
 

@@ -59,7 +59,7 @@ def on(device: torch.device, setting: Setting, norm: bool = False) -> Method:
 
 
 def start(method: Method, engine: PlainEngine, batch: Batch) -> None:
-    method.on_train_epoch_start(EpochContext(0, 4, 9, [batch], engine))
+    method.on_train_epoch_start(EpochContext(0, 4, 9, [batch], engine, [batch]))
 
 
 @every_setting

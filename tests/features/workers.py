@@ -144,7 +144,7 @@ def fail_on_one(rank: int, world: int, folder: str, settings: list[Setting]) -> 
         half = split(data(), world)[rank]
         train(method, engine, range(1), [half], total=3)
         method.train()
-        method.on_train_epoch_start(EpochContext(1, 3, 1, [half], engine))
+        method.on_train_epoch_start(EpochContext(1, 3, 1, [half], engine, [half]))
         before = {n: t for n, t in tensors(method).items() if "generator" not in n}
         found = []
         try:
@@ -168,7 +168,7 @@ def fail_on_one(rank: int, world: int, folder: str, settings: list[Setting]) -> 
 def _broken_model(rank: int, setting: Setting, micro_batches: int) -> str:
     """An encoder that fails on one process, with one micro-batch or several."""
     method = plain_method(setting)
-    announce(method, steps=1)
+    announce(method, sgd(method), steps=1, batches=[data()])
 
     def fail(*_: Any) -> None:
         raise RuntimeError("on purpose")

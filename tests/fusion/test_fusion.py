@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from equimodal import MultimodalModel
 from equimodal.batch import Tokens, Tree, tree_map
 from equimodal.errors import ModelError, UnknownNameError, UnsupportedError
 from equimodal.features import pool
-from equimodal.fusion import Concat, CrossAttention, FiLM, Fusion, Gated, Late, LowRank, Sum
+from equimodal.fusion import Concat, CrossAttention, FiLM, Fusion, Gated, Late, LateTransformer, LowRank, Sum
 
 NAMES = ("audio.raw", "the keys", "keys", "depth map.0", "Ünicode/5")
 Build = Callable[[Mapping[str, Any]], Fusion]
@@ -28,6 +28,7 @@ BUILDERS: dict[str, Build] = {
     "LowRank": LowRank,
     "CrossAttention": lambda sizes: CrossAttention(sizes, width=4, heads=2, layers=1),
     "Late": lambda sizes: Late(sizes, 3),
+    "LateTransformer": lambda sizes: LateTransformer(sizes, 4, 2, 6, 2),
 }
 MANY = [(name, count) for name in BUILDERS for count in (2, 3, 5)]
 
@@ -148,6 +149,7 @@ def test_learnt_tokens_stand_for_absent_modalities(name: str) -> None:
     kinds: dict[str, Callable[..., Fusion]] = {
         "Late": lambda sizes, **o: Late(sizes, 3, **o),
         "CrossAttention": lambda sizes, **o: CrossAttention(sizes, 4, 2, 1, **o),
+        "LateTransformer": lambda sizes, **o: LateTransformer(sizes, 4, 2, 6, 2, **o),
     }
     build = kinds.get(name) or {"Concat": Concat, "Sum": Sum, "FiLM": FiLM, "Gated": Gated, "LowRank": LowRank}[name]
     fusion = double(build(dict.fromkeys(features, 4), **options))
@@ -163,7 +165,13 @@ def test_learnt_tokens_stand_for_absent_modalities(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("build", "fill"),
-    [(FiLM, "renormalise"), (Gated, "renormalise"), (LowRank, "renormalise"), (CrossAttention, "zeros")],
+    [
+        (FiLM, "renormalise"),
+        (Gated, "renormalise"),
+        (LowRank, "renormalise"),
+        (CrossAttention, "zeros"),
+        (LateTransformer, "zeros"),
+    ],
 )
 def test_what_has_no_meaning_is_refused(build: Callable[..., Fusion], fill: str) -> None:
     with pytest.raises(UnsupportedError, match=f"`fill`: '{fill}' has no meaning for {build.__name__}: .* Use fill="):
@@ -357,6 +365,47 @@ def test_cross_attention_options() -> None:
     order = torch.tensor([3, 1, 4, 0, 2])
     straight, mixed = (fusion({"a": Tokens.full(v), **y}) for v in (x, x[:, order]))
     assert torch.allclose(straight, mixed, atol=1e-12)  # without positions a sequence is a set
+
+
+def test_late_transformer_against_numpy() -> None:
+    """Row by row, with absent modalities taken out of the sequence instead of masked."""
+    features = vectors(3)
+    present = {NAMES[0]: torch.tensor([True, False, True, False, True, True]), NAMES[2]: torch.arange(6) > 2}
+    fusion = double(LateTransformer(dict.fromkeys(features, 4), width=4, heads=2, hidden=6, layers=2))
+    found, modules = fusion(features, present).detach().numpy(), cast(Any, fusion)
+
+    def norm(x: Any, layer: Any) -> Any:
+        z = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + layer.eps)
+        return z * layer.weight.detach().numpy() + layer.bias.detach().numpy()
+
+    def linear(x: Any, layer: Any) -> Any:
+        return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+
+    angle = np.arange(4)[:, None] * np.exp(np.arange(0, 4, 2) * (-math.log(10000.0) / 4))
+    places = np.stack([np.sin(angle), np.cos(angle)], 2).reshape(4, 4)
+    for row in range(6):
+        kept, tokens = [0], [modules.reader.detach().numpy()]
+        for position, m in enumerate(features):
+            if m not in present or bool(present[m][row]):
+                kept.append(1 + position)
+                tokens.append(linear(features[m][row].numpy()[None], modules.maps[position])[0])
+        x = np.stack(tokens) + places[kept]
+        for layer in modules.layers:
+            everyone = np.ones(len(x), dtype=bool)
+            x = norm(x + attention_reference(x, x, everyone, layer.attention), layer.first)
+            x = norm(x + linear(np.maximum(linear(x, layer.net[0]), 0), layer.net[3]), layer.second)
+        assert np.allclose(found[row], x[0], atol=1e-12)
+
+
+def test_late_transformer_options() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"width": 6, "heads": 4}, "width"), ({"dropout": 1.0}, "dropout"), ({"hidden": 0}, "hidden")
+    ]  # fmt: skip
+    for bad, word in cases:
+        with pytest.raises(ModelError, match=f"`{word}`"):
+            LateTransformer({"a": 2, "b": 2}, **bad)
+    alone = double(LateTransformer({"a": 2}, width=4, heads=2, hidden=4, layers=1))
+    assert alone({"a": torch.ones(3, 2, dtype=torch.float64)}).shape == (3, 4)
 
 
 # ---- kinds of features ----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from equimodal.errors import DataError, MethodError, UnknownNameError
 from equimodal.report import markdown_table, missing_controls, text_table
 from equimodal.studies import Entry, StudyConfig, StudyError, build_data, compare
 from equimodal.studies.comparisons import _compare
-from tests.studies.helpers import assert_same_run, config, history
+from tests.studies.helpers import as_of_the_first_version, assert_same_run, config, history
 
 
 def study(entries: dict[str, Entry] | None = None, seeds: list[int] | None = None, **changes: Any) -> StudyConfig:
@@ -59,6 +59,20 @@ def test_a_study_has_every_control_and_entry(tmp_path: Path) -> None:
     assert found["protocol"]["name"] == "independent"
 
 
+def test_frozen_pretraining_is_a_row_of_its_own() -> None:
+    """Of a study with controls, where the method is there with its defaults; and named by nobody but the method."""
+    data = build_data(study().data)
+    entries = {"PretrainFinetune": Entry("PretrainFinetune"), "MLA": Entry("MLA")}
+    rows = study(entries, controls=True).rows(data)
+    assert rows["PretrainFinetune, frozen"] == Entry("PretrainFinetune", {"freeze": True})
+    assert list(rows)[-3:] == ["PretrainFinetune, frozen", "PretrainFinetune", "MLA"]
+    assert "PretrainFinetune, frozen" not in study(entries).rows(data)
+    longer = {"PretrainFinetune": Entry("PretrainFinetune", {"pretrain": 0.7})}
+    assert "PretrainFinetune, frozen" not in study(longer, controls=True).rows(data)
+    own = {"PretrainFinetune": Entry("PretrainFinetune"), "PretrainFinetune, frozen": Entry("Joint")}
+    assert study(own, controls=True).rows(data)["PretrainFinetune, frozen"] == Entry("Joint")
+
+
 def test_numbers_are_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     found = compare(study({"MLA": Entry("MLA"), "Ensemble": Entry("Ensemble")}), tmp_path / "s", cost=False)
     rows = {row["method"]: row for row in found["rows"]}
@@ -79,6 +93,31 @@ def test_numbers_are_mean_and_spread_over_seeds(tmp_path: Path) -> None:
         (m, s, 2) for m in rows for s in (0, 1)
     ]
     assert json.loads((tmp_path / "s" / "study.json").read_text()) == found
+
+
+def test_differences_are_paired_with_every_control_and_the_best_single_modality(tmp_path: Path) -> None:
+    entries = {"MLA": Entry("MLA"), "Joint": Entry("Joint"), "Ensemble": Entry("Ensemble")}
+    found = compare(study(entries), tmp_path / "s", cost=False)
+    differences, rows = found["differences"], {row["method"]: row for row in found["rows"]}
+    assert set(differences) == set(rows)
+    assert list(differences["MLA"]) == ["Joint", "Ensemble", "best single modality"]
+    assert list(differences["Joint"]) == ["Ensemble", "best single modality"]
+    own = rows["Ensemble"]["own_outputs"]
+    rivals = {label: rows[label]["score_mean"] for label in ("Joint", "Ensemble")}
+    rivals["best single modality"] = max(mean for mean, _ in own.values())
+    for rival, difference in differences["MLA"].items():
+        assert difference["mean"] == pytest.approx(rows["MLA"]["score_mean"] - rivals[rival], abs=1e-6)
+        assert difference["low"] <= difference["mean"] <= difference["high"]
+        assert difference["p"] <= difference["p_holm"] <= 1
+        assert difference["seeds"] == 2
+    damaged = tmp_path / "s/cells/MLA/seed0/outcomes.npz"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    with pytest.raises(DataError, match="outcomes"):
+        compare(study(entries), tmp_path / "s", cost=False)
+    as_of_the_first_version(tmp_path / "s")
+    damaged.unlink()  # as in a run of a version that wrote none
+    again = compare(study(entries), tmp_path / "s", cost=False)
+    assert {d["seeds"] for d in again["differences"]["MLA"].values()} == {1}
 
 
 def test_a_study_without_controls_is_marked(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from equimodal import Batch, Classification, MultimodalModel
 from equimodal.batch import Presence, Tokens
 from equimodal.errors import BatchError, MethodError, ModelError, UnsupportedError
-from equimodal.fusion import Concat, CrossAttention, FiLM, Fusion, Gated, Late, LowRank, Sum
+from equimodal.fusion import Concat, CrossAttention, FiLM, Fusion, Gated, Late, LateTransformer, LowRank, Sum
 from equimodal.methods import Joint
 from equimodal.unimodal import Masked, OwnHeads, Prototype, Shapley, Split, UnimodalOutputs, unimodal_outputs
 from tests.fusion.test_fusion import NAMES, double
 
 TASK = Classification(3)
 COUNTS = (2, 3, 5)
-FUSIONS = ("Concat", "Sum", "FiLM", "Gated", "LowRank", "CrossAttention", "Late")
+FUSIONS = ("Concat", "Sum", "FiLM", "Gated", "LowRank", "CrossAttention", "Late", "LateTransformer")
 
 
 def fusion_of(name: str, sizes: Mapping[str, int]) -> Fusion:
@@ -30,6 +30,8 @@ def fusion_of(name: str, sizes: Mapping[str, int]) -> Fusion:
         return Late(sizes, 3)
     if name == "CrossAttention":
         return CrossAttention(sizes, 4, 2, 1)
+    if name == "LateTransformer":
+        return LateTransformer(sizes, 4, 2, 4, 1)
     kinds: dict[str, Any] = {"Concat": Concat, "Sum": Sum, "FiLM": FiLM, "Gated": Gated, "LowRank": LowRank}
     built: Fusion = kinds[name](sizes)
     return built
@@ -121,6 +123,7 @@ def test_split_of_maps_and_tokens() -> None:
         (Gated({"a": 4, "b": 4}), None),
         (LowRank({"a": 4, "b": 4}), None),
         (CrossAttention({"a": 4, "b": 4}, 4, 2, 1), None),
+        (LateTransformer({"a": 4, "b": 4}, 4, 2, 4, 1), None),
         (Concat({"a": 4, "b": 4}), nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3))),
         (Concat({"a": 4, "b": 4}), nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 3))),
     ],

@@ -51,7 +51,10 @@ def check_number(
     """
     right_type = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if right_type:
-        found = float(value)  # type: ignore[arg-type]
+        try:
+            found = float(value)  # type: ignore[arg-type]
+        except OverflowError:  # a whole number of more than 300 digits
+            found = math.inf
         lower = (above is None or found > above) and (at_least is None or found >= at_least)
         upper = (below is None or found < below) and (at_most is None or found <= at_most)
         if math.isfinite(found) and lower and upper:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from equimodal.errors import unknown_name
 from equimodal.methods import get
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, StudyError, TrainingConfig, compare
 from equimodal.studies.runs import write_text
+from equimodal.studies.setup import build_data
 
 _ABOUT = """Methods x seeds on one dataset with equal budgets, the controls included. Calling it again with the same
 folder continues: a finished cell is not run again. Example: equimodal compare --methods {methods} --seeds 0,1,2
@@ -44,9 +46,16 @@ def study_config(values: Mapping[str, Any]) -> StudyConfig:
     """The comparison that the arguments describe."""
     given = dict(values["entries"] or {})
     names = values["methods"] or ([] if given else featured())
-    entries = {get(name).__name__: Entry(get(name).__name__) for name in names}
+    task = build_data(DataConfig(**values["data"])).task if values["recommended"] else None
+    entries: dict[str, Entry] = {}
+    for name in names:
+        method = get(name)
+        advice = {} if task is None else method.recommended(task)
+        entries[f"{method.__name__}, recommended" if advice else method.__name__] = Entry(method.__name__, advice)
     for label, entry in given.items():
-        entries[label] = _entry(label, entry)
+        own = _entry(label, entry)
+        advice = {} if task is None else get(own.method).recommended(task)
+        entries[label] = replace(own, options={**advice, **own.options})
     return StudyConfig(
         entries,
         values["seeds"],
@@ -61,7 +70,7 @@ def run_and_report(
     config: StudyConfig, folder: Path, workers: int, context: Context, resume: str, *, cost: bool = True
 ) -> int:
     """Run what is not finished, print the table, write the reports; the path of the report is printed last."""
-    from equimodal.report import markdown_table, render_report, text_table
+    from equimodal.report import markdown_table, render_report, text_table, verdict
 
     failed: StudyError | None = None
     try:
@@ -72,8 +81,8 @@ def run_and_report(
     except StudyError as error:
         failed, study = error, error.study
     if study["rows"]:
-        print(text_table(study))
-        write_text(folder / "table.md", markdown_table(study))
+        print(f"{text_table(study)}\n\n{verdict(study)}\n")
+        write_text(folder / "table.md", f"{markdown_table(study)}\n{verdict(study)}\n")
         render_report(study, folder / "report.html")
     if failed is not None:
         raise failed
@@ -88,6 +97,8 @@ def _parser() -> CommandParser:
     parser.add("--entries", dict[str, Any] | None, None, "Label -> {method, options, uses}; best given in a YAML file.")
     parser.add("--seeds", whole_numbers, [0, 1, 2, 3, 4], "One run per entry and seed, as 0,1,2.")
     parser.add("--controls", bool, True, "Add the controls, without which a comparison proves nothing.")
+    text = "Give each method and entry the options that it recommends for the task; those of an entry count."
+    parser.flag("--recommended", text)
     parser.add("--cost", bool, True, "Measure the cost of each entry in joint steps first.")
     parser.add("--workers", int, 1, "Processes, each with one thread.")
     parser.add("--out", str | None, None, "Folder of the comparison; one that is unfinished is continued.")

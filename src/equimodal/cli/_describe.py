@@ -9,8 +9,9 @@ from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser
 from equimodal.cli._shared import cli_options
 from equimodal.cli._signature import plain_text, type_name
-from equimodal.methods import get
+from equimodal.methods import Method, get
 from equimodal.report import required_controls
+from equimodal.tasks import Classification, MultiLabel, Regression, Segmentation
 
 
 def run(argv: Sequence[str], _: Context) -> int:
@@ -49,9 +50,22 @@ def describe(name: str) -> str:
         lines += _wrapped(f"{option.name} ({type_name(option.hint)}, default {default}): {option.text}", "  ")
         if source:
             lines += _wrapped(f"source of the default: {source}", "      ")
+    for tasks, advice in _advice(method).items():
+        lines += _wrapped(f"recommended for {tasks} (--recommended): {advice or 'the defaults'}", "  ")
     if python_only:
         lines += _wrapped(f"from Python only: {', '.join(python_only)}", "  ")
     return "\n".join(plain_text(line) if line and line[0] != " " else line for line in lines)
+
+
+def _advice(method: type[Method]) -> dict[str, str]:
+    """Names of tasks -> the options that are recommended for them."""
+    usual = (Classification(2), MultiLabel(2), Regression(), Segmentation(2))
+    found: dict[str, list[str]] = {}
+    for task in usual:
+        if task.name in method.info.tasks:
+            options = {n: "null" if v is None else v for n, v in method.recommended(task).items()}
+            found.setdefault(", ".join(f"{n} {v}" for n, v in options.items()), []).append(task.name)
+    return {", ".join(names): advice for advice, names in found.items()}
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

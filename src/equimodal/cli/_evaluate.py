@@ -21,7 +21,7 @@ from equimodal.cli._robustness import (
     percents,
     subsets,
 )
-from equimodal.cli._shared import measured
+from equimodal.cli._shared import measured, of_samples
 from equimodal.data import Missing, loader, take_away
 from equimodal.diagnostics import FORMATS, draw_curves, evaluate
 from equimodal.diagnostics.noise import NOISES
@@ -59,7 +59,10 @@ def run(argv: Sequence[str], _: Context) -> int:
         f"  {_score_name(method)}: {number(method, found.score)}, by rule {found.rule!r}; loss {found.loss:.4f}"
     )
     lines += [f"  {name}: {value:.4f}" for name, value in found.metrics.items()]
-    lines += [f"  own output of {modality}: {number(method, value)}" for modality, value in found.unimodal.items()]
+    lines += [
+        f"  own output of {modality}: {number(method, value)}{of_samples(found.counts, modality, found.samples)}"
+        for modality, value in found.unimodal.items()
+    ]
     if values["subsets"]:
         more, record["subsets"] = subsets(method, batches, values["subset_limit"])
         lines += more

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
+from equimodal._utils.plain_yaml import read_yaml
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser
-from equimodal.errors import missing_extra
 from equimodal.methods import MethodSummary, overview
 
 BUILT_IN = {
     "avdigits": "handwritten digits paired with spoken digits; dials for the noise of each modality",
-    "synthetic": "latent-variable generator with known best accuracy; dials for information, redundancy, synergy ...",
+    "synthetic": "generator with known best result, for every task; dials for information, redundancy, synergy ...",
 }
 
 
@@ -39,15 +39,14 @@ def _line(method: MethodSummary) -> str:
     return method.title + (f" (from the package {method.package})" if method.package else "")
 
 
+_PURPOSE = "Reading the cards of the datasets"
+
+
 def card_titles() -> dict[str, str]:
     """Name of each card that comes with the library -> one line."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("pyyaml", "cli", "Reading the cards of the datasets") from error
     titles = {}
     for card in sorted((files("equimodal") / "data" / "cards").iterdir(), key=lambda entry: entry.name):
         if card.name.endswith(".yaml"):
-            description = yaml.safe_load(card.read_text(encoding="utf-8")).get("description", "")
+            description = read_yaml(card.read_text(encoding="utf-8"), card.name, _PURPOSE).get("description", "")
             titles[card.name.removesuffix(".yaml")] = str(description).split(". ")[0].rstrip(".")
     return titles

@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from equimodal.cli._errors import Interrupted, UsageError
 from equimodal.errors import EquimodalError, EquimodalWarning, UnknownNameError
@@ -20,6 +20,8 @@ COMMANDS = {
     "demo": "train five methods on the embedded data, print a table, write an HTML report",
     "train": "one run: a method on a dataset, with checkpoints and records in one folder",
     "compare": "methods x seeds on one dataset, with the controls, restartable",
+    "tune": "search for the best composition with a budget, controls first, and say whether it beats them",
+    "reproduce": "re-make a published table from raw data: its cells, what they cost, and the runs",
     "evaluate": "scores of a finished run, per modality and per subset of modalities",
     "predict": "probabilities of a finished run for any subset of modalities, as .npz or .csv",
     "export": "the inference model of a finished run as one file: torch.export or ONNX",
@@ -27,6 +29,9 @@ COMMANDS = {
     "describe": "a method: paper, equations, options with symbol and source of each default, deviations",
     "data": "prepare a dataset from its raw download and check it; bundle, unpack or describe data",
 }
+
+
+_ASKED_TO_END = (75, 130, 141)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         except EquimodalError as error:
             return _fail(f"error: {_one_line(error)}", 1, debug)
+
+
+def command() -> NoReturn:
+    """The command of the shell: :func:`main`, then the end of the process.
+
+    A command that was asked to end does so at once. Ordinary ends wait for threads and for what numeric libraries do at
+    exit, and an interruption can leave either in a state that never ends.
+    """
+    code = main()
+    if code in _ASKED_TO_END:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: list[str], context: Context) -> int:

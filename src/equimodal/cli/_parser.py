@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equimodal._utils.plain_yaml import read_yaml
 from equimodal.cli._errors import UsageError
 from equimodal.cli._signature import Option, options_of
 from equimodal.errors import DataError, missing_extra
@@ -37,12 +38,15 @@ class CommandParser:
 
     def __init__(self, command: str, about: str, arguments: str = "", *, config: bool = True) -> None:
         try:
-            from jsonargparse import ArgumentParser
+            from jsonargparse import ArgumentParser, set_loader
         except ImportError as error:
             raise missing_extra("jsonargparse", "cli", "The command line") from error
         self.prog = f"equimodal {command}"
         self.see = f"{self.prog} --help"
         self.known: list[str] = []
+
+        # the same dialect on the command line as in every file
+        set_loader("yaml", _values, exceptions=(DataError,))
 
         class Plain(ArgumentParser):
             def format_help(self, *rest: Any) -> str:
@@ -100,6 +104,10 @@ class CommandParser:
             values: dict[str, Any] = self._parser.parse_args(long_forms(argv, self.known)).as_dict()
         except argparse.ArgumentError as error:
             raise self._usage(str(error)) from error
+        except OverflowError as error:  # a whole number with hundreds of digits where a float belongs
+            named = next((a for a in argv if re.search(r"\d{300}", a)), "--config")
+            place = named.partition("=")[0].lstrip("-")
+            raise self._usage(f"`{place}`: expected a number that a computer can hold. Found a longer one") from error
         values.pop("config", None)
         return values
 
@@ -126,6 +134,12 @@ class CommandParser:
         text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"Expected one of \1", text)
         text = re.sub(r"<class '(\w+)'>", r"\1", text).rstrip(".")
         return UsageError(f"{self.prog}: error: {text}{'' if text.endswith('?') else '.'} See: {self.see}")
+
+
+def _values(text: str, **_: Any) -> Any:
+    """YAML of a command line or of a configuration; ``{a}``, which is no mapping to values, stays text."""
+    value = read_yaml(text, "YAML", "The command line")
+    return text if isinstance(value, dict) and value and all(v is None for v in value.values()) else value
 
 
 class _Read:

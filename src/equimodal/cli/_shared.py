@@ -14,7 +14,7 @@ from equimodal.engine import Sharpness
 from equimodal.inference import rule_names
 from equimodal.methods import available, get
 from equimodal.studies import DataConfig, ModelConfig, TrainingConfig, method_options
-from equimodal.studies.setup import companion_options
+from equimodal.studies.setup import build_data, companion_options
 
 _DATA_NOTES = {
     "name": "short: --data", "card": "short: --card", "protocol": "short: --protocol", "target": "short: --target",
@@ -40,6 +40,11 @@ def recipe(name: str, target: str | None = None) -> dict[str, Any]:
     """Model, training and options of the task that suit a dataset, as defaults; the general ones for an unknown one."""
     model, training = studies.recipe(name, target)
     return {"model": vars(model), "training": vars(training), "data": {"task": studies.task_options(name, target)}}
+
+
+def recommended(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a method recommends for the task of the data that the arguments describe."""
+    return get(name).recommended(build_data(DataConfig(**data)).task)
 
 
 def cli_options(name: str) -> tuple[dict[str, Option], list[str]]:
@@ -111,3 +116,11 @@ def measured(metrics: Mapping[str, Any]) -> str:
 def percent(value: float | None) -> str:
     """A score for people."""
     return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def of_samples(counts: Mapping[str, int], modality: str, samples: int | None) -> str:
+    """Which samples the output of a modality is scored over, where these are not all."""
+    count = counts.get(modality)
+    return (
+        "" if samples is None or count is None or count == samples else f" (the {count} of {samples} samples with it)"
+    )

@@ -10,7 +10,16 @@ from equimodal.cli._errors import Interrupted, UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, peek, read_config
 from equimodal.cli._progress import Progress
-from equimodal.cli._shared import add_method_options, add_parts, clean_options, measured, recipe, shown
+from equimodal.cli._shared import (
+    add_method_options,
+    add_parts,
+    clean_options,
+    measured,
+    of_samples,
+    recipe,
+    recommended,
+    shown,
+)
 from equimodal.methods import get
 from equimodal.studies import RunConfig
 from equimodal.studies import run as run_study
@@ -20,7 +29,7 @@ resolved configuration, environment, history, metrics, checkpoints and weights. 
 NAME --data avdigits --training.epochs 20 --seed 1"""
 
 
-_COMMON = ("score", "loss", "unimodal")
+_COMMON = ("score", "loss", "unimodal", "samples", "unimodal_samples")
 
 
 def run(argv: Sequence[str], context: Context) -> int:
@@ -30,8 +39,12 @@ def run(argv: Sequence[str], context: Context) -> int:
     method = get(said.get("method") or stored.get("method") or RunConfig().method).__name__
     name = said.get("data.name") or stored.get("data", {}).get("name") or "avdigits"
     target = said.get("data.target") or stored.get("data", {}).get("target")
-    values = _parser(method, name, target, stored).parse(argv)
-    out, resume = values.pop("out"), values.pop("resume")
+    advice: dict[str, Any] = {}
+    if "--recommended" in argv:
+        first = _parser(method, name, target, stored, {}).parse([a for a in argv if not a.startswith("--print_config")])
+        advice = recommended(method, first["data"])
+    values = _parser(method, name, target, stored, advice).parse(argv)
+    out, resume, _ = values.pop("out"), values.pop("resume"), values.pop("recommended")
     values |= {
         "method": method,
         "options": clean_options(values.get("options", {})),
@@ -64,12 +77,15 @@ def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> i
         print("  test " + ", ".join(f"{name} {value:.3f}" for name, value in others.items()))
     for title, scores in (("own output of", metrics["test"]["unimodal"]), ("probe of", metrics.get("probe", {}))):
         for modality, score in scores.items():
-            print(f"  {title} {modality}: {shown(score)}")
+            over = of_samples(metrics["test"].get("unimodal_samples", {}), modality, metrics["test"].get("samples"))
+            print(f"  {title} {modality}: {shown(score)}{over}")
     print(folder)
     return 0
 
 
-def _parser(method: str, name: str, target: str | None, stored: dict[str, Any]) -> CommandParser:
+def _parser(
+    method: str, name: str, target: str | None, stored: dict[str, Any], advice: dict[str, Any]
+) -> CommandParser:
     parser = CommandParser("train", _ABOUT)
     parser.add("--method", str, method, "Name of the method; equimodal list shows them.")
     parser.add("--seed", int, 0, "Decides initial weights, order of the batches and dropout.")
@@ -78,9 +94,13 @@ def _parser(method: str, name: str, target: str | None, stored: dict[str, Any]) 
     parser.add("--uses", dict[str, Any] | None, None, text)
     parser.add("--out", str | None, None, "Folder to leave; default: a new one in runs/.")
     parser.flag("--resume", "Continue the run in --out; its configuration is the default for every option.")
+    parser.flag(
+        "--recommended", "Take the options that the method recommends for the task; those that are given count."
+    )
     add_method_options(parser, method)
     add_parts(parser)
     parser.defaults(recipe(name, target))
+    parser.defaults({"options": advice})
     parser.defaults(stored)
     return parser
 

@@ -7,11 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from equimodal._utils.plain_yaml import read_yaml
 from equimodal.data._arrays import Arrays
 from equimodal.data._card import Card, parse_card
 from equimodal.data._dataset import Dataset, build
 from equimodal.data._missing import Missing
-from equimodal.data._yaml import read_yaml
 from equimodal.errors import DataError, unknown_name
 
 _PURPOSE = "Reading a card"
@@ -45,7 +45,7 @@ def load_card(card: str | Path | Mapping[str, Any]) -> Card:
     path = Path(card)
     if path.is_file():
         try:
-            return parse_card(read_yaml(path.read_text(encoding="utf-8"), str(path), _PURPOSE), str(path))
+            return parse_card(read_yaml(path.read_text(encoding="utf-8"), str(path), _PURPOSE, exact=True), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: expected a readable card in UTF-8. Found: {error}.") from error
     if path.suffix or len(path.parts) > 1:
@@ -53,7 +53,9 @@ def load_card(card: str | Path | Mapping[str, Any]) -> Card:
     if str(card) not in shipped_cards():
         raise unknown_name("card", str(card), shipped_cards())
     resource = files("equimodal.data") / "cards" / f"{card}.yaml"
-    return parse_card(read_yaml(resource.read_text(encoding="utf-8"), f"card {card}", _PURPOSE), f"card {card}")
+    return parse_card(
+        read_yaml(resource.read_text(encoding="utf-8"), f"card {card}", _PURPOSE, exact=True), f"card {card}"
+    )
 
 
 def load_bundle(

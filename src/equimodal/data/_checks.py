@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equimodal.data._arrays import take
 from equimodal.data._card import Card, Column, ModalityCard, Part, TargetCard
+from equimodal.data._precision import lost_in_float32
 from equimodal.data._source import Rows
 from equimodal.errors import DataError, unknown_name
 
@@ -187,7 +188,7 @@ def classes_in_training(
         )
 
 
-def target_tensor(labels: Array, goal: TargetCard, used: Used) -> Tensor:
+def target_tensor(labels: Array, goal: TargetCard, used: Used, rows: Mapping[Part, Rows]) -> Tensor:
     """The target of all samples, in the type it is kept in."""
     if goal.task == "classification":
         return torch.from_numpy(labels)
@@ -203,9 +204,31 @@ def target_tensor(labels: Array, goal: TargetCard, used: Used) -> Tensor:
         expected = "numbers" if goal.task == "regression" else "whole numbers"
         raise DataError(f"{used.where(goal.column)}: expected {expected}. Found {labels.dtype}.")
     if goal.task == "regression":
-        return torch.from_numpy(np.array(labels, dtype=np.float32))
+        with np.errstate(over="ignore"):  # of samples that are in no part
+            return torch.from_numpy(np.array(labels, dtype=number_type(labels, used.where(goal.column), rows)))
     low, high, count = int(labels.min()), int(labels.max()), len(goal.classes)
     if low < 0 or (count and high >= count):
         raise DataError(f"{used.where(goal.column)}: expected labels 0 to {count - 1}. Found {low} to {high}.")
     # masks stay as small as they are stored; a split widens them batch by batch
     return torch.from_numpy(np.array(labels, dtype=np.uint8 if high < 256 else np.int64))
+
+
+def number_type(target: Array, where: str, rows: Mapping[Part, Rows]) -> type[np.floating[Any]]:
+    """float32, or float64 for targets of a regression that float32 cannot hold or tell apart.
+
+    Raises:
+        DataError: targets that are missing or infinite; names the samples.
+    """
+    for part, own in rows.items():
+        values = target[own].reshape(len(own), -1)
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            raise DataError(
+                f"{where}: expected finite numbers. Found {np.unique(values[wrong])[:3].tolist()} in "
+                f"{wrong.any(1).sum()} sample(s) of the {part} split, first dataset indices "
+                f"{own[wrong.any(1)][:5].tolist()}. Leave these samples out, or correct their targets."
+            )
+    values = target[np.concatenate(list(rows.values()))].astype(np.float64)
+    train = target[rows["train"]].astype(np.float64)
+    large = bool((np.abs(values) > float(np.finfo(np.float32).max)).any())
+    return np.float64 if large or lost_in_float32(train.mean(0), train.std(0)).any() else np.float32

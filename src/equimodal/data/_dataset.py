@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,11 @@ from equimodal.data._checks import (
     target_tensor,
 )
 from equimodal.data._missing import Missing, in_training
-from equimodal.data._modality import Modality
+from equimodal.data._modality import Modality, channels_last
 from equimodal.data._protocol import Protocol, split_rows
 from equimodal.data._source import Rows, Source
 from equimodal.data._splits import Store, TestSplit, TrainSplit, ValidationSplit
-from equimodal.errors import DataError, unknown_name
+from equimodal.errors import DataError, DataWarning, unknown_name
 
 if TYPE_CHECKING:
     from equimodal.tasks import Task
@@ -211,11 +212,15 @@ class Dataset:
             for part, rows in self._rows.items()
         }
 
-    def standardisation(self, modality: str) -> tuple[Array, Array]:
+    def standardisation(self, modality: str, dtype: npt.DTypeLike = np.float32) -> tuple[Array, Array]:
         """Mean and scale of a modality: a sample x of the bundle, after its transforms, becomes (x - mean) * scale.
 
         Both come from the training rows that have the modality, have the shape of a sample or one that broadcasts to
         it, and are 0 and 1 where the card says ``standardise: none``.
+
+        Args:
+            modality: its name.
+            dtype: of both. Default float32, the type of the samples; float64 is exact where the mean is large.
 
         Raises:
             UnknownNameError: no such modality.
@@ -228,7 +233,8 @@ class Dataset:
         """
         if modality not in self._modalities:
             raise unknown_name(f"modality of {self.name}", modality, self._modalities)
-        return self._store.sources[modality].statistics()
+        mean, scale = self._store.sources[modality].statistics()
+        return mean.astype(dtype), scale.astype(dtype)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -303,14 +309,15 @@ def build(
     some_modality(present, names, rows, origin)
     in_training(present, rows, origin)
     for name, source in sources.items():
-        source.standardise(rows["train"], present.get(name))
+        source.settle(rows, present.get(name))
     store = Store(
         name=card.name,
         sources=sources,
-        target=target_tensor(labels, goal, used),
+        target=target_tensor(labels, goal, used, rows),
         classes=classes,
         present={m: torch.from_numpy(mask) for m, mask in present.items()},
         size=size,
+        groups={g: torch.from_numpy(np.unique(own, return_inverse=True)[1]) for g, own in groups.items()},
     )
     specs = {n: _spec(card, n, s) for n, s in sources.items()}
     chosen_options = {"protocol": chosen.name, "target": goal.name, "modalities": list(names), **(options or {})}
@@ -327,5 +334,13 @@ def _spec(card: Card, name: str, source: Source) -> Modality:
             f"{card.file}: field `modalities.{name}.shape`: expected samples of shape {entry.shape} after "
             "`transforms`. "
             f"Found {spec.shape}."
+        )
+    if entry.kind == "image" and channels_last(spec.shape):
+        warnings.warn(
+            f"modality {name!r}: images of shape {spec.shape} are taken for (C, H, W), and look like (H, W, C). Move "
+            "the channels in front: `transforms: [{transpose: [2, 0, 1]}]` in the card, or numpy.moveaxis(array, -1, "
+            "1).",
+            DataWarning,
+            stacklevel=4,
         )
     return spec

@@ -118,6 +118,11 @@ class Loader(Generic[S]):
             raise DataError(f"`rows`: expected enough rows for a batch {short}. Found {len(plan)} rows.")
         self._next_plan = plan
 
+    @property
+    def planned(self) -> bool:
+        """Whether epochs follow a plan from the next one on."""
+        return self._next_plan is not None
+
     def full_pass(self) -> Loader[S]:
         """A loader of every sample once, in order: not shuffled, augmented or planned; this one stays where it is.
 

@@ -192,12 +192,17 @@ def _parse(text: str) -> dict[str, Any]:
         own: dict[str, Any] = {}
         for entry in entries.split(","):
             name, equals, value = entry.partition("=")
+            if name.strip() in own:
+                raise _wrong(f"{text!r}, in which {name.strip()!r} stands twice")
             try:
                 own[name.strip()] = float(value)
             except ValueError:
                 raise _wrong(f"{text!r} (at {entry.strip()!r})") from None
             if not equals or not name.strip():
                 raise _wrong(f"{text!r} (at {entry.strip()!r})")
+        twice = [n for n in own if n in found.get(part.strip(), {})] if colon else []
+        if twice:
+            raise _wrong(f"{text!r}, in which {part.strip()}:{twice[0]} stands twice")
         if colon:
             found.setdefault(part.strip(), {}).update(own)
         elif len(pieces) > 1:

@@ -58,3 +58,13 @@ class Modality:
     def size(self) -> int:
         """Numbers per sample."""
         return prod(self.shape)
+
+
+def channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether the shape of an image looks like (H, W, C) instead of (C, H, W).
+
+    Example:
+        >>> channels_last((64, 64, 3)), channels_last((3, 64, 64)), channels_last((1, 40, 3))
+        (True, False, False)
+    """
+    return len(shape) == 3 and shape[2] < shape[0] and (shape[2] <= 4 or shape[0] == shape[1])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from equimodal._utils.plain_yaml import number_of
 from equimodal.errors import DataError
 
 
@@ -87,15 +89,21 @@ class Node:
 
     def integer(self) -> int:
         """A whole number."""
-        if isinstance(self.value, bool) or not isinstance(self.value, int):
+        value = number_of(self.value)
+        if isinstance(value, bool) or not isinstance(value, int):
             raise self.error("a whole number")
-        return self.value
+        if abs(value) >= 1 << 63:
+            raise self.error("a whole number of at most 63 bits")
+        return value
 
     def number(self) -> float:
         """A finite number."""
-        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)) or self.value - self.value != 0:
+        value = number_of(self.value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > sys.float_info.max:
             raise self.error("a finite number")
-        return float(self.value)
+        if value != value:
+            raise self.error("a finite number")
+        return float(value)
 
     def flag(self) -> bool:
         """``true`` or ``false``."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from equimodal.batch import Batch, Presence, tree_map
+from equimodal.batch import Batch, Presence, Tree, tree_map
 from equimodal.data._errors import SplitError
 from equimodal.data._source import Rows, Source
 from equimodal.errors import DataError
@@ -28,6 +28,23 @@ class Store:
     classes: tuple[str, ...]
     present: Mapping[str, Tensor]
     size: int
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
+    """Kind of group -> (size,) number of each sample's group."""
+
+
+class Tensors:
+    """Samples of one modality that are in memory: a tensor, or any nesting of tensors, samples on the first axis."""
+
+    def __init__(self, values: Tree) -> None:
+        self._values = values
+
+    def fetch(self, rows: Tensor) -> Tree:
+        """The samples at ``rows``."""
+        return tree_map(lambda t: t.index_select(0, rows), self._values)
+
+    def blank(self, count: int) -> Tree:
+        """As many samples of zeros."""
+        return tree_map(lambda t: t.new_zeros((count, *t.shape[1:])), self._values)
 
 
 class Split(TorchDataset[dict[str, Any]], ABC):
@@ -53,6 +70,28 @@ class Split(TorchDataset[dict[str, Any]], ABC):
             raise DataError(f"{store.name}: split {self.part!r}: expected at least one sample. Found an empty split.")
         self._store = store
         self._rows = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64))
+
+    @classmethod
+    def of(cls, batch: Batch, name: str = "tensors") -> Self:
+        """The samples of a batch as a split, for tensors that are in memory already; extras are left out.
+
+        Args:
+            batch: with a target. Inputs may be of any form; sample i is row i of the split.
+            name: for messages.
+
+        Raises:
+            DataError: the batch has no target.
+
+        Example:
+            >>> batch = Batch({"audio": torch.zeros(3, 2)}, torch.tensor([0, 1, 1]))
+            >>> TrainSplit.of(batch).batch([2, 0]).index
+            tensor([2, 0])
+        """
+        if batch.target is None:
+            raise DataError("`batch`: expected one with a target. Found None. Give Batch(inputs, target).")
+        sources = cast("Mapping[str, Source]", {m: Tensors(x) for m, x in batch.inputs.items()})
+        store = Store(name, sources, batch.target, (), dict(batch.present or {}), len(batch))
+        return cls(store, np.arange(len(batch)))
 
     @property
     def dataset_name(self) -> str:
@@ -112,6 +151,23 @@ class Split(TorchDataset[dict[str, Any]], ABC):
             return {}
         counts = torch.bincount(self.target, minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, counts, strict=True))
+
+    @property
+    def group_labels(self) -> Tensor | None:
+        """Number of the group that each row of the dataset is in, by ``Batch.index``; ``None`` without groups.
+
+        Samples of one group (speaker, patient, recording ...) are alike. Of several kinds of groups it is the coarsest
+        that tells the samples of this split apart.
+
+        Example:
+            >>> from equimodal.data import load_avdigits
+            >>> split = load_avdigits().validation
+            >>> len(split.group_labels[split.rows].unique()) < len(split)
+            True
+        """
+        counts = {g: len(np.unique(codes[self._rows].numpy())) for g, codes in self._store.groups.items()}
+        kinds = [g for g, count in counts.items() if count > 1]
+        return self._store.groups[min(kinds, key=lambda g: counts[g])] if kinds else None
 
     def __len__(self) -> int:
         return len(self._rows)

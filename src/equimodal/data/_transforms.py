@@ -40,13 +40,13 @@ class Transform:
             with np.errstate(invalid="ignore", divide="ignore"):
                 return _ELEMENTWISE[self.name](x, out)
         if self.name == "scale":
-            return np.multiply(x, np.float32(self.value[0]), out=out)
+            return np.asarray(np.multiply(x, x.dtype.type(self.value[0]), out=out))
         if self.name == "offset":
-            return np.add(x, np.float32(self.value[0]), out=out)
+            return np.asarray(np.add(x, x.dtype.type(self.value[0]), out=out))
         if self.name == "clip":
-            return np.clip(x, np.float32(self.value[0]), np.float32(self.value[1]), out=out)
+            return np.clip(x, x.dtype.type(self.value[0]), x.dtype.type(self.value[1]), out=out)
         if self.name == "normalise":
-            mean, deviation = np.asarray(self.value, np.float32).reshape(2, -1, *(1,) * (x.ndim - 2))
+            mean, deviation = np.asarray(self.value, x.dtype).reshape(2, -1, *(1,) * (x.ndim - 2))
             if x.ndim < 3 or x.shape[1] != len(mean):
                 raise self.node.error(f"one entry per channel of samples of shape {x.shape[1:]}", f"{len(mean)}")
             centred = np.subtract(x, mean, out=out)
@@ -111,24 +111,26 @@ def _value(name: str, field: Node, dtype: str) -> list[float]:
     return [n.integer() for n in field.items()]
 
 
-def apply(transforms: Sequence[Transform], x: Array, integer: bool, own: bool = False) -> Array:
-    """``x`` (N, ...) as float32 (or int64) after all transforms; an operation that does not fit names its field.
+def apply(transforms: Sequence[Transform], x: Array, kind: np.dtype[Any], own: bool = False) -> Array:
+    """``x`` (N, ...) as ``kind`` (float32, float64 or int64) after all transforms.
 
-    With ``own``, nobody else holds ``x``, so that it may be overwritten.
+    An operation that does not fit names its field. With ``own``, nobody else holds ``x``, so that it may be
+    overwritten.
     """
-    kind = np.dtype(np.int64 if integer else np.float32)
     own = own or x.dtype != kind
-    x = x.astype(kind, copy=False)
-    for transform in transforms:
-        before = x.shape
-        try:
-            x = transform(x, own)
-            own = own or transform.name in _NEW
-        except DataError:
-            raise
-        except (ValueError, IndexError) as error:
-            raise transform.node.error(f"an operation that fits samples of shape {before[1:]}", str(error)) from error
-    return x.astype(kind, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # absent rows may hold anything, present ones are checked
+        x = x.astype(kind, copy=False)
+        for transform in transforms:
+            before = x.shape
+            try:
+                x = transform(x, own)
+                own = own or transform.name in _NEW
+            except DataError:
+                raise
+            except (ValueError, IndexError) as error:
+                expected = f"an operation that fits samples of shape {before[1:]}"
+                raise transform.node.error(expected, str(error)) from error
+        return x.astype(kind, copy=False)
 
 
 def reduction_axes(mode: str, shape: tuple[int, ...]) -> tuple[int, ...]:

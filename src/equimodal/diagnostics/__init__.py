@@ -1,10 +1,12 @@
 """Looks at a model from outside and leaves no trace in it: probes, subsets of modalities, missing rates, noise."""
 
 from equimodal.diagnostics._curve import Curve, effective_robustness, relative_robustness
-from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_scores
+from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_outcomes, rule_scores, sample_outcomes
 from equimodal.diagnostics._figure import FORMATS as FORMATS
 from equimodal.diagnostics._figure import draw_curves
 from equimodal.diagnostics._missing import missing_curves
+from equimodal.diagnostics._outcomes import Outcomes, sample_terms
+from equimodal.diagnostics._paired import Difference, average_ranks, holm, paired_difference
 from equimodal.diagnostics._probe import probe_scores, under_training
 from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
 from equimodal.diagnostics._sweep import checked_levels as checked_levels
@@ -14,18 +16,26 @@ from equimodal.diagnostics.noise import Corruption, Spread, input_spread, noise_
 __all__ = [
     "Corruption",
     "Curve",
+    "Difference",
     "Evaluation",
+    "Outcomes",
     "Spread",
     "SubsetScore",
+    "average_ranks",
     "draw_curves",
     "effective_robustness",
     "evaluate",
+    "holm",
     "input_spread",
     "missing_curves",
     "noise_curves",
+    "paired_difference",
     "probe_scores",
     "relative_robustness",
+    "rule_outcomes",
     "rule_scores",
+    "sample_outcomes",
+    "sample_terms",
     "subset_scores",
     "subset_table",
     "subsets_of",

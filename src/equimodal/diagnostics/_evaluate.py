@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from equimodal.errors import BatchError
-from equimodal.inference import apply_rule, at_temperature, fitted_temperature, rules_for
-from equimodal.methods import BatchLike, Method, evaluating
+from equimodal.diagnostics._outcomes import Outcomes, sample_terms
+from equimodal.errors import BatchError, SmallValidationWarning
+from equimodal.inference import Inference
+from equimodal.methods import BatchLike, Method, evaluating, outputs_on
 from equimodal.tasks import distribution_of, score
 
 
@@ -26,6 +29,7 @@ class Evaluation:
         metrics: name -> value of the task's metrics.
         samples: how many samples were seen.
         rule: the inference rule in force.
+        counts: modality -> how many samples have it, which are those that its own output is scored over.
     """
 
     score: float
@@ -34,6 +38,7 @@ class Evaluation:
     metrics: Mapping[str, float]
     samples: int
     rule: str
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class _Collected:
     raw: dict[str, Tensor]
     output: Tensor
     unimodal: dict[str, Tensor]
-    present: dict[str, Tensor]
+    present: dict[str, Tensor]  # to the inference rule
+    there: dict[str, Tensor]  # in the batches
     target: Tensor
     rule: str
 
@@ -56,6 +62,7 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
     raw: dict[str, list[Tensor]] = {}
     unimodal: dict[str, list[Tensor]] = {}
     present: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
+    there: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
     rule = ""
     for item in batches:
         batch = method.check_batch(item).to(device)
@@ -66,9 +73,13 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
         output.append(prediction.output)
         if joint is not None:
             fused.append(joint)
+        every = torch.ones(len(batch), dtype=torch.bool, device=device)
         for m in method.modalities:
             own = None if presence is None else presence.get(m)
-            present[m].append(torch.ones(len(batch), dtype=torch.bool, device=device) if own is None else own)
+            present[m].append(every if own is None else own)
+            # a method of one modality has an output for samples without it, which says nothing about the modality
+            rows = batch.present.get(m) if batch.present is not None else None
+            there[m].append(torch.zeros_like(every) if m not in batch.inputs else every if rows is None else rows)
             if m in alone:
                 raw.setdefault(m, []).append(alone[m])
                 unimodal.setdefault(m, []).append(prediction.unimodal.get(m, alone[m]))
@@ -81,6 +92,7 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
         torch.cat(output),
         {m: torch.cat(z) for m, z in unimodal.items()},
         {m: torch.cat(p) for m, p in present.items()},
+        {m: torch.cat(p) for m, p in there.items()},
         torch.cat(target),
         rule,
     )
@@ -111,7 +123,7 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
     found = _collect(method, batches)
     unimodal = {}
     for m, z in found.unimodal.items():
-        rows = found.present[m]
+        rows = found.there[m]
         if bool(rows.any()):
             unimodal[m] = _score(method, z[rows], found.target[rows])
     values: dict[str, float] = {}
@@ -126,6 +138,7 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
         values,
         len(found.target),
         found.rule,
+        {m: int(found.there[m].sum()) for m in unimodal},
     )
 
 
@@ -134,38 +147,59 @@ def rule_scores(
 ) -> dict[str, dict[str, float]]:
     """Score of one trained method under every inference rule it can use, plain and calibrated on validation data.
 
-    A rule of your own is listed as it is in force.
+    What a rule fits is fitted on validation data; its validation score is of samples that it was not fitted on
+    (cross-validation). A rule of your own is listed as it is in force.
 
     Returns:
-        rule (``"mean"``, ``"mean+temperature"`` ...) -> {"validation": score, "test": score}. Choose by the first.
+        rule (``"skill"``, ``"mean"``, ``"mean+temperature"``, ``"alone:audio"`` ...) -> {"validation": score, "test":
+        score}. Choose by the first.
     """
-    val, final = _collect(method, validation), _collect(method, test)
+    results = rule_outcomes(method, validation, test)
+    return {rule: {"validation": chosen, "test": float(found.score())} for rule, (chosen, found) in results.items()}
+
+
+def rule_outcomes(
+    method: Method, validation: Iterable[BatchLike], test: Iterable[BatchLike]
+) -> dict[str, tuple[float, Outcomes]]:
+    """As :func:`rule_scores`, with what each rule earned on every test sample.
+
+    Returns:
+        rule -> (validation score, outcomes on ``test``).
+    """
     kind = distribution_of(method.task)
-    temperature = {
-        m: fitted_temperature(z[val.present[m]], val.target[val.present[m]], kind)
-        for m, z in val.raw.items()
-        if bool(val.present[m].any())
-    }
-    scores: dict[str, dict[str, float]] = {}
-    for rule in rules_for(kind):
-        for calibrated in (False, True) if rule != "fused" and kind != "point" else (False,):
-            entry: dict[str, float] = {}
-            for part, found in (("validation", val), ("test", final)):
-                if rule == "fused":
-                    output = found.fused
-                elif found.raw:
-                    scale = temperature if calibrated else {}
-                    alone = {m: at_temperature(z, scale.get(m, 1.0), kind) for m, z in found.raw.items()}
-                    present = {m: found.present[m] for m in alone}
-                    output = apply_rule(rule, alone, present, distribution=kind)[0]
-                else:
-                    output = None
-                if output is not None:
-                    entry[part] = _score(method, output, found.target)
-            if entry:
-                scores[rule + ("+temperature" if calibrated else "")] = entry
+    known = outputs_on(method, validation, reduced=True)
+    fit = Inference(method.modalities, "auto", distribution=kind)
+    with warnings.catch_warnings():  # what is to be done about small data is said where a rule is fitted for use
+        warnings.simplefilter("ignore", SmallValidationWarning)
+        fit.fit(method.task, known.fused, known.unimodal, known.present, known.target, groups=known.groups,
+                reduced=known.reduced)  # fmt: skip
+    final = outputs_on(method, test)
+    results = {}
+    for rule, found in fit.scores.items():
+        output = fit.output_of(rule, final.fused, final.unimodal, final.present)
+        results[rule] = (found.score, sample_terms(method.task, output, final.target))
     if method.inference.custom is not None:  # as it is: what it fits, it has fitted
-        scores[method.inference.rule] = {
-            part: _score(method, found.output, found.target) for part, found in (("validation", val), ("test", final))
-        }
-    return scores
+        on_validation, on_test = _collect(method, validation), _collect(method, test)
+        chosen = _score(method, on_validation.output, on_validation.target)
+        results[method.inference.rule] = (chosen, sample_terms(method.task, on_test.output, on_test.target))
+    return results
+
+
+@torch.no_grad()
+def sample_outcomes(method: Method, batches: Iterable[BatchLike]) -> dict[str, Outcomes]:
+    """What the prediction and each unimodal output earned on every sample, in the order of ``batches``.
+
+    Args:
+        method: trained; its rule is the one in force.
+        batches: with targets.
+
+    Returns:
+        ``"prediction"`` and ``"unimodal/MODALITY"`` -> outcomes; samples without the modality do not count there.
+    """
+    found = _collect(method, batches)
+    outcomes = {"prediction": sample_terms(method.task, found.output, found.target)}
+    for m, z in found.unimodal.items():
+        own = sample_terms(method.task, z, found.target)
+        rows = found.there[m].cpu().numpy()[:, None]
+        outcomes[f"unimodal/{m}"] = Outcomes(np.where(rows, own.numerator, 0), np.where(rows, own.denominator, 0))
+    return outcomes

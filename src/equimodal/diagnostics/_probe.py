@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from equimodal._utils.precision import widest_float
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.features import kind_of, pool
 from equimodal.methods import BatchLike, Method, evaluating
@@ -21,13 +23,14 @@ def probe_scores(
     train: Iterable[BatchLike],
     validation: Iterable[BatchLike],
     test: Iterable[BatchLike],
-    penalties: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
+    penalties: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
 ) -> dict[str, float]:
     r"""Test score of an affine map from the frozen, standardised features of each modality to the task's outputs.
 
     For classes this is multinomial logistic regression and its accuracy; in general the task's own loss and score
     (minus the MAE, the Dice of a 1x1 convolution ...). A penalty :math:`\frac\kappa2 \|W\|^2` is added, the sum is
-    minimised by L-BFGS on training features, and :math:`\kappa` is chosen on validation data. The same measure for
+    minimised by L-BFGS on training features, and :math:`\kappa` is chosen on validation data, an infinite one
+    (a constant) among them. Features beyond the range of the training features count as its end. The same measure for
     every method, whatever heads it trained. Tokens are averaged first; so are maps, unless the task has one output per
     pixel.
 
@@ -98,21 +101,46 @@ def _features(method: Method, batches: Iterable[BatchLike]) -> tuple[dict[str, T
 
 def _probe(modality: str, parts: Sequence[tuple[Tensor, Tensor]], task: Task, penalties: Sequence[float]) -> float:
     (x, y), validation, test = parts
-    axes = [0, *range(2, x.ndim)]
-    mean, scale = x.mean(axes, keepdim=True), x.std(axes, unbiased=False, keepdim=True).clamp_min(1e-6)
+    standardised = _Standardised(x)
     x, y = _thinned(x, y)
-    x = (x - mean) / scale
+    x = standardised(x)
+    constant = _fit(x[:, :0], y, task, 0.0, None)[1]
     best: tuple[float, float] | None = None
-    for penalty in penalties:
-        weight, bias = _fit(x, y, task, penalty)
-        found = [
-            float(score(task, _apply((h - mean) / scale, weight, bias), target)) for h, target in (validation, test)
-        ]
+    weight: Tensor | None = None
+    # from the strongest penalty on, each begins where the last one ended; an infinite one leaves the constant
+    for penalty in (math.inf, *sorted(penalties, reverse=True)):
+        bias = constant
+        if penalty < math.inf:
+            weight, bias = _fit(x, y, task, penalty, weight)
+        own = weight if weight is not None else x.new_zeros(task.outputs, x.shape[1])
+        found = [float(score(task, _apply(standardised(h), own, bias), target)) for h, target in (validation, test)]
         if best is None or found[0] > best[0]:
             best = (found[0], found[1])
-    if best is None:
+    if best is None or not penalties:
         raise MethodError(f"`penalties`: expected at least one number to probe {modality!r}. Found none.")
     return best[1]
+
+
+class _Standardised:
+    """Features with the mean and deviation of the training features, and never beyond the range of these.
+
+    An affine map says nothing about features that no training sample had: one that was almost constant in training, and
+    is not later, would otherwise decide everything alone.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.axes = [0, *range(2, x.ndim)]
+        wide = x.to(widest_float(x.device))
+        self.mean = wide.mean(self.axes, keepdim=True)
+        deviation = wide.std(self.axes, unbiased=False, keepdim=True)
+        constant = deviation <= 4 * torch.finfo(x.dtype).eps * self.mean.abs()
+        self.scale = torch.where(constant, 0, 1 / torch.where(constant, 1, deviation))
+        low, high = wide.amin(self.axes, keepdim=True), wide.amax(self.axes, keepdim=True)
+        self.low, self.high = (((end - self.mean) * self.scale).to(x.dtype) for end in (low, high))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values = ((x.to(self.mean.dtype) - self.mean) * self.scale).to(x.dtype)
+        return values.clamp(self.low, self.high)
 
 
 def _spaced(feature: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,8 +172,9 @@ def _apply(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.einsum("nd...,cd->nc...", x, weight) + bias.reshape(1, -1, *([1] * (x.ndim - 2)))
 
 
-def _fit(x: Tensor, y: Tensor, task: Task, penalty: float) -> tuple[Tensor, Tensor]:
-    weight = torch.zeros(task.outputs, x.shape[1], device=x.device, requires_grad=True)
+def _fit(x: Tensor, y: Tensor, task: Task, penalty: float, start: Tensor | None) -> tuple[Tensor, Tensor]:
+    weight = torch.zeros(task.outputs, x.shape[1], device=x.device) if start is None else start.clone()
+    weight.requires_grad_()
     bias = torch.zeros(task.outputs, device=x.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
 

@@ -167,6 +167,7 @@ def _load(
     if report["error_msgs"]:
         raise CheckpointError(f"`weights`: '{weights}' could not be loaded: {report['error_msgs'][0]}.")
     loaded: nn.Module = network
+    loaded.pretrained = True  # type: ignore[assignment]  # copies keep these weights
     return loaded
 
 

@@ -160,3 +160,4 @@ def load_state(
     ]
     refuse_mismatch(weights, set(own) - set(found) - counters, set(found) - set(own), shapes, hint)
     module.load_state_dict(found, strict=False)
+    module.pretrained = True  # type: ignore[assignment]  # copies keep these weights

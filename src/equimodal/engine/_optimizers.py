@@ -140,7 +140,10 @@ class Displacement:
 
     @torch.no_grad()
     def multiply(self, factor: Tensor) -> None:
-        """Make the move ``factor`` times as long; with a factor of 1 it stays as it is, bit for bit."""
+        """Make the move ``factor`` times as long; with a factor of 1 it stays as it is, bit for bit.
+
+        A factor with axes is one for each entry, and broadcasts against every parameter.
+        """
         new: list[Tensor] = [local(p.data) for p in self._parameters]
         old = list(self._before)
         for p, start, z in zip(self._parameters, self._before, self._points, strict=False):
@@ -151,5 +154,5 @@ class Displacement:
         if not new:
             return
         change = torch._foreach_sub(new, old)
-        torch._foreach_mul_(change, factor.to(new[0].dtype) - 1)
-        torch._foreach_add_(new, change)
+        less = factor.to(new[0].dtype) - 1
+        torch._foreach_add_(new, [c * less for c in change] if factor.ndim else torch._foreach_mul(change, less))

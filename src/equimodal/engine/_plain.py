@@ -299,7 +299,9 @@ class PlainEngine:
 
     def _clear(self) -> None:
         for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = None
 
     def _backward(self, loss: Tensor, **options: Any) -> None:
         (loss if self._scale is None else self._scale.scaled(loss)).backward(**options)  # type: ignore[no-untyped-call]

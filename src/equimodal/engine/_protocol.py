@@ -295,7 +295,12 @@ class Descent:
 
 @dataclass(frozen=True)
 class UpdateScale:
-    """Multiply the update (not the gradient) of some parameters by a factor."""
+    """Multiply the update (not the gradient) of some parameters by a factor.
+
+    Args:
+        parameters: whose update.
+        factor: a scalar, or one for each entry: a tensor that broadcasts against each of the parameters.
+    """
 
     parameters: Sequence[nn.Parameter]
     factor: Tensor

@@ -62,6 +62,63 @@ def balance_terms(
     return torch.where(moving, balance, torch.full_like(balance, (count - 1) / count))
 
 
+def bounded_balance(balance: Tensor, gain: Tensor, headroom: Tensor, ratio: float = 2.0) -> Tensor:
+    r"""Balance terms that favour a modality only as far as it can still gain, with a bound on their ratio (ours).
+
+    The rule of :func:`balance_terms` gives most to the modality that improves least: to pure noise, too, and to one
+    that has nothing left to learn, while the only useful one is held back. Here what m can still gain is what it has
+    gained so far times what is left to its best score, each next to the largest of all:
+
+    .. math:: r_m = \frac{g_m^+}{\max_k g_k^+} \cdot \frac{h_m^+}{\max_k h_k^+}, \quad e = \frac{M - 1}{M}, \quad
+        B'_m = e + r_m (B_m - e)^+ - \kappa\,(e - B_m)^+, \quad
+        \kappa = \frac{\sum_k r_k (B_k - e)^+}{\sum_k (B_k - e)^+}
+
+    so that those that are held back give what the favoured ones receive. Then every term is raised to
+    :math:`\max_k B'_k / R`, and all are rescaled to sum to M - 1. Where nobody has gained anything, or nothing is left,
+    all are e.
+
+    Args:
+        balance: B, (M,), M >= 2, at least 0, with sum M - 1.
+        gain: g, (M,): score minus the first score.
+        headroom: h, (M,): best possible score minus score.
+        ratio: R >= 1, the largest ratio between two terms.
+
+    Returns:
+        B, (M,), of the type of ``balance``.
+
+    Raises:
+        MethodError: shapes that differ, or a ratio below 1.
+
+    Example:
+        >>> b = torch.tensor([0.1, 0.9])
+        >>> bounded_balance(b, gain=torch.tensor([0.4, 0.0]), headroom=torch.tensor([0.2, 0.7]))
+        tensor([0.5000, 0.5000])
+        >>> bounded_balance(b, gain=torch.tensor([0.4, 0.2]), headroom=torch.tensor([0.2, 0.7]), ratio=4.0)
+        tensor([0.3000, 0.7000])
+    """
+    if balance.ndim != 1 or balance.shape[0] < 2 or not balance.shape == gain.shape == headroom.shape:
+        raise MethodError(
+            "`balance`, `gain`, `headroom`: expected shape (M,) with M >= 2 each. Found "
+            f"{tuple(balance.shape)}, {tuple(gain.shape)} and {tuple(headroom.shape)}."
+        )
+    if not ratio >= 1:
+        raise MethodError(f"`ratio`: expected a number >= 1. Found {ratio}.")
+    count = balance.shape[0]
+    equal = torch.full_like(balance, (count - 1) / count)
+    left = (_share_of_largest(gain) * _share_of_largest(headroom)).to(balance.dtype)
+    above, below = (balance - equal).clamp_min(0), (equal - balance).clamp_min(0)
+    given = (left * above).sum()
+    favoured = equal + left * above - below * given / above.sum().clamp_min(torch.finfo(balance.dtype).tiny)
+    bounded = torch.maximum(favoured, favoured.max() / ratio)
+    return torch.where(given > 0, bounded * ((count - 1) / bounded.sum()), equal)
+
+
+def _share_of_largest(values: Tensor) -> Tensor:
+    """Each positive value over the largest; 0 where none is positive."""
+    positive = values.clamp_min(0)
+    return positive / positive.max().clamp_min(torch.finfo(positive.dtype).tiny)
+
+
 def softmax_cross_entropy_residual(logits: Tensor, weights: Tensor) -> Tensor:
     r"""Gradient with respect to the logits of :math:`-\sum_{n,c} q_{nc} \log \mathrm{softmax}(z)_{nc}`.
 

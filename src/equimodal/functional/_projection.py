@@ -32,6 +32,27 @@ def orthogonal_projector_update(projector: Tensor, feature_mean: Tensor, alpha: 
         tensor([[0.5000, 0.0000],
                 [0.0000, 1.0000]])
     """
+    removed = removed_direction(projector, feature_mean, alpha)
+    return projector - torch.outer(removed, removed)
+
+
+def removed_direction(projector: Tensor, feature_mean: Tensor, alpha: float | Tensor) -> Tensor:
+    r"""The vector v of the step :math:`P \leftarrow P - v v^\top`, which is :func:`orthogonal_projector_update`.
+
+    For an update in place: ``P.addr_(v, v, alpha=-1)`` touches the (d, d) numbers once.
+
+    Args:
+        projector: P, (d, d).
+        feature_mean: :math:`\bar h`, (d,).
+        alpha: softness > 0.
+
+    Returns:
+        v, (d,): along :math:`P \bar h^\top`.
+
+    Example:
+        >>> removed_direction(torch.eye(2), torch.tensor([1.0, 0.0]), alpha=3.0)
+        tensor([0.5000, 0.0000])
+    """
     if projector.ndim != 2 or projector.shape[0] != projector.shape[1] or feature_mean.shape != projector.shape[:1]:
         raise MethodError(
             "`projector`, `feature_mean`: expected (d, d) and (d,). "
@@ -47,7 +68,7 @@ def orthogonal_projector_update(projector: Tensor, feature_mean: Tensor, alpha: 
     # more, but with |hbar|^2 / alpha near 1 / eps rounding does, and P would grow without bound.
     left = torch.dot(unit, projector @ unit)
     removed = torch.minimum(square / (alpha + torch.dot(mean, direction).clamp_min(0)), left).clamp_min(0)
-    return projector - removed * torch.outer(unit, unit)
+    return unit * removed.sqrt()
 
 
 def flat_projector(covariance: Tensor, temperature: float) -> Tensor:

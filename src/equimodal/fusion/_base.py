@@ -127,9 +127,11 @@ class Fusion(nn.Module):
     def _masks(
         self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None, samples: int
     ) -> list[Tensor | None]:
+        given = present or {}
+        if len(features) == len(self.feature_sizes):
+            return [given.get(m) for m in self.feature_sizes]
         device = tree_tensors(next(iter(features.values())))[0].device
         nobody = torch.zeros(samples, dtype=torch.bool, device=device)
-        given = present or {}
         return [given.get(m) if m in features else nobody for m in self.feature_sizes]
 
     def _share(self, masks: list[Tensor | None]) -> Tensor | None:

@@ -101,7 +101,7 @@ class CrossAttention(Fusion):
             tokens = as_tokens(feature, f"features[{m!r}]")
             values = map_(tokens.values)
             if self.positions:
-                values = values + _sinusoids(values.shape[1], self.width, values)
+                values = values + sinusoids(values.shape[1], self.width, values)
             sequences.append(clean(Tokens(values, tokens.mask)))
         parts = []
         for position, (own, stacks) in enumerate(zip(sequences, self.crossing, strict=True)):
@@ -140,7 +140,7 @@ class _Block(nn.Module):
         return result
 
 
-def _sinusoids(length: int, width: int, like: Tensor) -> Tensor:
+def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
     """(T, d): sine and cosine of the position at geometrically spaced frequencies."""
     position = torch.arange(length, device=like.device, dtype=like.dtype)[:, None]
     rate = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=like.dtype) * (-math.log(10000.0) / width))

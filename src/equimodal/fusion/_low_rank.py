@@ -63,9 +63,14 @@ class LowRank(Fusion):
         check_positive(rank=rank, out_features=self._width)
         self.rank = rank
         self.factors = nn.ParameterList(nn.Parameter(torch.empty(rank, d + 1, self._width)) for d in sizes.values())
+        self.bias = nn.Parameter(torch.empty(self._width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the factors, and no bias."""
         for factor in self.factors:
             nn.init.xavier_normal_(factor)
-        self.bias = nn.Parameter(torch.zeros(self._width))
+        nn.init.zeros_(self.bias)
 
     @property
     def out_features(self) -> int:

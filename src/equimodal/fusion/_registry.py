@@ -8,11 +8,12 @@ from equimodal.fusion._concat import Concat
 from equimodal.fusion._cross_attention import CrossAttention
 from equimodal.fusion._film import FiLM, Gated
 from equimodal.fusion._late import Late
+from equimodal.fusion._late_transformer import LateTransformer
 from equimodal.fusion._low_rank import LowRank
 from equimodal.fusion._sum import Sum
 
 _FUSIONS: dict[str, type[Fusion]] = {
-    fusion.__name__: fusion for fusion in (Concat, Sum, Late, FiLM, Gated, LowRank, CrossAttention)
+    fusion.__name__: fusion for fusion in (Concat, Sum, Late, FiLM, Gated, LowRank, CrossAttention, LateTransformer)
 }
 
 

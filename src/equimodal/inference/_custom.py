@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from equimodal._utils.plugins import Plugins
 from equimodal.errors import MethodError, NonFiniteError, PluginError, UnsupportedError
-from equimodal.inference._rules import RULES, RuleName
+from equimodal.inference._named import PAPER_RULES, PaperRule, paper_rule
+from equimodal.inference._rules import ALONE, RULES, RuleName
 from equimodal.tasks import Distribution, Task
 
 GROUP = "equimodal.rules"
-"""Entry-point group in which a package names its rules, as ``energy = "my_package:Energy"``."""
+"""Entry-point group in which a package names its rules, as ``loudest = "my_package:Loudest"``."""
 Need = Literal["fused", "unimodal"]
 NEEDS: tuple[str, ...] = get_args(Need)
 DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
@@ -66,7 +67,7 @@ class InferenceRule(Protocol):
         ...
 
 
-Rule = RuleName | InferenceRule
+Rule = RuleName | PaperRule | InferenceRule
 """What ``inference=`` takes: the name of a rule, or a rule of one's own."""
 
 
@@ -84,14 +85,16 @@ def rule_name(rule: Rule) -> str:
 
 
 def needs_of(rule: Rule) -> frozenset[str]:
-    """What a rule cannot do without: ``"fused"``, ``"unimodal"``, both, or neither for ``"auto"``.
+    """What a rule cannot do without: ``"fused"``, ``"unimodal"``, both, or neither for ``"auto"`` and ``"skill"``.
 
     Example:
         >>> needs_of("fused"), needs_of("auto")
         (frozenset({'fused'}), frozenset())
     """
-    if rule == "auto":
+    if rule in ("auto", "skill"):  # they take what there is
         return frozenset()
+    if isinstance(rule, str) and rule.startswith(ALONE):
+        return frozenset({"unimodal"})
     if isinstance(rule, str):
         custom = custom_rule(rule)
         return frozenset({"fused"} if rule == "fused" else {"unimodal"}) if custom is None else needs_of(custom)
@@ -108,7 +111,7 @@ def rule_names() -> tuple[str, ...]:
         >>> rule_names()[:2]
         ('fused', 'mean')
     """
-    return (*RULES, *_OUTSIDE.all())
+    return (*RULES, *PAPER_RULES, *_OUTSIDE.all())
 
 
 def custom_rule(rule: Rule) -> InferenceRule | None:
@@ -119,14 +122,16 @@ def custom_rule(rule: Rule) -> InferenceRule | None:
         PluginError: the package that registers the name cannot be used.
     """
     name = rule if isinstance(rule, str) else None
-    if name in RULES:
-        _OUTSIDE.warn_if_shadowed(name)
+    if name is not None and name.startswith(ALONE):
         return None
+    if name in (*RULES, *PAPER_RULES):
+        _OUTSIDE.warn_if_shadowed(name)
+        return paper_rule(name)
     entry = _OUTSIDE.get(name) if name is not None else rule
     if not callable(entry):
+        names = ", ".join((*RULES, *PAPER_RULES, *_OUTSIDE.packages()))
         raise MethodError(
-            f"`inference`: expected one of {', '.join((*RULES, *_OUTSIDE.packages()))}, or a rule of your own, which "
-            f"is called. Found {rule!r}."
+            f"`inference`: expected one of {names}, or a rule of your own, which is called. Found {rule!r}."
         )
     # of a class, every method gets an object of its own, with a state of its own
     return cast(InferenceRule, entry() if isinstance(entry, type) else entry)
@@ -140,7 +145,7 @@ def check_custom(rule: InferenceRule, distribution: Distribution) -> None:
         UnsupportedError: the rule does not allow outputs of this kind.
     """
     name = rule_name(rule)
-    if name in RULES or not name.isprintable():
+    if name in RULES or name.startswith(ALONE) or not name.isprintable():
         raise MethodError(f"`inference`: expected a name of its own for the rule. Found {name!r}. Set its `name`.")
     for attribute, allowed in (("needs", NEEDS), ("distributions", DISTRIBUTIONS)):
         entries = getattr(rule, attribute, allowed)
@@ -252,4 +257,4 @@ def _check(name: str, value: object) -> object:
     return value
 
 
-_OUTSIDE: Plugins[object] = Plugins(GROUP, "inference rule", _check, lambda: RULES)
+_OUTSIDE: Plugins[object] = Plugins(GROUP, "inference rule", _check, lambda: (*RULES, *PAPER_RULES))

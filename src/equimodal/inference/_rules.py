@@ -24,16 +24,18 @@ from equimodal.functional import (
 )
 from equimodal.tasks import Distribution
 
-RuleName = Literal["fused", "mean", "uncertainty", "product", "precision", "auto"]
+RuleName = Literal["fused", "mean", "uncertainty", "product", "precision", "skill", "auto"]
 RULES: tuple[str, ...] = get_args(RuleName)
 """Names of the library's own rules."""
 
 _RULES_OF: dict[Distribution, tuple[str, ...]] = {
-    "categorical": ("fused", "mean", "uncertainty", "product"),
-    "bernoulli": ("fused", "mean", "uncertainty", "product"),
-    "gaussian": ("fused", "mean", "uncertainty", "precision"),
-    "point": ("fused", "mean"),
+    "categorical": ("fused", "mean", "uncertainty", "product", "skill"),
+    "bernoulli": ("fused", "mean", "uncertainty", "product", "skill"),
+    "gaussian": ("fused", "mean", "uncertainty", "precision", "skill"),
+    "point": ("fused", "mean", "skill"),
 }
+ALONE = "alone:"
+"""Prefix of the rules that read one modality: ``alone:audio``."""
 NO_VARIANCE = "a plain number does not say how certain it is. Use mean, or train Regression(loss='gaussian_nll')"
 _WHY_NOT: dict[tuple[Distribution, str], str] = {
     ("categorical", "precision"): "class probabilities have no variance to weigh by. Use uncertainty",
@@ -53,11 +55,11 @@ MEASURES_OF: dict[Distribution, tuple[str, ...]] = {
 
 
 def rules_for(distribution: Distribution) -> tuple[str, ...]:
-    """The concrete rules that outputs of this kind allow, in the order in which ``auto`` tries them.
+    """The concrete rules that outputs of this kind allow.
 
     Example:
         >>> rules_for("point")
-        ('fused', 'mean')
+        ('fused', 'mean', 'skill')
     """
     return _RULES_OF[distribution]
 
@@ -82,12 +84,16 @@ def apply_rule(
     measure: Measure = "entropy",
     distribution: Distribution = "categorical",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Output (B, C, ...) and weights per modality of one concrete rule.
+    """Output (B, C, ...) and weights per modality of one concrete rule that is not fitted.
 
     Raises:
-        UnsupportedError: outputs of this kind do not allow the rule.
+        UnsupportedError: outputs of this kind do not allow the rule, or it is fitted first.
     """
     check_rule(rule, distribution)
+    if rule == "skill":
+        raise UnsupportedError(
+            "`rule`: 'skill' is fitted on validation data first. Use an Inference, whose `fit` does it."
+        )
     if distribution == "gaussian":
         return fuse_gaussians(unimodal, present, cast(Literal["mean", "uncertainty", "precision"], rule))
     if distribution == "point":

@@ -147,7 +147,8 @@ class Method(Predictor):
             return self._step(batches, engine)
 
     def _step(self, batches: list[Batch], engine: Engine) -> StepReport:
-        report, self._aside = StepReport(extras=self._aside), {}
+        report = StepReport(extras=self._aside)
+        self.__dict__["_aside"] = {}  # plainly: nn.Module takes long to set an attribute
         batches = self.prepare(batches)
         shares = LossShares(self.task, batches, self.modalities, self.single_loss)
         for phase in self.phases(batches):
@@ -165,7 +166,7 @@ class Method(Predictor):
         return report
 
     def _descend(self, phase: Phase, batches: list[Batch], engine: Engine) -> Descent:
-        self._phase = phase
+        self.__dict__["_phase"] = phase
         try:
             return engine.descend(phase, batches, self.sharpness)
         except ValueError as error:
@@ -173,7 +174,7 @@ class Method(Predictor):
                 raise one_sample_error(f"batch (phase {phase.name})", "the model or a head") from error
             raise
         finally:
-            self._phase = None
+            self.__dict__["_phase"] = None
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Moment before the phases: batch-level augmentation."""
@@ -227,7 +228,12 @@ class Method(Predictor):
             )
         output, target = self._rows(output, batch, modality)
         position = 0 if modality is None else 1 + self.modalities.index(modality)
-        return shared_loss(self.task, output, target, batch, position)
+        return shared_loss(self.loss_task, output, target, batch, position)
+
+    @property
+    def loss_task(self) -> Task:
+        """The task whose loss is trained: the method's, unless it changes the loss."""
+        return self.task
 
     def _rows(self, output: Tensor, batch: Batch, modality: str | None) -> tuple[Tensor, Tensor]:
         """Output and target of the samples that a loss or a score is about."""

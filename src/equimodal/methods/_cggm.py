@@ -36,7 +36,8 @@ class CGGM(Stateful, Method):
     closed form, :math:`G = r^\top u`, so the direction term has a true gradient and costs one small product.
 
     Args:
-        rho: :math:`\rho > 0`; 1.0 published for BraTS.
+        rho: :math:`\rho > 0`; 1.0 published for BraTS. ``None`` is M / (M - 1), with which a balanced model trains as
+            joint training does.
         direction_weight: :math:`\lambda \ge 0`; published 0.05 Food-101, 0.2 MOSI and IEMOCAP, 0.1 BraTS.
         magnitude: modulate the magnitude; ``False`` is the ablation.
         direction: ``"penultimate"``: f_m is d_m -> D -> C with D the width of the head's last input, so that G and G_m
@@ -56,8 +57,11 @@ class CGGM(Stateful, Method):
         classifiers: modality -> module from its features to (B, C, ...) that ends in an affine layer, instead of the
             default.
         classifier_lr_ratio: learning rate of the classifiers relative to the model's in :meth:`parameter_groups`.
-        variant: ``"paper"`` with the safe balance rule, or ``"released"``: raw differences of single-batch scores,
-            scale on the gradient, and a direction term between weights, those of the batch before.
+        ratio: largest ratio between the B of two modalities; of ``variant="bounded"``.
+        variant: ``"paper"`` with the safe balance rule. ``"bounded"`` (ours) favours a modality only as far as it can
+            still gain, by :func:`~equimodal.functional.bounded_balance`: the paper's rule holds the only useful
+            modality back for one that is noise. ``"released"``: raw differences of single-batch scores, scale on the
+            gradient, and a direction term between weights, those of the batch before.
 
     Raises:
         ModelError: the head does not end in an affine layer, or ``direction="block"`` without one such layer on Concat.
@@ -109,7 +113,7 @@ class CGGM(Stateful, Method):
         model: nn.Module,
         task: Task,
         *,
-        rho: Annotated[float, Within(above=0), "paper (Food-101, MOSI, IEMOCAP)"] = 1.3,
+        rho: Annotated[float | None, Within(above=0), "paper (Food-101, MOSI, IEMOCAP)"] = 1.3,
         direction_weight: Annotated[float, Within(at_least=0), "paper (MOSI, IEMOCAP)"] = 0.2,
         magnitude: Annotated[bool, "paper"] = True,
         direction: Annotated[
@@ -121,13 +125,14 @@ class CGGM(Stateful, Method):
         floor: Annotated[float, Within(above=0), "ours: an improvement of a tenth of a point"] = 1e-3,
         maximum: Annotated[float, Within(above=0), "ours: the clamped rule never exceeds it"] = 1.0,
         threshold: Annotated[float, Within(at_least=0), "ours"] = 1e-8,
+        ratio: Annotated[float, Within(at_least=1), "ours"] = 2.0,
         apply_to: Annotated[
             Literal["auto", "gradient", "update"],
             "paper's, where the optimizer keeps a gradient scale",
         ] = "auto",
         classifiers: Mapping[str, nn.Module] | None = None,
         classifier_lr_ratio: Annotated[float, Within(above=0), "paper 5e-4 to 1e-3"] = 0.5,
-        variant: Literal["paper", "released"] = "paper",
+        variant: Literal["paper", "bounded", "released"] = "paper",
         sharpness: Sharpness | None = None,
         inference: Annotated[Rule, "paper; the classifiers' outputs serve the other rules"] = "fused",
         calibrated: bool = False,
@@ -137,10 +142,12 @@ class CGGM(Stateful, Method):
         released = variant == "released"
         if released:
             direction, window, momentum, apply_to = "penultimate", 1, 0.0, "gradient"
-        self.rho, self.direction_weight, self.magnitude = rho, direction_weight, magnitude
+        neutral = len(self.modalities) / (len(self.modalities) - 1)
+        self.rho = neutral if rho is None else rho
+        self.direction_weight, self.magnitude = direction_weight, magnitude
         self.direction, self.direction_scope = direction, direction_scope
         self.apply_to, self.classifier_lr_ratio = apply_to, classifier_lr_ratio
-        self.variant: Literal["paper", "released"] = variant
+        self.variant: Literal["paper", "bounded", "released"] = variant
         last = output_layer(self.multimodal.head, "CGGM")
         width = input_width(last)
         self.classifiers = Heads(self.multimodal, classifiers, lambda d: self._default_classifier(d, width))
@@ -148,11 +155,16 @@ class CGGM(Stateful, Method):
                                     weight=0.0 if released else direction_weight)  # fmt: skip
         self.progress = ScoreProgress(
             self.modalities, task, window=window, momentum=momentum, floor=floor, maximum=maximum, threshold=threshold,
-            variant=variant, like=last.weight,
+            variant=variant, ratio=ratio, like=last.weight,
         )  # fmt: skip
         if released:
             self.register_buffer("turn", torch.zeros_like(last.weight))
         warn_if_frozen(self, "CGGM cannot modulate it.")
+
+    @classmethod
+    def recommended(cls, task: Task) -> dict[str, Any]:
+        """Also: the bounded balance rule, and the scale with which a balanced model trains as joint training does."""
+        return super().recommended(task) | {"rho": None, "variant": "bounded"}
 
     def _default_classifier(self, features: Width, width: int) -> nn.Module:
         size, outputs = single_width(features, "feature_sizes"), self.task.outputs

@@ -102,6 +102,32 @@ def shared_loss(task: Task, output: Tensor, target: Tensor, batch: Batch, positi
     return total
 
 
+def loss_sums(task: Task, output: Tensor, target: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Numerators and denominators (K,) whose ratios add up to the task's loss over all batches; zeros without a sample.
+
+    Args:
+        task: gives the loss and, where it has them, ``loss_terms`` and ``loss_weights``.
+        output: (n, C, ...).
+        target: of the same samples.
+        dtype: of the sums.
+    """
+    weights = getattr(task, "loss_weights", lambda _: None)(target)
+    split: Any = task
+    if not len(target):
+        zero = torch.zeros(1 if weights is None else len(weights), dtype=dtype, device=output.device)
+        return zero, zero.clone()
+    if weights is None:
+        terms, weights = task.loss(output, target).reshape(1), output.new_tensor([len(target)])
+    else:
+        terms = split.loss_terms(output, target)
+    return terms.to(dtype) * weights.to(dtype), weights.to(dtype)
+
+
+def mean_of_sums(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The loss from :func:`loss_sums` over all batches and processes, (..., K) to (...); 0 without a sample."""
+    return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1), 0).sum(-1)
+
+
 def target_of(batch: Batch, modality: str | None = None) -> Tensor:
     """Target of the samples that have the modality; of all of them without one."""
     target = batch.target

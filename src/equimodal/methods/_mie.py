@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -148,6 +148,11 @@ class MIE(Stateful, ProjectingMethod):
         self._active: str | None = None  # None: every modality
         self._known_epoch, self._refreshed, self._steps = alternate == "batch", not projection, 0
         warn_if_frozen(self, "MIE trains only its classifier.")
+
+    @classmethod
+    def recommended(cls, task: Task) -> dict[str, Any]:
+        """Also, for numbers, the whole gradient at the perturbed weights: its deep classifiers fit their noise."""
+        return super().recommended(task) | ({"flat_ratio": 1.0} if task.name == "regression" else {})
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Mixup, once per step, so that both passes see the same."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,11 @@ class MLA(Stateful, ProjectingMethod):
         self.scores = ranked_scores(self, order)
         self._batch, self._batches = 0, None if alpha_schedule == "epoch" else 1
         warn_if_frozen(self, "MLA trains only the shared head on it.")
+
+    @classmethod
+    def recommended(cls, task: Task) -> dict[str, Any]:
+        """Also: alpha in the unit of the features, and a projector that is not exhausted after a few epochs."""
+        return super().recommended(task) | {"alpha_scale": "relative", "projector_reset": "epoch"}
 
     # ---- training ---------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
 from equimodal.engine import evaluating
 from equimodal.errors import BatchError, MethodError, ModelError
-from equimodal.inference import Inference, Prediction, Rule
+from equimodal.inference import Groups, Inference, Prediction, Rule
 from equimodal.methods._info import MethodInfo
+from equimodal.methods._outputs import outputs_on
 from equimodal.model import Multimodal, check_parts
 from equimodal.tasks import Task, distribution_of
 from equimodal.unimodal import Way, unimodal_outputs
@@ -64,6 +66,26 @@ class Predictor(nn.Module):
         ).to(next(self.parameters()).device)
         self.unimodal = unimodal_outputs(unimodal, model, task)
 
+    @classmethod
+    def recommended(cls, task: Task) -> dict[str, Any]:  # noqa: ARG003 - for subclasses
+        """The options that we advise for a task, beside the defaults: ``MLA(model, task, **MLA.recommended(task))``.
+
+        Defaults follow the papers, so that their numbers can be compared. The advice is ours: all outputs are pooled by
+        what they are worth on validation data, and what :attr:`info` or the page of a method says beyond that. It can
+        be built for every task that the class supports.
+
+        Args:
+            task: what is trained; its name and distribution count.
+
+        Example:
+            >>> from equimodal import Regression
+            >>> from equimodal.methods import MLA
+            >>> MLA.recommended(Regression())
+            {'inference': 'skill', 'alpha_scale': 'relative', 'projector_reset': 'epoch'}
+        """
+        known = inspect.signature(cls.__init__).parameters
+        return {"inference": "skill"} if "inference" in known else {}
+
     def __setattr__(self, name: str, value: Any) -> None:
         """An inference rule that does not fit the task would give wrong predictions without a word."""
         if name == "inference" and isinstance(value, Inference):
@@ -79,7 +101,7 @@ class Predictor(nn.Module):
     @property
     def multimodal(self) -> Multimodal:
         """The model, typed by what a method uses of it."""
-        return cast(Multimodal, self.model)
+        return cast(Multimodal, self._modules["model"])  # as self.model, without the search
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -89,9 +111,10 @@ class Predictor(nn.Module):
     def check_batch(self, batch: BatchLike | Batch) -> Batch:
         """``batch`` as a :class:`Batch` of this model's modalities with a target."""
         checked = Batch.of(batch)
-        unknown = sorted(set(checked.inputs) - set(self.modalities))
-        if unknown:
-            raise BatchError(f"`inputs`: expected the modalities {list(self.modalities)}. Found unknown {unknown}.")
+        known = self.modalities
+        if any(m not in known for m in checked.inputs):
+            unknown = sorted(set(checked.inputs) - set(known))
+            raise BatchError(f"`inputs`: expected the modalities {list(known)}. Found unknown {unknown}.")
         if checked.target is None:
             raise BatchError("`target`: expected a tensor for training. Found None.")
         if checked.target.device.type == "cpu":  # elsewhere it would synchronise; loaders look on the host
@@ -120,9 +143,20 @@ class Predictor(nn.Module):
         self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor], Presence | None]:
         """Fused output, unimodal outputs and presence, before the inference rule."""
-        presence = self.presence_of(inputs, present)
-        features = self.multimodal.encode(inputs, presence)
+        features, presence = self.features_of(inputs, present)
         return (*self.outputs_of(features, presence), presence)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether outputs come from features alone; a class with an ``outputs`` of its own may do anything."""
+        return type(self).outputs is Predictor.outputs
+
+    def features_of(
+        self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tree], Presence | None]:
+        """Features of every modality in ``inputs``, and presence."""
+        presence = self.presence_of(inputs, present)
+        return self.multimodal.encode(inputs, presence), presence
 
     def combine(
         self, fused: Tensor | None, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
@@ -178,36 +212,30 @@ class Predictor(nn.Module):
         return self.combine(*self.outputs(inputs, present)).output
 
     @torch.no_grad()
-    def fit_inference(self, batches: Iterable[BatchLike]) -> str:
-        """Fit temperatures and choose the ``auto`` rule on VALIDATION batches; returns the rule in force.
+    def fit_inference(self, batches: Iterable[BatchLike], groups: Groups | None = None) -> str:
+        """Fit the inference rule on VALIDATION batches and compare all rules; returns the rule in force.
+
+        One pass. ``method.inference.scores`` then has the validation score of every rule.
+
+        Args:
+            batches: a loader over validation data, or batches.
+            groups: (N,) labels of samples that belong together (speaker, patient ...), in the order of the samples.
+                Default: those of the dataset behind the loader; without any every sample is by itself.
 
         Raises:
-            MethodError: the loader was made from a split that is not validation data, or it is empty.
+            MethodError: the loader was made from a split that is not validation data, it is empty, or there is another
+                number of labels.
+            NonFiniteError: outputs are NaN or infinite, so that ``skill`` cannot be fitted.
+
+        Warns:
+            SmallValidationWarning: too few samples to fit ``skill`` or to choose for ``auto``.
+            BelowSingleWarning: the best single output is better than the prediction, by more than chance.
         """
         part = getattr(getattr(batches, "split", None), "part", "validation")
         if part != "validation":
             raise MethodError(f"`batches`: expected validation data. Found the {part} split. Pass dataset.validation.")
-        device = next(self.parameters()).device
-        fused: list[Tensor] = []
-        unimodal: list[dict[str, Tensor]] = []
-        masks: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
-        targets: list[Tensor] = []
-        with evaluating(self):
-            for raw in batches:
-                batch = self.check_batch(raw).to(device)
-                joint, alone, presence = self.outputs(batch.inputs, batch.present)
-                if joint is not None:
-                    fused.append(joint)
-                unimodal.append(alone)
-                for m in self.modalities:
-                    mask = None if presence is None else presence.get(m)
-                    masks[m].append(torch.ones(len(batch), dtype=torch.bool, device=device) if mask is None else mask)
-                targets.append(cast(Tensor, batch.target))
-        if not targets:
-            raise MethodError("`batches`: expected at least one validation batch. Found none.")
-        joined = {  # a batch may leave a modality out; its rows are absent and not read
-            m: torch.cat([z[m] if m in z else torch.zeros_like(next(iter(z.values()))) for z in unimodal])
-            for m in dict.fromkeys(m for z in unimodal for m in z)
-        }
-        present = {m: torch.cat(v) for m, v in masks.items()}
-        return self.inference.fit(self.task, torch.cat(fused) if fused else None, joined, present, torch.cat(targets))
+        found = outputs_on(self, batches, groups, reduced=self.inference.rule in ("skill", "auto"))
+        return self.inference.fit(
+            self.task, found.fused, found.unimodal, found.present, found.target, groups=found.groups,
+            reduced=found.reduced,
+        )  # fmt: skip

@@ -51,6 +51,7 @@ class PretrainFinetune(Stateful, Joint):
         released=("nothing was released",),
         consulted="none",
         control=True,
+        rows={"frozen": {"freeze": True}},
     )
     state = ("pretraining",)
 
@@ -106,11 +107,11 @@ class PretrainFinetune(Stateful, Joint):
             return outputs
         return super().unimodal_outputs(features)
 
-    def outputs(
-        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
-    ) -> tuple[Tensor | None, dict[str, Tensor], Presence | None]:
+    def outputs_of(
+        self, features: Mapping[str, Any], present: Presence | None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """In the unimodal part the joint head is untrained, so the mean of the unimodal outputs stands in for it."""
-        fused, unimodal, presence = super().outputs(inputs, present)
+        fused, unimodal = super().outputs_of(features, present)
         if self.pretraining:
-            fused = apply_rule("mean", unimodal, presence, distribution=distribution_of(self.task))[0]
-        return fused, unimodal, presence
+            fused = apply_rule("mean", unimodal, present, distribution=distribution_of(self.task))[0]
+        return fused, unimodal

@@ -13,6 +13,7 @@ from torch import Tensor
 from equimodal.batch import Batch
 from equimodal.engine import all_sum, average_statistics, is_distributed
 from equimodal.errors import MethodError
+from equimodal.methods._loss import loss_sums, mean_of_sums
 from equimodal.tasks import counting_dtype, mean_ratio
 
 if TYPE_CHECKING:
@@ -89,15 +90,10 @@ class ValidationSums:
         task: Any = self._method.task
         place = self._names.index(name)
         self._scores[place] += torch.stack(task.score_terms(output, target))
-        weights = task.loss_weights(target) if hasattr(task, "loss_weights") else None
-        if weights is None:
-            terms, weights = task.loss(output, target).reshape(1), output.new_tensor([len(target)])
-        else:
-            terms = task.loss_terms(output, target)
-        terms, weights = terms.to(self._dtype), weights.to(self._dtype)
+        sums = torch.stack(loss_sums(task, output, target, self._dtype))
         if self._losses is None:
-            self._losses = torch.zeros((len(self._names), 2, len(terms)), dtype=self._dtype, device=self._device)
-        self._losses[place] += torch.stack([terms * weights, weights])
+            self._losses = torch.zeros((len(self._names), *sums.shape), dtype=self._dtype, device=self._device)
+        self._losses[place] += sums
 
     def total(self) -> Validation:
         """The sums of all processes, read: one synchronisation.
@@ -116,7 +112,7 @@ class ValidationSums:
         sums = all_sum({"scores": self._scores, "losses": losses})
         scores = torch.stack([mean_ratio(*pair.unbind()) for pair in sums["scores"]])
         means, weights = sums["losses"].unbind(1)
-        means = torch.where(weights > 0, means / torch.where(weights > 0, weights, 1), 0).sum(1)
+        means = mean_of_sums(means, weights)
         fused, *alone = torch.stack([scores, means, weights.amax(1)], dim=1).tolist()
         found = {m: values for m, values in zip(self._names[1:], alone, strict=True) if values[2] > 0}
         return Validation(

@@ -52,11 +52,16 @@ class NoProjection(nn.Module):
         sums: dict[str, Tensor] = {}
         with recorded_inputs(layers) as recorded:
             yield sums
+        counts: dict[int, Tensor] = {}
         for number, (layer, inputs) in enumerate(zip(layers, recorded, strict=True)):
             if inputs:  # a layer that was not called says nothing
-                rows = torch.cat([layer_inputs(layer, x) for x in self.observed(inputs)])
-                sums[f"statistic/{number}"] = self.statistic(rows)
-                sums[f"rows/{number}"] = sums[f"statistic/{number}"].new_full((1,), rows.shape[0])
+                pieces = [layer_inputs(layer, x) for x in self.observed(inputs)]
+                rows = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+                statistic = sums[f"statistic/{number}"] = self.statistic(rows)
+                size = rows.shape[0]
+                if size not in counts:
+                    counts[size] = statistic.new_full((1,), size)
+                sums[f"rows/{number}"] = counts[size]
 
     def observed(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """What counts of a layer's inputs (n, ...)."""

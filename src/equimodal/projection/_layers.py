@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from equimodal._utils.precision import Float32Buffers
-from equimodal.engine import is_compiled, local, watch
+from equimodal.engine import is_compiled, is_sharded, local, watch
 from equimodal.errors import ModelError
 from equimodal.functional import (
     flat_projector,
-    orthogonal_projector_update,
     plasticity,
     project_rows,
+    removed_direction,
     uncentred_covariance_sum,
 )
 
@@ -63,7 +63,7 @@ def projectable_layers(module: nn.Module, convolutions: bool = False, pointwise:
 def layer_inputs(layer: Layer, inputs: Tensor) -> Tensor:
     """The rows (n, d) that the layer's weight, seen as a matrix (out, d), is multiplied with."""
     if isinstance(layer, nn.Linear):
-        return inputs.reshape(-1, inputs.shape[-1])
+        return inputs if inputs.ndim == 2 else inputs.reshape(-1, inputs.shape[-1])
     if is_pointwise(layer):
         return channels_as_rows(inputs)
     if isinstance(layer, nn.Conv1d):
@@ -107,6 +107,9 @@ def _unfold(
 def project_gradient(layer: Layer, projector: Tensor) -> None:
     """Replace the gradient G of the layer's weight by G P; a layer without a gradient is left alone."""
     if layer.weight.grad is not None:
+        if layer.weight.grad.ndim == 2 and not is_sharded(layer.weight) and projector.dtype == layer.weight.dtype:
+            layer.weight.grad = layer.weight.grad @ projector
+            return
         gradient = local(layer.weight.grad)  # of a sharded layer: some rows, each projected on its own
         gradient.copy_(project_rows(gradient, projector))
 
@@ -139,12 +142,12 @@ class OrthogonalProjector(Float32Buffers):
     def update(self, feature_mean: Tensor, alpha: float, relative: bool) -> Tensor:
         """Take in the mean of one batch; returns alpha divided by the running mean of |hbar|^2."""
         mean = feature_mean.to(self.matrix.dtype)
-        square = mean.square().sum()
-        self.energy.copy_(torch.where(self.updates == 0, square, 0.9 * self.energy + 0.1 * square))
+        self.energy.lerp_(torch.dot(mean, mean), torch.where(self.updates == 0, 1.0, 0.1).to(mean.dtype))
         self.updates.add_(1)
-        strength = alpha * self.energy.clamp_min(1e-12) if relative else torch.full_like(self.energy, alpha)
-        self.matrix.copy_(orthogonal_projector_update(self.matrix, mean, strength))
-        return strength / self.energy.clamp_min(1e-12)
+        energy = self.energy.clamp_min(1e-12)
+        removed = removed_direction(self.matrix, mean, alpha * energy if relative else alpha)
+        self.matrix.addr_(removed, removed, alpha=-1)
+        return energy.reciprocal() * alpha if not relative else torch.full_like(energy, alpha)
 
     def plasticity(self) -> Tensor:
         """trace(P) / d."""

@@ -13,6 +13,7 @@ from equimodal.errors import missing_extra
 from equimodal.report._curves import sections
 from equimodal.report._study import Study, read_study
 from equimodal.report._tables import column_names, printable, score_text, spread_text
+from equimodal.report._verdict import verdict
 
 
 def render_report(study: Mapping[str, Any], path: str | Path) -> Path:
@@ -34,13 +35,38 @@ def render_report(study: Mapping[str, Any], path: str | Path) -> Path:
         StorageError: the file could not be written.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
+    record = read_study(study)
+    page = page_of(
+        "report.html.j2",
+        study=record,
+        columns=column_names(record),
+        table=_table(record),
+        rules=_rules(record),
+        sections=sections(record),
+        verdict=verdict(study).splitlines(),
+        facts=facts_of(record.facts),
+        commands=[str(c) for c in record.facts.get("commands") or ()],
+    )
+    hint = "Nothing was lost; free space or choose another path, then write the report again from study.json."
+    return write_bytes(Path(path), page.encode(), hint)
+
+
+def page_of(template: str, **values: Any) -> str:
+    """A page from one of the templates, which share one style sheet; every text is escaped.
+
+    Args:
+        template: name of the file.
+        **values: what it shows; ``svg`` and ``style`` are given.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
     try:
         import jinja2
         from markupsafe import Markup
     except ImportError as error:
         raise missing_extra("jinja2", "cli", "The HTML report") from error
-    record = read_study(study)
-    source = resources.files("equimodal.report").joinpath("templates", "report.html.j2").read_text(encoding="utf-8")
+    folder = resources.files("equimodal.report").joinpath("templates")
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -48,18 +74,9 @@ def render_report(study: Mapping[str, Any], path: str | Path) -> Path:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    page = environment.from_string(source).render(
-        study=record,
-        columns=column_names(record),
-        table=_table(record),
-        rules=_rules(record),
-        sections=sections(record),
-        facts=_facts(record),
-        commands=[str(c) for c in record.facts.get("commands") or ()],
-        svg=Markup,
-    )
-    hint = "Nothing was lost; free space or choose another path, then write the report again from study.json."
-    return write_bytes(Path(path), page.encode(), hint)
+    source = folder.joinpath(template).read_text(encoding="utf-8")
+    style = Markup(folder.joinpath("style.css").read_text(encoding="utf-8"))  # noqa: S704 (our own file)
+    return environment.from_string(source).render(svg=Markup, style=style, **values)
 
 
 def _table(record: Study) -> list[dict[str, Any]]:
@@ -105,11 +122,11 @@ def _rules(record: Study) -> dict[str, Any]:
     return {"names": names, "rows": rows}
 
 
-def _facts(record: Study) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What the record says beside the numbers, as titled lists of name and value."""
+def facts_of(facts: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What a record says beside the numbers, as titled lists of name and value."""
     groups: list[tuple[str, list[tuple[str, str]]]] = []
     single: list[tuple[str, str]] = []
-    for key, value in record.facts.items():
+    for key, value in facts.items():
         if key == "commands" or value in (None, "", [], {}):
             continue
         if isinstance(value, Mapping):

@@ -1,16 +1,20 @@
-"""Runs and comparisons: configuration, training with selection on validation data, records, cost."""
+"""Runs, comparisons and tuning: configuration, training with selection on validation data, records, cost."""
 
 from equimodal.report import CONTROLS
 from equimodal.studies.comparisons import (
     StudyError,
     compare,
     interleaved,
+    load_study,
     measure_cost,
     ratios,
     summarise,
 )
 from equimodal.studies.outputs import export_run, predict_run, write_predictions
+from equimodal.studies.reproduction import published_table, published_tables
+from equimodal.studies.runs import OUTCOMES as OUTCOMES
 from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights
+from equimodal.studies.runs import read_outcomes as read_outcomes
 from equimodal.studies.setup import (
     DataConfig,
     Entry,
@@ -27,6 +31,9 @@ from equimodal.studies.setup import (
     recipes,
     task_options,
 )
+from equimodal.studies.setup import cell_folder as cell_folder
+from equimodal.studies.setup import companion_options as companion_options
+from equimodal.studies.tuning import TuneConfig, tune
 
 __all__ = [
     "CONTROLS",
@@ -37,6 +44,7 @@ __all__ = [
     "StudyConfig",
     "StudyError",
     "TrainingConfig",
+    "TuneConfig",
     "build_data",
     "build_method",
     "build_model",
@@ -47,10 +55,13 @@ __all__ = [
     "interleaved",
     "load_model_weights",
     "load_run",
+    "load_study",
     "load_weights",
     "measure_cost",
     "method_options",
     "predict_run",
+    "published_table",
+    "published_tables",
     "ratios",
     "recipe",
     "recipes",
@@ -58,5 +69,6 @@ __all__ = [
     "save_weights",
     "summarise",
     "task_options",
+    "tune",
     "write_predictions",
 ]

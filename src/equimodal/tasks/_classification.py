@@ -158,8 +158,12 @@ class Classification(nn.Module):
             return
         if target.ndim != 1 or target.dtype == torch.bool:
             raise TargetError(f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}.")
-        outside = (target < 0) | (target >= self.num_classes)
-        refuse_entries(target, outside, expected, "Check the labels or `num_classes`.")
+        if not target.shape[0]:
+            return
+        least, most = target.aminmax()
+        if int(least) < 0 or int(most) >= self.num_classes:
+            outside = (target < 0) | (target >= self.num_classes)
+            refuse_entries(target, outside, expected, "Check the labels or `num_classes`.")
 
     def metrics(self) -> Any:
         """Accuracy, macro-averaged F1 and mean average precision over the classes; of soft targets their argmax."""

@@ -86,6 +86,8 @@ def mean_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
         >>> mean_ratio(torch.tensor([1.0, 3.0, 0.0]), torch.tensor([2.0, 4.0, 0.0]))
         tensor(0.6250)
     """
+    if denominator.shape == (1,):  # the common case: 0 / 0 is NaN by itself
+        return (numerator / denominator)[0]
     some = denominator > 0
     ratio = torch.where(some, numerator, 0) / torch.where(some, denominator, 1)
     return ratio.sum() / some.sum()

@@ -10,6 +10,7 @@ from equimodal.testing._cases import Case, settings_of
 from equimodal.testing._cases import choices_of as choices_of
 from equimodal.testing._check import PROPERTIES, Report, check_method
 from equimodal.testing._check import checks_of as checks_of
+from equimodal.testing._data import ToyData
 from equimodal.testing._engine_features import vectors as vectors
 from equimodal.testing._engines import Overflowing as Overflowing
 from equimodal.testing._engines import Watched as Watched
@@ -54,6 +55,7 @@ __all__ = [
     "TASKS",
     "Case",
     "Report",
+    "ToyData",
     "check_method",
     "settings_of",
     "task_batch",

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from equimodal.batch import Batch, tree_map
 from equimodal.errors import BatchError
-from equimodal.methods import EpochContext, Method
+from equimodal.methods import Method
 from equimodal.testing._cases import Case
+from equimodal.testing._data import ToyData
 from equimodal.testing._expect import (
     expect,
     expect_error,
@@ -22,7 +23,7 @@ from equimodal.testing._expect import (
     expect_near,
     subset,
 )
-from equimodal.testing._loops import announce, sgd, train, validation_of, weights
+from equimodal.testing._loops import announce, fitted, sgd, train, validation_of, weights
 from equimodal.testing._models import NAMES, toy_batch
 from equimodal.testing._property import Property
 
@@ -53,11 +54,11 @@ def absent_content_influences_nothing(case: Case) -> None:
     reports: list[list[dict[str, float]]] = [[], []]
     for seen, method, batch in zip(reports, (ours, theirs), (dirty, clean), strict=True):
         engine = case.engine(method)
-        announce(method, engine, steps=3)
+        announce(method, engine, steps=3, batches=[batch])
         for _ in range(3):
             seen.append({n: float(v) for n, v in method.training_step(batch, engine).losses.items()})
         train(method, engine, range(3), [batch], total=3)
-        method.fit_inference([batch])
+        fitted(method, [batch])
     expect(reports[0] == reports[1], f"expected equal losses. Found {reports[0][-1]} and {reports[1][-1]}.")
     expect_identical(weights(ours), weights(theirs), "with NaN in absent rows")
     a, b = ours.predict(dirty.inputs, dirty.present), theirs.predict(clean.inputs, clean.present)
@@ -72,8 +73,8 @@ def a_modality_of_nobody_is_one_left_out(case: Case) -> None:
     for gone in NAMES[:3]:
         masked, short = case.make(3), case.make(3)
         case.allows_absent(masked)
-        nobody = Batch(batch.inputs, batch.target, {gone: torch.zeros(12, dtype=torch.bool)})
-        left_out = Batch({m: x for m, x in batch.inputs.items() if m != gone}, batch.target)
+        nobody = Batch(batch.inputs, batch.target, {gone: torch.zeros(12, dtype=torch.bool)}, batch.index)
+        left_out = Batch({m: x for m, x in batch.inputs.items() if m != gone}, batch.target, None, batch.index)
         before = weights(masked)
         train(masked, sgd(masked), range(2), [nobody], total=2)
         train(short, sgd(short), range(2), [left_out], total=2)
@@ -111,42 +112,45 @@ def resuming_is_exact(case: Case) -> None:
     """Ten steps equal five (or seven, inside an epoch), saved, loaded into fresh objects, and the rest, bit for bit."""
     batches = [toy_batch(3, seed=s) for s in range(5)]
 
-    def fresh() -> tuple[Method, Any]:
+    def fresh() -> tuple[Method, Any, ToyData]:
         method = case.make(3, **case.auto())
-        return method, case.engine(method)
+        return method, case.engine(method), ToyData(batches)
 
-    def steps(method: Method, engine: Any, plan: list[tuple[int, int]]) -> None:
+    def steps(method: Method, engine: Any, data: ToyData, plan: list[tuple[int, int]]) -> None:
         for epoch, step in plan:
-            context = EpochContext(epoch, 2, 5, batches, engine, batches)
+            context = data.context(epoch, 2, engine)
             method.train()
             if step == 0:
                 method.on_train_epoch_start(context)
-            method.training_step(batches[step], engine)
+            entries = data.epoch()
+            method.training_step(entries[step % len(entries)], engine)
             if step == 4:
                 method.on_train_epoch_end(context)
                 method.on_validation_end(validation_of(method, batches, 0.5 - 0.1 * epoch))
-                method.fit_inference([batches[0]])
+                fitted(method, [batches[0]])
 
     plan = [(epoch, step) for epoch in range(2) for step in range(5)]
-    straight, engine = fresh()
-    steps(straight, engine, plan)
+    straight, engine, data = fresh()
+    steps(straight, engine, data, plan)
     x = batches[0].inputs
-    first, engine = fresh()
+    first, engine, data = fresh()
     for begin, at in ((0, 5), (5, 7)):  # the same training, saved between epochs and inside one
-        steps(first, engine, plan[begin:at])
+        steps(first, engine, data, plan[begin:at])
         file = io.BytesIO()
-        torch.save({"method": first.state_dict(), "optimizer": engine.optimizers[0].state_dict()}, file)
+        states = {"method": first, "optimizer": engine.optimizers[0], "loader": data.loader}
+        torch.save({name: part.state_dict() for name, part in states.items()}, file)
         file.seek(0)
         state = torch.load(file, weights_only=True)
         random_state = torch.get_rng_state()
         torch.manual_seed(99)
-        second, new_engine = fresh()
+        second, new_engine, new_data = fresh()
         with torch.no_grad():
             for p in second.parameters():
                 p.add_(1.0)
         second.load_state_dict(state["method"])
         new_engine.optimizers[0].load_state_dict(state["optimizer"])
-        steps(second, new_engine, plan[at:])
+        new_data.loader.load_state_dict(state["loader"])
+        steps(second, new_engine, new_data, plan[at:])
         expect_identical(weights(straight), weights(second), f"continued after {at} of 10 steps")
         a, b = straight.predict(x), second.predict(x)
         expect_identical({"output": a.output}, {"output": b.output}, f"predictions continued after {at} of 10 steps")

@@ -11,8 +11,9 @@ import torch
 from equimodal.batch import Batch
 from equimodal.engine import PlainEngine, Sharpness
 from equimodal.errors import NonFiniteError, UnsupportedError
-from equimodal.methods import EpochContext, Method
+from equimodal.methods import Method
 from equimodal.testing._cases import SIZES, Case
+from equimodal.testing._data import ToyData
 from equimodal.testing._engines import Overflowing, Watched, scaler, spoilt
 from equimodal.testing._expect import (
     NotApplicable,
@@ -37,7 +38,7 @@ def vectors(size: int = 12, seed: int = 0) -> Batch:
 
 def start(method: Method, engine: PlainEngine, batch: Batch) -> None:
     """The moment before an epoch."""
-    method.on_train_epoch_start(EpochContext(0, 4, 9, [batch], engine))
+    method.on_train_epoch_start(ToyData([batch]).context(0, 4, engine))
 
 
 def accumulation(case: Case, parts: int) -> None:
@@ -121,7 +122,7 @@ def an_overflow_leaves_no_trace(case: Case) -> None:
     engine.bad = set()
     train(method, engine, range(1), [single(vectors(seed=s)) for s in range(2)], total=4)
     method.train()
-    method.on_train_epoch_start(EpochContext(1, 4, 2, [single(vectors())], engine))
+    method.on_train_epoch_start(ToyData([single(vectors())]).context(1, 4, engine))
     before = {n: t for n, t in tensors(method).items() if "generator" not in n}
     states, size = copy.deepcopy(optimizer.state_dict()), float(scale.get_scale())
     engine.bad = None
@@ -207,7 +208,7 @@ def optimizers(case: Case, name: str) -> None:
         return
     train(method, engine, range(2), [vectors(seed=s) for s in range(3)], total=4)
     expect_finite(weights(method), "after training")
-    method.on_train_epoch_start(EpochContext(2, 4, 1, [vectors()], engine))
+    method.on_train_epoch_start(ToyData([vectors()]).context(2, 4, engine))
     batches = method.prepare([vectors(seed=7)])
     for phase in method.phases(batches):
         inside = {id(p) for p in (*phase.parameters, *phase.auxiliary)}

@@ -72,13 +72,17 @@ def a_model_of_ones_own(case: Case) -> None:
     expect_finite(method.predict(toy_batch(2).inputs).output, "prediction")
 
 
+_SMALL: dict[str, dict[str, Any]] = {"LateTransformer": {"width": 8, "heads": 2, "hidden": 8, "layers": 1}}
+"""Of fusions whose defaults are larger than all else here."""
+
+
 def every_fusion_trains_or_is_refused(case: Case, fusion: str) -> None:
     """With each fusion of the library a step moves something and stays finite, or the fusion is refused by name."""
     torch.manual_seed(0)
     encoders: dict[str, nn.Module] = {m: mlp(n, WIDTH) for m, n in SIZES.items()}
     sizes = dict.fromkeys(encoders, WIDTH)
     late = fusion == "Late"
-    join: Any = Late(sizes, CLASSES) if late else fusions.get(fusion)(sizes)
+    join: Any = Late(sizes, CLASSES) if late else fusions.get(fusion)(sizes, **_SMALL.get(fusion, {}))
     head = nn.Identity() if late else nn.Linear(join.out_features, CLASSES)
     try:
         method = case.on(MultimodalModel(encoders, join, head).double())
@@ -96,8 +100,9 @@ def every_fusion_trains_or_is_refused(case: Case, fusion: str) -> None:
 def bad_batches_are_refused(case: Case) -> None:
     """A batch that does not fit is refused by name, and nothing has moved."""
     method, batch = case.make(2), toy_batch(2)
-    engine, before = sgd(method), weights(method)
-    announce(method, engine)
+    engine = sgd(method)
+    announce(method, engine, batches=[batch])
+    before = weights(method)
     y = cast(Tensor, batch.target)
     with expect_error(BatchError, r"unknown \['smell'\]", "an unknown modality"):
         method.training_step(Batch({**batch.inputs, "smell": torch.zeros(12, 1)}, y), engine)
@@ -117,7 +122,10 @@ def bad_batches_are_refused(case: Case) -> None:
 
 
 def batches_of_every_form_are_the_same(case: Case) -> None:
-    """A Batch, a pair, a list of two, a mapping and a list of one train to the same weights."""
+    """A Batch, a pair, a list of two, a mapping and a list of one train to the same weights.
+
+    A method that remembers samples refuses those without an index by name.
+    """
     batch = toy_batch(2)
     forms: dict[str, Any] = {
         "Batch": batch, "pair": (batch.inputs, batch.target), "list of two": [batch.inputs, batch.target],
@@ -127,8 +135,12 @@ def batches_of_every_form_are_the_same(case: Case) -> None:
     for name, form in forms.items():
         method = case.make(2)
         engine = sgd(method)
-        announce(method, engine)
-        method.training_step(form, engine)
+        announce(method, engine, batches=[batch])
+        try:
+            method.training_step(form, engine)
+        except BatchError as error:
+            expect(str(error).startswith("`batch.index`") and form not in (batch, [batch]), f"with a batch as {name}")
+            continue
         first = weights(method) if first is None else first
         expect_identical(first, weights(method), f"with a batch as {name}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import PlainEngine
+from equimodal.errors import SmallValidationWarning
 from equimodal.methods import EpochContext, Method, Validation, measure
+from equimodal.testing._data import ToyData
+from equimodal.testing._data import split as split
 
 
 def train(
@@ -29,21 +32,30 @@ def train(
         method: trained in place.
         engine: steps its parameters.
         epochs: numbers of the epochs.
-        batches: of each epoch; a list is a batch in micro-batches.
+        batches: of each epoch; a list is a batch in micro-batches. A method that plans its epochs gets those of its
+            plan instead, see :class:`~equimodal.testing.ToyData`.
         total: how many epochs are planned.
         after_step: called after every step.
     """
-    plain = [b for entry in batches for b in (entry if isinstance(entry, list) else [entry])]
+    data = ToyData(batches)
     for epoch in epochs:
-        context = EpochContext(epoch, total, len(batches), plain, engine, plain)
+        context = data.context(epoch, total, engine)
         method.train()
         method.on_train_epoch_start(context)
-        for batch in batches:
+        for batch in data.epoch():
             method.training_step(batch, engine)
             if after_step is not None:
                 after_step()
         method.on_train_epoch_end(context)
-        method.on_validation_end(validation_of(method, plain, 0.1 * ((epoch * 7) % 5)))
+        method.on_validation_end(validation_of(method, data.plain, 0.1 * ((epoch * 7) % 5)))
+
+
+def fitted(method: Method, batches: Sequence[Any]) -> str:
+    """The rule in force after ``fit_inference``, on fewer samples than anybody should fit on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SmallValidationWarning)
+        rule: str = method.fit_inference(batches)
+    return rule
 
 
 def validation_of(method: Method, batches: Sequence[Any], score: float) -> Validation | float:
@@ -54,10 +66,18 @@ def validation_of(method: Method, batches: Sequence[Any], score: float) -> Valid
 
 
 def announce(
-    method: Method, engine: PlainEngine | None = None, epoch: int = 0, epochs: int = 2, steps: int = 1
+    method: Method,
+    engine: PlainEngine | None = None,
+    epoch: int = 0,
+    epochs: int = 2,
+    steps: int = 1,
+    batches: Sequence[Any] = (),
 ) -> None:
-    """The moment before an epoch."""
-    method.on_train_epoch_start(EpochContext(epoch, epochs, steps, None, engine))
+    """The moment before an epoch, with a loader and validation batches of the samples that are given."""
+    data = ToyData(batches) if batches else None
+    validation = None if data is None else data.plain
+    loader = None if data is None else data.loader
+    method.on_train_epoch_start(EpochContext(epoch, epochs, steps, loader, engine, validation))
 
 
 def sgd(method: nn.Module, lr: float = 0.05, momentum: float = 0.9, **options: Any) -> PlainEngine:
@@ -70,13 +90,6 @@ def adamw(method: nn.Module, lr: float = 1e-2, **options: Any) -> PlainEngine:
     """Engine with AdamW (weight decay on) over everything trainable."""
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=lr, weight_decay=0.1)
     return PlainEngine(optimizer, **options)
-
-
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """The batch as consecutive micro-batches."""
-    size = len(batch)
-    edges = [round(i * size / parts) for i in range(parts + 1)]
-    return [take(batch, torch.arange(a, b)) for a, b in itertools.pairwise(edges)]
 
 
 def take(batch: Batch, rows: Tensor) -> Batch:

@@ -205,7 +205,7 @@ def plain_batch(inputs: Mapping[str, int], classes: int, size: int, seed: int) -
     """Random float64 vectors and labels."""
     g = torch.Generator().manual_seed(seed)
     x = {name: torch.randn(size, n, generator=g, dtype=torch.float64) for name, n in inputs.items()}
-    return Batch(x, torch.randint(0, classes, (size,), generator=g))
+    return Batch(x, torch.randint(0, classes, (size,), generator=g), None, torch.arange(size))
 
 
 def concat(encoders: Mapping[str, nn.Module], width: int = WIDTH) -> Concat:

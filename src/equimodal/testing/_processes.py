@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from equimodal.batch import Batch
 from equimodal.engine import is_sharded
 from equimodal.errors import EquimodalError, NonFiniteError, PropertyError
-from equimodal.methods import EpochContext, Method
+from equimodal.methods import Method
 from equimodal.model import MultimodalModel
 from equimodal.testing._cases import SIZES, Case
+from equimodal.testing._data import ToyData
 from equimodal.testing._engine_features import vectors
 from equimodal.testing._engines import spoilt
 from equimodal.testing._expect import NotApplicable, expect, expect_identical, expect_near, subset
@@ -114,7 +115,7 @@ def _fail(rank: int, job: Job) -> dict[str, Any]:
     if "error" in outcome:
         return outcome
     method.train()
-    method.on_train_epoch_start(EpochContext(1, 3, 1, [half], engine))
+    method.on_train_epoch_start(ToyData([half]).context(1, 3, engine))
     # phases before the one that fails are whole updates: let the first one fail
     twin = copy.deepcopy(method)
     first = twin.training_step(half, sgd(twin)).phases[0]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from equimodal.errors import OptimizerWarning, PropertyError
+from equimodal.errors import OptimizerWarning, PropertyError, SmallValidationWarning
 from equimodal.testing._cases import Case
 from equimodal.testing._expect import NotApplicable
 
@@ -60,6 +60,7 @@ class Check:
         """
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizerWarning)  # the engines here are not chosen to suit the method
+            warnings.simplefilter("ignore", SmallValidationWarning)  # toy batches are small
             torch.manual_seed(0)
             try:
                 self.property.check(self.case, *self.variant)

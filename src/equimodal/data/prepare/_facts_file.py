@@ -16,8 +16,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
+from equimodal._utils.plain_yaml import read_yaml
 from equimodal.data._schema import Node, shown
-from equimodal.data._yaml import read_yaml
 from equimodal.data.prepare._facts import Facts, Published
 from equimodal.errors import DataError
 

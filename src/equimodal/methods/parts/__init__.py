@@ -1,14 +1,19 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
+from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
+from equimodal.methods.parts._batch_term import BatchTerm
 from equimodal.methods.parts._boosted import BoostedHeads
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
-from equimodal.methods.parts._direction import Direction
-from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader
+from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
+from equimodal.methods.parts._direction import Direction, columns_of_head
+from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader, training_table
 from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores
 from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._game import PermutationGame
+from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
 from equimodal.methods.parts._heads import (
+    SHARED,
     Heads,
     adapted,
     branch_phase,
@@ -24,26 +29,37 @@ from equimodal.methods.parts._heads import (
     usual_way,
 )
 from equimodal.methods.parts._loss_memory import LossMemory
+from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._misalignment import Misalignment
 from equimodal.methods.parts._mixup import Mixup
-from equimodal.methods.parts._modulation import Target, scale_encoders
+from equimodal.methods.parts._modulation import Target, scale_columns, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
+from equimodal.methods.parts._prototypes import ClassPrototypes, labels
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._stages import Stages, reset_optimizer
+from equimodal.methods.parts._sums import present_sum
 from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 
 __all__ = [
+    "SHARED",
+    "AggregatorName",
+    "BatchTerm",
     "BoostedHeads",
     "BranchMethod",
+    "ClassPrototypes",
     "Companions",
     "Direction",
     "EpochScores",
     "FixedHead",
+    "GradientNoise",
     "Heads",
     "LossMemory",
+    "LossRates",
+    "Members",
     "Misalignment",
     "Mixup",
+    "Noise",
     "PermutationGame",
     "PlannedLoader",
     "ProbeRun",
@@ -52,24 +68,37 @@ __all__ = [
     "ScoreProgress",
     "Stages",
     "Target",
+    "Weighting",
     "adapted",
+    "batch_confidences",
     "branch_phase",
     "check_way",
+    "columns_of_head",
+    "confidence_sums",
+    "confidences",
     "default_head",
     "detached",
     "equal_width",
     "feature_gap",
+    "gram_weighting",
+    "labels",
     "like_model",
     "linear_heads",
+    "mean_output",
     "mean_over_batch",
     "output_layer",
     "planned_loader",
+    "present_sum",
     "probe_run",
     "published_head",
     "ranked_scores",
+    "redrawn",
     "reset_optimizer",
+    "scale_columns",
     "scale_encoders",
+    "scoring_way",
     "training_samples",
+    "training_table",
     "unimodal_phase",
     "usual_way",
     "zero_features",

@@ -216,3 +216,12 @@ def column_blocks(model: Multimodal, last: Layer) -> dict[str, slice]:
             f"sequences={fusion.sequences!r}. Use direction='penultimate'."
         )
     return blocks
+
+
+def columns_of_head(model: Multimodal) -> tuple[Layer, dict[str, slice]] | None:
+    """The layer and the columns of :func:`column_blocks`; ``None`` where a head has no columns of one modality each."""
+    try:
+        last = output_layer(model.head)
+        return last, column_blocks(model, last)
+    except ModelError:
+        return None

@@ -1,15 +1,18 @@
-"""The training loader of an epoch, for methods that say what the epoch consists of."""
+"""The training loader of an epoch, for methods that look at its samples and say what an epoch consists of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from equimodal.batch import Batch
+from equimodal.engine import all_sum, evaluating
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.methods._base import EpochContext, Method
+from equimodal.tasks import counting_dtype
 
 Positions = Tensor | Sequence[int]
 
@@ -18,8 +21,12 @@ Positions = Tensor | Sequence[int]
 class PlannedLoader(Protocol):
     """What a method may ask of a loader that takes plans; :class:`equimodal.data.Loader` is one.
 
-    Further members: ``split``, with ``len``, ``modalities``, ``target`` and ``present`` of its samples.
+    The split has ``len``, ``modalities``, ``target``, ``present`` and ``positions`` of its samples.
     """
+
+    @property
+    def split(self) -> Any:
+        """The samples."""
 
     def plan(
         self,
@@ -81,3 +88,31 @@ def planned_loader(method: Method, context: EpochContext) -> PlannedLoader:
             "arrays become a dataset with equimodal.data.from_arrays."
         )
     return context.loader
+
+
+@torch.no_grad()
+def training_table(
+    method: Method, loader: PlannedLoader, columns: int, values: Callable[[Batch], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Numbers of every training sample, from a pass in evaluation mode that leaves the loader where it is.
+
+    Args:
+        method: put in evaluation mode for the pass.
+        loader: of the training samples of this process.
+        columns: K, how many numbers each sample has.
+        values: from a batch to (B, K).
+
+    Returns:
+        (N, K) by position in the loader's split, equal on every process, on the CPU, and (N,) which samples some
+        process has. Other rows are 0.
+    """
+    split = loader.split
+    device = next(method.parameters()).device
+    table = torch.zeros(len(split), columns + 1, dtype=counting_dtype(device), device=device)
+    with evaluating(method):
+        for raw in loader.full_pass():
+            rows = split.positions(raw.index).to(device)
+            found = values(method.check_batch(raw).to(device)).to(table)
+            table[rows] = torch.cat([found, torch.ones_like(found[:, :1])], 1)
+    whole = all_sum({"table": table})["table"].cpu()
+    return whole[:, :-1], whole[:, -1] > 0

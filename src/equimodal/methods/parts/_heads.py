@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from equimodal._utils.modules import QuickParameters
 from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Objective, Phase
 from equimodal.errors import ModelError, UnsupportedError
@@ -21,7 +22,7 @@ from equimodal.tasks import Task, distribution_of
 from equimodal.unimodal import OwnHeads, Shapley, Split, UnimodalOutputs
 
 
-class Heads(nn.Module):
+class Heads(QuickParameters):
     """One head per modality, kept by position because modality names are free text.
 
     Args:
@@ -112,7 +113,7 @@ def check_way(way: object, task: Task, inference: Rule) -> None:
         UnsupportedError: a regression whose unimodal outputs are a split or Shapley values, with another rule than
             ``"fused"``.
     """
-    reads = inference == "auto" or "unimodal" in needs_of(inference)
+    reads = inference in ("auto", "skill") or "unimodal" in needs_of(inference)
     if reads and isinstance(way, (Split, Shapley)) and distribution_of(task) in SHARED:
         raise UnsupportedError(
             f"`inference`: {rule_name(inference)!r} needs unimodal predictions, and unimodal={way.name!r} gives shares "

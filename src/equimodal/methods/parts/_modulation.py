@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equimodal.engine import Engine, UpdateScale, cancels_scale, local
 from equimodal.errors import OptimizerWarning
@@ -51,6 +51,33 @@ def scale_encoders(
         elif of[m]:
             scale_gradients([p.grad for p in of[m] if p.grad is not None], factor)
     return scales
+
+
+def scale_columns(
+    weight: nn.Parameter,
+    blocks: Mapping[str, slice],
+    engine: Engine,
+    factors: Mapping[str, Tensor],
+    apply_to: Target = "auto",
+) -> list[UpdateScale]:
+    """The same as :func:`scale_encoders` for the columns of a weight that belong to a modality.
+
+    Args:
+        weight: (C, D, ...).
+        blocks: modality -> its columns; together all D.
+        engine: has the optimizers.
+        factors: modality -> scalar tensor.
+        apply_to: as for encoders.
+    """
+    if weight.grad is None:
+        return []
+    placed = sorted(blocks.items(), key=lambda entry: entry[1].start)
+    factor = torch.cat([factors[m].expand(block.stop - block.start) for m, block in placed])
+    factor = factor.reshape(1, -1, *[1] * (weight.ndim - 2))
+    if cancels_scale(engine.optimizers, [weight]) if apply_to == "auto" else apply_to == "update":
+        return [UpdateScale([weight], factor)]
+    weight.grad.mul_(factor.to(weight.grad.dtype))
+    return []
 
 
 def scale_gradients(gradients: Sequence[Tensor], factor: Tensor) -> None:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.engine import Engine
-from equimodal.functional import balance_terms
+from equimodal.functional import balance_terms, bounded_balance
 from equimodal.methods._base import StepReport
 from equimodal.tasks import Task, mean_ratio
+
+Variant = Literal["paper", "bounded", "released"]
+"""Of the balance rule."""
 
 
 class ScoreProgress(nn.Module):
@@ -24,7 +27,9 @@ class ScoreProgress(nn.Module):
         window: pool the scores of this many batches before they are compared.
         momentum: of the moving average over windows; 0 takes the scores as they are.
         floor, maximum, threshold: of :func:`~equimodal.functional.balance_terms`.
-        variant: ``"paper"`` has no improvement at a modality's first score, ``"released"`` compares it with 0.
+        variant: ``"paper"`` has no improvement at a modality's first score, ``"released"`` compares it with 0;
+            ``"bounded"`` is ``"paper"`` with :func:`~equimodal.functional.bounded_balance`.
+        ratio: of ``"bounded"``.
         like: gives device and type, float32 at least.
 
     Scores are sums over micro-batches and processes. A window that does not show a modality, a class or a region keeps
@@ -36,6 +41,7 @@ class ScoreProgress(nn.Module):
     numerators: Tensor
     denominators: Tensor
     balance: Tensor
+    first: Tensor
 
     def __init__(
         self,
@@ -47,18 +53,22 @@ class ScoreProgress(nn.Module):
         floor: float,
         maximum: float,
         threshold: float,
-        variant: Literal["paper", "released"],
+        variant: Variant,
+        ratio: float,
         like: Tensor,
     ) -> None:
         super().__init__()
         self._modalities, self._task, self._window, self._momentum = tuple(modalities), task, window, momentum
         self._bounds = {"floor": floor, "maximum": maximum, "threshold": threshold}
-        self._variant: Literal["paper", "released"] = variant
+        self._variant: Variant = variant
+        self._ratio, self._best = ratio, 1.0 if task.higher_is_better else 0.0
         count, dtype = len(self._modalities), torch.promote_types(like.dtype, torch.float32)
         table = torch.zeros(count, task.score_size, dtype=dtype, device=like.device)
         for name in ("score_average", "numerators", "denominators"):
             self.register_buffer(name, table.clone())
         self.register_buffer("seen", table > 0)
+        if variant == "bounded":
+            self.register_buffer("first", table.clone())
         self.register_buffer("balance", torch.full_like(table[:, 0], (count - 1) / count))
         self.batches, self.windows = 0, 0
 
@@ -84,13 +94,26 @@ class ScoreProgress(nn.Module):
     def _end_window(self) -> None:
         known = self.denominators > 0
         score = torch.where(known, self.numerators, 0) / torch.where(known, self.denominators, 1)
-        compared = known & self.seen if self._variant == "paper" else known
+        compared = known if self._variant == "released" else known & self.seen
         change = torch.where(compared, (1 - self._momentum) * (score - self.score_average), 0)
         average = torch.where(known & ~compared, score, self.score_average + change)
         improvement = change.sum(1) / compared.sum(1).clamp_min(1)
-        if self._variant == "paper" and getattr(self._task, "relative_score", False):
+        if self._variant != "released" and getattr(self._task, "relative_score", False):
             improvement = improvement / average.abs().mean().clamp_min(torch.finfo(average.dtype).tiny)
-        self.balance.copy_(balance_terms(improvement, self._variant, **self._bounds))
+        rule: Literal["paper", "released"] = "released" if self._variant == "released" else "paper"
+        balance = balance_terms(improvement, rule, **self._bounds)
+        if self._variant == "bounded":
+            balance = self._bounded(balance, average, known)
+        self.balance.copy_(balance)
         self.score_average.copy_(average)
         self.seen.logical_or_(known)
         self.batches, self.windows = 0, self.windows + 1
+
+    def _bounded(self, balance: Tensor, average: Tensor, known: Tensor) -> Tensor:
+        """Favour a modality as far as it can still gain: since its first score, and up to the best one."""
+        self.first.copy_(torch.where(self.seen, self.first, average))
+        seen = known | self.seen
+        count = seen.sum(1).clamp_min(1)
+        gain = torch.where(seen, average - self.first, 0).sum(1) / count
+        headroom = torch.where(seen, self._best - average, 0).sum(1) / count
+        return bounded_balance(balance, gain, headroom, self._ratio)

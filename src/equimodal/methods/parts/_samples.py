@@ -46,6 +46,8 @@ class SampleTable(Float32Buffers):
                 [False, False]]))
     """
 
+    checkpoint_only = True
+    """No prediction needs it: files of weights are without it."""
     values: Tensor
     seen: Tensor
     repeats: Tensor

@@ -1,14 +1,21 @@
 """Many runs: entries and seeds, workers, summary, cost."""
 
-from equimodal.studies.comparisons._compare import StudyError, compare
-from equimodal.studies.comparisons._cost import interleaved, measure_cost, ratios
-from equimodal.studies.comparisons._summary import summarise
+from equimodal.studies.comparisons._compare import StudyError, compare, load_study
+from equimodal.studies.comparisons._cost import count_operations, declared_cost, interleaved, measure_cost, ratios
+from equimodal.studies.comparisons._summary import epochs_of, summarise
+from equimodal.studies.comparisons._workers import end_workers, worker_pool
 
 __all__ = [
     "StudyError",
     "compare",
+    "count_operations",
+    "declared_cost",
+    "end_workers",
+    "epochs_of",
     "interleaved",
+    "load_study",
     "measure_cost",
     "ratios",
     "summarise",
+    "worker_pool",
 ]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from os.path import normpath
@@ -20,17 +17,21 @@ from equimodal.errors import DataError, EquimodalError, EquimodalWarning, Method
 from equimodal.studies.comparisons._cost import measure_cost
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
-from equimodal.studies.comparisons._workers import end_workers, prepare_worker, run_cell
+from equimodal.studies.comparisons._workers import end_workers, run_cell, worker_pool
 from equimodal.studies.runs import (
     Terminated,
     Termination,
     check_config,
+    is_finished,
     locked,
     plain,
     read_json,
     read_lines,
     read_yaml,
     run,
+    seal,
+    verify,
+    warn_versions,
     write_json,
     write_yaml,
 )
@@ -47,6 +48,8 @@ from equimodal.studies.setup import (
     renamed,
     sources,
 )
+
+STUDY = "study.json"
 
 
 class StudyError(EquimodalError):
@@ -100,7 +103,8 @@ def compare(
         costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
         study = summarise(config, folder, data, costs, why)
-        write_json(folder / "study.json", study)
+        write_json(folder / STUDY, study)
+        seal(folder, (STUDY, "cost.json"))
     if failures:
         shown = "; ".join(f"{cell}: {reason}" for cell, reason in why.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
@@ -108,6 +112,23 @@ def compare(
             f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study
         ) from unexpected
     return study
+
+
+def load_study(folder: Path | str) -> dict[str, Any]:
+    """The content of ``study.json`` as :func:`compare` wrote it, for reports.
+
+    Args:
+        folder: of the comparison.
+
+    Raises:
+        DataError: no such file, or it was changed since.
+    """
+    folder = Path(folder)
+    verify(folder, [STUDY])
+    found = read_json(folder / STUDY)
+    if not isinstance(found, dict):
+        raise DataError(f"`{folder / STUDY}`: expected a mapping. Found {type(found).__name__}.")
+    return found
 
 
 def _reason(error: BaseException) -> str:
@@ -159,15 +180,17 @@ def _from(folder: Path, path: str) -> str:
 def _costs(entries: Mapping[str, RunConfig], folder: Path, data: Dataset) -> dict[str, float]:
     """Label -> cost; what is on record is not measured again, and what is used must be there."""
     path = folder / "cost.json"
+    verify(folder, ["cost.json"])
     known: dict[str, float] = read_json(path) if path.exists() else {}
     missing = {
         label: config
         for label, config in entries.items()
-        if label not in known and all((Path(run) / "metrics.json").exists() for _, run in sources(config.uses))
+        if label not in known and all(is_finished(Path(run)) for _, run in sources(config.uses))
     }
     if missing:
         known |= _measured(data, missing)
         write_json(path, known)
+        seal(folder, ["cost.json"])
     return known
 
 
@@ -196,10 +219,12 @@ def _run_cells(
 ) -> Schedule:
     """Run what is not finished, the cells that others use first; the schedule knows what failed."""
     folders = {cell: cell_folder(folder, cell.rpartition("/")[0], c.seed) for cell, c in cells.items()}
-    unfinished = [cell for cell in cells if not (folders[cell] / "metrics.json").exists()]
+    unfinished = [cell for cell in cells if not is_finished(folders[cell])]
     for cell in cells:
-        if cell not in unfinished:  # its numbers must not appear under other options
+        if cell not in unfinished:  # its numbers must not appear under other options, nor changed ones at all
+            verify(folders[cell])
             check_config(cells[cell], folders[cell])
+    warn_versions(folders[cell] for cell in cells if cell not in unfinished)
     total = sum(c.training.epochs for c in cells.values())
     done = {cell: c.training.epochs for cell, c in cells.items() if cell not in unfinished}
     schedule = Schedule(unfinished, requirements)
@@ -236,7 +261,7 @@ def _run_cells(
     def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
         return {pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers): c for c in schedule.take()}
 
-    with _workers(min(workers, len(unfinished))) as pool:
+    with worker_pool(min(workers, len(unfinished))) as pool:
         running = submit(pool)
         while running:
             if termination.requested:
@@ -257,26 +282,3 @@ def _run_cells(
                 done[cell] = len(read_lines(folders[cell] / "history.jsonl"))
             tell(next(iter(running.values()), ""))
     return schedule
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes with one thread each, which are killed where the block does not end well."""
-    # spawned processes start clean: no threads or generators are inherited half-way
-    context = multiprocessing.get_context("spawn")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=prepare_worker)
-    try:
-        yield pool
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.kill()  # every file is whole at any moment; a polite end would wait for the epoch
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    finally:
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
-    pool.shutdown()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from equimodal.batch import Batch
 from equimodal.data import Dataset, loader
 from equimodal.engine import Descent, Phase, PlainEngine, Sharpness
-from equimodal.methods import EpochContext, Method
+from equimodal.methods import EpochContext, Method, get
 from equimodal.report import required_controls
 from equimodal.studies.runs import load_companions
 from equimodal.studies.setup import RunConfig, optimizer_factory, seeded
@@ -83,30 +84,80 @@ def measure_cost(data: Dataset, configs: Mapping[str, RunConfig], rounds: int = 
     }
 
 
-def _stages(config: RunConfig, data: Dataset, size: int) -> list[tuple[float, Callable[[], Any]]]:
-    """The kinds of epochs that a method plans, told apart by the phases of a step: share of the epochs, and a step.
+def declared_cost(config: RunConfig, modalities: int) -> float | None:
+    """The first number in what the method says of its cost, twice that with a second pass for sharpness.
 
-    What a method does between epochs it does with a loader over a single batch of ``size`` samples.
+    Args:
+        config: of the run.
+        modalities: M, for a cost such as ``1/M joint step``.
+
+    Returns:
+        Joint steps; ``None`` where the method names no number.
+
+    Example:
+        >>> declared_cost(RunConfig("Joint", {"sharpness": {"mode": "full"}}), modalities=2)
+        2.0
+    """
+    found = re.search(r"(\d+(?:\.\d+)?)(/M\b)?", get(config.method).info.cost)
+    if found is None:
+        return None
+    sharpness = config.options.get("sharpness") or {}
+    mode = sharpness.get("mode") if isinstance(sharpness, Mapping) else getattr(sharpness, "mode", None)
+    return float(found[1]) / (modalities if found[2] else 1) * (2.0 if mode == "full" else 1.0)
+
+
+def count_operations(data: Dataset, config: RunConfig, steps: int = 2) -> float:
+    """Floating-point operations of some training steps, forward and backward; the same number on every machine.
+
+    Matrix products, convolutions and attention are counted. Of a method in stages it is the mean over the planned
+    epochs.
+
+    Args:
+        data: gives the batch.
+        config: of the run.
+        steps: that are counted, for what does not happen in every step.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    total = 0.0
+    with torch.random.fork_rng():
+        for share, step in _stages(config, data, config.training.batch_size):
+            with FlopCounterMode(display=False) as counter:
+                for _ in range(steps):
+                    step()
+            total += share * counter.get_total_flops()
+    return total
+
+
+def _stages(config: RunConfig, data: Dataset, size: int) -> list[tuple[float, Callable[[], Any]]]:
+    """The kinds of steps in a training, told apart by phases and modalities: how many for each planned step, and one.
+
+    What a method does between epochs it does with loaders over a single batch of ``size`` samples. An epoch that the
+    method plans itself may so have more batches than one, or batches without some modality.
     """
     method = seeded(config, data, load_companions(config, data)).train()
     plan = Plan(_optimizer(method, config))
-    counts: Counter[tuple[tuple[str, int], ...]] = Counter()
-    steps: dict[tuple[tuple[str, int], ...], Callable[[], Any]] = {}
+    shares: dict[tuple[Any, ...], float] = {}
+    steps: dict[tuple[Any, ...], tuple[int, Callable[[], Any]]] = {}
     samples = len(data.train)
-    rows = torch.randperm(samples, generator=torch.Generator().manual_seed(0))[:size]
-    batches = loader(data.train, size, seed=0, indices=rows)
+    batches = loader(data.train, size, seed=0, indices=_some(samples, size))
+    validation = loader(data.validation, size, indices=_some(len(data.validation), size))
     updates = -(-max(1, samples // size) // config.training.accumulate)
     epochs = config.training.epochs
     for epoch in range(epochs):
         method.on_train_epoch_start(
-            EpochContext(epoch=epoch, epochs=epochs, steps=updates, loader=batches, engine=plan)
+            EpochContext(epoch, epochs=epochs, steps=updates, loader=batches, engine=plan, validation=validation)
         )
-        batch = next(iter(batches))
-        kind = plan.kind_of(method, batch)
-        counts[kind] += 1
-        if kind not in steps:
-            steps[kind] = _step(copy.deepcopy(method), config, batch)
-    return [(count / epochs, steps[kind]) for kind, count in counts.items()]
+        for batch in batches:
+            kind = (*plan.kind_of(method, batch), *(m for m in batch.inputs if batch.count(m)))
+            if kind not in steps:
+                steps[kind] = len(batch), _step(copy.deepcopy(method), config, batch)
+            shares[kind] = shares.get(kind, 0.0) + len(batch) / steps[kind][0] / epochs
+    return [(share, steps[kind][1]) for kind, share in shares.items()]
+
+
+def _some(count: int, size: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:size]
 
 
 def _step(method: Method, config: RunConfig, batch: Batch) -> Callable[[], Any]:

@@ -9,9 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from equimodal.data import Dataset
+from equimodal.diagnostics import Outcomes
 from equimodal.errors import DataError
 from equimodal.methods import get
-from equimodal.studies.runs import check_config, environment, plain, read_json, read_lines
+from equimodal.studies.comparisons._differences import differences
+from equimodal.studies.runs import (
+    OUTCOMES,
+    SELECTIONS,
+    check_config,
+    environment,
+    is_finished,
+    plain,
+    read_lines,
+    read_metrics,
+    read_outcomes,
+)
 from equimodal.studies.setup import Entry, StudyConfig, cell_folder, resolved_options
 
 
@@ -22,18 +34,21 @@ def summarise(
     rows, histories, incomplete = [], [], [f"failed: {c}: {why}" for c, why in failures.items()]
     entries, cells = config.rows(data), config.cells(data)
     found: dict[str, list[dict[str, Any]]] = {}
+    outcomes: dict[str, dict[int, dict[str, Outcomes]]] = {}
     for label in entries:
         for seed in config.seeds:
             name, cell = f"{label}/seed{seed}", cell_folder(folder, label, seed)
-            if name in failures or not (cell / "metrics.json").exists():
+            if name in failures or not is_finished(cell):
                 continue
             try:
                 check_config(cells[name], cell)
+                read = read_metrics(cell, cells[name])
             except DataError as error:  # another run's numbers must not stand in this row
                 incomplete.append(f"left out: {name}: {error}")
                 continue
-            found.setdefault(label, []).append(read_json(cell / "metrics.json"))
-            histories.append({"method": label, "seed": seed, "epochs": _epochs(cell / "history.jsonl")})
+            found.setdefault(label, []).append(read)
+            outcomes.setdefault(label, {})[seed] = read_outcomes(cell / OUTCOMES)
+            histories.append({"method": label, "seed": seed, "epochs": epochs_of(cell / "history.jsonl")})
     independent = next((label for label, e in entries.items() if get(e.method).info.role == "independent"), "")
     alone = {m["seed"]: m["probe"] for m in found.get(independent, []) if "probe" in m}
     for label, metrics in found.items():
@@ -58,11 +73,13 @@ def summarise(
             "validation_mean": _spread([m["validation"]["score"] for m in metrics])[0],
             "per_modality": _by_modality(probes),
             "own_outputs": _by_modality([m["test"]["unimodal"] for m in metrics]),
+            "own_output_samples": metrics[0]["test"].get("unimodal_samples"),
             "under_trained": _by_modality(gaps),
             "rules": _rules(metrics),
             "cost": costs.get(label),
             "seconds": statistics.fmean(m["seconds"] for m in metrics),
         })  # fmt: skip
+    rivals = [label for label in found if get(entries[label].method).info.control]
     study: dict[str, Any] = plain({
         "title": f"{data.name}: {len(rows)} entries, {len(config.seeds)} seed(s)",
         "created": time.strftime("%Y-%m-%d %H:%M"),
@@ -71,12 +88,12 @@ def summarise(
                     "modalities": list(data.modalities), "classes": len(data.classes)},
         "protocol": {"name": data.protocol.name, "description": data.protocol.description,
                      "validation": getattr(data.protocol, "validation", None)},
-        "selection": ("epoch with the best validation score" if config.training.selection == "best" else "last epoch")
-        + "; inference rules and temperatures fitted on "
+        "selection": SELECTIONS[config.training.selection] + "; inference rules and temperatures fitted on "
         "validation data; "
                      "the test split is read once, after that",
         "budget": {"training": vars(config.training), "model": vars(config.model), "seeds": config.seeds},
         "rows": rows,
+        "differences": differences(outcomes, rivals, independent),
         "histories": histories,
         "incomplete": incomplete,
         "environment": environment(),
@@ -84,7 +101,8 @@ def summarise(
     return study
 
 
-def _epochs(path: Path) -> list[dict[str, Any]]:
+def epochs_of(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a history file, as a report reads them."""
     epochs = []
     for record in read_lines(path):
         coefficients: dict[str, dict[str, float]] = {}

@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any
 
@@ -18,7 +19,30 @@ from equimodal.studies.runs import STOPPED, Terminated, run
 from equimodal.studies.setup import RunConfig
 
 
-def end_workers(pool: ProcessPoolExecutor, running: Mapping[Future[None], str]) -> None:
+@contextmanager
+def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes with one thread each, which are killed where the block does not end well."""
+    # spawned processes start clean: no threads or generators are inherited half-way
+    context = multiprocessing.get_context("spawn")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=prepare_worker)
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.kill()  # every file is whole at any moment; a polite end would wait for the epoch
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+    pool.shutdown()
+
+
+def end_workers(pool: ProcessPoolExecutor, running: Mapping[Future[Any], Any]) -> None:
     """Ask the workers to save and end, and wait until they have."""
     for future in running:
         future.cancel()

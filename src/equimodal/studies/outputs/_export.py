@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from equimodal.batch import Tokens, Tree, keep_rows, tree_map
@@ -42,7 +43,9 @@ def export_run(
         if name not in data.modalities:
             raise unknown_name("modality", name, data.modalities)
     statistics = {
-        m: data.standardisation(m) for m, spec in data.modalities.items() if m in names and spec.kind != "tokens"
+        m: data.standardisation(m, np.float64)
+        for m, spec in data.modalities.items()
+        if m in names and spec.kind != "tokens"
     }
     batch = data.validation.batch(range(min(4, len(data.validation))))
     example = {}
@@ -60,5 +63,5 @@ def export_run(
 def _raw(x: Tree, mean: object, scale: object) -> Tree:
     """Samples as they were before they were standardised."""
     centre, spread = torch.as_tensor(mean), torch.as_tensor(scale)
-    raw = tree_map(lambda t: t / spread + centre if t.is_floating_point() else t, x)
+    raw = tree_map(lambda t: (t / spread + centre).to(t.dtype) if t.is_floating_point() else t, x)
     return Tokens(*raw) if isinstance(x, Tokens) else raw

@@ -2,6 +2,9 @@
 
 from equimodal.studies.runs._companions import load_companions
 from equimodal.studies.runs._identity import check_config
+from equimodal.studies.runs._metrics import is_finished, read_metrics
+from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes
+from equimodal.studies.runs._parts import train_part
 from equimodal.studies.runs._records import (
     ELSEWHERE,
     environment,
@@ -14,30 +17,46 @@ from equimodal.studies.runs._records import (
     write_text,
     write_yaml,
 )
-from equimodal.studies.runs._run import fit, load_run, run
+from equimodal.studies.runs._run import Progress, conclude, fit, load_run, own_randomness, prepare_folder, run
+from equimodal.studies.runs._seal import seal, verify, warn_versions
+from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
     "ELSEWHERE",
+    "OUTCOMES",
     "REQUEUE",
+    "SELECTIONS",
     "STOPPED",
+    "Progress",
     "Terminated",
     "Termination",
     "check_config",
+    "conclude",
     "environment",
     "fit",
+    "is_finished",
     "load_companions",
     "load_model_weights",
     "load_run",
+    "load_selected",
     "load_weights",
     "locked",
+    "own_randomness",
     "plain",
+    "prepare_folder",
     "read_json",
     "read_lines",
+    "read_metrics",
+    "read_outcomes",
     "read_yaml",
     "run",
     "save_weights",
+    "seal",
+    "train_part",
+    "verify",
+    "warn_versions",
     "write_bytes",
     "write_json",
     "write_text",

@@ -13,6 +13,7 @@ from equimodal.methods import Method
 from equimodal.methods.parts import Companions
 from equimodal.studies.runs._identity import check_finished
 from equimodal.studies.runs._records import read_json, read_yaml
+from equimodal.studies.runs._seal import verify
 from equimodal.studies.runs._weights import load_weights
 from equimodal.studies.setup import RunConfig, seeded, sources
 
@@ -80,6 +81,7 @@ def _located(path: str, place: str, folder: Path | None) -> Path:
 def _trained(run: Path, data: Dataset, place: str) -> Method:
     try:
         check_finished(run)
+        verify(run)
     except DataError as error:
         raise DataError(f"`uses.{place}`: {error}") from error
     stored = read_json(run / "environment.json").get("data", {}).get("fingerprint")

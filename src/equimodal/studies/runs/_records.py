@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from equimodal._utils.files import write_bytes as write_whole
-from equimodal.errors import CheckpointError, DataError, StorageError, missing_extra
+from equimodal._utils.plain_yaml import read_yaml as read_text_as_yaml
+from equimodal._utils.plain_yaml import text_of
+from equimodal.errors import CheckpointError, DataError, StorageError
 
 RESUME = "Nothing was lost; free space or choose another folder, then resume."
 ELSEWHERE = "Free space or choose another file."
@@ -39,15 +41,31 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a history file; an incomplete last line (an interrupted write) is left out."""
+    """The records of a history file; an incomplete last line (an interrupted write) is left out.
+
+    Raises:
+        DataError: another line is no record, or cannot be read; the message names file and line.
+    """
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"`{path}`: expected a readable history. Found {error}.") from error
+    lines, records = content.split(b"\n"), []
+    for number, line in enumerate(lines, 1):
+        if number == len(lines):  # nothing after the last line end, or what an interrupted write left
+            continue
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise DataError(
+                f"`{path}`: line {number}: expected a record written by equimodal. Found {line[:40]!r}. Restore the "
+                "file, or run again in another folder."
+            )
+        records.append(record)
     return records
 
 
@@ -71,15 +89,11 @@ def write_yaml(path: Path, value: Mapping[str, Any]) -> Path:
         DataError: an option is an object that YAML cannot hold.
     """
     try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("pyyaml", "cli", "Writing a configuration") from error
-    try:
-        text = yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True)
-    except yaml.representer.RepresenterError as error:
+        text = text_of(plain(value), "Writing a configuration")
+    except DataError as error:
         raise DataError(
-            f"`{path.name}`: expected plain values, which a file can hold. Found {error.args[-1]!r}. Give an inference "
-            "rule of your own by name, from a package with the entry-point group 'equimodal.rules'; leave modules out."
+            f"`{path.name}`: {error} Give an inference rule of your own by name, from a package with the entry-point "
+            "group 'equimodal.rules'; leave modules out."
         ) from error
     return write_text(path, text)
 
@@ -87,13 +101,10 @@ def write_yaml(path: Path, value: Mapping[str, Any]) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; errors name the file."""
     try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("pyyaml", "cli", "Reading a configuration") from error
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`{path}`: expected a YAML configuration. Found: {error}.") from error
+    value = read_text_as_yaml(text, f"`{path}`", "Reading a configuration")
     if not isinstance(value, dict):
         raise DataError(f"`{path}`: expected a mapping. Found {type(value).__name__}.")
     return value

@@ -15,23 +15,25 @@ from typing import Any
 import torch
 
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
-from equimodal.diagnostics import evaluate, probe_scores, rule_scores
+from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_outcomes, sample_outcomes
 from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
 from equimodal.studies.runs._companions import WEIGHTS, load_companions
 from equimodal.studies.runs._identity import check_config, check_fingerprint, check_finished, located
+from equimodal.studies.runs._metrics import METRICS, is_finished, read_metrics
+from equimodal.studies.runs._outcomes import OUTCOMES, write_outcomes
 from equimodal.studies.runs._records import (
     environment,
     plain,
-    read_checkpoint,
-    read_json,
     read_lines,
     read_yaml,
     write_json,
     write_text,
     write_yaml,
 )
+from equimodal.studies.runs._seal import SEAL, SEALED_SINCE, hashes_of, seal, verify, warn_versions
+from equimodal.studies.runs._select import load_selected
 from equimodal.studies.runs._signals import PREVIOUS, Terminated, Termination, locked
 from equimodal.studies.runs._weights import load_weights, save_weights
 from equimodal.studies.setup import (
@@ -64,7 +66,8 @@ def run(
     The trained methods of other runs that it uses are read first, see :class:`RunConfig`.
 
     The folder then holds ``config.yaml`` (resolved), ``environment.json``, ``history.jsonl`` (one line per epoch),
-    ``metrics.json``, ``weights.safetensors`` (of the selected epoch) and ``checkpoints/``.
+    ``metrics.json``, ``weights.safetensors`` (of the selected epoch), ``checkpoints/``, and ``content.json``, the
+    hashes of these files, by which changes are noticed.
 
     Args:
         config: what to run.
@@ -84,10 +87,10 @@ def run(
     """
     folder = Path(folder)
     config = dataclasses.replace(config, options=resolved_options(config.method, config.options))
-    if resume and (folder / "metrics.json").exists():
+    if resume and is_finished(folder):
+        verify(folder)
         check_config(config, folder)
-        done: dict[str, Any] = read_json(folder / "metrics.json")
-        return done
+        return read_metrics(folder, config)
     check_device(config.training.device)
     if data is None:
         known = resume and (folder / "config.yaml").exists()
@@ -95,39 +98,40 @@ def run(
     if "test" not in data.parts:
         require(data.test, TestSplit, "test")  # refused now, not after the training
     with contextlib.ExitStack() as stack, Termination(f"equimodal train --resume --out {folder}") as termination:
-        with _own_randomness():
+        with own_randomness():
             method = seeded(config, data, load_companions(config, data, folder))
             refuse_incomplete(method, data.train.present)
             stack.enter_context(locked(folder))
-            _prepare_folder(config, folder, data, resume)
+            prepare_folder(config, folder, data, resume)
             best = fit(method, data.train, data.validation, config, folder, resume=resume, progress=progress, bar=bar,
                        loggers=loggers, termination=termination)  # fmt: skip
-        metrics = _finish(method, data, config, best)
-        metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
-        save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
-        write_json(folder / "metrics.json", metrics)
-        (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
-    return metrics
+        return conclude(method, data, config, folder, best)
 
 
 def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
     """Configuration, data and trained method of a finished run.
 
     Raises:
-        DataError: the folder holds no finished run, or its data have changed since.
+        DataError: the folder holds no finished run, or its data or one of its files have changed since.
+
+    Warns:
+        EquimodalWarning: it was made with other versions of this library or of torch.
     """
     folder = Path(folder)
     check_finished(folder)
+    verify(folder)
+    warn_versions([folder])
     config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
     data = build_data(located(config.data, folder))
     check_fingerprint(folder, data)
-    with _own_randomness():
+    with own_randomness():
         method = seeded(config, data)
     load_weights(method, folder / WEIGHTS)
     return config, data, method
 
 
-def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool) -> None:
+def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool) -> None:
+    """Write what the run is; refuse a folder that holds another one."""
     known = folder / "config.yaml"
     if known.exists():
         if not resume:
@@ -135,6 +139,8 @@ def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool
                 f"`{folder}`: expected an empty folder. Found the run of {known}. Continue it with --resume, or choose "
                 "another folder."
             )
+        verify(folder, ("config.yaml", "environment.json"))
+        warn_versions([folder])
         check_config(config, folder)
         check_fingerprint(folder, data)
         return
@@ -142,6 +148,7 @@ def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool
         folder / "environment.json",
         {
             **environment(),
+            "format": SEALED_SINCE,
             "directory": str(Path.cwd()),
             "data": {
                 "name": data.name,
@@ -153,11 +160,14 @@ def _prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool
             },
         },
     )
-    write_yaml(known, config.to_dict())  # last: a folder with a configuration is a folder that can be resumed
+    partial = write_yaml(folder / ".config.yaml.new", config.to_dict())
+    written = {"config.yaml": partial, "environment.json": folder / "environment.json"}
+    write_json(folder / SEAL, {"sha256": hashes_of(written)})
+    partial.replace(known)  # last: a folder with a configuration is a folder that can be resumed
 
 
 @contextlib.contextmanager
-def _own_randomness() -> Iterator[None]:
+def own_randomness() -> Iterator[None]:
     """Leave the generators of the caller as they were."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     state = save_random_state()
@@ -180,10 +190,26 @@ def fit(
     bar: bool = False,
     loggers: bool = True,
     termination: Termination | None = None,
+    until: int | None = None,
+    average: bool = False,
 ) -> dict[str, Any]:
     """Train ``method`` and load the epoch that scored best on validation data into it.
 
     Only training and validation splits are accepted; anything else is a type error.
+
+    Args:
+        method: as it is before its first epoch.
+        train: the samples to fit on.
+        validation: the samples to choose on.
+        config: of the run; ``config.training.epochs`` decides the schedule.
+        folder: for history and checkpoints.
+        resume: continue from the newest checkpoint there.
+        progress: called after every epoch.
+        bar: show Lightning's progress bar.
+        loggers: write a TensorBoard log too.
+        termination: says whether the process was asked to end.
+        until: stop after so many of the epochs, and load the last one; a call with ``resume`` goes on from there.
+        average: keep the mean of the last weights beside the chosen ones, as ``selection="average"`` does.
 
     Returns:
         {"epoch": ..., "score": ...} of the selected epoch.
@@ -196,10 +222,13 @@ def fit(
     except ImportError as error:
         raise missing_extra("lightning", "cli", "Training with the Trainer") from error
     from equimodal.lightning import MethodModule
+    from equimodal.studies.runs._average import Pause, WeightAverage
     from equimodal.studies.runs._checkpoint import LAST, Keeper, epoch_of, newest
     from equimodal.studies.runs._history import Checkpoints, History
 
     settings = config.training
+    if until is not None and until < settings.epochs:  # nothing is chosen yet
+        settings = dataclasses.replace(settings, selection="last")
     module = MethodModule(
         method,
         optimizer_factory(settings),
@@ -217,6 +246,10 @@ def fit(
         Checkpoints(dirpath=checkpoints, filename="last", **every),  # after the best one, whose state it holds
         Keeper(checkpoints / LAST, settings.checkpoint_every, termination or Termination()),
     ]
+    if average or config.training.selection == "average":
+        callbacks.append(WeightAverage(settings.epochs))
+    if until is not None:
+        callbacks.append(Pause(until))
     if settings.patience is not None:
         callbacks.append(EarlyStopping("validation/score", mode="max", patience=settings.patience))
     logger = TensorBoardLogger(folder / "logs", name="tensorboard", version="") if loggers else False
@@ -224,9 +257,11 @@ def fit(
     if resumed is not None:
         content = resumed[1]
         history.keep_until(epoch_of(content))
+        if until is not None and epoch_of(content) + 1 >= until and not content.get("inside_epoch"):
+            return _select(method, folder, settings)
         states = content.get("callbacks", {})
         if any(state.get("stopped_epoch") for name, state in states.items() if name.startswith("EarlyStopping")):
-            return _select(method, checkpoints, settings)
+            return _select(method, folder, settings)
     elif (folder / "history.jsonl").exists():
         write_text(folder / "history.jsonl", "")
     quiet = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -279,7 +314,7 @@ def fit(
             raise KeyboardInterrupt from error
         finally:
             quiet.setLevel(level)
-    return _select(method, checkpoints, settings)
+    return _select(method, folder, settings)
 
 
 def _precision(settings: TrainingConfig) -> dict[str, Any]:
@@ -295,27 +330,52 @@ def _precision(settings: TrainingConfig) -> dict[str, Any]:
     return {"plugins": [WholeFiles()], "precision": settings.precision}
 
 
-def _select(method: Method, checkpoints: Path, settings: TrainingConfig) -> dict[str, Any]:
-    """Load the selected epoch; which one it is, and its validation score."""
-    best = settings.selection == "best"
-    content = read_checkpoint(checkpoints / ("best.ckpt" if best else "last.ckpt"))
-    state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
-    method.load_state_dict(state)
+def _select(method: Method, folder: Path, settings: TrainingConfig) -> dict[str, Any]:
+    """Load the selected weights; which they are, and their validation score."""
+    found = load_selected(method, folder, settings.selection)
     if settings.device == "cpu":
         method.to("cpu")
-    by = "best validation score" if best else "last epoch, nothing chosen"
-    epoch = int(content["epoch"])
-    scores = {r["epoch"]: r["validation"]["score"] for r in read_lines(checkpoints.parent / "history.jsonl")}
-    return {"by": by, "epoch": epoch, "score": scores.get(epoch)}
+    return found
 
 
-def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]) -> dict[str, Any]:
+def conclude(method: Method, data: Dataset, config: RunConfig, folder: Path, best: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit the inference rule, read the test split, and leave weights and metrics; returns the metrics.
+
+    Args:
+        method: trained, with the selected weights.
+        data: of the run.
+        config: of the run.
+        folder: of the run, with its history.
+        best: what :func:`fit` returned.
+    """
+    metrics, outcomes = _finish(method, data, config, best)
+    metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
+    save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
+    write_outcomes(folder / OUTCOMES, outcomes)
+    write_json(folder / METRICS, metrics)
+    seal(folder, ("history.jsonl", METRICS, WEIGHTS, OUTCOMES))  # last: what has it is finished
+    (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
+    return metrics
+
+
+def _scores(found: Evaluation) -> dict[str, Any]:
+    """Scores, and how many samples each of them is over."""
+    return {
+        "score": found.score, "loss": found.loss, "unimodal": found.unimodal,
+        "samples": found.samples, "unimodal_samples": found.counts,
+    }  # fmt: skip
+
+
+def _finish(
+    method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Outcomes]]:
     """Fit the inference rule on validation data, then look at the test split, once."""
     size = max(256, config.training.batch_size)
     validation = loader(data.validation, size)
     test = loader(require(data.test, TestSplit, "test"), size)
     rule = method.fit_inference(validation)
     on_validation, on_test = evaluate(method, validation), evaluate(method, test, metrics=True)
+    rules = rule_outcomes(method, validation, test)
     metrics: dict[str, Any] = {
         "method": type(method).__name__,
         "options": config.options,
@@ -326,14 +386,14 @@ def _finish(method: Method, data: Dataset, config: RunConfig, best: Mapping[str,
         "metric": {"name": method.task.main_metric, "higher_is_better": method.task.higher_is_better},
         "selection": dict(best),
         "rule": rule,
-        "test": {"score": on_test.score, "loss": on_test.loss, "unimodal": on_test.unimodal, **on_test.metrics},
-        "validation": {"score": on_validation.score, "loss": on_validation.loss, "unimodal": on_validation.unimodal},
-        "rules": rule_scores(method, validation, test),
+        "test": {**_scores(on_test), **on_test.metrics},
+        "validation": _scores(on_validation),
+        "rules": {r: {"validation": chosen, "test": float(o.score())} for r, (chosen, o) in rules.items()},
+        "inference": method.inference.record(),
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
     }
     if config.probe:
         train = loader(data.train, size, shuffle=False)
         metrics["probe"] = probe_scores(method, train, validation, test)
-    result: dict[str, Any] = plain(metrics)
-    return result
+    return plain(metrics), sample_outcomes(method, test) | {f"rule/{r}": o for r, (_, o) in rules.items()}

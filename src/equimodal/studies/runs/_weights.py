@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def load_weights(method: nn.Module, path: Path) -> dict[str, Any]:
     own, _ = _parts(method)
     if isinstance(method, Method):  # earlier versions had other names for some buffers
         found = method.current_state(found)
-    _copy(own, found, path, "this method and model", "Build the method with the options it was trained with.")
+    weights = dict(method.named_parameters()) | {n: b for n, b in method.named_buffers() if n.startswith("model.")}
+    _copy(own, found, weights, path, "this method and model", "Build the method with the options it was trained with.")
     for name, value in header.get("extra", {}).items():
         method.get_submodule(name).set_extra_state(value)
     return header
@@ -63,7 +64,7 @@ def load_model_weights(model: nn.Module, path: Path) -> dict[str, Any]:
     header, found = _read(path)
     inside = {name.removeprefix("model."): t for name, t in found.items() if name.startswith("model.")}
     own, _ = _parts(model)
-    _copy(own, inside, path, "this model", "Build the model with the sizes it was trained with.")
+    _copy(own, inside, own, path, "this model", "Build the model with the sizes it was trained with.")
     return header
 
 
@@ -81,8 +82,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return dict(header), found
 
 
-def _copy(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, what: str, step: str) -> None:
-    """Copy the file's tensors into ``own``, all or none."""
+def _copy(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], finite: Collection[str], path: Path, what: str, step: str
+) -> None:
+    """Copy the file's tensors into ``own``, all or none; those named in ``finite`` must be."""
     missing, unknown = sorted(set(own) - set(found)), sorted(set(found) - set(own))
     shapes = [f"{n}: {tuple(found[n].shape)} instead of {tuple(own[n].shape)}" for n in own
               if n in found and found[n].shape != own[n].shape]  # fmt: skip
@@ -91,17 +94,37 @@ def _copy(own: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, wh
             f"`{path}`: expected the weights of {what}. Missing {missing[:3]}, unknown {unknown[:3]}, of another shape "
             f"{shapes[:3]}. {step}"
         )
+    kinds = [f"{n}: {found[n].dtype} instead of {own[n].dtype}" for n in own if not _holds(found[n], own[n])]
+    if kinds:
+        raise CheckpointError(
+            f"`{path}`: expected the types of {what}. Found others: {', '.join(kinds[:3])}. Numbers would be "
+            "rounded; save them in the type they were trained in."
+        )
+    broken = [n for n in own if found[n].is_floating_point() and n in finite and not found[n].isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"`{path}`: expected finite weights. Found NaN or infinity in {broken[:3]}. Train again; a smaller "
+            "learning rate or `clip_norm` keeps weights finite."
+        )
     for name, tensor in own.items():
         tensor.data.copy_(found[name])
+
+
+def _holds(stored: Tensor, own: Tensor) -> bool:
+    """Whether the stored numbers have at least the precision of those that they are copied to."""
+    if stored.dtype == own.dtype:
+        return True
+    return stored.dtype.is_floating_point and own.dtype.is_floating_point and stored.dtype.itemsize > own.dtype.itemsize
 
 
 def _parts(method: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of the state, and the extra state of those submodules where it is plain values.
 
-    That is what prediction depends on (the chosen inference rule, the part of a staged training); generators and the
-    like belong to checkpoints.
+    That is what prediction depends on (the chosen inference rule, the part of a staged training); generators, memories
+    of the training samples (modules that say ``checkpoint_only``) and the like belong to checkpoints.
     """
-    state = method.state_dict()
+    aside = tuple(f"{n}." for n, module in method.named_modules() if getattr(module, "checkpoint_only", False))
+    state = {name: value for name, value in method.state_dict().items() if not name.startswith(aside)}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     extra = {}
     for name, value in state.items():
@@ -114,4 +137,6 @@ def _parts(method: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(v) for v in value)
     return value is None or isinstance(value, (bool, int, float, str))

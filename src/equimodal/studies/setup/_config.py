@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from equimodal._utils.arguments import check_number
 from equimodal.data import Dataset
 from equimodal.data.augment import Augmentation
 from equimodal.errors import MethodError, unknown_name
-from equimodal.methods import get
+from equimodal.methods import default_method, get
 from equimodal.report import required_controls
 from equimodal.studies.setup._cells import path_to_cell
 from equimodal.studies.setup._fusion import check_fusion
 from equimodal.studies.setup._uses import check_circles, check_uses, renamed, sources
+
+_NONE_ALLOWED = ("checkpoint_every", "clip_norm", "patience")
+_LARGEST_COUNT, _LARGEST_RATE, _LARGEST_WIDTH = 2**31 - 1, 1e9, 10**6
+_LARGEST_SEED = 2**63 - 1  # what torch and NumPy both take
 
 
 @dataclass
@@ -45,6 +50,9 @@ class DataConfig:
     missing_file: str | None = None
     missing_seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_number("data.missing_seed", self.missing_seed, at_least=0, at_most=_LARGEST_SEED, whole=True)
+
 
 @dataclass
 class ModelConfig:
@@ -58,10 +66,11 @@ class ModelConfig:
         size: size of the encoders that are chosen by the kind of the modality: small or base.
         head_hidden: width of a hidden layer in the head; 0 is a linear head (a 1x1 convolution).
         encoders: modality -> options of its encoder (dropout ...), on top of the chosen defaults.
-        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank or CrossAttention. For CrossAttention
-            encoders that can keep their steps do so.
+        fusion: what joins the modalities: Concat, Sum, Late, FiLM, Gated, LowRank, CrossAttention or LateTransformer.
+            For CrossAttention encoders that can keep their steps do so.
         fusion_options: options of the fusion: fill, and sequences (Concat, Sum), main (FiLM, Gated), out_features
-            (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention).
+            (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention), hidden
+            (LateTransformer, beside width, heads, layers, dropout).
     """
 
     feature_size: int = 64
@@ -72,6 +81,8 @@ class ModelConfig:
     fusion_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_number("model.feature_size", self.feature_size, at_least=1, at_most=_LARGEST_WIDTH, whole=True)
+        check_number("model.head_hidden", self.head_hidden, at_least=0, at_most=_LARGEST_WIDTH, whole=True)
         self.fusion = check_fusion(self.fusion, self.fusion_options)  # complains now
 
 
@@ -89,8 +100,10 @@ class TrainingConfig:
         clip_norm: largest gradient norm; null does not clip.
         accumulate: micro-batches per update.
         precision: of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed (float16 with a loss scale) or 64-true.
-        selection: ``best``, the epoch with the best validation score (the first of equals); or ``last``, which chooses
-            nothing: right where the validation split is so small that the best epoch is mostly a lucky one.
+        selection: ``best``, the epoch with the best validation score (the first of equals); ``last``, which chooses
+            nothing: right where the validation split is so small that the best epoch is mostly a lucky one; or
+            ``average``, the mean of the weights after each epoch of the last quarter (arXiv 1803.05407), running
+            statistics included.
         patience: epochs without a better validation score before training stops; null never stops early.
         device: auto, cpu, gpu, cuda or mps: Lightning's accelerator.
         augment: modality -> augmentations of training batches, such as ``{"image": ["flip", "crop"]}``.
@@ -107,7 +120,7 @@ class TrainingConfig:
     clip_norm: float | None = None
     accumulate: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    selection: Literal["best", "last"] = "best"
+    selection: Literal["best", "last", "average"] = "best"
     patience: int | None = None
     device: str = "auto"
     checkpoint_every: int | None = None
@@ -115,24 +128,32 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         Augmentation.of(self.augment)  # complains now
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("checkpoint_every", 1)):
+        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every", "patience"):
             value = getattr(self, name)
-            if name == "checkpoint_every" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise MethodError(f"`training.{name}`: expected a whole number >= {least}. Found {value!r}.")
-        for name in ("lr", "weight_decay"):
+            if value is not None or name not in _NONE_ALLOWED:
+                least = 0 if name == "patience" else 1
+                check_number(f"training.{name}", value, at_least=least, at_most=_LARGEST_COUNT, whole=True)
+        for name in ("lr", "weight_decay", "clip_norm"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or value < 0:
-                raise MethodError(f"`training.{name}`: expected a number >= 0. Found {value!r}.")
+            if value is not None or name not in _NONE_ALLOWED:
+                positive = name == "clip_norm"
+                check_number(
+                    f"training.{name}", value, above=0 if positive else None, at_least=None if positive else 0,
+                    at_most=_LARGEST_RATE,
+                )  # fmt: skip
         for name, allowed in (
             ("optimizer", ("adamw", "adam", "sgd")),
             ("schedule", ("cosine", "constant", "step")),
-            ("selection", ("best", "last")),
+            ("selection", ("best", "last", "average")),
             ("precision", ("32-true", "bf16-mixed", "16-mixed", "64-true")),
         ):
             if getattr(self, name) not in allowed:
                 raise unknown_name(f"training.{name}", str(getattr(self, name)), allowed)
+        if self.selection == "average" and self.patience is not None:
+            raise MethodError(
+                "`training.patience`: expected null with selection 'average', which needs the last quarter of the "
+                f"epochs. Found {self.patience}. Choose selection 'best' or 'last', or leave patience out."
+            )
 
 
 @dataclass
@@ -140,7 +161,7 @@ class RunConfig:
     """One run: data, model, method, budget, seed.
 
     Args:
-        method: name of a registered method.
+        method: name of a registered method; default the one to begin with.
         options: its hyperparameters.
         data: see :class:`DataConfig`.
         model: see :class:`ModelConfig`.
@@ -151,7 +172,7 @@ class RunConfig:
             companion -> folder. A relative path starts here, or in the run's own folder.
     """
 
-    method: str = field(default_factory=lambda: required_controls()["reference"])
+    method: str = field(default_factory=default_method)
     options: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -159,6 +180,9 @@ class RunConfig:
     seed: int = 0
     probe: bool = True
     uses: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_number("seed", self.seed, at_least=0, at_most=_LARGEST_SEED, whole=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries."""
@@ -204,7 +228,8 @@ class StudyConfig:
         model: the encoders, equal for all.
         training: the budget, equal for all.
         controls: add the controls that ``entries`` lacks, see :data:`~equimodal.studies.CONTROLS`; of the one for
-            single modalities, an entry for each.
+            single modalities, an entry for each. And of an entry that is a method with its defaults, under its own
+            name, the further rows that the method asks for (``MethodInfo.rows``), as ``"NAME, frozen"``.
     """
 
     entries: dict[str, Entry]
@@ -213,6 +238,10 @@ class StudyConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     controls: bool = True
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            check_number("seeds", seed, at_least=0, at_most=_LARGEST_SEED, whole=True)
 
     def cells(self, data: Dataset) -> dict[str, RunConfig]:
         """Label and seed -> configuration of one run."""
@@ -246,6 +275,10 @@ class StudyConfig:
             single = controls.pop("single")
             rows |= {name: Entry(name) for name in controls.values()}
             rows |= {f"{single}[{m}]": Entry(single, {"modality": m}) for m in data.modalities}
+            for label, entry in self.entries.items():
+                if label == entry.method and not entry.options and not entry.uses:
+                    for name, options in get(entry.method).info.rows.items():
+                        rows[f"{label}, {name}"] = Entry(entry.method, dict(options))
         rows |= self.entries
         for label, entry in rows.items():
             check_uses(entry.method, entry.options, entry.uses, f"entry {label!r}: ")

@@ -1,0 +1,341 @@
+"""Cost of a small step against a bare loop of the same method, which is the limit.
+
+    python benchmarks/steps.py [--rounds 30] [--encoders linear,gru] [--out benchmarks/results/steps.json]
+
+Each bare loop below is what one writes for one method, one model and one batch: no checks, no reports, no options. It
+ends with the same weights as the library after 12 steps (checked in every run), so the two compute the same. Steps are
+interleaved and timed in processor time on one thread; a figure is the median over the rounds of the ratio in the same
+round. ``kernels`` counts the calls that reach torch's dispatcher in one step. Exit code 1 if a bound is exceeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from equimodal import Batch, Classification, MultimodalModel, PlainEngine
+from equimodal.fusion import Concat
+from equimodal.methods import EpochContext, Method, get
+
+CLASSES, WIDTH, INPUT, SIZE, STEPS_PER_EPOCH = 10, 64, 32, 32, 1000
+# entry -> (method, options, bound with linear encoders, bound with recurrent ones); bounds of the time, in bare loops
+ENTRIES: dict[str, tuple[str, dict[str, Any], float, float]] = {
+    "Joint": ("Joint", {}, 1.15, 1.10),
+    "MultiLoss": ("MultiLoss", {}, 1.30, 1.10),
+    "MLA": ("MLA", {}, 1.30, 1.10),
+    "CGGM": ("CGGM", {"direction": "block"}, 1.30, 1.10),
+    "MIE, sam none": ("MIE", {"sam": None}, 1.30, 1.10),
+    "MIE, sam full": ("MIE", {"sam": "full"}, 1.30, 1.10),
+}
+KERNELS = 1.2  # bound of the number of kernels, in those of the bare loop
+
+
+class Recurrent(nn.Module):
+    """A GRU over eight steps of four numbers, read at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(INPUT // 8, WIDTH, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last: Tensor = self.gru(x.reshape(len(x), 8, -1))[1][-1]
+        return last
+
+
+def encoder(kind: str) -> nn.Module:
+    return nn.Linear(INPUT, WIDTH) if kind == "linear" else Recurrent()
+
+
+def model(kind: str, count: int) -> MultimodalModel:
+    torch.manual_seed(0)
+    encoders = {f"m{i}": encoder(kind) for i in range(count)}
+    return MultimodalModel(encoders, Concat(dict.fromkeys(encoders, WIDTH)), nn.Linear(WIDTH * count, CLASSES))
+
+
+def batch(count: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    inputs = {f"m{i}": torch.randn(SIZE, INPUT, generator=generator) for i in range(count)}
+    return Batch(inputs, torch.randint(0, CLASSES, (SIZE,), generator=generator))
+
+
+def sgd(parameters: Iterable[Any]) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=1e-4)
+
+
+def method_of(name: str, options: dict[str, Any], kind: str, count: int) -> Method:
+    torch.manual_seed(0)
+    return get(name)(model(kind, count), Classification(CLASSES), **options).train()
+
+
+def library_step(method: Method, data: Batch) -> Callable[[], Any]:
+    engine = PlainEngine(sgd(method.parameters()))
+    method.on_train_epoch_start(EpochContext(epoch=0, epochs=1, steps=STEPS_PER_EPOCH, engine=engine))
+    return lambda: method.training_step(data, engine)
+
+
+# ---- bare loops: they take their modules from a method that they do not step ----------------------------------------
+
+
+def bare_joint(method: Any, data: Batch) -> Callable[[], None]:
+    encoders, head = [method.model.encoder(m) for m in method.modalities], method.model.head
+    inputs, y = list(data.inputs.values()), data.target
+    optimizer = sgd(method.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        cross_entropy(head(torch.cat([f(x) for f, x in zip(encoders, inputs, strict=True)], 1)), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def bare_multi_loss(method: Any, data: Batch) -> Callable[[], None]:
+    encoders, head = [method.model.encoder(m) for m in method.modalities], method.model.head
+    own = [method.heads[m] for m in method.modalities]
+    inputs, y = list(data.inputs.values()), data.target
+    optimizer = sgd(method.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        features = [f(x) for f, x in zip(encoders, inputs, strict=True)]
+        loss = cross_entropy(head(torch.cat(features, 1)), y)
+        for h, z in zip(own, features, strict=True):
+            loss = loss + cross_entropy(h(z), y)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def bare_mla(method: Any, data: Batch) -> Callable[[], None]:
+    encoders, head = [method.model.encoder(m) for m in method.modalities], method.head
+    inputs, y = list(data.inputs.values()), data.target
+    output = next(m for m in head.modules() if isinstance(m, nn.Linear))
+    optimizer = sgd(method.parameters())
+    projector, done = torch.eye(WIDTH), 0
+
+    def step() -> None:
+        nonlocal done, projector
+        alpha = 0.1 ** (1 + done / STEPS_PER_EPOCH)
+        done += 1
+        for f, x in zip(encoders, inputs, strict=True):
+            optimizer.zero_grad()
+            h = f(x)
+            cross_entropy(head(h), y).backward()
+            output.weight.grad = output.weight.grad @ projector
+            optimizer.step()
+            mean = h.detach().mean(0)
+            direction = projector @ mean
+            projector = projector - torch.outer(direction, direction) / (alpha + mean @ direction)
+
+    return step
+
+
+def bare_cggm(method: Any, data: Batch) -> Callable[[], None]:
+    encoders, head = [method.model.encoder(m) for m in method.modalities], method.model.head
+    own = [method.classifiers[m] for m in method.modalities]
+    inputs, y = list(data.inputs.values()), data.target
+    count = len(encoders)
+    optimizer = sgd(method.parameters())
+    balance = torch.full((count,), (count - 1) / count)
+    correct, average, batches, windows = torch.zeros(count), torch.zeros(count), 0, 0
+
+    def step() -> None:
+        nonlocal balance, correct, average, batches, windows
+        optimizer.zero_grad()
+        features = [f(x) for f, x in zip(encoders, inputs, strict=True)]
+        u = torch.cat(features, 1)
+        z = head(u)
+        hot = nn.functional.one_hot(y, CLASSES).float()
+        fused = (z.softmax(1) - hot).T @ u / SIZE
+        loss, cosines, right = cross_entropy(z, y), [], []
+        for i, (h, f) in enumerate(zip(own, features, strict=True)):
+            f = f.detach()
+            z = h(f)
+            loss = loss + cross_entropy(z, y)
+            mine = (z.detach().softmax(1) - hot).T @ f / SIZE
+            cosines.append(nn.functional.cosine_similarity(
+                fused[:, i * WIDTH : (i + 1) * WIDTH].flatten(), mine.flatten(), dim=0))  # fmt: skip
+            right.append((z.argmax(1) == y).sum())
+        (loss + 0.2 * (balance.abs() - balance * torch.stack(cosines)).mean()).backward()
+        correct = correct + torch.stack(right)
+        batches += 1
+        if batches == 10:
+            score = correct / (10 * SIZE)
+            change = 0.5 * (score - average) if windows else torch.zeros(count)
+            average = average + change if windows else score
+            delta = change.clamp_min(0) + 1e-3
+            if change.clamp_min(0).sum() >= 1e-8:
+                balance = (delta.sum() - delta) / delta.sum()
+            else:
+                balance = torch.full((count,), (count - 1) / count)
+            correct, batches, windows = torch.zeros(count), 0, windows + 1
+        for f, factor in zip(encoders, (1.3 * balance).unbind(), strict=True):
+            for p in f.parameters():
+                p.grad.mul_(factor)
+        optimizer.step()
+
+    return step
+
+
+def bare_mie(sam: bool) -> Callable[[Any, Batch], Callable[[], None]]:
+    def make(method: Any, data: Batch) -> Callable[[], None]:
+        encoders = [method.model.encoder(m) for m in method.modalities]
+        heads = [method.heads[m] for m in method.modalities]
+        inputs, y = list(data.inputs.values()), data.target
+        optimizer = sgd(method.parameters())
+        # every linear layer of a branch, with its projector (the identity in the first epoch) and its covariance
+        known = [[m for m in (f, *h) if isinstance(m, nn.Linear)] for f, h in zip(encoders, heads, strict=True)]
+        branches = [
+            [(m, torch.eye(m.in_features), torch.zeros(m.in_features, m.in_features)) for m in layers]
+            for layers in known
+        ]
+
+        def step() -> None:
+            for f, x, h, layers in zip(encoders, inputs, heads, branches, strict=True):
+                parameters = [*f.parameters(), *h.parameters()]
+                optimizer.zero_grad()
+                seen = []
+                value = f(x)
+                if isinstance(f, nn.Linear):
+                    seen.append(x)
+                for module in h:
+                    if isinstance(module, nn.Linear):
+                        seen.append(value)
+                    value = module(value)
+                cross_entropy(value, y).backward()
+                if sam:
+                    with torch.no_grad():
+                        first = [p.grad for p in parameters]
+                        kept = torch._foreach_mul(parameters, 1.0)
+                        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(first)))
+                        torch._foreach_add_(parameters, torch._foreach_mul(first, 0.05 / norm))
+                    optimizer.zero_grad()
+                    cross_entropy(h(f(x)), y).backward()
+                    with torch.no_grad():
+                        torch._foreach_copy_(parameters, kept)
+                        second = [p.grad for p in parameters]
+                        torch._foreach_mul_(second, 0.3)
+                        torch._foreach_add_(second, first, alpha=0.7)
+                with torch.no_grad():
+                    for (layer, projector, covariance), rows in zip(layers, seen, strict=True):
+                        layer.weight.grad = layer.weight.grad @ projector
+                        covariance.addmm_(rows.detach().T, rows.detach())
+                optimizer.step()
+
+        return step
+
+    return make
+
+
+BARE: dict[str, Callable[[Any, Batch], Callable[[], None]]] = {
+    "Joint": bare_joint, "MultiLoss": bare_multi_loss, "MLA": bare_mla, "CGGM": bare_cggm,
+    "MIE, sam none": bare_mie(sam=False), "MIE, sam full": bare_mie(sam=True),
+}  # fmt: skip
+
+
+# ---- measurement ----------------------------------------------------------------------------------------------------
+
+
+class Counter(TorchDispatchMode):
+    """Counts the calls that reach the dispatcher."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def kernels(step: Callable[[], Any]) -> int:
+    with Counter() as counter:
+        step()
+    return counter.count
+
+
+def same(name: str, options: dict[str, Any], label: str, kind: str, count: int) -> float:
+    """Largest difference of a weight between the library and the bare loop after 12 steps in float64."""
+    single = batch(count)
+    data = Batch({m: x.double() for m, x in single.inputs.items()}, single.target)
+    torch.set_default_dtype(torch.float64)
+    try:
+        ours, theirs = (method_of(name, options, kind, count).double() for _ in range(2))
+        a, b = library_step(ours, data), BARE[label](theirs, data)
+        for _ in range(12):
+            a()
+            b()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+    return max(float((p - q).detach().abs().max()) for p, q in pairs)
+
+
+def measured(steps: dict[str, Callable[[], Any]], rounds: int, repeat: int) -> dict[str, list[float]]:
+    for step in steps.values():
+        for _ in range(12):
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.process_time()
+            for _ in range(repeat):
+                step()
+            times[name].append((time.process_time() - start) / repeat * 1e6)
+    return times
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--repeat", type=int, default=10, help="steps per round")
+    parser.add_argument("--modalities", type=int, default=2)
+    parser.add_argument("--encoders", default="linear,gru")
+    parser.add_argument("--entries", default=";".join(ENTRIES))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/steps.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    result: dict[str, Any] = {"modalities": arguments.modalities, "torch": torch.__version__}
+    exceeded = False
+    for number, kind in enumerate(arguments.encoders.split(",")):
+        print(f"{kind + ' encoders':24} {'bare, us':>9} {'ours/bare':>10} {'bound':>6} {'kernels':>14} {'bound':>6}")
+        rows: dict[str, Any] = {}
+        for label in arguments.entries.split(";"):
+            name, options, *bounds = ENTRIES[label]
+            difference = same(name, options, label, kind, arguments.modalities)
+            if difference > 1e-9:
+                raise SystemExit(f"{label}: the bare loop computes something else (weights differ by {difference:.1e})")
+            data = batch(arguments.modalities)
+            methods = [method_of(name, options, kind, arguments.modalities) for _ in range(2)]
+            steps = {"bare": BARE[label](methods[0], data), "ours": library_step(methods[1], data)}
+            times = measured(steps, arguments.rounds, arguments.repeat)
+            ratio = statistics.median(a / b for a, b in zip(times["ours"], times["bare"], strict=True))
+            calls = {n: kernels(s) for n, s in steps.items()}
+            share = calls["ours"] / calls["bare"]
+            rows[label] = {
+                "bare_us": round(statistics.median(times["bare"]), 1), "ratio": round(ratio, 3),
+                "bound": bounds[number], "kernels": calls, "kernel_ratio": round(share, 3),
+            }  # fmt: skip
+            exceeded |= ratio > bounds[number] or share > KERNELS
+            print(f"{label:24} {rows[label]['bare_us']:9.0f} {ratio:10.2f} {bounds[number]:6.2f} "
+                  f"{calls['ours']:6} / {calls['bare']:<5} {KERNELS:6.2f}", flush=True)  # fmt: skip
+        result[kind] = rows
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return int(exceeded)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

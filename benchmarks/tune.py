@@ -1,0 +1,122 @@
+"""What `equimodal tune` finds within 60 joint epochs, next to the full table of benchmarks/real.py.
+
+    python benchmarks/tune.py --data-dir DIR --out runs/tune [--datasets mosi,mfeat] [--seeds 0,1,2,3,4] [--budget 60]
+
+Restartable: a finished tuning is not run again. Writes ``benchmarks/results/tune.json`` (datasets that are not named
+keep their rows) and the table of ``docs/tuning.md`` between its markers.
+
+Claimed, for the mean over the repetitions: what it says to take is on test data at or above the best control of the
+same tuning, and within half a point of the best single entry of the full table, whose trainings are longer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from equimodal.studies import DataConfig, TuneConfig, recipe, task_options, tune
+
+DATASETS = ("avdigits", "ravdess", "utdmhad", "mosi", "mfeat", "wikidoc")
+RESULTS = Path("benchmarks/results")
+PAGE = Path("docs/tuning.md")
+MARGIN = 0.005
+
+
+def repetition(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    path = arguments.data_dir / f"{name}.npz"
+    model, training = recipe(str(path))
+    data = DataConfig(str(path), task=task_options(str(path)))
+    config = TuneConfig(
+        arguments.budget, data, model, training, ensemble=arguments.ensemble, seed=seed, fusions=arguments.fusions
+    )
+    started, folder = time.time(), arguments.out / name / f"seed{seed}"
+    found = tune(config, folder, workers=arguments.workers)
+    verdict, test = found["verdict"], found["test"]
+    which = "control" if verdict["taken"] == verdict["control"]["trial"] else "winner"
+    print(f"{name}, seed {seed}: {time.time() - started:.0f} s. {verdict['words']}", flush=True)
+    return {
+        "seed": seed, "taken": which, "score": test[which], "control": test["control"], "winner": test["winner"],
+        "composition": {k: verdict[which][k] for k in ("method", "fusion", "lr", "rule", "calibrated", "selection")},
+        "best_control": verdict["control"]["method"], "validation": verdict["validation"], "test": test["difference"],
+        "spent": found["budget"]["spent"], "epochs_of_a_trial": found["budget"]["epochs_of_a_trial"],
+        "trials": sum(t["state"] in ("finished", "stopped") for t in found["trials"]),
+        "ensemble": found["ensemble"],
+    }  # fmt: skip
+
+
+def table_of(name: str) -> dict[str, Any]:
+    """Best entry and best control of the full table, chosen on test data; empty where there is no table."""
+    path = RESULTS / f"{name}.json"
+    rows = json.loads(path.read_text(encoding="utf-8")).get("rows", []) if path.exists() else []
+    if not rows:
+        return {}
+    best = max(rows, key=lambda r: r["score_mean"])
+    control = max((r for r in rows if r["control"]), key=lambda r: r["score_mean"])
+    return {
+        "entry": best["method"], "entry_score": best["score_mean"],
+        "control": control["method"], "control_score": control["score_mean"],
+    }  # fmt: skip
+
+
+def summary(name: str, runs: list[dict[str, Any]], budget: float) -> dict[str, Any]:
+    score, control = (statistics.fmean(r[k] for r in runs) for k in ("score", "control"))
+    table = table_of(name)
+    return {
+        "budget": budget, "repetitions": runs, "score": score, "control": control,
+        "spread": statistics.stdev(r["score"] for r in runs) if len(runs) > 1 else 0.0, "table": table,
+        "at_or_above_control": score >= control - 1e-9,
+        "within_half_a_point": not table or score >= table["entry_score"] - MARGIN,
+    }  # fmt: skip
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    out = [
+        "| | repetitions | what it says to take, test | best control of the tuning | difference | best entry of the "
+        "full table | difference | composition taken |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, s in found.items():
+        t, runs = s["table"], s["repetitions"]
+        entry = f"{100 * t['entry_score']:.1f} ({t['entry']})" if t else "-"
+        gap = f"{100 * (s['score'] - t['entry_score']):+.1f}" if t else "-"
+        taken = sum(r["taken"] == "winner" for r in runs)
+        out.append(
+            f"| {name} | {len(runs)} | {100 * s['score']:.1f} ± {100 * s['spread']:.1f} | {100 * s['control']:.1f} | "
+            f"{100 * (s['score'] - s['control']):+.1f} | {entry} | {gap} | {taken} of {len(runs)} |"
+        )
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True, help="the folder with the .npz files")
+    parser.add_argument("--out", type=Path, default=Path("runs/tune"))
+    parser.add_argument("--datasets", default=",".join(DATASETS))
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--budget", type=float, default=60.0, help="joint epochs")
+    parser.add_argument("--ensemble", type=int, default=0, help="largest ensemble of runs that is selected")
+    parser.add_argument("--fusions", type=lambda text: text.split(","), default=None)
+    parser.add_argument("--workers", type=int, default=1)
+    arguments = parser.parse_args()
+    target = RESULTS / "tune.json"
+    found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    for name in arguments.datasets.split(","):
+        runs = [repetition(arguments, name, int(seed)) for seed in arguments.seeds.split(",")]
+        found[name] = summary(name, runs, arguments.budget)
+        target.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    text = "\n".join(lines(found))
+    print(text)
+    page = PAGE.read_text(encoding="utf-8")
+    head, rest = page.split("<!-- table: begin -->")
+    tail = rest.split("<!-- table: end -->")[1]
+    PAGE.write_text(f"{head}<!-- table: begin -->\n{text}\n<!-- table: end -->{tail}", encoding="utf-8")
+    return 0 if all(s["at_or_above_control"] and s["within_half_a_point"] for s in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""YAML as plain values: one dialect for cards, configurations, studies and command lines."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from equimodal.errors import DataError, missing_extra
+
+# YAML 1.2, core schema, without numbers that other programs read in another way (010, 0x1F, 1_000, 12:30 are texts)
+_NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
+_BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+_INT = re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$")
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+_DIGITS = 400  # of a number; Python refuses to print or read longer ones
+
+
+def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any:
+    """The plain values (mappings, lists, texts, numbers) in ``text``.
+
+    Numbers are those of YAML 1.2 in decimal form, ``1e-3`` among them; ``no``, ``12:30``, ``010``, ``1_000`` and dates
+    are texts. A key that stands twice in a mapping is refused.
+
+    Args:
+        text: YAML.
+        file: where it is from, for messages.
+        purpose: what PyYAML is needed for, where it is not installed: ``"Reading a card"``.
+        exact: a number that Python writes in another way (``1.50``, ``1e-3``) stays the text that it is, since it may
+            be a name; :func:`number_of` reads it where a number belongs.
+
+    Raises:
+        DataError: no valid YAML, or a key of a mapping stands there twice.
+        MissingExtraError: PyYAML is not installed.
+
+    Example:
+        >>> read_yaml("a: [1, x, 1e-3, 010, no]", "a.yaml", "Reading an example")
+        {'a': [1, 'x', 0.001, '010', 'no']}
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise missing_extra("pyyaml", "cli", purpose) from error
+    loader = None
+    try:
+        loader = _loader()(text)
+        loader.file, loader.exact = file, exact
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise DataError(f"{file}: expected valid YAML. Found: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise DataError(f"{file}: expected YAML with fewer values inside each other.") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def number_of(value: Any) -> Any:
+    """The number that ``value`` is, or that it is a text of in YAML; anything else as it is.
+
+    Example:
+        >>> number_of("1e-3"), number_of("010"), number_of(2)
+        (0.001, '010', 2)
+    """
+    if isinstance(value, str) and len(value) <= _DIGITS:
+        if _INT.match(value):
+            return int(value)
+        if _FLOAT.match(value):
+            return _float(value)
+    return value
+
+
+def _float(text: str) -> float:
+    last = text[-1].lower()
+    return float(text.lower().replace(".", "") if last in "fn" else text)  # .inf and .nan
+
+
+def text_of(value: Any, purpose: str, width: int = 80) -> str:
+    r"""Plain values as YAML that this reader, and readers of YAML 1.1, read back as they were.
+
+    Args:
+        value: mappings, lists, texts and numbers.
+        purpose: as in :func:`read_yaml`.
+        width: longest line.
+
+    Raises:
+        DataError: something else than plain values.
+        MissingExtraError: PyYAML is not installed.
+
+    Example:
+        >>> text_of({"names": ["1e-3", "010", "no"]}, "Writing an example")
+        "names:\n- '1e-3'\n- '010'\n- 'no'\n"
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise missing_extra("pyyaml", "cli", purpose) from error
+    try:
+        return str(yaml.dump(value, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=width))
+    except yaml.representer.RepresenterError as error:
+        raise DataError(f"expected plain values, which a file can hold. Found {error.args[-1]!r}.") from error
+
+
+@cache
+def _dumper() -> Any:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Puts texts in quotes that some reader would take for something else."""
+
+    _add_resolvers(Dumper)
+    return Dumper
+
+
+def _add_resolvers(kind: Any) -> None:
+    for tag, pattern, first in (
+        ("null", _NULL, ["~", "n", "N", ""]),
+        ("bool", _BOOL, list("tTfF")),
+        ("int", _INT, list("-+0123456789")),
+        ("float", _FLOAT, list("-+.0123456789")),
+    ):
+        kind.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", pattern, first)
+
+
+@cache
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Makes plain values only."""
+
+        file = ""
+        exact = False
+        yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (the name and type that PyYAML asks for)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            """Refuses a key that is there twice, of which YAML would silently keep the last."""
+            seen = set()
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=True)
+                try:
+                    twice = key in seen
+                    seen.add(key)
+                except TypeError:
+                    twice = False  # no key of a mapping; the error names it
+                if twice:
+                    line = key_node.start_mark.line + 1
+                    raise DataError(f"{self.file}: line {line}: expected each field once. Found {key!r} a second time.")
+            return super().construct_mapping(node, deep)
+
+        def construct_number(self, node: Any) -> Any:
+            """An int or float; a text where another spelling has to be kept."""
+            text = self.construct_scalar(node)
+            found = number_of(text)
+            return text if self.exact and str(found) != text else found
+
+    _add_resolvers(Loader)
+    for tag in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{tag}", Loader.construct_number)
+    return Loader

@@ -1,0 +1,28 @@
+"""What float32 can hold of an array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+_ROUNDING = float(np.finfo(np.float32).eps) / 2
+_SHARE = 1e-3  # of a deviation; a larger rounding error changes what is learnt
+
+
+def is_wide(array: Array) -> bool:
+    """Whether the type of ``array`` holds numbers that float32 rounds: float64, and integers of 32 bits and more."""
+    return array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2) and array.dtype.kind in "fiu"
+
+
+def lost_in_float32(mean: Array, deviation: Array) -> npt.NDArray[np.bool_]:
+    """Where numbers of this mean and deviation differ by less than float32 rounds them.
+
+    Example:
+        >>> lost_in_float32(np.array([1.7e9, 1.7e9, 5.0]), np.array([30.0, 1e8, 1e-3]))
+        array([ True, False, False])
+    """
+    lost: npt.NDArray[np.bool_] = (_ROUNDING * np.abs(mean) > _SHARE * deviation) & (deviation > 1e-15 * np.abs(mean))
+    return lost

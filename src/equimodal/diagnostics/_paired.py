@@ -1,0 +1,162 @@
+"""Whether one model is better than another: differences over the same seeds and samples, with their uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equimodal.diagnostics._outcomes import Outcomes
+from equimodal.errors import MethodError
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Score of one model minus that of another, on the same samples.
+
+    Args:
+        mean: of the seeds, in the unit of the score.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        p: two-sided p-value of no difference; at least 1 / (draws + 1).
+        seeds: how many there are.
+        samples: how many there are.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+    samples: int
+
+    @property
+    def better(self) -> bool:
+        """Whether the interval lies above zero."""
+        return self.low > 0
+
+    @property
+    def worse(self) -> bool:
+        """Whether the interval lies below zero."""
+        return self.high < 0
+
+    def equivalent(self, margin: float) -> bool:
+        """Whether the interval lies within ``margin`` of zero, in the unit of the score."""
+        return -margin <= self.low and self.high <= margin
+
+
+def paired_difference(
+    first: Sequence[Outcomes],
+    second: Sequence[Outcomes],
+    *,
+    groups: Sequence[object] | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    r"""Difference of the scores with a bootstrap interval over seeds and samples.
+
+    A draw takes seeds with replacement, the same for both, and samples with replacement, the same for all seeds. Seeds
+    are trainings, samples are test data: an interval over one of the two claims more than was measured.
+
+    Args:
+        first: outcomes of one model, one entry per seed.
+        second: outcomes of the other, in the same order of seeds and samples.
+        groups: (N,) what a sample belongs to (a speaker, a patient); whole groups are drawn. Default: each by itself.
+        level: of the interval, between 0 and 1.
+        draws: of the bootstrap.
+        seed: of the bootstrap; the same for every call, so that differences between models do not hang on it.
+
+    Raises:
+        MethodError: the two do not have the same seeds and samples, or an argument is out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> good, bad = (Outcomes(np.full((100, 1), v), np.ones((100, 1))) for v in (1.0, 0.0))
+        >>> paired_difference([good, good], [bad, bad]).better
+        True
+    """
+    if not first or len(first) != len(second):
+        raise MethodError(
+            f"`first`, `second`: expected the outcomes of the same seeds, at least one. Found {len(first)} and "
+            f"{len(second)}."
+        )
+    sizes = {o.numerator.shape for o in (*first, *second)}
+    if len(sizes) != 1:
+        raise MethodError(
+            f"`first`, `second`: expected outcomes of the same samples. Found the shapes {sorted(sizes)}."
+        )
+    samples = len(first[0].numerator)
+    if groups is not None and len(groups) != samples:
+        raise MethodError(f"`groups`: expected one entry for each of {samples} samples. Found {len(groups)}.")
+    if not 0 < level < 1 or draws < 1:
+        raise MethodError(f"`level`, `draws`: expected 0 < level < 1 and draws >= 1. Found {level} and {draws}.")
+    counts = _sample_counts(samples, None if groups is None else tuple(map(str, groups)), draws, seed)
+    each = np.stack([a.score(counts) - b.score(counts) for a, b in zip(first, second, strict=True)], axis=1)
+    drawn = (each * _seed_weights(len(first), draws, seed)).sum(1)
+    drawn = drawn[~np.isnan(drawn)]
+    mean = float(np.mean([float(a.score()) - float(b.score()) for a, b in zip(first, second, strict=True)]))
+    tail = 100 * (1 - level) / 2
+    low, high = (float(v) for v in np.percentile(drawn, [tail, 100 - tail])) if len(drawn) else (np.nan, np.nan)
+    beyond = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
+    p = min(1.0, 2 * (float(beyond) + 1) / (len(drawn) + 1))
+    return Difference(mean, low, high, p, len(first), samples)
+
+
+@lru_cache(maxsize=8)
+def _sample_counts(samples: int, groups: tuple[str, ...] | None, draws: int, seed: int) -> NDArray[np.float64]:
+    """How often each sample is drawn, (draws, samples)."""
+    generator = np.random.default_rng([seed, 0])
+    members = np.arange(samples) if groups is None else np.unique(groups, return_inverse=True)[1]
+    number = int(members.max()) + 1 if samples else 0
+    return generator.multinomial(number, np.full(number, 1 / max(number, 1)), size=draws)[:, members].astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def _seed_weights(seeds: int, draws: int, seed: int) -> NDArray[np.float64]:
+    """Share of each seed in a draw, (draws, seeds)."""
+    generator = np.random.default_rng([seed, 1])
+    return generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """p-values corrected for their number ([Holm1979]_): the smallest counts times n, the next times n - 1 ...
+
+    Args:
+        p: name -> p-value.
+
+    References:
+        .. [Holm1979] A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6.
+
+    Example:
+        >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+        {'a': 0.03, 'b': 0.06, 'c': 0.06}
+    """
+    corrected, least = {}, 0.0
+    for rank, name in enumerate(sorted(p, key=lambda n: p[n])):
+        least = max(least, min(1.0, (len(p) - rank) * p[name]))
+        corrected[name] = least
+    return {name: corrected[name] for name in p}
+
+
+def average_ranks(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over datasets of a model's place among the models, 1 for the best; equal scores share their places.
+
+    Args:
+        scores: one mapping per dataset, model -> score (higher is better); models that one of them lacks are left out.
+
+    Example:
+        >>> average_ranks([{"a": 0.9, "b": 0.8, "c": 0.8}, {"a": 0.5, "b": 0.7, "c": 0.6}])
+        {'a': 2.0, 'b': 1.75, 'c': 2.25}
+    """
+    names = [n for n in scores[0] if all(n in s for s in scores)] if scores else []
+    ranks: dict[str, list[float]] = {n: [] for n in names}
+    for one in scores:
+        for n in names:
+            above = sum(one[k] > one[n] for k in names)
+            equal = sum(one[k] == one[n] for k in names)
+            ranks[n].append(above + (equal + 1) / 2)
+    return {n: sum(places) / len(places) for n, places in ranks.items()}

@@ -1,0 +1,137 @@
+"""QMF: logits weighed by their energy, and energies ranked by the losses that samples had so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from equimodal.batch import Batch
+from equimodal.engine import Descent, Engine, Objective, Phase, SampleValues, Sharpness, sample_index
+from equimodal.functional import confidence_ranking, energy_confidence, energy_fusion
+from equimodal.inference import Rule
+from equimodal.methods._base import EpochContext, StepReport
+from equimodal.methods._info import MethodInfo
+from equimodal.methods._options import Within, check_options
+from equimodal.methods.parts import BranchMethod, SampleTable, linear_heads
+from equimodal.tasks import Task
+
+
+class QMF(BranchMethod):
+    r"""Quality-aware multimodal fusion ([Zhang2023]_): decisions weighed by a confidence that training has ranked.
+
+    Each modality has a head of its own. Its confidence is the energy of its logits,
+    :math:`\omega_m = 0.1 \log\sum_c e^{u_{m,c}}`, and the prediction :math:`u = \sum_m \omega_m u_m`, in training as
+    at prediction time:
+
+    .. math:: L = L(u, y) + \sum_m L(u_m, y) + \lambda \sum_m R_m
+
+    R_m asks of each pair of neighbours in the batch that the sample with the larger loss so far be less confident, see
+    :func:`~equimodal.functional.confidence_ranking`. The losses of every sample are kept, by its dataset index, and
+    belong to the checkpoint.
+
+    Args:
+        rank_weight: :math:`\lambda`; 1 in the released code for text and image. 0 keeps no losses and needs no index.
+        heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
+        variant: ``"released"`` has the margin of R with the other sign: the order may be violated by as much.
+
+    Raises:
+        BatchError: batches without the samples' dataset index.
+
+    References:
+        .. [Zhang2023] Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023, arXiv 2306.02050.
+    """
+
+    info = MethodInfo(
+        title="Quality-aware multimodal fusion",
+        idea="logits weighed by their energy, which is ranked by how well each sample was learnt",
+        paper="Zhang et al., Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023, arXiv 2306.02050",
+        equations="energy confidence, fusion by it, loss per modality, ranking of confidences by past losses",
+        family="objective, inference rule",
+        tasks=("classification",),
+        modalities="any number",
+        fusion="ignored; one head per modality, whose logits are added up",
+        missing="supported per sample: absent modalities have weight 0, and neither a loss nor a rank",
+        cost="1 joint step",
+        deviations=("energies are not detached in the fused logits, as in one of the two released scripts",),
+        released=(
+            "the margin acts as slack: the order may be violated by as much as it should be kept by",
+            "the script for RGB-D ranks before the first loss is known, and its first loss is NaN",
+            "the script for text and image detaches the energies in the fused logits",
+            "the losses per sample are not in the checkpoint",
+        ),
+        consulted="paper (abstract); QingyangZhang/QMF at fe6c4c6 (train_qmf.py, train_QMF_nyud2.py, models/QMF.py), "
+        "read for facts",
+        engine={
+            "processes, trainer, accumulation, sharded: rank_weight": "differs: pairs of neighbours are formed within "
+            "each part of a batch",
+        },
+    )
+    single_loss = False
+    min_modalities = 1
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        rank_weight: Annotated[float, Within(at_least=0), "released script for RGB-D"] = 0.1,
+        heads: Mapping[str, nn.Module] | None = None,
+        variant: Literal["paper", "released"] = "paper",
+        sharpness: Sharpness | None = None,
+        inference: Annotated[Rule, "paper"] = "energy",
+        calibrated: bool = False,
+    ) -> None:
+        super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
+        check_options(QMF.__init__, locals())
+        self.rank_weight = rank_weight
+        self.variant: Literal["paper", "released"] = variant
+        self.heads = linear_heads(self.multimodal, task, heads)
+        self.history = SampleTable(self.modalities).to(next(self.heads.parameters()))
+
+    def on_train_epoch_start(self, context: EpochContext) -> None:
+        """Room for the losses of all samples, where the loader tells how many there are."""
+        self.history.reserve_for(context)
+
+    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
+        """One: encoders and heads on the sum of losses; the model's fusion and head take no part."""
+        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
+        return [Phase("joint", self._objective, [*encoders, *self.heads.parameters()])]
+
+    def _objective(self, batch: Batch) -> Objective:
+        outputs = self.heads(self.multimodal.encode(batch.inputs, batch.present))
+        total = self.loss(energy_fusion(outputs, batch.present)[0].to(next(iter(outputs.values())).dtype), batch)
+        losses, rows = {"fused": total.detach()}, {}
+        for m, z in outputs.items():
+            own = self.loss(z, batch, m)
+            total, losses[f"unimodal/{m}"] = total + own, own.detach()
+            if self.rank_weight:
+                rank, rows[m] = self._ranking(z, batch, m)
+                total, losses[f"rank/{m}"] = total + self.rank_weight * rank, rank.detach()
+        return Objective(total, losses, rows=rows)
+
+    def _ranking(self, output: Tensor, batch: Batch, modality: str) -> tuple[Tensor, SampleValues]:
+        """R_m, and the losses so far of the samples that have the modality, this batch's included."""
+        output, target = self._rows(output, batch, modality)
+        index, column = sample_index(batch, modality), self.modalities.index(modality)
+        values, seen = self.history.values[:, column], self.history.seen[:, column]
+        with torch.no_grad():
+            target = target if target.is_floating_point() else target.long()
+            now = nn.functional.cross_entropy(output, target, reduction="none").to(values.dtype)
+            now = now + self.history.at(index)[0][:, column]
+            # of the samples of this batch what they have now counts, not what the table still says
+            place = torch.where((index >= 0) & (index < len(seen)), index, len(seen))
+            other = torch.cat([seen, seen.new_zeros(1)]).index_fill(0, place, False)[:-1]
+            least = torch.cat([now, torch.where(other, values, torch.inf)])
+            most = torch.cat([now, torch.where(other, values, -torch.inf)])
+            least, most = (least.amin(), most.amax()) if len(least) else (now.sum(), now.sum())
+        margin: Literal["required", "slack"] = "required" if self.variant == "paper" else "slack"
+        rank = confidence_ranking(energy_confidence(output), now, least, most, margin)
+        return rank, SampleValues(now, index)
+
+    def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
+        """The losses of this step's samples are kept."""
+        if self.rank_weight:
+            self.history.update(descent.rows)

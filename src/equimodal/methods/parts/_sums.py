@@ -1,0 +1,32 @@
+"""Outputs of the modalities that a sample has, summed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from equimodal._utils.shapes import line_up
+
+
+def present_sum(outputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Sum over the modalities that a sample has, and how many these are, of a shape that broadcasts to it.
+
+    Args:
+        outputs: modality -> (B, C, ...); what absent rows hold is not read.
+        present: modality -> (B,) booleans; one without an entry is in every sample.
+
+    Example:
+        >>> outputs = {"a": torch.tensor([[1.0], [2.0]]), "b": torch.tensor([[10.0], [20.0]])}
+        >>> total, count = present_sum(outputs, {"b": torch.tensor([False, True])})
+        >>> total[:, 0].tolist(), count[:, 0].tolist()
+        ([1.0, 22.0], [1.0, 2.0])
+    """
+    first = next(iter(outputs.values()))
+    total, count = torch.zeros_like(first), first.new_zeros(len(first))
+    for m, output in outputs.items():
+        mask = None if present is None else present.get(m)
+        total = total + (output if mask is None else torch.where(line_up(mask, output), output, 0))
+        count = count + (1 if mask is None else mask.to(count.dtype))
+    return total, line_up(count, first)

@@ -1,0 +1,114 @@
+"""Content hashes of what a run or a comparison wrote, so that changed files and other versions are noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from equimodal.errors import DataError, EquimodalWarning
+from equimodal.studies.runs._records import environment, read_json, write_json
+
+SEAL = "content.json"
+SEALED_SINCE = 2
+"""``format`` in environment.json of runs that have a seal; those of version 0.1 have neither."""
+_COMPARED = ("equimodal", "torch")
+
+
+def seal(folder: Path, names: Iterable[str]) -> Path:
+    """Write the SHA-256 of files of ``folder`` to ``content.json``, beside those that stand there already."""
+    found = _stored(folder) if (folder / SEAL).exists() else {}
+    found |= hashes_of({name: folder / name for name in names if (folder / name).is_file()})
+    return write_json(folder / SEAL, {"sha256": found})
+
+
+def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
+    """Name -> SHA-256 of a file."""
+    return {name: _hash(path) for name, path in files.items()}
+
+
+def is_sealed(folder: Path, name: str) -> bool:
+    """Whether ``content.json`` of ``folder`` holds the hash of a file."""
+    return (folder / SEAL).exists() and name in _stored(folder)
+
+
+def verify(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Compare files of ``folder`` with their hashes; folders of version 0.1 have none.
+
+    Args:
+        folder: of a run or a comparison.
+        names: of the files that are about to be read; default all.
+
+    Raises:
+        DataError: a file was changed or removed since; the message names it.
+    """
+    if not (folder / SEAL).exists():
+        if _needs_seal(folder):
+            raise DataError(
+                f"`{folder / SEAL}`: expected the hashes of the files of this run. Found nothing. Restore it, or run "
+                "anew in another folder."
+            )
+        return
+    stored = _stored(folder)
+    for name in stored if names is None else names:
+        if name not in stored:
+            continue
+        path = folder / name
+        found = _hash(path) if path.is_file() else None
+        if found != stored[name]:
+            what = "Found no such file" if found is None else f"Found another ({found[:12]}): the file was changed"
+            raise DataError(
+                f"`{path}`: expected the content that was written here (SHA-256 {stored[name][:12]}). {what}. Restore "
+                f"it, or delete `{folder}` and run again."
+            )
+
+
+def warn_versions(folders: Iterable[Path]) -> None:
+    """Say which other versions of this library and of torch than those of now made some runs.
+
+    Warns:
+        EquimodalWarning: with both versions, and the first of the folders.
+    """
+    now = environment()["versions"]
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        known = folder / "environment.json"
+        content = read_json(known) if known.exists() else {}
+        then = content.get("versions") if isinstance(content, Mapping) else None
+        if not isinstance(then, Mapping):
+            continue
+        for package in _COMPARED:
+            old, new = str(then.get(package)), str(now.get(package))
+            if old.partition("+")[0] != new.partition("+")[0]:
+                found.setdefault(f"{package} {old}, here {new}", []).append(folder)
+    for text, places in found.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        warnings.warn(
+            f"`{places[0]}`{more}: made with {text}. Results may differ from those of this version.",
+            EquimodalWarning,
+            stacklevel=3,
+        )
+
+
+def _needs_seal(folder: Path) -> bool:
+    known = folder / "environment.json"
+    content = read_json(known) if known.exists() else {}
+    return isinstance(content, Mapping) and content.get("format") == SEALED_SINCE
+
+
+def _stored(folder: Path) -> dict[str, str]:
+    path = folder / SEAL
+    content: Any = read_json(path)
+    hashes = content.get("sha256") if isinstance(content, Mapping) else None
+    if not isinstance(hashes, Mapping) or not all(isinstance(v, str) for v in hashes.values()):
+        raise DataError(
+            f"`{path}`: field `sha256`: expected file names with their hashes. Found {str(content)[:60]!r}."
+        )
+    return dict(hashes)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,230 @@
+"""Which composition wins, and whether that is more than chance: chosen on validation data, told on test data once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from equimodal.data import Dataset, TestSplit, loader, require
+from equimodal.diagnostics import Difference, Outcomes, paired_difference
+from equimodal.errors import MethodError
+from equimodal.inference import Inference, Rule
+from equimodal.methods import Method
+from equimodal.studies.runs import (
+    OUTCOMES,
+    conclude,
+    is_finished,
+    load_selected,
+    locked,
+    own_randomness,
+    prepare_folder,
+    read_metrics,
+    read_outcomes,
+    verify,
+)
+from equimodal.studies.setup import RunConfig, seeded
+from equimodal.studies.tuning._candidates import Bench, Candidate
+from equimodal.studies.tuning._ensemble import Ensemble, average
+from equimodal.studies.tuning._outputs import collect, groups_of, read_outputs
+from equimodal.studies.tuning._trial import OUTPUTS, with_candidate
+from equimodal.tasks import distribution_of, score
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial that was trained to its end, with the way to predict that was chosen for it.
+
+    Args:
+        number: of the trial.
+        config: of its run.
+        folder: of its run.
+        pick: the chosen candidate.
+        control: whether it is one of the controls as they are.
+    """
+
+    number: int
+    config: RunConfig
+    folder: Path
+    pick: Candidate
+    control: bool
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.config.method} (trial {self.number})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to take.
+
+    Args:
+        winner: the best trial on validation data.
+        control: the best control on validation data.
+        validation: winner minus control there, with its interval; ``None`` where the winner is the control.
+        taken: the winner if that interval lies above zero, else the control.
+    """
+
+    winner: Finished
+    control: Finished
+    validation: Difference | None
+    taken: Finished
+
+
+def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
+    """Winner, best control, and which of the two to take.
+
+    Args:
+        bench: validation samples.
+        finished: all trials that were trained to their end.
+
+    Raises:
+        MethodError: no control among them.
+    """
+    controls = [f for f in finished if f.control]
+    if not controls:
+        raise MethodError(
+            "`training`: expected at least one control that trains to its end. Found none; the journal says why. "
+            "Change what they share: data, model or training."
+        )
+    order = sorted(finished, key=lambda f: (not f.control, f.number))  # of equals the control, then the earlier one
+    winner = max(order, key=lambda f: f.pick.score)
+    control = max(sorted(controls, key=lambda f: f.number), key=lambda f: f.pick.score)
+    if winner is control:
+        return Verdict(winner, control, None, control)
+    difference = paired_difference([_earned(bench, winner)], [_earned(bench, control)])
+    return Verdict(winner, control, difference, winner if difference.better else control)
+
+
+def _earned(bench: Bench, trial: Finished) -> Outcomes:
+    """What the chosen candidate of a trial earns on validation data."""
+    pick = trial.pick
+    stored = read_outputs(trial.folder / OUTPUTS).get(pick.selection)
+    found = {} if stored is None else bench.compared(stored, (pick.rule, pick.calibrated))
+    if (pick.rule, pick.calibrated) not in found:
+        raise MethodError(
+            f"`{trial.folder / OUTPUTS}`: expected outputs of the {pick.selection} weights for the rule {pick.rule!r}. "
+            "Found none. Start anew in another folder."
+        )
+    return found[pick.rule, pick.calibrated]
+
+
+def validation_output(bench: Bench, trial: Finished) -> Tensor:
+    """(N, C, ...) of the chosen candidate of a trial, each fold predicted by what was fitted on the others."""
+    stored = read_outputs(trial.folder / OUTPUTS)[trial.pick.selection]
+    output = bench.output(stored, cast(Rule, trial.pick.rule), trial.pick.calibrated)
+    if output is None:
+        raise MethodError(f"`{trial.folder / OUTPUTS}`: expected outputs for the rule {trial.pick.rule!r}. Found none.")
+    return output
+
+
+def finish(trial: Finished, folder: Path, data: Dataset) -> dict[str, Any]:
+    """Make a finished run of a trial, with its rule fitted on validation data, and read the test split for it.
+
+    Args:
+        trial: that is told.
+        folder: of the finished run; one that is there already is not made again.
+        data: of the tuning.
+
+    Returns:
+        The content of its ``metrics.json``.
+    """
+    config = with_candidate(trial.config, trial.pick)
+    if is_finished(folder):
+        verify(folder)
+        known: dict[str, Any] = read_metrics(folder, config)
+        return known
+    with own_randomness():
+        method = seeded(trial.config, data)
+        found = load_selected(method, trial.folder, trial.pick.selection)
+        _use(method, trial.pick)
+        with locked(folder):
+            prepare_folder(config, folder, data, resume=True)
+            shutil.copyfile(trial.folder / "history.jsonl", folder / "history.jsonl")
+            return conclude(method, data, config, folder, found)
+
+
+def _use(method: Method, pick: Candidate) -> None:
+    """Give a trained method its rule; built in, the checkpoint would lack what the rule keeps."""
+    if not pick.default:
+        method.inference = Inference(
+            method.modalities, cast(Rule, pick.rule), calibrated=pick.calibrated,
+            distribution=distribution_of(method.task),
+        ).to(next(method.parameters()).device)  # fmt: skip
+
+
+def difference_on_test(data: Dataset, first: Path, second: Path) -> Difference:
+    """Difference of two finished runs on the test samples, groups being drawn as wholes."""
+    one, other = (read_outcomes(folder / OUTCOMES)["prediction"] for folder in (first, second))
+    groups = groups_of(data.test)
+    return paired_difference([one], [other], groups=None if groups is None else groups.tolist())
+
+
+def ensemble_on_test(trials: Mapping[str, Finished], chosen: Ensemble, data: Dataset) -> float:
+    """Test score of the ensemble; each member's rule is fitted on validation data.
+
+    Args:
+        trials: name -> trial.
+        chosen: of these.
+        data: of the tuning.
+    """
+    outputs = {}
+    for name in chosen.members:
+        trial = trials[name]
+        with own_randomness():
+            method = seeded(trial.config, data)
+            load_selected(method, trial.folder, trial.pick.selection)
+        _use(method, trial.pick)
+        method.fit_inference(loader(data.validation, 256))
+        seen = collect(method, loader(require(data.test, TestSplit, "test"), 256))
+        with torch.no_grad():
+            outputs[name] = method.inference(seen.fused, seen.unimodal, seen.present).output
+    return float(score(data.task, average(data.task, outputs, chosen.members), data.test.target))
+
+
+def in_words(verdict: Verdict, test: Mapping[str, Any] | None, percent: bool) -> str:
+    """The verdict as sentences.
+
+    Args:
+        verdict: on validation data.
+        test: ``winner`` and ``control`` scores and ``difference``; ``None`` where the test split was not read.
+        percent: whether scores are shares.
+    """
+    control, winner = verdict.control, verdict.winner
+    if verdict.validation is None:
+        said = f"Take the control {control.config.method}: no composition scored higher on validation data."
+    elif verdict.taken is winner:
+        said = (
+            f"Take {winner.label}: on validation data it is {_with_interval(verdict.validation, percent)} above the "
+            f"best control, {control.config.method}, and the interval lies above zero."
+        )
+    else:
+        said = (
+            f"Take the control {control.config.method}: the best composition, {winner.label}, is "
+            f"{_with_interval(verdict.validation, percent)} above it on validation data, and the interval includes "
+            "zero."
+        )
+    if test is None or test.get("difference") is None:
+        return said
+    difference = Difference(**test["difference"])
+    check = "the interval lies above zero" if difference.better else (
+        "the interval lies below zero" if difference.worse else "the interval includes zero"
+    )  # fmt: skip
+    return f"{said} On test data the composition is {_with_interval(difference, percent)} above the control; {check}."
+
+
+def _with_interval(difference: Difference, percent: bool) -> str:
+    factor, digits, unit = (100, 1, " points") if percent else (1, 3, "")
+    low, high = difference.low * factor, difference.high * factor
+    return f"{difference.mean * factor:.{digits}f}{unit} (95 % interval {low:.{digits}f} to {high:.{digits}f})"
+
+
+def plain_difference(difference: Difference | None) -> dict[str, Any] | None:
+    """As plain values."""
+    return None if difference is None else asdict(difference)
