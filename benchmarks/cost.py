@@ -39,6 +39,14 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "MIE, sam none": ("MIE", {"sam": None}, 1.05, 1.1),
     "MIE, sam momentum": ("MIE", {"sam": "momentum"}, 1.10, 1.1),
     "MIE, sam full": ("MIE", {"sam": "full"}, 2.10, 1.25),
+    "MMPareto": ("MMPareto", {}, 1.70, 1.30),
+    "OGM": ("OGM", {}, 1.10, 1.0),
+    "OGM-GE": ("OGM", {"noise": "covariance"}, 1.75, 1.30),
+    "AGM": ("AGM", {}, 1.50, 1.1),
+    "G-Blend": ("GBlend", {}, 1.10, 1.1),
+    "PMR": ("PMR", {}, 1.10, 1.1),
+    "OPM": ("OPM", {"warm_up": 0}, 1.10, 1.1),
+    "MLB": ("MLB", {}, 1.10, 1.1),
 }
 # the same batch in two micro-batches, against Joint in two
 IN_PARTS: dict[str, tuple[str, dict[str, Any], float]] = {
@@ -105,7 +113,8 @@ def method_step(
 ) -> tuple[Method, Callable[[], Any]]:
     method = get(name)(model(device), Classification(CLASSES), **options).to(device).train()
     engine = PlainEngine(sgd(method.parameter_groups(lr=1e-3)))
-    context = EpochContext(epoch=0, epochs=1, steps=100, engine=engine)
+    batches = data if isinstance(data, list) else [data]
+    context = EpochContext(0, 1, 100, batches, engine, batches, len(batches))
     method.on_train_epoch_start(context)
     for _ in range(3):
         method.training_step(data, engine)

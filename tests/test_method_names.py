@@ -58,4 +58,4 @@ def test_the_controls_of_a_comparison_are_those_of_before() -> None:
     from equimodal import studies
 
     assert studies.CONTROLS is CONTROLS
-    assert studies.RunConfig().method == "Joint"
+    assert studies.RunConfig().method == "ExpertPool"

@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,7 @@ MODEL = studies.ModelConfig(feature_size=8, size="small")
 
 
 def config(**changes: Any) -> Any:
-    return studies.RunConfig(
-        **{"method": "Joint", "data": DATA, "model": MODEL, "training": TRAINING, "probe": False} | changes
-    )
+    return studies.RunConfig("Joint", data=DATA, model=MODEL, training=TRAINING, probe=False, **changes)
 
 
 def comparison() -> Any:
@@ -66,7 +65,7 @@ def test_a_changed_file_is_named_by_everything_that_reads_it(made: Path, tmp_pat
         run, study = tmp_path / f"run{number}", tmp_path / f"study{number}"
         shutil.copytree(made / "run", run)
         shutil.copytree(made / "study", study)
-        for place in (run, study / "MultiLoss" / "seed0"):
+        for place in (run, study / "cells" / "MultiLoss" / "seed0"):
             content = (place / name).read_bytes()
             changed = CHANGES[how](content, rng)
             if changed is None:
@@ -76,10 +75,10 @@ def test_a_changed_file_is_named_by_everything_that_reads_it(made: Path, tmp_pat
                 (place / name).write_bytes(changed)
         # without results or weights a run is unfinished, and is finished again from its checkpoints
         again = how == "gone" and name in ("metrics.json", "weights.safetensors")
-        calls: list[Callable[[], Any]] = [lambda r=run: studies.load_run(r), lambda r=run: studies.predict_run(r)]
+        calls: list[Callable[[], Any]] = [partial(studies.load_run, run), partial(studies.predict_run, run)]
         if not again:
-            calls += [lambda r=run: studies.run(config(), r, resume=True, loggers=False)]
-            calls += [lambda s=study: studies.compare(comparison(), s, cost=False)]
+            calls.append(partial(studies.run, config(), run, resume=True, loggers=False))
+            calls.append(partial(studies.compare, comparison(), study, cost=False))
         for call in calls:
             with pytest.raises(EquimodalError, match=name.replace(".", "[.]")):
                 call()
@@ -109,7 +108,7 @@ def test_without_its_hashes_a_run_is_refused_and_one_of_the_first_version_is_not
 
 def test_results_that_cannot_be_are_refused_with_their_field(made: Path, tmp_path: Path) -> None:
     """Also where nobody kept hashes."""
-    cell = tmp_path / "study" / "Joint" / "seed0"
+    cell = tmp_path / "study" / "cells" / "Joint" / "seed0"
     shutil.copytree(made / "study", tmp_path / "study")
     (cell / "content.json").unlink()
     stored = json.loads((cell / "environment.json").read_text())
@@ -118,8 +117,8 @@ def test_results_that_cannot_be_are_refused_with_their_field(made: Path, tmp_pat
     whole = json.loads((cell / "metrics.json").read_text())
     wrong: list[tuple[tuple[str, ...], Any]] = [
         (("method",), "MLA"), (("seed",), 7), (("test", "score"), 5.0), (("test", "score"), -0.5), (("test",), None),
-        (("test", "score"), None), (("test", "score"), "0.5"), (("test", "unimodal"), {"m1": 2.0}), (("validation",), []),
-        (("test", "unimodal"), 3), (("seconds",), None), (("seconds",), -1),
+        (("test", "score"), None), (("test", "score"), "0.5"), (("test", "unimodal"), {"m1": 2.0}),
+        (("validation",), []), (("test", "unimodal"), 3), (("seconds",), None), (("seconds",), -1),
     ]  # fmt: skip
     for path, value in wrong:
         changed = json.loads(json.dumps(whole))
@@ -154,9 +153,8 @@ def test_a_line_that_is_no_record_does_not_end_the_history(made: Path, tmp_path:
     lines = path.read_bytes().splitlines(keepends=True)
     read_lines = pytest.importorskip("equimodal.studies.runs").read_lines
     for rng in many(30, seed=52):
-        garbage = [b"\xff\xfe\n", b"[1]\n", b"{\n", b"null\n", b"\n", b"0" * 5000 + b"\n", b"[" * 9000 + b"\n"][
-            rng.integers(7)
-        ]
+        kinds = [b"\xff\xfe", b"[1]", b"{", b"null", b"", b"0" * 5000, b"[" * 9000]
+        garbage = kinds[rng.integers(len(kinds))] + b"\n"
         place = int(rng.integers(len(lines) + 1))
         path.write_bytes(b"".join([*lines[:place], garbage, *lines[place:]]))
         with pytest.raises(DataError, match=rf"history[.]jsonl`: line {place + 1}: "):
@@ -200,19 +198,13 @@ def test_weights_that_would_be_rounded_or_are_not_finite_are_refused(made: Path,
             )
             expected = "finite weights"
         else:
-            kind = [torch.int8, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.float8_e4m3fn][
-                rng.integers(6)
-            ]
-            changed[name] = whole[name].to(kind)
+            kinds = [torch.int8, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.float8_e4m3fn]
+            changed[name] = whole[name].to(kinds[rng.integers(len(kinds))])
             expected = "types of"
         safetensors.save_file(changed, path, {"equimodal": "{}"})
-        for load in (
-            lambda: studies.load_weights(method, path),
-            lambda: studies.load_model_weights(method.model, path),
-        ):
-            with pytest.raises(
-                CheckpointError, match=rf"weights.safetensors.*{expected}.*{name.removeprefix('model.')}"
-            ):
-                load()
+        match = rf"weights.safetensors.*{expected}.*{name.removeprefix('model.')}"
+        for load, module in ((studies.load_weights, method), (studies.load_model_weights, method.model)):
+            with pytest.raises(CheckpointError, match=match):
+                load(module, path)
         after = method.state_dict()
         assert all(torch.equal(t, after[n]) for n, t in before.items())

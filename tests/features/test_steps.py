@@ -130,3 +130,16 @@ def test_an_error_of_the_model_leaves_batch_statistics_as_they_were() -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         method.training_step(data(), engine)
     assert_identical(before, tensors(method))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_factor_for_each_entry_moves_each_by_its_own(optimizer: str) -> None:
+    p, q = (nn.Parameter(torch.linspace(0.5, 1, 6, dtype=torch.float64).reshape(2, 3)) for _ in range(2))
+    factor, moves = torch.tensor([[1.0, 0.1, 3.0]]), []
+    for parameter, scales in ((p, [UpdateScale([p], factor)]), (q, [])):
+        engine, before = PlainEngine(OPTIMIZERS[optimizer]([parameter])), parameter.detach().clone()
+        phase = Phase("joint", lambda b, x=parameter: Objective(x.sin().sum()), [parameter])  # type: ignore[misc]
+        engine.descend(phase, [any_batch()])
+        engine.step(phase, scales)
+        moves.append(parameter.detach() - before)
+    assert (moves[0] - factor * moves[1]).abs().max() < 1e-15

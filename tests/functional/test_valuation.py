@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from equimodal.errors import MethodError
-from equimodal.functional import copies_alone, shapley_values
+from equimodal.functional import copies_alone, distance_from_uniform, shapley_values
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,13 @@ def test_what_is_no_table() -> None:
     for values in (torch.zeros(2, 3), torch.zeros(2, 1), torch.zeros(4)):
         with pytest.raises(MethodError, match="2\\^M"):
             shapley_values(values)
+
+
+def test_distance_from_uniform_by_hand() -> None:
+    """p = (3/4, 1/4): log 2 - H = 3/4 log(3/2) + 1/4 log(1/2)."""
+    output = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    output[0, 0] = torch.tensor(3.0, dtype=torch.float64).log()
+    assert float(distance_from_uniform(output)) == pytest.approx(expected, abs=1e-12)
+    assert float(distance_from_uniform(output, labels=True)) == pytest.approx(expected, abs=1e-12)
+    assert float(distance_from_uniform(torch.zeros(1, 5))) == pytest.approx(0, abs=1e-6)

@@ -54,7 +54,7 @@ def encoders_of(method: MultiTask) -> list[nn.Parameter]:
 @pytest.mark.parametrize("name", TORCHJD)
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("absent", [False, True])
-def test_three_steps_of_torchjd(name: str, count: int, absent: bool) -> None:
+def test_three_steps_of_torchjd(name: Any, count: int, absent: bool) -> None:
     """The encoders take what the aggregator makes of the Jacobian, everything else the gradient of its own loss."""
     torchjd = pytest.importorskip("torchjd.aggregation")
     sizes = dict(list(SIZES.items())[:count])

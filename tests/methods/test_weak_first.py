@@ -19,7 +19,8 @@ SIZES = {"a": 4, "b": 3, "c": 2}
 
 def told(method: WeakFirst, epoch: int, epochs: int, batches: list[Batch] | None = None) -> list[str]:
     method.on_train_epoch_start(EpochContext(epoch, epochs, 1, batches))
-    return method.waiting()
+    found: list[str] = method.waiting()
+    return found
 
 
 def loud(strengths: dict[str, float], size: int = 12) -> tuple[MultimodalModel, Batch]:

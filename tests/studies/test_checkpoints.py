@@ -19,7 +19,7 @@ from equimodal.studies import load_run, load_weights, run, save_weights
 from equimodal.studies.runs import _history as history_module
 from equimodal.studies.runs._records import append_line, plain, read_checkpoint, read_lines, write_json, write_text
 from tests.helpers import make_method
-from tests.studies.helpers import Whole, assert_same_run, config, history
+from tests.studies.helpers import Whole, as_of_the_first_version, assert_same_run, config, history
 from tests.studies.test_run import stop_after
 
 
@@ -71,7 +71,7 @@ def test_a_bad_checkpoint_is_refused_and_nothing_in_it_runs(
 
 @pytest.mark.parametrize("spoil", ["truncated", "hostile", "missing"])
 def test_bad_weights_are_refused_and_nothing_in_them_runs(whole: Whole, tmp_path: Path, spoil: str) -> None:
-    shutil.copytree(whole(config(epochs=1)), tmp_path / "a")
+    as_of_the_first_version(shutil.copytree(whole(config(epochs=1)), tmp_path / "a"))
     file, trap = tmp_path / "a" / "weights.safetensors", tmp_path / "trap"
     if spoil == "truncated":
         file.write_bytes(file.read_bytes()[:-100])

@@ -18,7 +18,7 @@ from equimodal.errors import DataError, MethodError, UnknownNameError
 from equimodal.report import markdown_table, missing_controls, text_table
 from equimodal.studies import Entry, StudyConfig, StudyError, build_data, compare
 from equimodal.studies.comparisons import _compare
-from tests.studies.helpers import assert_same_run, config, history
+from tests.studies.helpers import as_of_the_first_version, assert_same_run, config, history
 
 
 def study(entries: dict[str, Entry] | None = None, seeds: list[int] | None = None, **changes: Any) -> StudyConfig:
@@ -114,6 +114,7 @@ def test_differences_are_paired_with_every_control_and_the_best_single_modality(
     damaged.write_bytes(damaged.read_bytes()[:40])
     with pytest.raises(DataError, match="outcomes"):
         compare(study(entries), tmp_path / "s", cost=False)
+    as_of_the_first_version(tmp_path / "s")
     damaged.unlink()  # as in a run of a version that wrote none
     again = compare(study(entries), tmp_path / "s", cost=False)
     assert {d["seeds"] for d in again["differences"]["MLA"].values()} == {1}

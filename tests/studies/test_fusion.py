@@ -40,7 +40,7 @@ from equimodal.studies import (
 )
 from equimodal.studies.setup._fusion import _STEPS, _STEPS_OF_IMAGES
 from tests.helpers import companions_of
-from tests.studies.helpers import assert_same_run, config
+from tests.studies.helpers import as_of_the_first_version, assert_same_run, config
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "Concat": {"fill": "learnt"}, "Sum": {"fill": "renormalise"}, "Late": {"fill": "zeros"}, "FiLM": {"main": "v"},
@@ -382,6 +382,7 @@ def test_folders_from_before_there_was_a_choice(tmp_path: Path) -> None:
     settings = config(epochs=1)
     metrics = run(settings, tmp_path / "a", loggers=False)
     compare(study(settings), tmp_path / "s", cost=False)
+    as_of_the_first_version(tmp_path)
     for file in (tmp_path / "a" / "config.yaml", *tmp_path.rglob("s/**/*.yaml")):
         stored = yaml.safe_load(file.read_text())
         for name in ("fusion", "fusion_options"):

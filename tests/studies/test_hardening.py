@@ -32,7 +32,7 @@ from equimodal.studies import (
 from equimodal.studies.comparisons import _compare as module
 from equimodal.studies.runs import Terminated
 from equimodal.studies.setup import cell_folder, check_labels, companion_options, resolved_options
-from tests.studies.helpers import Whole, config
+from tests.studies.helpers import Whole, as_of_the_first_version, config
 
 
 def study(entries: dict[str, Entry], controls: bool = False) -> StudyConfig:
@@ -200,7 +200,7 @@ def test_a_run_and_a_cell_record_every_option(tmp_path: Path) -> None:
 
 
 def test_options_that_were_stored_without_defaults_are_the_same_run(whole: Whole, tmp_path: Path) -> None:
-    shutil.copytree(whole(config("MLA", epochs=1)), tmp_path / "a")
+    as_of_the_first_version(shutil.copytree(whole(config("MLA", epochs=1)), tmp_path / "a"))
     known = tmp_path / "a/config.yaml"
     known.write_text(yaml.safe_dump({**yaml.safe_load(known.read_text()), "options": {}}))
     run(config("MLA", {"alpha": 0.1}, epochs=1), tmp_path / "a", resume=True)

@@ -149,7 +149,7 @@ def test_export_of_a_run_takes_the_numbers_of_the_bundle(folder: Path, tmp_path:
     raw = {}
     for m, x in split.inputs.items():
         mean, scale = data.standardisation(m)
-        raw[m] = (x / torch.from_numpy(scale) + torch.from_numpy(mean)).float()
+        raw[m] = x / torch.from_numpy(scale) + torch.from_numpy(mean)
     found = model(raw)["probabilities"]
     assert torch.allclose(found, method.predict(split.inputs).probabilities, atol=1e-4)
     with pytest.raises(UnknownNameError, match="modality 'm3'"):

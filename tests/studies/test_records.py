@@ -17,7 +17,7 @@ from equimodal.methods import EpochContext, Joint, get
 from equimodal.report import markdown_table, missing_controls, render_report, text_table
 from equimodal.studies import Entry, StudyConfig, build_data, compare, measure_cost, run, summarise
 from equimodal.studies.comparisons import _cost
-from tests.studies.helpers import config, history
+from tests.studies.helpers import as_of_the_first_version, config, history
 
 
 def study(entries: dict[str, Entry], controls: bool = False, seeds: Sequence[int] = (0,)) -> StudyConfig:
@@ -99,7 +99,7 @@ def test_records_without_the_facts_give_the_same_study(tmp_path: Path) -> None:
         "Joint": "reference", "MultiLoss": "baseline", "Ensemble": "independent", "Unimodal[m1]": "single",
         "Unimodal[m2]": "single", "CGGM": "", "MLA": "",
     }  # fmt: skip
-    without_facts(tmp_path / "s")
+    without_facts(as_of_the_first_version(tmp_path / "s"))
     old = compare(settings, tmp_path / "s", cost=False)
     for row, before in zip(old["rows"], new["rows"], strict=True):
         assert row == before
@@ -183,6 +183,24 @@ def test_the_cost_is_the_mean_over_the_planned_epochs(monkeypatch: pytest.Monkey
     assert measure_cost(build_data(config().data), configs, rounds=3) == pytest.approx(
         {"a": 0.25 * 2.5 + 0.75 * 1.0, "b": 1.0, "c": 2.5}
     )
+
+
+def test_a_planned_epoch_costs_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs as they are, then two that have each sample once more, without a modality."""
+
+    def plan(self: Any, context: Any) -> None:
+        rows = torch.cat([torch.arange(len(context.loader.split))[context.loader._positions]] * 2)
+        assert context.validation is not None
+        if context.epoch >= 2:
+            first, *others = context.loader.split.modalities
+            alone = torch.cat([rows[:16], torch.full((16,), -1)])
+            given = {first: rows, **dict.fromkeys(others, alone)}
+            context.loader.plan(given, groups=torch.arange(32) // 16)
+
+    monkeypatch.setattr(Joint, "on_train_epoch_start", plan)
+    settings = config("Joint", epochs=4)
+    stages = _cost._stages(settings, build_data(settings.data), 16)
+    assert [share for share, _ in stages] == pytest.approx([1.0, 0.5])
 
 
 def test_a_method_is_offered_what_a_run_offers_on_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,8 @@ def test_the_folder_holds_the_whole_record(tmp_path: Path) -> None:
     metrics = run(settings, tmp_path / "a")
     folder = tmp_path / "a"
     assert {p.name for p in folder.iterdir()} == {
-        "config.yaml", "environment.json", "history.jsonl", "metrics.json", "outcomes.npz", "weights.safetensors",
-        "checkpoints", "logs",
+        "config.yaml", "environment.json", "history.jsonl", "metrics.json", "weights.safetensors", "checkpoints",
+        "logs", "content.json", "outcomes.npz",
     }  # fmt: skip
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     settings.options = resolved_options("MLA", settings.options)

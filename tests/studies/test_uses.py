@@ -34,7 +34,7 @@ from equimodal.studies import (
 from equimodal.studies.runs import load_companions
 from equimodal.studies.setup import companion_options
 from tests.cli.helpers import CLI, TINY
-from tests.studies.helpers import assert_same_run, config, weights
+from tests.studies.helpers import as_of_the_first_version, assert_same_run, config, weights
 from tests.studies.test_compare import counted
 from tests.studies.uses import EACH, SINGLE, install, remove, study
 
@@ -215,6 +215,7 @@ def unfinished(whole: Path, folder: Path) -> Path:
 
 def test_a_student_does_not_continue_with_another_teacher(tmp_path: Path, whole: Path) -> None:
     folder = unfinished(whole, tmp_path / "s")
+    as_of_the_first_version(folder)
     shutil.copy(cell(folder, "second") / "weights.safetensors", tmp_path / "kept")
     from equimodal.studies import load_weights, save_weights
 

@@ -70,7 +70,7 @@ def run_and_report(
     config: StudyConfig, folder: Path, workers: int, context: Context, resume: str, *, cost: bool = True
 ) -> int:
     """Run what is not finished, print the table, write the reports; the path of the report is printed last."""
-    from equimodal.report import markdown_table, render_report, text_table
+    from equimodal.report import markdown_table, render_report, text_table, verdict
 
     failed: StudyError | None = None
     try:
@@ -81,8 +81,8 @@ def run_and_report(
     except StudyError as error:
         failed, study = error, error.study
     if study["rows"]:
-        print(text_table(study))
-        write_text(folder / "table.md", markdown_table(study))
+        print(f"{text_table(study)}\n\n{verdict(study)}\n")
+        write_text(folder / "table.md", f"{markdown_table(study)}\n{verdict(study)}\n")
         render_report(study, folder / "report.html")
     if failed is not None:
         raise failed

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "one run: a method on a dataset, with checkpoints and records in one folder",
     "compare": "methods x seeds on one dataset, with the controls, restartable",
     "tune": "search for the best composition with a budget, controls first, and say whether it beats them",
+    "reproduce": "re-make a published table from raw data: its cells, what they cost, and the runs",
     "evaluate": "scores of a finished run, per modality and per subset of modalities",
     "predict": "probabilities of a finished run for any subset of modalities, as .npz or .csv",
     "export": "the inference model of a finished run as one file: torch.export or ONNX",

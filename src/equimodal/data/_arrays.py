@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -12,10 +15,14 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.foreign import kind_of_file
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
-_BROKEN = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_BROKEN = (
+    ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    NotImplementedError, RuntimeError, MemoryError, OverflowError, struct.error, tokenize.TokenError,
+)  # fmt: skip
 
 
 class Arrays(Mapping[str, Array]):
@@ -51,10 +58,20 @@ class Arrays(Mapping[str, Array]):
             with self.path.open("rb") as file:
                 content = np.load(file, allow_pickle=False)
                 if isinstance(content, np.lib.npyio.NpzFile):
+                    self._refuse_other_archives(content)
                     return content.files if name is None else np.asarray(content[name])
         except _BROKEN as error:
             raise self._broken("the file" if name is None else f"array `{name}`", error) from error
         raise DataError(f"{self.path}: expected an .npz file (several named arrays). Found a single array.")
+
+    def _refuse_other_archives(self, content: Any) -> None:
+        """A zip archive with other files than arrays, such as weights of torch."""
+        other = [name for name in content.zip.namelist() if not name.endswith(".npy")]
+        if other:
+            raise DataError(
+                f"{self.path}: expected an .npz file, with arrays alone. Found {kind_of_file(self.path)} with "
+                f"{other[0]!r} in it. Save plain arrays: np.savez(path, name=array)."
+            )
 
     def _mapped(self, name: str) -> Array:
         try:
@@ -64,14 +81,20 @@ class Arrays(Mapping[str, Array]):
 
     def _broken(self, what: str, error: Exception) -> DataError:
         text = str(error)
-        if "pickle" in text or "Python object" in text:
+        file = self.path / f"{what.removeprefix('array `').removesuffix('`')}.npy" if self.mapped else self.path
+        try:
+            found = kind_of_file(file)
+        except OSError:
+            found = "a file that cannot be read"
+        numpy = found.startswith(("a zip archive", "a single NumPy"))
+        if ("pickle" in text or "Python object" in text) and (numpy or found == "a pickle"):
             return DataError(
                 f"{self.path}: {what}: expected plain numbers or text. Found pickled Python objects, which can run "
                 "code when they are read; refused. Save plain arrays: np.savez(path, name=array) with a numeric dtype."
             )
         return DataError(
-            f"{self.path}: {what}: expected readable NumPy data. Found a truncated, corrupt or foreign file ({text}). "
-            "Copy or download it again."
+            f"{self.path}: {what}: expected readable NumPy data. Found a truncated, corrupt or foreign file"
+            f"{f' ({text})' if numpy else f': {found}'}. Copy or download it again."
         )
 
     def __getitem__(self, name: str) -> Array:

@@ -212,11 +212,15 @@ class Dataset:
             for part, rows in self._rows.items()
         }
 
-    def standardisation(self, modality: str) -> tuple[Array, Array]:
+    def standardisation(self, modality: str, dtype: npt.DTypeLike = np.float32) -> tuple[Array, Array]:
         """Mean and scale of a modality: a sample x of the bundle, after its transforms, becomes (x - mean) * scale.
 
         Both come from the training rows that have the modality, have the shape of a sample or one that broadcasts to
         it, and are 0 and 1 where the card says ``standardise: none``.
+
+        Args:
+            modality: its name.
+            dtype: of both. Default float32, the type of the samples; float64 is exact where the mean is large.
 
         Raises:
             UnknownNameError: no such modality.
@@ -229,7 +233,8 @@ class Dataset:
         """
         if modality not in self._modalities:
             raise unknown_name(f"modality of {self.name}", modality, self._modalities)
-        return self._store.sources[modality].statistics()
+        mean, scale = self._store.sources[modality].statistics()
+        return mean.astype(dtype), scale.astype(dtype)
 
     @cached_property
     def fingerprint(self) -> str:

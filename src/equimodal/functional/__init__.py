@@ -11,6 +11,11 @@ References:
         (LFM).
     [Wei2024a] Wei et al., Enhancing Multimodal Cooperation via Sample-level Modality Valuation, CVPR 2024,
         arXiv 2309.06255 (SMV).
+    [Huang2025] Huang et al., Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition, CVPR 2025,
+        arXiv 2503.18595 (InfoReg).
+    [Ma2025] Ma et al., Improving Multimodal Learning Balance and Sufficiency through Data Remixing, ICML 2025,
+        arXiv 2506.11550.
+    [Wei2024b] Wei et al., Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024, arXiv 2407.09705.
     [Foret2021] Foret et al., Sharpness-aware minimization, ICLR 2021, arXiv 2010.01412.
     [Peng2022] Peng et al., Balanced multimodal learning via on-the-fly gradient modulation, CVPR 2022,
         arXiv 2203.15332 (OGM, OGM-GE).
@@ -28,6 +33,12 @@ References:
         arXiv 2306.02050 (QMF).
     [Liu2023] Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, arXiv 2306.03792.
     [Han2021] Han et al., Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051 (TMC).
+    [Jiang2025b] Jiang et al., Rethinking Multimodal Learning from the Perspective of Mitigating Classification Ability
+        Disproportion, NeurIPS 2025, arXiv 2502.20120 (AUG).
+    [Hwang2025] Hwang et al., MIDAS: Misalignment-based Data Augmentation Strategy for Imbalanced Multimodal Learning,
+        NeurIPS 2025, arXiv 2509.25831.
+    [MASAM] Modality-aware sharpness-aware minimization, ICLR 2026, openreview AUKeDukcUi.
+    [Hinton2015] Hinton et al., Distilling the knowledge in a neural network, arXiv 1503.02531.
     [Guo2017] Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599.
 """
 
@@ -44,6 +55,7 @@ from equimodal.functional._blending import blending_weights
 from equimodal.functional._boosting import lagging, residual_target
 from equimodal.functional._competition import binary_jensen_shannon, cross_modal_contrast, jensen_shannon
 from equimodal.functional._confidence import true_label_probability, true_probability
+from equimodal.functional._constraint import correlation, superior
 from equimodal.functional._distillation import distillation
 from equimodal.functional._energy import confidence_ranking, energy_confidence, energy_fusion
 from equimodal.functional._evidence import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
@@ -76,6 +88,7 @@ from equimodal.functional._projection import (
 )
 from equimodal.functional._prototypes import pmr_coefficients, prototype_logits
 from equimodal.functional._reconcilement import known_share
+from equimodal.functional._regulation import leads, regulation_strength
 from equimodal.functional._residuals import (
     binary_cross_entropy_residual,
     gaussian_nll,
@@ -83,6 +96,8 @@ from equimodal.functional._residuals import (
     soft_dice,
     softmax_backward,
 )
+from equimodal.functional._selection import Selection, selection_scores
+from equimodal.functional._separability import k_means, purity, scaled_to_unit
 from equimodal.functional._skill import (
     constant_cross_entropy,
     cross_entropy_at,
@@ -106,10 +121,11 @@ from equimodal.functional._uncertainty import (
     uncertainty_weights,
 )
 from equimodal.functional._uncertainty import Measure as Measure
-from equimodal.functional._valuation import copies_alone, shapley_values
+from equimodal.functional._valuation import copies_alone, distance_from_uniform, shapley_values
 
 __all__ = [
     "MEASURES",
+    "Selection",
     "agm_coefficients",
     "alignment_share",
     "balance_terms",
@@ -122,12 +138,14 @@ __all__ = [
     "confidence_ranking",
     "constant_cross_entropy",
     "copies_alone",
+    "correlation",
     "cosine_similarity",
     "cross_entropy_at",
     "cross_modal_contrast",
     "direction_loss",
     "dirichlet_logarithms",
     "discrepancy_ratios",
+    "distance_from_uniform",
     "distillation",
     "divergence_from_mean",
     "energy_confidence",
@@ -148,8 +166,10 @@ __all__ = [
     "gaussian_nll",
     "gaussian_nll_residual",
     "jensen_shannon",
+    "k_means",
     "known_share",
     "lagging",
+    "leads",
     "misaligned_target",
     "mlb_coefficients",
     "norm_restoration",
@@ -165,12 +185,16 @@ __all__ = [
     "product_weights",
     "project_rows",
     "prototype_logits",
+    "purity",
     "rate_gradient",
     "rate_weights",
+    "regulation_strength",
     "relative_strengths",
     "released_alignment_share",
     "removed_direction",
     "residual_target",
+    "scaled_to_unit",
+    "selection_scores",
     "shapley_values",
     "shares",
     "skill",
@@ -179,6 +203,7 @@ __all__ = [
     "softmax_backward",
     "softmax_cross_entropy_residual",
     "softmin_weights",
+    "superior",
     "true_label_probability",
     "true_probability",
     "uncentred_covariance_sum",

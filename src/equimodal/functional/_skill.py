@@ -88,6 +88,11 @@ def weighted_sum(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
     Args:
         values: expert -> (B, C, ...).
         weights: expert -> (B,).
+
+    Example:
+        >>> values = {"x": torch.tensor([[1.0, 3.0]]), "y": torch.tensor([[float("nan"), 0.0]])}
+        >>> weighted_sum(values, {"x": torch.tensor([1.0]), "y": torch.tensor([0.0])})
+        tensor([[1., 3.]])
     """
     parts = []
     for expert, value in values.items():
@@ -126,6 +131,10 @@ def cross_entropy_at(logits: Tensor, q: Tensor, slope: float = 1.0) -> float:
         logits: (N, ..., C).
         q: the same shape, as of :func:`constant_cross_entropy`.
         slope: :math:`\beta`.
+
+    Example:
+        >>> round(cross_entropy_at(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])), 4)  # log 2
+        0.6931
     """
     q = q.double()
     total = q.sum()

@@ -54,3 +54,24 @@ def copies_alone(worth: Tensor) -> Tensor:
     """
     low, middle = (worth > -0.1 + _ROUNDING) & (worth < 0.4 - _ROUNDING), (worth > 0.4 + _ROUNDING)
     return 3 * (worth < -0.1 - _ROUNDING).long() + 2 * low.long() + (middle & (worth < 1 - _ROUNDING)).long()
+
+
+def distance_from_uniform(output: Tensor, labels: bool = False) -> Tensor:
+    r""":math:`KL(p \| \mathrm{uniform}) = \log C - H(p)`, how much a prediction says at all, in nats.
+
+    Args:
+        output: logits (B, C).
+        labels: each column is a label of its own, with :math:`KL(p_l \| (\tfrac12, \tfrac12))` summed over labels.
+
+    Returns:
+        (B,), at least 0.
+
+    Example:
+        >>> distance_from_uniform(torch.tensor([[0.0, 0.0], [50.0, 0.0]])).exp()
+        tensor([1., 2.])
+    """
+    if labels:
+        pairs = torch.stack([torch.zeros_like(output), output], 2)
+        return distance_from_uniform(pairs.flatten(0, 1)).view(output.shape).sum(1)
+    log_p = torch.log_softmax(output, 1)
+    return math.log(output.shape[1]) + (log_p.exp() * log_p).sum(1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 
 from equimodal.errors import BelowSingleWarning, SmallValidationWarning
-from equimodal.inference._candidates import TEMPERED, Comparison
+from equimodal.inference._candidates import Comparison
 from equimodal.inference._evidence import Evidence
-from equimodal.inference._rules import ALONE
+from equimodal.inference._rules import ALONE, RULES
 from equimodal.inference._skill import JOINT
 from equimodal.inference._skill_fit import fewest
 
@@ -68,7 +68,8 @@ def warn_if_below_single(label: str, found: Comparison, data: Evidence) -> None:
     single, gap, half = below
     scores = found.scores()
     shown = "the joint head" if single == "fused" else f"{single.removeprefix(ALONE)!r} alone"
-    advice = f"inference={best.removesuffix(TEMPERED)!r}" + (", calibrated=True" if best.endswith(TEMPERED) else "")
+    plain = best in RULES  # else there is no name for it on a command line
+    advice = f"inference={best!r}" if plain else f"inference='auto', which takes {best!r}"
     warnings.warn(
         f"`inference`: {label!r} scores {scores[label].score:.4g} on {len(data)} validation samples, {gap:.3g} "
         f"[{gap - half:.3g}, {gap + half:.3g}] below the best single output, {shown} ({scores[single].score:.4g}). Use "

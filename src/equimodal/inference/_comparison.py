@@ -93,7 +93,7 @@ def interval_factor(groups: int) -> float:
 
     Example:
         >>> [round(interval_factor(g), 2) for g in (4, 11, 1001)]
-        [3.14, 2.23, 1.96]
+        [3.16, 2.23, 1.96]
     """
     z, v = 1.959964, max(1, groups - 1)
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from equimodal.methods._registry import MethodSummary, available, controls, get, overview
+from equimodal.methods._registry import MethodSummary, available, controls, default_method, get, overview
 from equimodal.methods._registry import built_in as built_in
 
 if TYPE_CHECKING:
@@ -32,26 +32,39 @@ if TYPE_CHECKING:
     # imports of the methods, written by `make pages`
     from equimodal.methods._agm import AGM as AGM
     from equimodal.methods._aug import AUG as AUG
+    from equimodal.methods._awc import AWC as AWC
     from equimodal.methods._cggm import CGGM as CGGM
+    from equimodal.methods._data_remixing import DataRemixing as DataRemixing
     from equimodal.methods._dgl import DGL as DGL
+    from equimodal.methods._diagnosing_relearning import DiagnosingRelearning as DiagnosingRelearning
     from equimodal.methods._ensemble import Ensemble as Ensemble
     from equimodal.methods._ensemble import Unimodal as Unimodal
+    from equimodal.methods._expert_pool import ExpertPool as ExpertPool
     from equimodal.methods._g2d import G2D as G2D
     from equimodal.methods._gblend import GBlend as GBlend
+    from equimodal.methods._info_reg import InfoReg as InfoReg
     from equimodal.methods._joint import Joint as Joint
     from equimodal.methods._lfm import LFM as LFM
+    from equimodal.methods._masam import MASAM as MASAM
     from equimodal.methods._mcr import MCR as MCR
+    from equimodal.methods._midas import MIDAS as MIDAS
     from equimodal.methods._mie import MIE as MIE
     from equimodal.methods._mla import MLA as MLA
+    from equimodal.methods._mlb import MLB as MLB
     from equimodal.methods._mmpareto import MMPareto as MMPareto
     from equimodal.methods._modality_dropout import ModalityDropout as ModalityDropout
     from equimodal.methods._multi_loss import MultiLoss as MultiLoss
+    from equimodal.methods._multi_task import MultiTask as MultiTask
     from equimodal.methods._ogm import OGM as OGM
+    from equimodal.methods._opm import OPM as OPM
+    from equimodal.methods._pmr import PMR as PMR
     from equimodal.methods._pretrain_finetune import PretrainFinetune as PretrainFinetune
     from equimodal.methods._qmf import QMF as QMF
     from equimodal.methods._recon_boost import ReconBoost as ReconBoost
+    from equimodal.methods._smv import SMV as SMV
     from equimodal.methods._tmc import TMC as TMC
     from equimodal.methods._umt import UMT as UMT
+    from equimodal.methods._weak_first import WeakFirst as WeakFirst
     # end of the imports
 
 _HOMES = {
@@ -88,6 +101,7 @@ __all__ = [
     "available",
     "check_options",
     "controls",
+    "default_method",
     "get",
     "measure",
     "overview",
@@ -97,26 +111,39 @@ __all__ = [
 __all__ += [
     "AGM",
     "AUG",
+    "AWC",
     "CGGM",
     "DGL",
     "G2D",
     "LFM",
+    "MASAM",
     "MCR",
+    "MIDAS",
     "MIE",
     "MLA",
+    "MLB",
     "OGM",
+    "OPM",
+    "PMR",
     "QMF",
+    "SMV",
     "TMC",
     "UMT",
+    "DataRemixing",
+    "DiagnosingRelearning",
     "Ensemble",
+    "ExpertPool",
     "GBlend",
+    "InfoReg",
     "Joint",
     "MMPareto",
     "ModalityDropout",
     "MultiLoss",
+    "MultiTask",
     "PretrainFinetune",
     "ReconBoost",
     "Unimodal",
+    "WeakFirst",
 ]
 # end of the names
 

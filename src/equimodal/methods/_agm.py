@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from equimodal._utils.shapes import line_up
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, Survey, UpdateScale, is_distributed
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
 from equimodal.functional import agm_coefficients, relative_strengths
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, StepReport
 from equimodal.methods._info import ALL_TASKS, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import SHARED, batch_confidences, confidence_sums, confidences
+from equimodal.methods.parts import SHARED, BatchTerm, batch_confidences, confidence_sums, confidences
 from equimodal.tasks import Task, distribution_of
 from equimodal.unimodal import Masked, Shapley
 
@@ -103,7 +103,7 @@ class AGM(Stateful, Joint):
         self.alpha, self.cap, self.start, self.end, self.epoch = alpha, cap, start, end, 0
         self.shapley = Shapley(model)
         self.masked = Masked(model) if distribution_of(task) in SHARED else None
-        self._factors: Tensor | None = None
+        self.term = BatchTerm(self._gathered, self._scaled)
         like = next(model.parameters()).detach()
         zeros = like.new_zeros(len(self.modalities), dtype=torch.promote_types(like.dtype, torch.float32))
         self.register_buffer("averages", zeros)
@@ -115,8 +115,7 @@ class AGM(Stateful, Joint):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the fused loss; the factors follow from sums over the whole batch."""
-        self._factors = None
-        survey = Survey(self._gathered, self._receive, self._couple) if self.epoch <= self.end else None
+        survey = self.term.survey() if self.epoch <= self.end else None
         return [Phase("joint", self._objective, list(self.model.parameters()), survey=survey)]
 
     def _responses(self, features: Mapping[str, Tensor], output: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -136,13 +135,11 @@ class AGM(Stateful, Joint):
         features = self._features(batch)
         return self._sums(features, self._responses(features, self._fused(features, batch), batch), batch)
 
-    def _receive(self, totals: Mapping[str, Tensor]) -> None:
-        self._factors = self.coefficients(*confidences(self, totals, logarithm=True))
-
-    def _couple(self, own: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> Objective:
+    def _scaled(self, own: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> Tensor:
+        """What is missing to a loss of factors 1: the value 0, and the gradient through each response less than it."""
         factors = self.coefficients(*confidences(self, totals, logarithm=True))
-        losses = {m: own[f"through/{m}"] for m in self.modalities}
-        return Objective(scaled(losses, dict(zip(self.modalities, factors.unbind(), strict=True))))
+        losses = torch.stack([own[f"through/{m}"] for m in self.modalities])
+        return ((factors.to(losses.dtype) - 1) * (losses - losses.detach())).sum()
 
     @torch.no_grad()
     def coefficients(self, scores: Tensor, known: Tensor) -> Tensor:
@@ -162,15 +159,9 @@ class AGM(Stateful, Joint):
         responses = self._responses(features, output, batch)
         sums = self._sums(features, responses, batch)
         fixed = output.detach()  # L_m has the value of L, and its gradient flows through u_m alone
-        losses = {m: self.loss(fixed + (u - u.detach()), batch) for m, u in responses.items()}
-        if self._factors is None and is_distributed():
-            through = {f"through/{m}": losses.get(m, loss * 0) for m in self.modalities}
-            return Objective(loss, {}, sums, shared={**sums, **through})
-        factors = self._factors
-        if factors is None:
-            factors = self.coefficients(*confidences(self, sums, logarithm=True))
-        by_modality = dict(zip(self.modalities, factors.to(output.dtype).unbind(), strict=True))
-        return Objective(loss + scaled(losses, by_modality), {"joint": loss.detach()}, sums)
+        through = {f"through/{m}": loss * 0 for m in self.modalities}
+        through |= {f"through/{m}": self.loss(fixed + (u - u.detach()), batch) for m, u in responses.items()}
+        return self.term.added(loss, {**sums, **through}, sums=sums)
 
     @torch.no_grad()
     def modify_gradients(
@@ -185,8 +176,3 @@ class AGM(Stateful, Joint):
             self.averages.copy_(torch.where(known, mean, self.averages))
             self.steps.add_(known)
         return ()
-
-
-def scaled(losses: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> Tensor:
-    """What is missing to a loss of factors 1: the value 0, and the gradient through each response less than it."""
-    return torch.stack([(factors[m] - 1) * (loss - loss.detach()) for m, loss in losses.items()]).sum()

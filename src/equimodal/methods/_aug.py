@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from equimodal.batch import Batch, Tree
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.errors import ScheduleWarning
-from equimodal.features import pool
 from equimodal.functional import lagging, residual_target
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, StepReport, warn_once
 from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._loss import target_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import BranchMethod, EpochScores, branch_phase, like_model
-from equimodal.model import Multimodal
+from equimodal.methods.parts import BoostedHeads, BranchMethod, EpochScores, branch_phase
 from equimodal.tasks import Task
 
 
@@ -111,7 +109,7 @@ class AUG(Stateful, BranchMethod):
         check_options(AUG.__init__, locals())
         self.share, self.every, self.ratio, self.margin = share, every, ratio, margin
         self.maximum, self.variant = maximum, variant
-        self.classifiers = Boosted(self.multimodal, task.outputs, hidden, maximum)
+        self.classifiers = BoostedHeads(self.multimodal, task.outputs, hidden, maximum)
         self.scores = EpochScores(self.modalities, 1, self.classifiers.last.weight)
         self._announced = False
 
@@ -165,39 +163,3 @@ class AUG(Stateful, BranchMethod):
         """Sums of the outputs of each modality's classifiers."""
         outputs: dict[str, Tensor] = self.classifiers(features)
         return outputs
-
-
-class Boosted(nn.Module):
-    """A pool of classifiers per modality that share their last layer; those whose turn has not come are idle.
-
-    Args:
-        model: gives modalities and widths.
-        outputs: C.
-        hidden: width before the last layer.
-        maximum: classifiers in each pool; one of them is in use at first.
-    """
-
-    def __init__(self, model: Multimodal, outputs: int, hidden: int, maximum: int) -> None:
-        super().__init__()
-        self.names = tuple(model.modalities)
-        widths = [model.feature_sizes[m] for m in self.names]
-        sizes = [sum(d) if isinstance(d, tuple) else d for d in widths]
-        self.projections = nn.ModuleList(nn.Linear(d, hidden) for d in sizes for _ in range(maximum))
-        self.last = nn.Linear(hidden, outputs)
-        self.counts, self._maximum = [1] * len(sizes), maximum
-        like_model(self, model)
-
-    def projections_of(self, modality: str) -> list[nn.Module]:
-        """Those in use."""
-        position = self.names.index(modality)
-        start = position * self._maximum
-        return list(self.projections[start : start + self.counts[position]])
-
-    def each(self, modality: str, feature: Tree) -> list[Tensor]:
-        """Output (B, C) of each classifier in use, in the order of their turns."""
-        z = pool(feature)
-        return [self.last(torch.relu(layer(z))) for layer in self.projections_of(modality)]
-
-    def forward(self, features: Mapping[str, Tree]) -> dict[str, Tensor]:
-        """Sums of the outputs."""
-        return {m: torch.stack(self.each(m, h)).sum(0) for m, h in features.items()}

@@ -84,6 +84,7 @@ class ExpertPool(Method):
         released=("nothing was released",),
         consulted="none",
         featured=True,
+        default=True,
         engine={
             "sharded: members=2": "refused: a sharded encoder cannot be drawn anew",
         },

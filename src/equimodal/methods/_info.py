@@ -12,7 +12,7 @@ OWN_ROWS = "supported per sample: each modality trains on the samples that have 
 
 Role = Literal["", "reference", "baseline", "single", "independent"]
 ROLES: Mapping[Role, str] = {
-    "reference": "its step is the unit of cost, and a run that names no method trains it",
+    "reference": "its step is the unit of cost",
     "baseline": "the simple method that others have to beat",
     "single": "trains the modality that its option `modality` names; a comparison has one entry per modality",
     "independent": "trains every encoder by itself: under-training is measured against it",
@@ -44,6 +44,7 @@ class MethodInfo:
         role: of a control without which a comparison proves nothing, see :data:`ROLES`; empty for all others.
         rows: name -> options: further rows of a comparison with controls that has the method with its defaults.
         featured: whether the demo, and a comparison that names no method, has it.
+        default: whether a run that names no method trains it; one class says so.
         complete: option -> why samples must have every modality where it is in force.
         engine: engine features -> what departs from their claims, see :func:`equimodal.engine.departures`; empty
             where every claim holds.
@@ -69,4 +70,5 @@ class MethodInfo:
     engine: Mapping[str, str] = field(default_factory=dict)
     role: Role = ""
     featured: bool = False
+    default: bool = False
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch, Tree, tree_map
+from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.errors import MethodError
-from equimodal.features import pool
-from equimodal.functional import misaligned_target, shares, weak_weights
+from equimodal.functional import weak_weights
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
-from equimodal.methods._loss import mask_of, target_of
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
+from equimodal.methods.parts import Misalignment
 from equimodal.tasks import Task
-
-_PARTNERS = "misalignment.partners"
 
 
 class MIDAS(Stateful, MultiLoss):
@@ -91,7 +89,7 @@ class MIDAS(Stateful, MultiLoss):
             "accumulation": "differs: samples are put together within a micro-batch",
         },
     )
-    state = ("_generator", "warming")
+    state = ("misalignment.generator", "warming")
     alpha: Tensor
 
     def __init__(
@@ -112,7 +110,7 @@ class MIDAS(Stateful, MultiLoss):
         check_options(MIDAS.__init__, locals())
         self.misaligned_weight, self.step, self.warm_up = misaligned_weight, step, warm_up
         self.warming: bool | None = None if warm_up > 0 else False
-        self._generator = torch.Generator().manual_seed(seed)
+        self.misalignment = Misalignment(self.modalities, task, seed)
         like = next(self.heads.parameters())
         dtype = torch.promote_types(like.dtype, torch.float32)
         self.register_buffer("alpha", torch.ones(len(self.modalities), dtype=dtype, device=like.device))
@@ -128,21 +126,7 @@ class MIDAS(Stateful, MultiLoss):
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Draw the partners once per step, so that both passes of a sharpness-aware step see the same."""
-        return [b.with_extras(**{_PARTNERS: self._partners(b)}) for b in batches]
-
-    def _partners(self, batch: Batch) -> Tensor:
-        """(B, M): whose features of m a sample is given; -1 where it cannot be put together."""
-        size, count = len(batch), len(self.modalities)
-        stays = int(torch.randint(count, (), generator=self._generator))
-        labels = labels_of(batch)
-        drawn = torch.rand(count, size, size, generator=self._generator).to(labels.device, non_blocking=True)
-        masks = torch.stack([mask_of(batch, m) for m in self.modalities])
-        apart = labels[:, None] != labels
-        allowed = apart & masks[:, None]
-        allowed[stays] = torch.eye(size, dtype=torch.bool, device=labels.device)
-        found = torch.where(allowed, drawn, -1.0).argmax(2)
-        usable = allowed.any(2).all(0) & masks.all(0)
-        return torch.where(usable, found, -1).mT
+        return [self.misalignment.drawn(b) for b in batches]
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the sum of losses; in the warm-up encoders and heads on theirs."""
@@ -161,40 +145,11 @@ class MIDAS(Stateful, MultiLoss):
         if not self.warming:
             losses["fused"] = self.loss(self._fused(features, batch), batch)
             if len(features) == len(self.modalities):
-                misaligned, sums = self._misaligned(features, outputs, batch)
-                losses["misaligned"] = misaligned
+                fused = partial(self._fused, batch=replace(batch, present=None))
+                losses["misaligned"], sums = self.misalignment.loss(features, outputs, batch, self.alpha, fused)
         weights = {"misaligned": self.misaligned_weight}
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         return Objective(total, {name: loss.detach() for name, loss in losses.items()}, sums)
-
-    def _misaligned(
-        self, features: Mapping[str, Tree], outputs: Mapping[str, Tensor], batch: Batch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted cross-entropy of samples that are put together, and the sums that move alpha."""
-        partners, labels = batch.extras[_PARTNERS], labels_of(batch)
-        usable, rows = partners[:, 0] >= 0, partners.clamp_min(0)
-        mixed = {m: _taken(features[m], rows[:, i]) for i, m in enumerate(self.modalities)}
-        output = self._fused(mixed, replace(batch, present=None))
-        with torch.no_grad():
-            true = [self.task.probabilities(outputs[m]).gather(1, labels[:, None])[:, 0] for m in mixed]
-            confidence = torch.stack([c[rows[:, i]] for i, c in enumerate(true)], 1)
-            target = misaligned_target(confidence, labels[rows], self.alpha.to(confidence.dtype), self.task.outputs)
-            weight = usable * (1 + (self._likeness(features, mixed, rows) + 1) / 2)
-            followed = shares(self.task.probabilities(output).gather(1, labels[rows]))
-            sums = {
-                "confidence": (shares(confidence) * usable[:, None]).sum(0),
-                "followed": (followed * usable[:, None]).sum(0),
-                "usable": usable.sum(dtype=confidence.dtype).reshape(1),
-            }
-        losses = -(target * torch.log_softmax(output.to(target.dtype), 1)).sum(1)
-        return (torch.where(usable, losses, 0.0) * weight).sum() / usable.sum().clamp_min(1), sums
-
-    def _likeness(self, features: Mapping[str, Tree], mixed: Mapping[str, Tree], rows: Tensor) -> Tensor:
-        """(B,) mean cosine between own and new features, over the modalities that are new."""
-        own = torch.arange(len(rows), device=rows.device)
-        new = (rows != own[:, None]).to(self.alpha.dtype)
-        cosines = [nn.functional.cosine_similarity(pool(features[m]), pool(mixed[m]), dim=1) for m in self.modalities]
-        return (torch.stack(cosines, 1) * new).sum(1) / new.sum(1).clamp_min(1)
 
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
         """The next alpha, from sums over all processes."""
@@ -206,13 +161,3 @@ class MIDAS(Stateful, MultiLoss):
         whole = engine.all_sum({n: t.to(zero.dtype) for n, t in given.items()})
         moved = weak_weights(self.alpha, whole["confidence"], whole["followed"], self.step)
         self.alpha.copy_(torch.where(whole["usable"] > 0, moved, self.alpha))
-
-
-def labels_of(batch: Batch) -> Tensor:
-    """(B,) classes; of soft targets the most probable ones."""
-    target = target_of(batch)
-    return target.argmax(1) if target.is_floating_point() else target.long()
-
-
-def _taken(feature: Tree, rows: Tensor) -> Tree:
-    return tree_map(lambda t: t.index_select(0, rows), feature)

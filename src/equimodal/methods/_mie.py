@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from equimodal.methods.parts import (
     Stages,
     branch_phase,
     published_head,
+    ranked_scores,
     reset_optimizer,
     training_samples,
 )
@@ -66,6 +67,7 @@ class MIE(Stateful, ProjectingMethod):
         stage_epochs: lengths of the stages in epochs, repeated over the modalities. Each stage starts from the best
             model so far with fresh optimizer state, and the covariances of the modality before are collected in
             evaluation mode in a pass over the training data.
+        order: of the turns; ranked, as in :class:`MLA`, by the training scores of each modality's last turn.
         mixup_alpha: of the Beta distribution of mixup on inputs and targets (not label maps); 0 is off.
         heads: modality -> classifier, instead of the published one.
         seed: of the mixup generator.
@@ -122,6 +124,7 @@ class MIE(Stateful, ProjectingMethod):
         ] = "linear",
         alternate: Annotated[Literal["batch", "epoch", "stage"], "ours, see deviations"] = "batch",
         stage_epochs: Annotated[Sequence[int], "released configuration of CREMA-D"] = (25, 50),
+        order: Annotated[Literal["fixed", "weak_first", "strong_first"], "paper"] = "fixed",
         mixup_alpha: Annotated[float, Within(at_least=0), "ours; 1.0 in the released configuration of CREMA-D"] = 0.0,
         heads: Mapping[str, nn.Module] | None = None,
         seed: Annotated[int, Within(whole=True)] = 0,
@@ -141,11 +144,15 @@ class MIE(Stateful, ProjectingMethod):
         if projection:
             keyed = corresponding({m: branch_layers(model, m, self.heads[m], layers) for m in self.modalities})
             self.projection = (MeanFlat if released else Flat)(keyed, temperature, sources)
+        self.order, self.scores = order, ranked_scores(self, order)
         self._active: str | None = None  # None: every modality
         self._known_epoch, self._refreshed, self._steps = alternate == "batch", not projection, 0
         warn_if_frozen(self, "MIE trains only its classifier.")
 
-    # ---- training ---------------------------------------------------------------------------------------------------
+    @classmethod
+    def recommended(cls, task: Task) -> dict[str, Any]:
+        """Also, for numbers, the whole gradient at the perturbed weights: its deep classifiers fit their noise."""
+        return super().recommended(task) | ({"flat_ratio": 1.0} if task.name == "regression" else {})
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Mixup, once per step, so that both passes see the same."""
@@ -170,7 +177,7 @@ class MIE(Stateful, ProjectingMethod):
                 "gradient is projected. Call method.on_train_epoch_end(EpochContext(epoch)) after each epoch."
             )
             warn_once(self, message, ScheduleWarning)
-        for m in self.modalities if self._active is None else (self._active,):
+        for m in self.turns() if self._active is None else (self._active,):
             yield branch_phase(self.multimodal, m, self.heads[m], partial(self._objective, m))
 
     def _objective(self, modality: str, own: Batch, batch: Batch) -> Objective:
@@ -189,15 +196,15 @@ class MIE(Stateful, ProjectingMethod):
         feature = self.multimodal.encode(own.inputs, None, [modality])[modality]
         return feature, self.heads[modality](feature)
 
-    # ---- epochs and stages ------------------------------------------------------------------------------------------
-
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Choose the active modality; at a new stage: covariances of the last one, best model, fresh optimizer."""
         self._known_epoch = True
         if self.alternate == "stage":
             self._enter_stage(context)
             return
-        self._active = None if self.alternate == "batch" else self.modalities[context.epoch % len(self.modalities)]
+        self._active = None if self.alternate == "batch" else self._of_turn(context.epoch)
+        if self.scores is not None and self.alternate == "batch":
+            self.scores.end_epoch()
         for m in self.modalities if self._active is None else (self._active,):
             self.projection.forget(m)
 
@@ -207,10 +214,17 @@ class MIE(Stateful, ProjectingMethod):
             self.projection.end_epoch()
             self._refreshed = True
 
+    def _of_turn(self, number: int) -> str:
+        """Whose epoch or stage it is; the order changes only when each has had its turn."""
+        position = number % len(self.modalities)
+        if self.scores is not None and position == 0:
+            self.scores.end_epoch()
+        return self.turns()[position]
+
     def _enter_stage(self, context: EpochContext) -> None:
         if not self.stages.enter(context.epoch):
             return
-        previous, self._active = self._active, self.modalities[self.stages.current % len(self.modalities)]
+        previous, self._active = self._active, self._of_turn(self.stages.current)
         if previous is None:
             return
         self.stages.restore(self.state_dict())

@@ -16,7 +16,14 @@ from equimodal.inference import Prediction, Rule
 from equimodal.methods._base import EpochContext, Stateful, warn_if_frozen, warn_once
 from equimodal.methods._info import ALL_TASKS, MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import ProjectingMethod, branch_phase, default_head, equal_width, like_model
+from equimodal.methods.parts import (
+    ProjectingMethod,
+    branch_phase,
+    default_head,
+    equal_width,
+    like_model,
+    ranked_scores,
+)
 from equimodal.methods.released import MLA_RELEASED, fuse_by_batch, require_classification
 from equimodal.projection import Flat, NoProjection, Orthogonal, corresponding, projectable_layers
 from equimodal.tasks import Task, distribution_of
@@ -49,7 +56,9 @@ class MLA(Stateful, ProjectingMethod):
         projector_reset: ``"cycle"`` is after every batch. A projector that is never reset loses rank over long runs;
             ``report.extras["plasticity/..."]`` is trace(P)/d.
         temperature: :math:`\tau` of the flat spectrum; refreshed at the end of each epoch.
-        order: of the modalities in a batch.
+        order: of the modalities in a batch. ``"weak_first"``: by the training scores of the last epoch, the lowest
+            first, for which a bound is tightest ([EDM]_); ``"strong_first"`` is its control. Epoch 0, and equal scores,
+            have the order of the encoders.
         seed: of the shuffling generator.
         variant: ``"released"`` is what the authors' repository computes: no projection, and one weight per BATCH from
             entropies whose softmax runs over the batch axis, so a prediction depends on which samples share its batch.
@@ -65,6 +74,7 @@ class MLA(Stateful, ProjectingMethod):
     References:
         .. [Zhang2024] Multimodal Representation Learning by Alternating Unimodal Adaptation, CVPR 2024, arXiv
         2311.10707.
+        .. [EDM] arXiv 2506.00030, on the order of alternating updates; the score is ours.
     """
 
     info = MethodInfo(
@@ -103,7 +113,7 @@ class MLA(Stateful, ProjectingMethod):
         alpha_scale: Annotated[Literal["absolute", "relative"], "paper"] = "absolute",
         projector_reset: Annotated[Literal["never", "epoch", "cycle"], "paper"] = "never",
         temperature: Annotated[float, Within(at_least=0), "MIE paper; only used by projector='flat'"] = 0.4,
-        order: Annotated[Literal["fixed", "shuffled"], "paper"] = "fixed",
+        order: Annotated[Literal["fixed", "shuffled", "weak_first", "strong_first"], "paper"] = "fixed",
         seed: Annotated[int, Within(whole=True)] = 0,
         variant: Literal["paper", "released"] = "paper",
         sharpness: Sharpness | None = None,
@@ -134,6 +144,7 @@ class MLA(Stateful, ProjectingMethod):
         elif projector == "flat":
             self.projection = Flat(corresponding({m: {"head": layers} for m in self.modalities}), temperature)
         self._generator = torch.Generator().manual_seed(seed)
+        self.scores = ranked_scores(self, order)
         self._batch, self._batches = 0, None if alpha_schedule == "epoch" else 1
         warn_if_frozen(self, "MLA trains only the shared head on it.")
 
@@ -145,8 +156,8 @@ class MLA(Stateful, ProjectingMethod):
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
-        """One per modality, in a fixed or shuffled order."""
-        order = list(self.modalities)
+        """One per modality, in the order that is asked for."""
+        order = self.turns()
         if self.order == "shuffled":
             order = [order[i] for i in torch.randperm(len(order), generator=self._generator).tolist()]
         for m in order:
@@ -178,6 +189,8 @@ class MLA(Stateful, ProjectingMethod):
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Start of the alpha schedule; the projector is reset here with ``projector_reset="epoch"``."""
         self._batch = 0
+        if self.scores is not None:
+            self.scores.end_epoch()
         if self.alpha_schedule == "epoch":
             self._batches = context.steps or self._batches
         if self.projector_reset == "epoch":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, Survey, UpdateScale, is_distributed
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
 from equimodal.errors import MethodError
 from equimodal.functional import pmr_coefficients
 from equimodal.inference import Rule
@@ -17,7 +17,7 @@ from equimodal.methods._base import EpochContext, Stateful, StepReport
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import ClassPrototypes
+from equimodal.methods.parts import BatchTerm, ClassPrototypes
 from equimodal.tasks import Task
 
 Totals = Mapping[str, Tensor]
@@ -102,7 +102,7 @@ class PMR(Stateful, Joint):
         self.alpha, self.mu, self.entropy_epochs = alpha, mu, entropy_epochs
         self.start, self.end, self.variant, self.epoch, self.ready = start, end, variant, 0, False
         self.prototypes = ClassPrototypes(self, task.outputs, momentum)
-        self._totals: Totals | None = None
+        self.term = BatchTerm(self._sums, self._terms)
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """New prototypes."""
@@ -116,21 +116,16 @@ class PMR(Stateful, Joint):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the fused loss and the terms, whose weights follow from sums over the whole batch."""
-        self._totals, survey = None, None
-        if self._in_window():
-            if not self.ready:
-                raise MethodError(
-                    "PMR: expected prototypes. Found none, as on_train_epoch_start was not called. Call "
-                    "method.on_train_epoch_start(EpochContext(epoch, loader=train_loader)) before each epoch."
-                )
-            survey = Survey(self._gathered, self._receive, lambda own, totals: Objective(self._terms(own, totals)))
+        if self._in_window() and not self.ready:
+            raise MethodError(
+                "PMR: expected prototypes. Found none, as on_train_epoch_start was not called. Call "
+                "method.on_train_epoch_start(EpochContext(epoch, loader=train_loader)) before each epoch."
+            )
+        survey = self.term.survey() if self._in_window() else None
         return [Phase("joint", self._objective, list(self.model.parameters()), survey=survey)]
 
-    def _gathered(self, batch: Batch) -> dict[str, Tensor]:
+    def _sums(self, batch: Batch) -> dict[str, Tensor]:
         return self.prototypes.sums(self._features(batch), batch)
-
-    def _receive(self, totals: Totals) -> None:
-        self._totals = totals
 
     def coefficients(self, totals: Totals) -> tuple[Tensor, Tensor]:
         """beta and gamma, (M,) each."""
@@ -156,12 +151,7 @@ class PMR(Stateful, Joint):
         loss = self.loss(self._fused(features, batch), batch)
         if not self._in_window():
             return Objective(loss)
-        own = self.prototypes.sums(features, batch)
-        sums = {name: t.detach() for name, t in own.items()}
-        if self._totals is None and is_distributed():
-            return Objective(loss, {"fused": loss.detach()}, sums, shared=own)
-        terms = self._terms(own, sums if self._totals is None else self._totals)
-        return Objective(loss + terms.to(loss.dtype), {"fused": loss.detach()}, sums)
+        return self.term.added(loss, self.prototypes.sums(features, batch), {"fused": loss.detach()})
 
     @torch.no_grad()
     def modify_gradients(

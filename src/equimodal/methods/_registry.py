@@ -49,11 +49,13 @@ class Source:
         module: name of the file without its ending.
         title: from ``info``.
         control: from ``info``.
+        default: from ``info``.
     """
 
     module: str
     title: str
     control: bool
+    default: bool
 
 
 @lru_cache(maxsize=1)
@@ -69,17 +71,19 @@ def built_in() -> Mapping[str, Source]:
             for node in ast.parse(text).body if "MethodInfo(" in text else ():
                 info = _info(node) if isinstance(node, ast.ClassDef) else None
                 if isinstance(node, ast.ClassDef) and info is not None:
-                    title, control = str(info.get("title", "")), bool(info.get("control", False))
-                    sources[node.name] = Source(file.name.removesuffix(".py"), title, control)
+                    control, default = bool(info.get("control", False)), bool(info.get("default", False))
+                    title = str(info.get("title", ""))
+                    sources[node.name] = Source(file.name.removesuffix(".py"), title, control, default)
     return dict(sorted(sources.items(), key=lambda entry: entry[0].lower()))
 
 
 def _info(node: ast.ClassDef) -> dict[str, Any] | None:
-    """``title`` and ``control`` of the class's own ``info``; ``None`` where it has none."""
+    """What is read of the class's own ``info``; ``None`` where it has none."""
+    known = ("title", "control", "default")
     for statement in node.body:
         call = statement.value if isinstance(statement, (ast.Assign, ast.AnnAssign)) else None
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "MethodInfo":
-            return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("title", "control")}
+            return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in known}
     return None
 
 
@@ -112,10 +116,20 @@ def available(*, outside: bool = True) -> list[str]:
         PluginWarning: a package registers something that cannot be used. It is left out.
 
     Example:
-        >>> available(outside=False)[-3:]
-        ['CGGM', 'MIE', 'MLA']
+        >>> [name for name in available(outside=False) if name in ("Joint", "CGGM", "MLA")]
+        ['Joint', 'CGGM', 'MLA']
     """
     return [entry.name for entry in overview(outside=outside)]
+
+
+def default_method() -> str:
+    """Name of the method that a run trains which names none.
+
+    Example:
+        >>> default_method()
+        'ExpertPool'
+    """
+    return next(name for name, source in built_in().items() if source.default)
 
 
 def controls(*, outside: bool = True) -> list[str]:
@@ -133,7 +147,7 @@ def overview(*, outside: bool = True) -> list[MethodSummary]:
         PluginWarning: as for :func:`available`.
 
     Example:
-        >>> overview(outside=False)[-1].title
+        >>> next(entry.title for entry in overview(outside=False) if entry.name == "MLA")
         'Multimodal learning with alternating unimodal adaptation'
     """
     entries = [MethodSummary(name, source.title, source.control) for name, source in built_in().items()]

@@ -6,6 +6,7 @@ from equimodal.report._page import render_report
 from equimodal.report._study import missing_controls
 from equimodal.report._tables import markdown_table, text_table
 from equimodal.report._tuning import render_tuning, tuning_table
+from equimodal.report._verdict import verdict
 
 __all__ = [
     "CONTROLS",
@@ -15,4 +16,5 @@ __all__ = [
     "render_tuning",
     "text_table",
     "tuning_table",
+    "verdict",
 ]

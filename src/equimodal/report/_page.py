@@ -13,6 +13,7 @@ from equimodal.errors import missing_extra
 from equimodal.report._curves import sections
 from equimodal.report._study import Study, read_study
 from equimodal.report._tables import column_names, printable, score_text, spread_text
+from equimodal.report._verdict import verdict
 
 
 def render_report(study: Mapping[str, Any], path: str | Path) -> Path:
@@ -42,6 +43,7 @@ def render_report(study: Mapping[str, Any], path: str | Path) -> Path:
         table=_table(record),
         rules=_rules(record),
         sections=sections(record),
+        verdict=verdict(study).splitlines(),
         facts=facts_of(record.facts),
         commands=[str(c) for c in record.facts.get("commands") or ()],
     )

@@ -11,7 +11,10 @@ from equimodal.studies.comparisons import (
     summarise,
 )
 from equimodal.studies.outputs import export_run, predict_run, write_predictions
+from equimodal.studies.reproduction import published_table, published_tables
+from equimodal.studies.runs import OUTCOMES as OUTCOMES
 from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights
+from equimodal.studies.runs import read_outcomes as read_outcomes
 from equimodal.studies.setup import (
     DataConfig,
     Entry,
@@ -28,6 +31,8 @@ from equimodal.studies.setup import (
     recipes,
     task_options,
 )
+from equimodal.studies.setup import cell_folder as cell_folder
+from equimodal.studies.setup import companion_options as companion_options
 from equimodal.studies.tuning import TuneConfig, tune
 
 __all__ = [
@@ -55,6 +60,8 @@ __all__ = [
     "measure_cost",
     "method_options",
     "predict_run",
+    "published_table",
+    "published_tables",
     "ratios",
     "recipe",
     "recipes",

@@ -72,7 +72,7 @@ class ToyData:
 
     def context(self, epoch: int = 0, epochs: int | None = None, engine: Engine | None = None) -> EpochContext:
         """All that a method may be given between epochs; the validation samples are those that it trains on."""
-        return EpochContext(epoch, epochs, len(self._entries), self.loader, engine, self.plain, self._parts)
+        return EpochContext(epoch, epochs, len(self._entries), self.loader, engine, self.plain)  # of whole batches
 
     def epoch(self) -> list[Any]:
         """The batches of the next epoch; planned ones in as many micro-batches as were given."""

@@ -20,6 +20,7 @@ from equimodal.testing._property import Property
 WITHOUT_SOURCE = (
     "seed",
     "heads",
+    "models",
     "head",
     "classifiers",
     "sharpness",

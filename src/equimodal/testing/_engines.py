@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,11 +20,20 @@ class Watched(PlainEngine):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.events: list[str] = []
+        self.moved: set[str] = set()  # phases that asked for a second pass at weights that they moved
 
     def descend(self, phase: Any, batches: Sequence[Batch], sharpness: Any = None) -> Any:
         """As the engine, and write it down."""
         self.events.append(f"phase {phase.name}")
-        return super().descend(phase, batches, sharpness)
+        ask = phase.perturbation
+
+        def asked(descent: Any) -> Any:
+            move = ask(descent)
+            if move is not None:
+                self.moved.add(phase.name)
+            return move
+
+        return super().descend(phase if ask is None else replace(phase, perturbation=asked), batches, sharpness)
 
     def _finish_backward(self, *arguments: Any) -> bool:
         self.events.append("average")

@@ -100,8 +100,9 @@ def every_fusion_trains_or_is_refused(case: Case, fusion: str) -> None:
 def bad_batches_are_refused(case: Case) -> None:
     """A batch that does not fit is refused by name, and nothing has moved."""
     method, batch = case.make(2), toy_batch(2)
-    engine, before = sgd(method), weights(method)
+    engine = sgd(method)
     announce(method, engine, batches=[batch])
+    before = weights(method)
     y = cast(Tensor, batch.target)
     with expect_error(BatchError, r"unknown \['smell'\]", "an unknown modality"):
         method.training_step(Batch({**batch.inputs, "smell": torch.zeros(12, 1)}, y), engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Sharpness
@@ -90,28 +91,27 @@ def order_of_encoders_does_not_matter(case: Case) -> None:
     """Encoders in another order give the same weights (1e-9), unless the class says why not in ``info.order``."""
     if case.method.info.order:
         raise NotApplicable(f"declares that it does (`info.order`): {case.method.info.order}")
-    ours = case.make(3)
-    blank = toy_model(3)
-    encoders = {m: blank.encoder(m) for m in reversed(NAMES[:3])}
-    theirs = case.on(MultimodalModel(encoders, blank.fusion, blank.head))
-    for method in (ours, theirs):
-        _fill_parts_of(method)
+    plain, blank = toy_model(3), toy_model(3)
+    turned = MultimodalModel({m: blank.encoder(m) for m in reversed(NAMES[:3])}, blank.fusion, blank.head)
+    ours, theirs = case.on(plain), case.on(turned)
+    for method, model in ((ours, plain), (theirs, turned)):
+        _fill_other_parts(method, model)
     batches = [toy_batch(3, seed=s) for s in range(3)]
     train(ours, sgd(ours), range(2), batches, total=2)
     train(theirs, sgd(theirs), range(2), batches, total=2)
     for m in NAMES[:3]:
-        encoder = weights(ours.model.encoder(m))  # type: ignore[operator]
+        encoder = weights(plain.encoder(m))
         expect_near(encoder, weights(blank.encoder(m)), 1e-9, f"encoder of {m!r} with encoders in another order")
-    expect_near(weights(ours.multimodal.head), weights(blank.head), 1e-9, "head with encoders in another order")
+    expect_near(weights(plain.head), weights(blank.head), 1e-9, "head with encoders in another order")
     x = batches[0].inputs
     a, b = ours.predict(x).output, theirs.predict(x).output
     expect_near({"output": a}, {"output": b}, 1e-9, "predictions with encoders in another order")
 
 
 @torch.no_grad()
-def _fill_parts_of(method: Method) -> None:
+def _fill_other_parts(method: Method, model: nn.Module) -> None:
     """Parameters of the method that are not the model's, equal for equal shapes, whatever order they were made in."""
-    of_model = {id(p) for p in method.model.parameters()}
+    of_model = {id(p) for p in model.parameters()}
     for p in method.parameters():
         if id(p) not in of_model:
             p.copy_(torch.linspace(-0.4, 0.5, p.numel(), dtype=p.dtype).sin().reshape(p.shape))

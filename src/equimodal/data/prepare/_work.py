@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.foreign import no_data
 from equimodal.data.prepare._interface import ArraySpec, Item, Preparation, UnreadableError, dtype_of
 from equimodal.data.prepare._journal import Entry, FileState
 from equimodal.data.prepare._store import Store
 from equimodal.errors import DataError, StorageError
 
 Array = npt.NDArray[Any]
-_LFS = b"version https://git-lfs"
 
 
 class Worker:
@@ -95,8 +95,9 @@ class Worker:
         known = self._states.get(relative)
         if known is None or known[:2] != (status.st_size, status.st_mtime_ns):
             with path.open("rb") as file:
-                if file.read(len(_LFS)) == _LFS:
-                    raise UnreadableError("a Git LFS pointer instead of the file; get it with: git lfs pull")
+                found = no_data(file.read(4096))
+            if found:
+                raise UnreadableError(found)
             # many items of one large file: it is hashed once per process
             known = self._states[relative] = (status.st_size, status.st_mtime_ns, sha256(path))
         return known

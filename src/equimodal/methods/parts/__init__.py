@@ -1,12 +1,14 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
 from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
+from equimodal.methods.parts._batch_term import BatchTerm
+from equimodal.methods.parts._boosted import BoostedHeads
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction, columns_of_head
 from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader, training_table
-from equimodal.methods.parts._epoch_scores import EpochScores, Order
+from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores
 from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._game import PermutationGame
 from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
@@ -26,7 +28,9 @@ from equimodal.methods.parts._heads import (
     unimodal_phase,
     usual_way,
 )
+from equimodal.methods.parts._loss_memory import LossMemory
 from equimodal.methods.parts._members import Members, mean_output, redrawn
+from equimodal.methods.parts._misalignment import Misalignment
 from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_columns, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
@@ -40,6 +44,8 @@ from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 __all__ = [
     "SHARED",
     "AggregatorName",
+    "BatchTerm",
+    "BoostedHeads",
     "BranchMethod",
     "ClassPrototypes",
     "Companions",
@@ -48,11 +54,12 @@ __all__ = [
     "FixedHead",
     "GradientNoise",
     "Heads",
+    "LossMemory",
     "LossRates",
     "Members",
+    "Misalignment",
     "Mixup",
     "Noise",
-    "Order",
     "PermutationGame",
     "PlannedLoader",
     "ProbeRun",
@@ -84,6 +91,7 @@ __all__ = [
     "present_sum",
     "probe_run",
     "published_head",
+    "ranked_scores",
     "redrawn",
     "reset_optimizer",
     "scale_columns",

@@ -12,6 +12,7 @@ from equimodal.engine import Descent, Engine, Phase, UpdateScale, evaluating
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.inference import Rule, needs_of
 from equimodal.methods._base import EpochContext, Method, StepReport
+from equimodal.methods.parts._epoch_scores import EpochScores
 from equimodal.methods.parts._heads import Heads
 from equimodal.projection import NoProjection
 from equimodal.tasks import Task
@@ -48,10 +49,17 @@ class ProjectingMethod(BranchMethod):
     r"""A branch method whose gradients are projected on what the other modalities leave free.
 
     m's turn is :math:`G \leftarrow G P` for the layers of ``projection``, a step, and a look of the projection at what
-    the layers were given: the sums of ``self.projection.observing(m)``, which belong to the objective's.
+    the layers were given: the sums of ``self.projection.observing(m)``, which belong to the objective's. With
+    ``scores`` it is also a look at m's score, which is among the objective's sums.
     """
 
     projection: NoProjection
+    scores: EpochScores | None
+    order: str
+
+    def turns(self) -> list[str]:
+        """The modalities in the order in which they take turns: by their last scores, or as the model has them."""
+        return list(self.modalities) if self.scores is None else self.scores.order(self.order)
 
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
@@ -61,8 +69,10 @@ class ProjectingMethod(BranchMethod):
         return ()
 
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
-        """Show the projection m's features, once m's step is done."""
+        """Show m's features to the projection, and m's score to what ranks them, once m's step is done."""
         report.extras |= self.projection.learn(phase.name, descent.sums, engine)
+        if self.scores is not None:
+            self.scores.add(phase.name, descent.sums)
 
 
 def training_samples(method: Method, modality: str, context: EpochContext, instead: str) -> Iterator[Batch]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from equimodal._utils.precision import Float32Buffers
 from equimodal.engine import all_sum
-from equimodal.methods._base import Stateful
+from equimodal.methods._base import Method, Stateful
 from equimodal.tasks import mean_ratio
 
-Order = Literal["fixed", "weak_first", "strong_first"]
-"""Of the modalities: as the model has them, or by their last training scores."""
+RANKED = ("weak_first", "strong_first")
+"""Orders of the modalities that follow from their last training scores."""
 
 
 class EpochScores(Stateful, Float32Buffers):
@@ -64,10 +63,21 @@ class EpochScores(Stateful, Float32Buffers):
         self.denominators.zero_()
         return self.last
 
-    def order(self, rule: Order) -> list[str]:
-        """The modalities by their last scores; in their own order where some are not known, or equal."""
-        if rule == "fixed" or any(math.isnan(s) for s in self.last):
+    def order(self, rule: str) -> list[str]:
+        """The modalities by their last scores; in their own order where some are not known, or equal.
+
+        Args:
+            rule: one of :data:`RANKED`.
+        """
+        if any(math.isnan(s) for s in self.last):
             return list(self._modalities)
         sign = 1 if rule == "weak_first" else -1
         score = dict(zip(self._modalities, self.last, strict=True))
         return sorted(self._modalities, key=lambda m: sign * score[m])
+
+
+def ranked_scores(method: Method, order: str) -> EpochScores | None:
+    """What ranks the modalities of a method by the task's scores; ``None`` where its order does not follow from any."""
+    if order not in RANKED:
+        return None
+    return EpochScores(method.modalities, method.task.score_size, next(method.parameters()))

@@ -222,8 +222,8 @@ def _run_cells(
     unfinished = [cell for cell in cells if not is_finished(folders[cell])]
     for cell in cells:
         if cell not in unfinished:  # its numbers must not appear under other options, nor changed ones at all
-            check_config(cells[cell], folders[cell])
             verify(folders[cell])
+            check_config(cells[cell], folders[cell])
     warn_versions(folders[cell] for cell in cells if cell not in unfinished)
     total = sum(c.training.epochs for c in cells.values())
     done = {cell: c.training.epochs for cell, c in cells.items() if cell not in unfinished}

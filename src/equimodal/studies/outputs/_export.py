@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from equimodal.batch import Tokens, Tree, keep_rows, tree_map
@@ -42,7 +43,9 @@ def export_run(
         if name not in data.modalities:
             raise unknown_name("modality", name, data.modalities)
     statistics = {
-        m: data.standardisation(m) for m, spec in data.modalities.items() if m in names and spec.kind != "tokens"
+        m: data.standardisation(m, np.float64)
+        for m, spec in data.modalities.items()
+        if m in names and spec.kind != "tokens"
     }
     batch = data.validation.batch(range(min(4, len(data.validation))))
     example = {}

@@ -176,7 +176,7 @@ def _shifts(own: Dataset, other: Dataset, names: Sequence[str]) -> dict[str, tup
                 f"{other.name}: expected modality {m!r} of shape {own.modalities[m].shape}, as in the run. Found "
                 f"{'none of that name' if have is None else have.shape}."
             )
-        (mean, scale), (own_mean, own_scale) = other.standardisation(m), own.standardisation(m)
+        (mean, scale), (own_mean, own_scale) = (d.standardisation(m, np.float64) for d in (other, own))
         # back to the bundle's numbers, x = y / scale + mean, and on with the run's statistics
         ratio, offset = own_scale / scale, (mean - own_mean) * own_scale
         found[m] = (torch.from_numpy(ratio.astype(np.float32)), torch.from_numpy(offset.astype(np.float32)))

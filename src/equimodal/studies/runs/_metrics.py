@@ -37,8 +37,8 @@ def read_metrics(folder: Path, config: RunConfig) -> dict[str, Any]:
     for field, expected in (("method", get(config.method).__name__), ("seed", config.seed)):
         if found.get(field) != expected:
             raise DataError(
-                f"`{path}`: field `{field}`: expected {expected!r}, as in config.yaml. Found {found.get(field)!r}: these "
-                f"are the results of another run. Delete `{folder}` to run it again."
+                f"`{path}`: field `{field}`: expected {expected!r}, as in config.yaml. Found {found.get(field)!r}: "
+                f"these are the results of another run. Delete `{folder}` to run it again."
             )
     metric = found.get("metric")
     better = bool(metric.get("higher_is_better")) if isinstance(metric, Mapping) else None
@@ -62,9 +62,7 @@ def _check_score(path: Path, field: str, value: Any, higher_is_better: bool | No
     low, high = (-_ROUNDING, 1 + _ROUNDING) if higher_is_better else (-math.inf, _ROUNDING)
     if number and (higher_is_better is None or low <= value <= high):
         return
-    expected = (
-        "a finite number" if higher_is_better is None else "a share, 0 to 1" if higher_is_better else "minus an error"
-    )
+    expected = {None: "a finite number", True: "a share, 0 to 1", False: "minus an error"}[higher_is_better]
     raise DataError(f"`{path}`: field `{field}`: expected {expected}. Found {value!r}. Run it again in another folder.")
 
 

@@ -62,8 +62,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             record = None
         if not isinstance(record, dict):
             raise DataError(
-                f"`{path}`: line {number}: expected a record written by equimodal. Found {line[:40]!r}. Restore the file, "
-                "or run again in another folder."
+                f"`{path}`: line {number}: expected a record written by equimodal. Found {line[:40]!r}. Restore the "
+                "file, or run again in another folder."
             )
         records.append(record)
     return records

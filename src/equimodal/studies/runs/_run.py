@@ -66,8 +66,8 @@ def run(
     The trained methods of other runs that it uses are read first, see :class:`RunConfig`.
 
     The folder then holds ``config.yaml`` (resolved), ``environment.json``, ``history.jsonl`` (one line per epoch),
-    ``metrics.json``, ``weights.safetensors`` (of the selected epoch), ``checkpoints/``, and ``content.json``, the hashes
-    of these files, by which changes are noticed.
+    ``metrics.json``, ``weights.safetensors`` (of the selected epoch), ``checkpoints/``, and ``content.json``, the
+    hashes of these files, by which changes are noticed.
 
     Args:
         config: what to run.
@@ -88,8 +88,8 @@ def run(
     folder = Path(folder)
     config = dataclasses.replace(config, options=resolved_options(config.method, config.options))
     if resume and is_finished(folder):
-        check_config(config, folder)
         verify(folder)
+        check_config(config, folder)
         return read_metrics(folder, config)
     check_device(config.training.device)
     if data is None:
@@ -161,9 +161,8 @@ def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool)
         },
     )
     partial = write_yaml(folder / ".config.yaml.new", config.to_dict())
-    write_json(
-        folder / SEAL, {"sha256": hashes_of({"config.yaml": partial, "environment.json": folder / "environment.json"})}
-    )
+    written = {"config.yaml": partial, "environment.json": folder / "environment.json"}
+    write_json(folder / SEAL, {"sha256": hashes_of(written)})
     partial.replace(known)  # last: a folder with a configuration is a folder that can be resumed
 
 

@@ -77,7 +77,9 @@ def warn_versions(folders: Iterable[Path]) -> None:
         known = folder / "environment.json"
         content = read_json(known) if known.exists() else {}
         then = content.get("versions") if isinstance(content, Mapping) else None
-        for package in _COMPARED if isinstance(then, Mapping) else ():
+        if not isinstance(then, Mapping):
+            continue
+        for package in _COMPARED:
             old, new = str(then.get(package)), str(now.get(package))
             if old.partition("+")[0] != new.partition("+")[0]:
                 found.setdefault(f"{package} {old}, here {new}", []).append(folder)

@@ -97,14 +97,14 @@ def _copy(
     kinds = [f"{n}: {found[n].dtype} instead of {own[n].dtype}" for n in own if not _holds(found[n], own[n])]
     if kinds:
         raise CheckpointError(
-            f"`{path}`: expected the types of {what}. Found others: {', '.join(kinds[:3])}. Numbers would be rounded; save "
-            "them in the type they were trained in."
+            f"`{path}`: expected the types of {what}. Found others: {', '.join(kinds[:3])}. Numbers would be "
+            "rounded; save them in the type they were trained in."
         )
     broken = [n for n in own if found[n].is_floating_point() and n in finite and not found[n].isfinite().all()]
     if broken:
         raise CheckpointError(
-            f"`{path}`: expected finite weights. Found NaN or infinity in {broken[:3]}. Train again; a smaller learning "
-            "rate or `clip_norm` keeps weights finite."
+            f"`{path}`: expected finite weights. Found NaN or infinity in {broken[:3]}. Train again; a smaller "
+            "learning rate or `clip_norm` keeps weights finite."
         )
     for name, tensor in own.items():
         tensor.data.copy_(found[name])

@@ -12,7 +12,7 @@ from equimodal._utils.arguments import check_number
 from equimodal.data import Dataset
 from equimodal.data.augment import Augmentation
 from equimodal.errors import MethodError, unknown_name
-from equimodal.methods import get
+from equimodal.methods import default_method, get
 from equimodal.report import required_controls
 from equimodal.studies.setup._cells import path_to_cell
 from equimodal.studies.setup._fusion import check_fusion
@@ -161,7 +161,7 @@ class RunConfig:
     """One run: data, model, method, budget, seed.
 
     Args:
-        method: name of a registered method.
+        method: name of a registered method; default the one to begin with.
         options: its hyperparameters.
         data: see :class:`DataConfig`.
         model: see :class:`ModelConfig`.
@@ -172,7 +172,7 @@ class RunConfig:
             companion -> folder. A relative path starts here, or in the run's own folder.
     """
 
-    method: str = field(default_factory=lambda: required_controls()["reference"])
+    method: str = field(default_factory=default_method)
     options: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

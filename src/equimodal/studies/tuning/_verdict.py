@@ -26,6 +26,7 @@ from equimodal.studies.runs import (
     prepare_folder,
     read_metrics,
     read_outcomes,
+    verify,
 )
 from equimodal.studies.setup import RunConfig, seeded
 from equimodal.studies.tuning._candidates import Bench, Candidate
@@ -136,7 +137,9 @@ def finish(trial: Finished, folder: Path, data: Dataset) -> dict[str, Any]:
     """
     config = with_candidate(trial.config, trial.pick)
     if is_finished(folder):
-        return read_metrics(folder, config)
+        verify(folder)
+        known: dict[str, Any] = read_metrics(folder, config)
+        return known
     with own_randomness():
         method = seeded(trial.config, data)
         found = load_selected(method, trial.folder, trial.pick.selection)

@@ -23,7 +23,7 @@ from equimodal.data.prepare import (
 )
 from equimodal.data.prepare.datasets._parameters import check_parameters
 from equimodal.data.prepare.datasets._splits import hash_order, hash_parts
-from equimodal.data.prepare.readers import cut, read_volume, standardised
+from equimodal.data.prepare.readers import Volume, cut, read_text, read_volume, same_place, standardised, whole_numbers
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -82,7 +82,7 @@ class BraTS2021(Preparation[Parameters]):
     Parameters = Parameters
     packages = ("nibabel",)
     incomplete: ClassVar[Literal["drop", "keep"]] = "keep"
-    _outline: tuple[str, Array] | None = None
+    _outline: tuple[str, Volume] | None = None
 
     def index(self) -> Index:
         """One item per patient; nothing of it is read."""
@@ -169,7 +169,7 @@ class BraTS2021(Preparation[Parameters]):
             path = Path(self.parameters.lists) / f"{name}.txt"
             if not path.is_file():
                 raise DataError(f"`lists`: expected a folder with train.txt, valid.txt and test.txt. Found no {path}.")
-            for number, line in enumerate(path.read_text(encoding="utf-8").split(), 1):
+            for number, line in enumerate(read_text(path).split(), 1):
                 match = re.search(r"(?<!\d)\d{5}(?!\d)", line.removeprefix("BraTS2021_"))
                 if match is None:
                     raise DataError(f"{path}: entry {number}: expected NNNNN or BraTS2021_NNNNN. Found {line[:40]!r}.")
@@ -200,7 +200,8 @@ class BraTS2021(Preparation[Parameters]):
         """All slices or patches of one patient."""
         p = self.parameters
         try:
-            outline = self._read_outline(item)
+            placed = self._read_outline(item)
+            outline = placed.values
             chosen = tumour_slices(outline, p.count, p.last)
         except UnreadableError as error:
             raise UnreadableError(f"its outline {error}" if name in SEQUENCES else str(error)) from error
@@ -208,21 +209,23 @@ class BraTS2021(Preparation[Parameters]):
             return chosen.astype(np.int16)
         if name == "mask":
             return np.stack([self._cut(outline, outline, z) for z in chosen.tolist()])
-        volume = read_volume(self.path(item.files[name][-1]))
-        if volume.shape != outline.shape:
-            raise UnreadableError(f"is {volume.shape}; the outline is {outline.shape}")
-        volume = standardised(volume)
+        found = read_volume(self.path(item.files[name][-1]))
+        same_place(found, placed)
+        volume = standardised(found.values)
         return np.stack([self._cut(volume, outline, z) for z in chosen.tolist()])[:, None].astype(p.precision)
 
-    def _read_outline(self, item: Item) -> Array:
+    def _read_outline(self, item: Item) -> Volume:
         if self._outline is None or self._outline[0] != item.key:
             raw = read_volume(self.path(item.files["mask"][0]))
-            labels = np.unique(raw)
+            codes = whole_numbers(raw.values)
+            labels = np.unique(codes)
             if not np.isin(labels, (0, 1, 2, 3, 4)).all():
                 raise UnreadableError(f"has the labels {labels[:8].tolist()}; 0, 1, 2 and 4 are expected")
-            outline = raw.astype(np.uint8)
+            if np.isin((3, 4), labels).all():  # 4 in 2021, 3 since 2023: both mean the enhancing tumour
+                raise UnreadableError("has the labels 3 and 4, of which only one is the enhancing tumour")
+            outline = codes.astype(np.uint8)
             outline[outline == 4] = 3
-            self._outline = item.key, outline
+            self._outline = item.key, raw._replace(values=outline)
         return self._outline[1]
 
     def _cut(self, volume: Array, outline: Array, z: int) -> Array:

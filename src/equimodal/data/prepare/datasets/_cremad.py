@@ -15,7 +15,7 @@ import numpy.typing as npt
 from equimodal.data.prepare import ArraySpec, Index, Item, Problem, SplitSpec, Target
 from equimodal.data.prepare.datasets._audio_video import AudioVideo, ClipParameters
 from equimodal.data.prepare.datasets._splits import hash_parts
-from equimodal.data.prepare.readers import Cut, Faces, check_margin, face_array
+from equimodal.data.prepare.readers import Cut, Faces, check_margin, face_array, read_text
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -132,8 +132,7 @@ class CremaD(AudioVideo[Parameters]):
             path = Path(self.parameters.lists) / f"{part}.csv"
             if not path.is_file():
                 raise DataError(f"`lists`: expected a folder with train.csv and test.csv. Found no {path}.")
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = [row for row in csv.reader(file) if row]
+            rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
             for number, row in enumerate(rows, 1):
                 match = _NAME.fullmatch(row[0].strip())
                 if match is None or (len(row) > 1 and row[1].strip() != match[3]):

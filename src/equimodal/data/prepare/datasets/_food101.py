@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from equimodal.data.prepare import Index, Item, Problem, SplitSpec, Target, UnreadableError
 from equimodal.data.prepare.datasets._image_text import ImageText, ImageTextParameters, unlisted
 from equimodal.data.prepare.datasets._splits import Part, carve, read_listed
-from equimodal.data.prepare.readers import Clean, decode, read_lines
+from equimodal.data.prepare.readers import Clean, read_encoded, read_lines
 from equimodal.errors import DataError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -126,7 +127,7 @@ class Food101(ImageText[Parameters]):
         row = self._rows[item.files["image"][0]]
         if self.parameters.text == "titles":
             return row.text, None
-        text, _ = decode(self.path(row.text).read_bytes())
+        text, _ = read_encoded(self.path(row.text))
         if not text.strip():
             raise UnreadableError("a page without text")
         return text, None
@@ -139,7 +140,8 @@ class Food101(ImageText[Parameters]):
             if self.parameters.text == "titles":
                 yield row.text
             elif self.path(row.text).is_file():
-                yield decode(self.path(row.text).read_bytes())[0]
+                with contextlib.suppress(UnreadableError):  # counted where it is decoded
+                    yield read_encoded(self.path(row.text))[0]
 
     @cached_property
     def _parts(self) -> dict[str, Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -35,13 +36,14 @@ from equimodal.data.prepare.readers import (
     WordTokenizer,
     channels_first,
     check_margin,
-    decode,
     face_array,
     frames_at,
     learn_vocabulary,
     log_mel,
     log_spectrogram,
+    read_encoded,
     read_sound,
+    read_text,
     resize,
     token_array,
 )
@@ -151,7 +153,7 @@ class Iemocap(Preparation[Parameters]):
                     ignored.append(Problem(relative, "expected SesNNG_NAME.txt"))
                     continue
                 lines = 0
-                for line in decode(path.read_bytes())[0].splitlines():
+                for line in read_text(path).splitlines():
                     match = _TURN.match(line)
                     if match is None:
                         continue
@@ -304,7 +306,7 @@ class Iemocap(Preparation[Parameters]):
         """Utterance -> words; kept, since a dialogue has many."""
         known: dict[Path, dict[str, str]] = self.__dict__.setdefault("_transcripts", {})
         if path not in known:
-            lines = decode(path.read_bytes())[0].splitlines()
+            lines = read_encoded(path)[0].splitlines()
             known[path] = {m[1]: m[2].strip() for line in lines if (m := _LINE.match(line))}
         return known[path]
 
@@ -314,7 +316,7 @@ class Iemocap(Preparation[Parameters]):
         texts = []
         for turn in self.turns[0].values():
             path = self.path(f"{self.base}Session{turn.session}/dialog/transcriptions/{turn.dialogue}.txt")
-            if path.is_file():
+            with contextlib.suppress(UnreadableError):  # counted where it is decoded
                 texts.append(self._transcript(path).get(turn.name, ""))
         return learn_vocabulary(texts, 1 << 20, self.parameters.min_count)
 

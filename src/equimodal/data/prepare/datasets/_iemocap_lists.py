@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data.prepare import Problem
+from equimodal.data.prepare import Problem, UnreadableError, readers
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -52,7 +52,7 @@ def _join(parts: dict[str, list[str]], place: Path) -> dict[str, str]:
 
 def _read_text(path: Path) -> list[str]:
     names = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(readers.read_text(path).splitlines(), 1):
         name, separator, _ = line.partition(_SEPARATOR)
         if not line.strip():
             continue
@@ -74,8 +74,8 @@ def read_names(path: Path) -> list[str]:
 def read_array(path: Path) -> Array:
     """A plain array; a missing, corrupt or pickled one is refused."""
     try:
-        found: Array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = readers.read_array(path)
+    except UnreadableError as error:
         raise DataError(f"{path}: expected a plain array. Found: {error}.") from error
     if found.ndim == 0:
         raise DataError(f"{path}: expected samples on the first axis. Found a single value.")

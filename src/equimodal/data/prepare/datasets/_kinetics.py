@@ -12,6 +12,7 @@ from typing import Any
 
 from equimodal.data.prepare import Index, Item, Problem, SplitSpec, Target
 from equimodal.data.prepare.datasets._audio_video import AudioVideo, ClipParameters
+from equimodal.data.prepare.readers import read_text
 from equimodal.errors import DataError
 
 _PARTS = {"train": "train", "val": "validation", "valid": "validation", "validate": "validation",
@@ -140,19 +141,16 @@ def _rows(folder: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
             f"`annotations`: expected a folder with train.csv, val.csv and test.csv. Found none in {folder}."
         )
     for path in found:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            lacking = [c for c in wanted if c not in (reader.fieldnames or ())]
-            if lacking:
-                raise DataError(f"{path}: expected the columns {list(wanted)}. Found {reader.fieldnames}.")
-            for row in reader:
-                try:
-                    float(row["time_start"]), float(row["time_end"])
-                except (TypeError, ValueError) as error:
-                    raise DataError(
-                        f"{path}: line {reader.line_num}: expected times in seconds. Found {row}."
-                    ) from error
-                yield path.name, _PARTS[path.stem.lower()], row
+        reader = csv.DictReader(read_text(path).splitlines())
+        lacking = [c for c in wanted if c not in (reader.fieldnames or ())]
+        if lacking:
+            raise DataError(f"{path}: expected the columns {list(wanted)}. Found {reader.fieldnames}.")
+        for row in reader:
+            try:
+                float(row["time_start"]), float(row["time_end"])
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{path}: line {reader.line_num}: expected times in seconds. Found {row}.") from error
+            yield path.name, _PARTS[path.stem.lower()], row
 
 
 def _protocols(items: list[Item]) -> dict[str, SplitSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -12,14 +13,14 @@ from typing import Literal, NamedTuple
 from equimodal.data.prepare import Index, Item, Problem, SplitSpec, Target, UnreadableError
 from equimodal.data.prepare.datasets._image_text import ImageText, ImageTextParameters, unlisted
 from equimodal.data.prepare.datasets._splits import Part, carve, read_listed
-from equimodal.data.prepare.readers import decode, read_lines
+from equimodal.data.prepare.readers import read_encoded, read_lines
 from equimodal.errors import DataError
 
 CLASSES = ("negative", "neutral", "positive")
 _LABELS = "labelResultAll.txt"
 _NAME = re.compile(r"\d+")
 # the tweets went through a system with a Chinese locale: ellipses and quotation marks are two bytes of GB 18030
-_ENCODINGS = ("utf-8", "gb18030", "latin-1")
+_ENCODINGS = ("utf-8", "gb18030", "cp1252")
 
 
 @dataclass(frozen=True)
@@ -185,12 +186,13 @@ class MVSASingle(ImageText[Parameters]):
         for number in self._parts:
             path = self.path(f"data/{number}.txt")
             if path.is_file():
-                found[number] = decode(path.read_bytes(), _ENCODINGS)
+                with contextlib.suppress(UnreadableError):  # counted where it is decoded
+                    found[number] = read_encoded(path, _ENCODINGS)
         return found
 
     def text_of(self, item: Item) -> tuple[str, str | None]:
         """The tweet, read from its file."""
-        text, _ = decode(self.path(item.files["text"][0]).read_bytes(), _ENCODINGS)
+        text, _ = read_encoded(self.path(item.files["text"][0]), _ENCODINGS)
         if not text.strip():
             raise UnreadableError("a text of white space")
         return text, None

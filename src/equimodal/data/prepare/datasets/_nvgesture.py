@@ -22,7 +22,7 @@ from equimodal.data.prepare import (
     UnreadableError,
 )
 from equimodal.data.prepare.datasets._parameters import check_parameters
-from equimodal.data.prepare.readers import IMAGENET, channels_first, frame_range, resize
+from equimodal.data.prepare.readers import IMAGENET, channels_first, frame_range, read_array, read_text, resize
 from equimodal.errors import DataError, unknown_name
 
 Array = npt.NDArray[Any]
@@ -165,10 +165,9 @@ class NVGesture(Preparation[Parameters]):
 
     def _given(self, item: Item) -> Array:
         p, path = self.parameters, self.path(item.files["flow"][0])
-        try:
-            fields = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise UnreadableError(f"no plain array ({error})") from error
+        fields = read_array(path)
+        if fields.dtype.kind not in "biuf":
+            raise UnreadableError("an array of texts")
         if fields.ndim != 4 or fields.shape[:3] != (p.resize, p.resize, 2) or fields.shape[3] < p.frames - 1:
             raise UnreadableError(
                 f"expected an array ({p.resize}, {p.resize}, 2, at least {p.frames - 1}), found {fields.shape}"
@@ -180,7 +179,7 @@ class NVGesture(Preparation[Parameters]):
 
 def _read(path: Path) -> Iterator[dict[str, str]]:
     """The lines of a list as fields."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         fields: dict[str, str] = {}

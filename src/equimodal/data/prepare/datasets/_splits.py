@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from equimodal.data.prepare.readers import read_text
 from equimodal.errors import DataError
 
 Part = Literal["train", "validation", "test"]
@@ -74,7 +75,7 @@ def read_listed(folder: str) -> dict[str, tuple[Part, str]]:
         path = Path(folder) / f"{stem}.jsonl"
         if not path.is_file():
             raise DataError(f"`lists`: expected a folder with train.jsonl, dev.jsonl and test.jsonl. Found no {path}.")
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(read_text(path).splitlines(), 1):
             if not line.strip():
                 continue
             try:

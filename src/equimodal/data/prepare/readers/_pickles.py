@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equimodal.data.prepare import UnreadableError
+from equimodal.data.prepare.readers._gate import check_file, instead
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -198,6 +200,10 @@ def read_pickle(path: Path) -> Any:
         (1, 2)
     """
     try:
+        check_file(path)
+    except UnreadableError as error:
+        raise DataError(f"{path}: expected a pickle. Found {error}.") from error
+    try:
         with path.open("rb") as file:
             return _plain(_Reader(file, encoding="latin-1").load(), 0)
     except _RefusedError as error:
@@ -209,8 +215,8 @@ def read_pickle(path: Path) -> Any:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{path}: expected a whole pickle. Found a truncated, corrupt or foreign file ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:120]}). Copy or download it again."
+            f"{path}: expected a whole pickle. Found a truncated, corrupt or foreign file: {instead(path, error)}. "
+            "Copy or download it again."
         ) from error
 
 

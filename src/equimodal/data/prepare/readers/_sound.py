@@ -13,10 +13,13 @@ import numpy.typing as npt
 
 from equimodal.data.prepare import UnreadableError
 from equimodal.data.prepare.readers._containers import check_length, open_container
+from equimodal.data.prepare.readers._gate import check_file, instead
 
 Array = npt.NDArray[Any]
 FRAME, SHIFT, LOWEST = 0.025, 0.010, 20.0  # seconds, seconds, Hz
 _EMPHASIS = 0.97
+_STREAMED = 0x7FFFFFFF  # sizes from here on say that the length was not known
+_GAP = 0.1  # seconds between two frames of sound that are more than rounding
 _FLOOR = float(np.finfo(np.float32).eps)
 
 
@@ -26,15 +29,19 @@ def read_sound(path: Path, rate: int) -> Array:
     Channels are averaged; resampling is soxr's high quality, which is what ``librosa.load`` does.
 
     Raises:
-        UnreadableError: no sound in it, truncated, corrupt or of an unknown format.
+        UnreadableError: no sound in it, truncated, corrupt or of an unknown format; nothing is left of it at this rate;
+            its rate changes; or its numbers are not in [-1, 1].
     """
+    check_file(path)
     samples, own = _wav(path) if path.suffix.lower() == ".wav" else _sound_of_video(path)
-    if len(samples) == 0:
+    if len(samples) == 0 or own <= 0:
         raise UnreadableError("no sound in it")
     if own != rate:
         import soxr
 
         samples = soxr.resample(samples, own, rate, quality="HQ")
+        if len(samples) == 0:
+            raise UnreadableError(f"too short: nothing is left of it at {rate} Hz")
     clipped: Array = np.clip(samples, -1.0, 1.0).astype(np.float32)
     return clipped
 
@@ -103,34 +110,88 @@ def _mel(frequency: Any) -> Any:
 def _wav(path: Path) -> tuple[Array, int]:
     import soundfile
 
+    _check_whole(path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            announced, rate, coded = file.frames, int(file.samplerate), file.subtype in ("FLOAT", "DOUBLE")
+            samples = file.read(dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, ValueError, RuntimeError, TypeError) as error:
+        reason = getattr(error, "error_string", error)
+        raise UnreadableError(f"no readable sound but {instead(path, reason)}") from error
+    if len(samples) < announced < _STREAMED:
+        raise UnreadableError(f"ends after {len(samples)} of {announced} samples")
+    _check_range(samples, 2.0 if coded else 1.001, 0.001)
+    return samples.mean(1), rate
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a wav file whose samples end before its data chunk does; what other sizes it names is of no matter."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        announced = struct.unpack("<I", head[4:8])[0] + 8
-        there = path.stat().st_size
-        if announced < 1 << 32 and there < announced - 1:  # some writers leave out the padding byte
-            raise UnreadableError(f"ends after {there} of {announced} bytes")
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, ValueError) as error:
-        reason = getattr(error, "error_string", error)
-        raise UnreadableError(f"no readable sound ({reason})") from error
-    return samples.mean(1), int(rate)
+        if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
+            return
+        large = None
+        while len(chunk := file.read(8)) == 8:
+            name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
+            if name == b"ds64":
+                large = struct.unpack("<QQ", file.read(16))[1]
+                length -= 16
+            elif name == b"data":
+                length = large if length == 0xFFFFFFFF and large is not None else length
+                there = size - file.tell()
+                if there < length < _STREAMED:  # a writer that could not go back leaves a size that cannot be
+                    raise UnreadableError(f"ends after {there} of {length} bytes of sound")
+                return
+            file.seek(length + length % 2, 1)
+    raise UnreadableError("ends before its sound begins")
+
+
+def _check_range(samples: Array, peak: float, share: float) -> None:
+    """Refuse numbers that are no sound in [-1, 1], but for a few that a little loudness put beyond."""
+    if not np.isfinite(samples).all():
+        raise UnreadableError(f"holds {int((~np.isfinite(samples)).sum())} samples that are NaN or infinite")
+    beyond = float((np.abs(samples) > 1.0).mean()) if samples.size else 0.0
+    highest = float(np.abs(samples).max(initial=0.0))
+    if highest > peak or beyond > share:
+        raise UnreadableError(
+            f"{beyond:.1%} of its samples are beyond -1 to 1, up to {highest:.6g}; a file of floats has to be scaled"
+        )
 
 
 def _sound_of_video(path: Path) -> tuple[Array, int]:
-    import av
-
-    pieces, rate = [], 0
+    pieces: list[Array] = []
+    rate = length = 0
+    begin = None
     with open_container(path) as container:
         if not container.streams.audio:
             raise UnreadableError("no sound in it")
         stream = container.streams.audio[0]
-        convert = av.AudioResampler(format="fltp")
         for frame in container.decode(stream):
+            if rate and frame.sample_rate != rate:
+                raise UnreadableError(f"its sound changes from {rate} to {frame.sample_rate} Hz")
             rate = frame.sample_rate
-            pieces += [part.to_ndarray().mean(0) for part in convert.resample(frame)]
-        pieces += [part.to_ndarray().mean(0) for part in convert.resample(None)]
-        seconds = sum(map(len, pieces)) / rate if rate else None
-        check_length(container, stream, None if seconds is None else Fraction(seconds))
-    return np.concatenate(pieces).astype(np.float32), rate
+            if frame.pts is not None and frame.time_base is not None:
+                time = Fraction(frame.pts) * Fraction(frame.time_base)
+                begin = time - Fraction(length, rate) if begin is None else begin
+                gap = round((time - begin) * rate) - length
+                if gap > _GAP * rate:  # what was lost, or never sent, is silence
+                    pieces.append(np.zeros(gap, np.float32))
+                    length += gap
+            pieces.append(_mono(frame))
+            length += len(pieces[-1])
+        check_length(container, stream, Fraction(length, rate) if rate else None)
+    samples = np.concatenate(pieces).astype(np.float32)
+    # decoders of compressed sound go a little beyond 1 where it is loud
+    _check_range(samples, 4.0, 0.25)
+    return samples, rate
+
+
+def _mono(frame: Any) -> Array:
+    """The mean over the channels of a frame, as floats (n,)."""
+    import av
+
+    convert = av.AudioResampler(format="fltp")
+    parts = [part.to_ndarray().mean(0) for given in (frame, None) for part in convert.resample(given)]
+    found: Array = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    return found

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
+from equimodal.data.prepare import UnreadableError
+from equimodal.data.prepare.readers._gate import check_file
 from equimodal.errors import DataError, missing_extra
 
 Array = npt.NDArray[Any]
@@ -19,44 +21,112 @@ Clean = Literal["none", "titles", "captions", "letters"]
 CLEANERS: tuple[str, ...] = get_args(Clean)
 PADDING, UNKNOWN, SEPARATOR = 0, 1, 2
 SPECIALS = ("<pad>", "<unk>", "<sep>")
-ENCODINGS = ("utf-8", "latin-1")
+ENCODINGS = ("utf-8", "cp1252")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x7f-\x84\x86-\x9f]")  # what no text holds; U+0085 ends lines
+_ZEROS = 0.3  # share of the upper bytes that are 0 in UTF-16 of any alphabet with spaces and digits
 _WORD = re.compile(r"\$t\$|<\w+>|\w+(?:['’]\w+)*|[^\w\s]")
 _TITLE = str.maketrans(dict.fromkeys("<>/\\+=-_[]{}'\";:.,()*&^%$#@!~`", " "))
 _CAPTION = str.maketrans({**dict.fromkeys(",.'!?\"()*#:;~", ""), "-": " ", "/": " "})
 
 
 def decode(data: bytes, encodings: Sequence[str] = ENCODINGS) -> tuple[str, str]:
-    """Text and the encoding it was in: the first of ``encodings`` in which it is valid.
+    """Text and the encoding it was in: the first of ``encodings`` in which it is valid and holds no control characters.
 
-    A byte order mark decides before. The last encoding should be one that accepts any bytes (``latin-1``).
+    A byte order mark decides before, and so do the zeros of UTF-16 and UTF-32 without one.
+
+    Raises:
+        UnreadableError: it is in none of them.
     """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", errors="replace"), "utf-16"
+    wide = _wide(data)
+    if wide:
+        try:
+            return data.decode(wide).removeprefix("\ufeff"), wide.removesuffix("-le").removesuffix("-be")
+        except UnicodeDecodeError as error:
+            raise UnreadableError(f"a text that is no whole {wide}") from error
     data = data.removeprefix(b"\xef\xbb\xbf")
     for encoding in encodings:
         try:
-            return data.decode(encoding), encoding
+            text = data.decode(encoding)
         except UnicodeDecodeError:
             continue
-    return data.decode(encodings[-1], errors="replace"), encodings[-1]
+        if not _CONTROL.search(text):
+            return text, encoding
+    raise UnreadableError(f"a text in none of the encodings {', '.join(encodings)}")
+
+
+def _wide(data: bytes) -> str:
+    """``"utf-16-le"`` and the like, where the bytes are such text; else nothing."""
+    for mark, name in ((b"\xff\xfe\x00\x00", "utf-32-le"), (b"\x00\x00\xfe\xff", "utf-32-be"),
+                       (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):  # fmt: skip
+        if data.startswith(mark):
+            return name
+    if b"\x00" not in data:
+        return ""
+    head = data[:4096]
+    zeros = [head[i::4].count(0) / max(1, len(head[i::4])) for i in range(4)]
+    if min(zeros[1], zeros[2], zeros[3]) > _ZEROS or min(zeros[:3]) > _ZEROS:
+        return "utf-32-le" if zeros[0] < zeros[3] else "utf-32-be"
+    odd, even = head[1::2].count(0) / max(1, len(head[1::2])), head[::2].count(0) / len(head[::2])
+    if max(odd, even) > _ZEROS and min(odd, even) < 0.1:
+        return "utf-16-le" if odd > even else "utf-16-be"
+    return ""
+
+
+def read_encoded(path: Path, encodings: Sequence[str] = ENCODINGS) -> tuple[str, str]:
+    """All of a text file, and the encoding it was in.
+
+    Raises:
+        UnreadableError: no such file, a pointer or web page instead of it, or in none of the encodings.
+    """
+    check_file(path, empty=True)
+    return decode(path.read_bytes(), encodings)
+
+
+def read_text(path: Path, encodings: Sequence[str] = ENCODINGS) -> str:
+    """All of a text file.
+
+    Raises:
+        DataError: no such file, a pointer or web page instead of it, or in none of the encodings; names the file.
+    """
+    try:
+        return read_encoded(path, encodings)[0]
+    except UnreadableError as error:
+        raise DataError(f"{path}: expected a text file. Found {error}.") from error
 
 
 def read_lines(path: Path, encodings: Sequence[str] = ENCODINGS) -> tuple[list[str], dict[str, int]]:
     """Lines of a file with their line ends, and encoding -> number of lines that were not UTF-8.
 
     Each line is decoded by itself, so that one line in another encoding does not spoil the others.
+
+    Raises:
+        DataError: no such file, a pointer or web page instead of it, or lines in none of the encodings, with
+            their count.
     """
-    data = path.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text, encoding = decode(data)
-        lines = text.splitlines(keepends=True)
-        return lines, {encoding: len(lines)}
+    try:
+        check_file(path, empty=True)
+        data = path.read_bytes()
+        if _wide(data):
+            text, encoding = decode(data)
+            lines = text.splitlines(keepends=True)
+            return lines, {encoding: len(lines)}
+    except UnreadableError as error:
+        raise DataError(f"{path}: expected a text file. Found {error}.") from error
     found: Counter[str] = Counter()
-    lines = []
-    for line in data.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True):
-        text, encoding = decode(line, encodings)
+    lines, wrong = [], []
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True), 1):
+        try:
+            text, encoding = decode(line, encodings)
+        except UnreadableError:
+            wrong.append(number)
+            continue
         found[encoding] += encoding != encodings[0]
         lines.append(text)
+    if wrong:
+        raise DataError(
+            f"{path}: expected lines in one of the encodings {', '.join(encodings)}. Found {len(wrong)} of "
+            f"{len(lines) + len(wrong)} in none of them, first lines {wrong[:5]}. Convert the file to UTF-8."
+        )
     return lines, {k: n for k, n in sorted(found.items()) if n}
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from equimodal.data.prepare import UnreadableError
-from equimodal.data.prepare.readers._containers import check_length, open_video
+from equimodal.data.prepare.readers._containers import check_length, open_video, timed
 
 Array = npt.NDArray[Any]
+_ROUNDING = Fraction(1, 10)  # seconds
 
 
 def grid_frames(path: Path, fps: float) -> list[Array]:
@@ -25,14 +26,12 @@ def grid_frames(path: Path, fps: float) -> list[Array]:
     step = 1 / Fraction(fps).limit_denominator(1000)
     found: list[Array] = []
     with open_video(path) as (container, stream):
-        first = last = None
-        for frame in container.decode(stream):
-            time = Fraction(frame.pts or 0) * Fraction(stream.time_base or 1)
-            first = time if first is None else first
-            last = time - first
-            if last >= step * len(found):
+        end = None
+        for time, duration, frame in timed(container, stream):
+            end = time + duration
+            if time >= step * len(found):
                 found.append(_pixels(frame))
-        check_length(container, stream, last)
+        check_length(container, stream, end)
     return found
 
 
@@ -67,17 +66,16 @@ def frames_at(path: Path, seconds: Sequence[float]) -> list[Array]:
         unit, begin = Fraction(stream.time_base or 1), stream.start_time or 0
         if wanted[0] > 1:  # files with an index go to the key frame before; others are read from their beginning
             container.seek(begin + int(wanted[0] / unit), stream=stream, backward=True)
-        frame, time = None, Fraction(0)
-        for following in container.decode(stream):
-            time = ((following.pts or 0) - begin) * unit
+        frame, end = None, Fraction(0)
+        for time, duration, following in timed(container, stream, begin * unit):
             while len(found) < len(wanted) and time > wanted[len(found)]:
                 found.append(_pixels(frame or following))
-            frame = following
+            # a little longer for a last frame whose end was rounded
+            frame, end = following, time + duration + min(duration, _ROUNDING)
             if len(found) == len(wanted):
                 return found
-        step = 1 / Fraction(stream.average_rate) if stream.average_rate else Fraction(1, 25)
-        while frame is not None and len(found) < len(wanted) and wanted[len(found)] < time + 2 * step:
-            found.append(_pixels(frame))  # the last frame lasts one step
+        while frame is not None and len(found) < len(wanted) and wanted[len(found)] < end:
+            found.append(_pixels(frame))
     if len(found) < len(wanted):
         raise UnreadableError(f"ends before {float(wanted[len(found)]):.2f} s, which is asked for")
     return found
@@ -95,7 +93,32 @@ def channels_first(frames: Array) -> Array:
 
 
 def _pixels(frame: Any, form: str = "rgb24") -> Array:
+    """The picture as it is to be seen: turned and mirrored as its file says."""
     if frame.is_corrupt:
         raise UnreadableError("holds corrupt frames")
     pixels: Array = frame.to_ndarray(format=form)
-    return pixels
+    return upright(pixels, _display_matrix(frame))
+
+
+def _display_matrix(frame: Any) -> Array | None:
+    """[[a, b], [c, d]], by which (x, y) is shown at (a x + c y, b x + d y); ``None``: as it is stored."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    return None if data is None else np.frombuffer(bytes(data), np.int32)[:6].reshape(2, 3)[:, :2] / 65536
+
+
+def upright(pixels: Array, matrix: Array | None) -> Array:
+    """``pixels`` (H, W, ...) after a display matrix of quarter turns and mirrors.
+
+    Raises:
+        UnreadableError: a matrix of anything else.
+    """
+    if matrix is None:
+        return pixels
+    (a, b), (c, d) = np.round(matrix, 3)
+    if abs(a) == abs(d) == 1 and b == c == 0:
+        turned = pixels[:: int(d), :: int(a)]
+    elif abs(b) == abs(c) == 1 and a == d == 0:
+        turned = pixels.swapaxes(0, 1)[:: int(b), :: int(c)]
+    else:
+        raise UnreadableError(f"is to be seen through the matrix {matrix.tolist()}, which is no quarter turn")
+    return np.ascontiguousarray(turned)
