@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from equimodal._utils.outside import open_regular
 from equimodal.errors import DataError, EquimodalWarning
 from equimodal.studies.runs._records import environment, read_json, write_json
 
@@ -110,5 +111,5 @@ def _stored(folder: Path) -> dict[str, str]:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
