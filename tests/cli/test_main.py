@@ -80,8 +80,8 @@ SNAPSHOT = {
     ],
     "CGGM": [
         "apply_to", "calibrated", "classifier_lr_ratio", "direction", "direction_scope", "direction_weight", "floor",
-        "inference", "magnitude", "maximum", "momentum", "rho", "sharpness.every", "sharpness.mode", "sharpness.radius",
-        "sharpness.ratio", "threshold", "variant", "window",
+        "inference", "magnitude", "maximum", "momentum", "ratio", "rho", "sharpness.every", "sharpness.mode",
+        "sharpness.radius", "sharpness.ratio", "threshold", "variant", "window",
     ],
     "MIE": [
         "alternate", "calibrated", "flat_ratio", "inference", "layers", "mixup_alpha", "projection", "radius", "sam",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +19,10 @@ from equimodal._utils.foreign import kind_of_file
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
-_BROKEN = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_BROKEN = (
+    ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    NotImplementedError, RuntimeError, MemoryError, OverflowError, struct.error, tokenize.TokenError,
+)  # fmt: skip
 
 
 class Arrays(Mapping[str, Array]):
