@@ -89,10 +89,10 @@ def _check_archive(archive: zipfile.ZipFile, path: Path, name: str | None) -> No
 
 def _check_header(file: IO[bytes], size: int, what: str) -> None:
     try:
-        version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+        version = np.lib.format.read_magic(file)
         if version not in _READ:
             return
-        shape, _, kind = _READ[version](file, max_header_size=_HEADER)  # type: ignore[arg-type]
+        shape, _, kind = _READ[version](file, max_header_size=_HEADER)
     except Exception:  # noqa: BLE001 (whatever is wrong with it, NumPy says it again to the reader)
         return
     declared = _size(shape, kind)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from equimodal.errors import DataError
 
@@ -22,7 +24,7 @@ _KINDS = (
 )  # fmt: skip
 
 
-def open_regular(path: Path, *, limit: int | None = None, inside: Path | None = None) -> BinaryIO:
+def open_regular(path: Path, *, limit: int | None = None, inside: Path | None = None) -> BufferedReader:
     """A regular file, opened to be read; anything else is refused before it can block or be read without end.
 
     Args:
@@ -155,6 +157,25 @@ def check_path(name: str, value: str) -> None:
         raise DataError(f"`{name}`: expected the path of a file or folder. Found {shortened(value)!r}.")
 
 
+def check_file_name(kind: str, name: str) -> None:
+    """Refuse a name from data that is no plain name of a file on every system.
+
+    Raises:
+        DataError: it is none; the message says what is named.
+
+    Example:
+        >>> check_file_name("array", "../a")
+        Traceback (most recent call last):
+        ...
+        equimodal.errors.DataError: array `../a`: expected a name that a file can have. Found another one. Rename it.
+    """
+    plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and len(os.fsencode(name)) < _NAME_LIMIT - 50
+    if not plain or not name.strip(". ") or name != name.strip():
+        raise DataError(
+            f"{kind} `{shortened(name)}`: expected a name that a file can have. Found another one. Rename it."
+        )
+
+
 def shortened(value: object, length: int = 80) -> str:
     """``value`` as a text that fits into a message."""
     text = str(value)
@@ -173,13 +194,9 @@ def size_text(size: float) -> str:
         >>> size_text(3 << 30), size_text(12)
         ('3.0 GiB', '12 bytes')
     """
-    if size < 1024:
-        return f"{int(size)} bytes"
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        size /= 1024
-        if size < 1024:
-            break
-    return f"{size:.1f} {unit}"
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    power = min(len(units) - 1, max(0, int(math.log(max(size, 1), 1024))))
+    return f"{int(size)} bytes" if power == 0 else f"{size / 1024**power:.1f} {units[power]}"
 
 
 def read_json(text: str | bytes, file: str) -> Any:

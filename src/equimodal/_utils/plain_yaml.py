@@ -25,8 +25,9 @@ def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any
     """The plain values (mappings, lists, texts, numbers) in ``text``.
 
     Numbers are those of YAML 1.2 in decimal form, ``1e-3`` among them; ``no``, ``12:30``, ``010``, ``1_000`` and dates
-    are texts. A key that stands twice in a mapping is refused, and so is what would grow beyond bounds: values more than
-    64 deep inside each other, more than 100,000 of them (an alias counts for all that it repeats), an alias of itself.
+    are texts. A key that stands twice in a mapping is refused, and so is what would grow beyond bounds: values more
+    than 64 deep inside each other, more than 100,000 of them (an alias counts for all that it repeats), an alias of
+    itself.
 
     Args:
         text: YAML.
@@ -158,7 +159,8 @@ def _loader() -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             """Count, before anything is made of it."""
             alias = self.check_event(yaml.AliasEvent)
-            before, line = self.values, self.peek_event().start_mark.line + 1
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            before, line = self.values, event.start_mark.line + 1
             self.depth += 1
             self.values += 1
             if self.depth > DEPTH_LIMIT:

@@ -64,11 +64,11 @@ class Printed:
 
 @contextlib.contextmanager
 def printed_streams() -> Iterator[None]:
-    """Put :class:`Printed` in the place of both standard streams; one that is closed takes anything and shows it not."""
+    """Put :class:`Printed` in the place of both standard streams; for one that is closed, a stream to nowhere."""
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as stack:
         found = [s or stack.enter_context(open(os.devnull, "w", encoding="utf-8")) for s in before]  # noqa: PTH123
-        sys.stdout, sys.stderr = (Printed(s) for s in found)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = (Printed(s) for s in found)
         try:
             yield
         finally:

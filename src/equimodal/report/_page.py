@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from equimodal._utils.printing import printable
 from equimodal._utils.files import write_bytes
+from equimodal._utils.printing import printable
 from equimodal.errors import missing_extra
 from equimodal.report._curves import sections
 from equimodal.report._study import Study, read_study

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimodal._utils.printing import printable
 from equimodal._utils.files import write_bytes
+from equimodal._utils.printing import printable
 from equimodal.errors import DataError
 from equimodal.report._curves import Section, sections
 from equimodal.report._page import facts_of, page_of

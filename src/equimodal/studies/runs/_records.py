@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from equimodal._utils.files import write_bytes as write_whole
 from equimodal._utils.outside import read_bytes, refuse_special
@@ -17,6 +17,7 @@ from equimodal._utils.outside import read_json as read_text_as_json
 from equimodal._utils.outside import read_text as read_whole_text
 from equimodal._utils.plain_yaml import read_yaml as read_text_as_yaml
 from equimodal._utils.plain_yaml import text_of
+from equimodal._utils.schema import check
 from equimodal.errors import CheckpointError, DataError, StorageError
 
 RESUME = "Nothing was lost; free space or choose another folder, then resume."
@@ -140,6 +141,17 @@ def environment() -> dict[str, Any]:
     }
 
 
+class _Checkpoint(TypedDict, total=False):
+    epoch: Required[int]
+    global_step: Required[int]
+    state_dict: Required[dict[str, Any]]
+    callbacks: dict[str, dict[str, Any]]
+    optimizer_states: Required[list[dict[str, Any]]]
+    lr_schedulers: list[dict[str, Any]]
+    loops: dict[str, dict[str, Any]]
+    inside_epoch: bool
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A Lightning checkpoint, without executing pickles.
 
@@ -156,13 +168,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of foreign files
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        AttributeError,
+        TypeError,
+        IndexError,
+        RecursionError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"`{path}`: expected a checkpoint of tensors and plain values. It is truncated, corrupt or holds "
             "code, and was "
             f"not loaded ({first}). Delete it to start anew, or point to another checkpoint."
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"`{path}`: expected a Lightning checkpoint with a `state_dict`. Found another content.")
-    return content
+    check(content, _Checkpoint, file=f"`{path}`", error=CheckpointError, step="Delete it to begin anew.")
+    return dict(content)
