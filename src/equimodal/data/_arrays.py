@@ -15,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.arrays import check_npy, check_npz
 from equimodal._utils.foreign import kind_of_file
 from equimodal.errors import DataError
 
@@ -54,6 +55,7 @@ class Arrays(Mapping[str, Array]):
     def _read(self, name: str) -> Array: ...
     def _read(self, name: str | None) -> list[str] | Array:
         """Names in the .npz file, or one of its arrays; the file is closed again in any case."""
+        check_npz(self.path, name)
         try:
             with self.path.open("rb") as file:
                 content = np.load(file, allow_pickle=False)
@@ -74,6 +76,7 @@ class Arrays(Mapping[str, Array]):
             )
 
     def _mapped(self, name: str) -> Array:
+        check_npy(self.path / f"{name}.npy", inside=self.path)
         try:
             return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
         except _BROKEN as error:

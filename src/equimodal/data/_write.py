@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.outside import check_file_name
 from equimodal._utils.plain_yaml import text_of
 from equimodal.data._card import parse_card
 from equimodal.data._dataset import Dataset, build
@@ -157,6 +158,8 @@ def _write(workplace: Path, path: Path, arrays: Mapping[str, Array], text: str, 
 def write_folder(new: Path, arrays: Mapping[str, Array], card: str) -> None:
     """The form of a bundle that is memory-mapped: a new folder with one .npy file per array, and its card."""
     new.mkdir()
+    for name in arrays:
+        check_file_name("array", name)
     for name, array in arrays.items():
         np.save(new / f"{name}.npy", array, allow_pickle=False)
     (new / "card.yaml").write_text(card, encoding="utf-8")

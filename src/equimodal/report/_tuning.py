@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from equimodal._utils.files import write_bytes
+from equimodal._utils.printing import printable
 from equimodal.errors import DataError
 from equimodal.report._curves import Section, sections
 from equimodal.report._page import facts_of, page_of
 from equimodal.report._study import read_study
-from equimodal.report._tables import printable
 
 _SHOWN = 12  # trials whose curves are drawn, and lines of the table for a terminal
 _OWN = ("title", "trials", "importance", "histories", "verdict", "test", "ensemble", "commands")
