@@ -201,9 +201,10 @@ def test_a_checkpoint_with_another_field_is_not_continued(trial: Trial) -> None:
         assert code == 1 or path[-1] in ("missing", "list", "mapping", "huge"), path
 
 
-WORDS = [".nan", ".inf", "-5", "9" * 20, "9" * 500, "1e300", "null", "[1]", "{a: 1}", "x", "", "true", "a=1", "[[[[1]]]]",
-         "\x1b[31m", "../x", "x" * 5000, "[" * 200, "*a", "&a [*a]", "{a: 1, a: 2}", "!!python/object:os.system x",
-         "a\0b"]  # fmt: skip
+WORDS = [
+    ".nan", ".inf", "-5", "9" * 20, "9" * 500, "1e300", "null", "[1]", "{a: 1}", "x", "", "true", "a=1", "[[[[1]]]]",
+    "\x1b[31m", "../x", "x" * 5000, "[" * 200, "*a", "&a [*a]", "{a: 1, a: 2}", "!!python/object:os.system x",
+]  # fmt: skip
 COMMANDS = {
     "train": ["--method", "MLA"], "compare": ["--methods", "Joint", "--cost", "false"], "predict": ["none"],
     "evaluate": ["none"], "export": ["none"], "tune": [],
@@ -219,9 +220,9 @@ def test_no_value_of_an_option_is_a_traceback(
     (tmp_path / "afile").write_text("")
     main([command, *COMMANDS[command][:2], "--help"])
     options = sorted(set(re.findall(r"--[a-zA-Z_][\w.\-]*", capsys.readouterr().out)))
-    options = [o for o in options if o not in ("--help", "--print_config", "--resume", "--debug", "--quiet")]
+    options = [o for o in options if o not in ("--help", "--print_config", "--resume", "--debug", "--quiet", "--out")]
     every = [(option, word) for option in options for word in WORDS]
-    picked = chosen(40, len(every), len(command))
+    picked = chosen(25, len(every), len(command))
     small = ["--data", "synthetic", "--data.options", "{train: 24, validation: 12, test: 12}"]
     wrong = []
     for number, (option, word) in enumerate(every):

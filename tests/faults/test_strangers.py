@@ -213,8 +213,11 @@ def test_yaml_and_json_are_bounded_before_they_are_made() -> None:
 def test_no_content_of_a_file_is_quoted_that_a_configuration_names(home: Path, tmp_path: Path) -> None:
     secret = home / "secret" / "key.txt"
     path = bundle(tmp_path)
-    for number, text in enumerate(["TOPSECRET: [1, 2", "TOPSECRET", "x:TOPSECRET:0:0\ny", "- TOPSECRET", "- `TOPSECRET", "TOPSECRET\x00", "a: b: TOPSECRET", "%TOPSECRET",
-                                   "*TOPSECRET", "@TOPSECRET", "!TOPSECRET x", '"TOPSECRET']):  # fmt: skip
+    texts = [
+        "TOPSECRET: [1, 2", "TOPSECRET", "x:TOPSECRET:0:0\ny", "- TOPSECRET", "- `TOPSECRET", "TOPSECRET\x00",
+        "a: b: TOPSECRET", "%TOPSECRET", "*TOPSECRET", "@TOPSECRET", "!TOPSECRET x", '"TOPSECRET',
+    ]  # fmt: skip
+    for number, text in enumerate(texts):
         secret.with_name(str(number)).write_text(text)
         with pytest.raises(EquimodalError) as caught:
             load_bundle(path, card=secret.with_name(str(number)))
