@@ -296,6 +296,8 @@ class Batch:
 
     def _like(self, **changes: Any) -> Batch:
         """A copy with fields that need no check, as they are parts of this batch."""
+        if torch.compiler.is_compiling():  # a compiler follows constructors only
+            return replace(self, **changes)
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__, **changes)
         return new

@@ -336,7 +336,7 @@ def trial(folder: Path, number: int, right: int, control: bool, count: int = 200
     place = folder / str(number)
     write_outputs(place / OUTPUTS, {"last": Outputs(output, {}, {"m": torch.ones(count, dtype=torch.bool)})})
     pick = Candidate("last", "fused", False, right / count, default=True)
-    return Finished(number, RunConfig(), place, pick, control)
+    return Finished(number, RunConfig("Joint"), place, pick, control)
 
 
 def bench(groups: Tensor | None = None) -> Bench:

@@ -83,6 +83,7 @@ class AWC(Stateful, Joint):
         consulted="notes on the paper; neither its text nor its code",
         engine={
             "sharded": "refused: anchors and Fisher information are kept for whole weights",
+            "asynchronous": "differs: every step waits for the device",
         },
     )
     state = ("_acts", "_anchored")

@@ -76,7 +76,10 @@ class MASAM(MultiLoss):
             "three modalities: a step raises ValueError",
         ),
         consulted="a note on the paper; Orange2107/MASAM-Multimodal-Adaptive-SAM at 713f931, read for facts",
-        engine={"sharpness": "refused: its second pass is at weights that it moves itself"},
+        engine={
+            "sharpness": "refused: its second pass is at weights that it moves itself",
+            "asynchronous": "differs: which modality is perturbed is decided on the host in every step",
+        },
     )
 
     def __init__(

@@ -83,6 +83,7 @@ class MultiTask(Stateful, MultiLoss):
         released=("not looked at: aggregators are TorchJD's",),
         consulted="papers; TorchJD 0.18 (documentation and source)",
         control=True,
+        engine={"asynchronous": "differs: every step waits for the device, where weights are found on the host"},
     )
     state = ("_generator",)
     rates: LossRates | None

@@ -90,6 +90,7 @@ class OGM(Stateful, Joint):
         engine={
             "processes, trainer, sharded: noise='covariance'": "differs: every process draws numbers for its own "
             "samples",
+            "asynchronous: noise='covariance'": "differs: its numbers are drawn on the host and brought to the device",
             "sharded: noise='entries'": "refused: the spread of the entries of a tensor needs all of them",
         },
     )

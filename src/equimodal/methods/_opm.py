@@ -79,7 +79,10 @@ class OPM(Stateful, Joint):
         ),
         consulted="a third party's notes of equations 6 to 8 and of algorithm 1; GeWu-Lab/BML_TPAMI2024 at 4b3aa4f "
         "(code/models/Classifier.py, code/main.py, code/config.py), read for facts",
-        engine={"processes, trainer, sharded": "differs: every process draws the drops of its own samples"},
+        engine={
+            "processes, trainer, sharded": "differs: every process draws the drops of its own samples",
+            "asynchronous: variant='released'": "differs: the drops are drawn on the host and brought to the device",
+        },
     )
     state = ("epoch", "_generator")
     probabilities: Tensor

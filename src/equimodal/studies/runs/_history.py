@@ -8,13 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
 
-from equimodal.lightning import MethodModule
-from equimodal.methods import StepReport
+from equimodal.lightning import EpochMeans, MethodModule
 from equimodal.studies.runs._records import append_line, write_text
 from equimodal.studies.runs._stored import read_history
 
@@ -32,9 +29,7 @@ class History(Callback):
     def __init__(self, path: Path, progress: Callable[[Mapping[str, Any]], None] | None = None) -> None:
         self.path = path
         self._progress = progress
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._phases: dict[str, None] = {}
+        self._means = EpochMeans()
         self._started = time.perf_counter()
         self._earlier = 0.0
         self.begun = False
@@ -43,12 +38,11 @@ class History(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Sums of an epoch that is not over, for a checkpoint inside it."""
         elapsed = self._earlier + time.perf_counter() - self._started
-        return {"sums": dict(self._sums), "counts": dict(self._counts), "phases": [*self._phases], "seconds": elapsed}
+        return {**self._means.state_dict(), "seconds": elapsed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
-        self._sums, self._counts = dict(state_dict["sums"]), dict(state_dict["counts"])
-        self._phases = dict.fromkeys(state_dict.get("phases", ()))  # checkpoints of 0.1 lack them
+        self._means.load_state_dict(state_dict)
         self._earlier, self._started = float(state_dict["seconds"]), time.perf_counter()
 
     def keep_until(self, epoch: int) -> None:
@@ -58,7 +52,7 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the sums."""
-        self._sums, self._counts, self._phases = {}, {}, {}
+        self._means.clear()
         self._started, self._earlier = time.perf_counter(), 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -70,34 +64,12 @@ class History(Callback):
     ) -> None:
         """Add what the step reported; no synchronisation."""
         report = pl_module.last_report if isinstance(pl_module, MethodModule) else None
-        if report is None:
-            return
-        self._phases.update(dict.fromkeys(report.phases))
-        values = flatten(report)
-        if report.phases:
-            values["loss"] = report.loss
-        for name, value in values.items():
-            value = value.detach()
-            if name.startswith("score/"):  # NaN where a batch shows nothing that could be scored: it does not count
-                some = ~value.isnan()
-                self._add(f"count/{name}", some.to(value.dtype))
-                value = torch.where(some, value, 0)
-            self._add(name, value)
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def _add(self, name: str, value: Tensor) -> None:
-        known = self._sums.get(name)
-        self._sums[name] = value if known is None else known.to(value.device) + value
+        if report is not None:
+            self._means.add(report)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the line."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items() if name in self._counts}
-        for name in [n for n in means if n.startswith("score/")]:
-            counted = float(self._sums[f"count/{name}"])
-            if counted:
-                means[name] = float(self._sums[name]) / counted
-            else:
-                del means[name]
+        means = self._means.read()
         measured = {k: float(v) for k, v in trainer.callback_metrics.items()}
         record = {
             "event": "epoch",
@@ -105,7 +77,7 @@ class History(Callback):
             "seconds": self._earlier + time.perf_counter() - self._started,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "loss": means.get("loss"),
-            "phases": [*self._phases],
+            "phases": self._means.phases,
             "losses": _part(means, "loss/"),
             "training_scores": _part(means, "score/"),
             "coefficients": _part(means, "coefficient/"),
@@ -137,15 +109,6 @@ class Checkpoints(ModelCheckpoint):
         moved = {k: here(state_dict[k]) for k in ("best_model_path", "kth_best_model_path", "last_model_path")}
         best = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
-
-
-def flatten(report: StepReport) -> dict[str, Tensor]:
-    """Flat names for everything that a step reports."""
-    flat = {f"loss/{k}": v for k, v in report.losses.items()}
-    flat |= {f"score/{k}": v for k, v in report.scores.items()}
-    flat |= {f"coefficient/{k}/{m}": v for k, by in report.coefficients.items() for m, v in by.items()}
-    flat |= {f"extra/{k}": v for k, v in report.extras.items()}
-    return flat
 
 
 def _part(values: Mapping[str, float], prefix: str) -> dict[str, float]:

@@ -88,9 +88,10 @@ def write_yaml(path: Path, value: Mapping[str, Any]) -> Path:
     try:
         text = text_of(plain(value), "Writing a configuration")
     except DataError as error:
+        name = path.name.removeprefix(".").removesuffix(".new")  # as it will be called
         raise DataError(
-            f"`{path.name}`: {error} Give an inference rule of your own by name, from a package with the entry-point "
-            "group 'equimodal.rules'; leave modules out."
+            f"`{name}`: {error} Give an inference rule of your own by name, from a package with the entry-point group "
+            "'equimodal.rules'; leave modules out."
         ) from error
     return write_text(path, text)
 

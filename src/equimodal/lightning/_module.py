@@ -1,88 +1,35 @@
-"""Adapter to Lightning's Trainer: any method, with Lightning's checkpoints, loggers, progress bar and devices.
-
-Needs the ``cli`` extra. The Trainer runs the loop; the method's own steps run in manual optimization.
-"""
+"""A method as a LightningModule."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from equimodal.batch import Batch, tree_map
-from equimodal.data import WithoutPadding, first_samples, real_samples
+from equimodal.batch import Batch
 from equimodal.engine import (
-    PlainEngine,
-    average_statistics,
     is_distributed,
-    is_schedule_free,
     is_sharded,
     load_random_state,
     save_random_state,
 )
-from equimodal.errors import MethodError, UnsupportedError, missing_extra
-from equimodal.methods import BatchLike, EpochContext, Method, StepReport, ValidationSums, part_of
-
-try:
-    from lightning.pytorch import LightningModule
-except ImportError as error:
-    raise missing_extra("lightning", "cli", "`equimodal.lightning`") from error
+from equimodal.errors import CheckpointError, MethodError, UnsupportedError
+from equimodal.lightning._batches import in_double, validation_batches
+from equimodal.lightning._engine import LightningEngine
+from equimodal.lightning._evaluation import Evaluation
+from equimodal.lightning._means import EpochMeans, flatten
+from equimodal.lightning._schedule import Schedule, SchedulerFactory
+from equimodal.methods import EpochContext, Method, StepReport
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
-
 
 _SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy")
 
 
-class LightningEngine(PlainEngine):
-    """Engine inside a Trainer: Lightning's optimizers, autocast and loss scaler.
-
-    Gradients are averaged over processes by the engine itself, phase by phase, so alternating methods work under the
-    DDP strategy, whose own reduction is switched off.
-    """
-
-    def __init__(self, module: MethodModule, *, clip_norm: float | None, check_finite: bool | None) -> None:
-        precision = module.trainer.precision_plugin
-        half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
-        super().__init__(
-            module.optimizers(use_pl_optimizer=False),
-            clip_norm=clip_norm,
-            autocast=half.get(str(precision.precision)),
-            scaler=getattr(precision, "scaler", None),
-            check_finite=check_finite,
-        )
-        self._owner = module
-
-    def _backward(self, loss: Tensor, **options: Any) -> None:
-        self._owner.manual_backward(loss, **options)  # the precision plug-in scales it
-
-    def _precision(self, batch: Batch) -> AbstractContextManager[object]:
-        plugin = self._owner.trainer.precision_plugin
-        return cast("AbstractContextManager[object]", plugin.forward_context())
-
-    def _step_optimizers(self) -> None:
-        wrapped = self._owner.optimizers()
-        plugin: Any = self._owner.trainer.precision_plugin
-        scaler = getattr(plugin, "scaler", None)
-        if scaler is not None:
-            plugin.scaler = None  # gradients are unscaled and finite; the scale is updated once, after all phases
-        try:
-            for optimizer in wrapped if isinstance(wrapped, list) else [wrapped]:
-                optimizer.step()
-        finally:
-            if scaler is not None:
-                plugin.scaler = scaler
-
-
-class MethodModule(LightningModule):
+class MethodModule(Evaluation):
     """A method as a ``LightningModule``.
 
     Args:
@@ -90,20 +37,40 @@ class MethodModule(LightningModule):
         optimizer: makes the optimizer from parameter groups, for example
             ``lambda groups: torch.optim.AdamW(groups, lr=1e-3)``.
         lr: rate given to ``method.parameter_groups``; ``None`` leaves it to ``optimizer``.
-        scheduler: makes a learning-rate scheduler, stepped once per epoch.
+        scheduler: makes a learning-rate scheduler, stepped once per epoch; or a mapping as Lightning knows it, with
+            the keys ``scheduler``, ``interval`` (``"epoch"``, or ``"step"`` for every update), ``frequency`` and, for
+            ``ReduceLROnPlateau``, ``monitor`` (default ``validation/loss``, ``validation/score`` in the mode
+            ``"max"``).
         clip_norm: largest global norm of a phase's gradients, after the method's modification.
         accumulate: micro-batches per update; the last update of an epoch may have fewer.
         check_finite: see :class:`~equimodal.PlainEngine`.
+        log: log what the steps report. ``None``: where the Trainer has a logger; otherwise it costs nothing.
 
     Raises:
         MethodError: ``accumulate`` below 1.
         UnsupportedError: before anything is trained: float16 weights, a strategy that shards parameters, a method that
-            refuses an engine feature in use, or a loader of this library that gives every process every sample.
+            refuses an engine feature in use, a loader of this library that gives every process every sample, or several
+            validation loaders.
+        CheckpointError: a checkpoint of another method or model.
 
-    The batches may be :class:`~equimodal.Batch` or what ``Batch.of`` takes. After each validation epoch
-    ``validation/score`` and ``validation/loss`` are logged, and the same per modality: monitor ``validation/score``
-    (higher is better). With several processes they are exact: samples that a distributed sampler repeats as padding
-    are not counted. The method is given the scores and losses, and, between epochs, the validation batches.
+    The batches may be :class:`~equimodal.Batch` or what ``Batch.of`` takes; those of ``Trainer.predict`` need no
+    target, and it returns a :class:`~equimodal.inference.Prediction` for each.
+
+    ``Trainer.fit`` and ``validate`` log ``validation/score`` and ``validation/loss``, and the same per modality;
+    monitor ``validation/score`` (higher is better). ``Trainer.test`` logs ``test/...``. With several processes they are
+    exact: samples that a distributed sampler repeats as padding are not counted. The method is given the validation
+    scores and losses, and, between epochs, the validation batches.
+
+    Of the training, ``training/loss`` (the sum over the phases), ``training/loss/PHASE``, ``training/score/MODALITY``,
+    ``training/coefficient/NAME/MODALITY`` and ``training/extra/NAME`` are logged, means over the steps of an epoch, and
+    the rates ``training/lr``; the same of single steps as ``step/...``, every ``log_every_n_steps``. With several
+    processes they are those of the first one.
+
+    A step of the Trainer (``max_steps``, ``global_step``) is one update, that is ``accumulate`` batches, for every
+    method, however many phases it has.
+
+    ``MethodModule.load_from_checkpoint(path, method=..., optimizer=...)`` needs both again: a checkpoint holds their
+    states.
 
     A method may plan what an epoch consists of where the training loader takes plans (ours does). The plan may have
     more or fewer batches than the loader: the Trainer is told.
@@ -135,20 +102,18 @@ class MethodModule(LightningModule):
         clip_norm: float | None = None,
         accumulate: int = 1,
         check_finite: bool | None = None,
+        log: bool | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(method)
         if accumulate < 1:
             raise MethodError(f"`accumulate`: expected an integer >= 1. Found {accumulate}.")
         self.automatic_optimization = False
-        self.method = method
         self.accumulate = accumulate
         self._make_optimizer, self._make_scheduler, self._lr = optimizer, scheduler, lr
         self._clip_norm, self._check_finite = clip_norm, check_finite
-        self._engine: LightningEngine | None = None
+        self._schedule: Schedule | None = None
+        self._asked_to_log, self._means = log, EpochMeans()
         self._pending: list[Batch] = []
-        self._sums: ValidationSums | None = None
-        self._real: int | None = None
-        self._inside = False
         self._late_state: dict[str, Any] | None = None
         self.last_report: StepReport | None = None
 
@@ -159,7 +124,8 @@ class MethodModule(LightningModule):
         optimizer = self._make_optimizer(self.method.parameter_groups(self._lr))
         if self._make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
+        self._schedule = Schedule.of(self._make_scheduler(optimizer))
+        return {"optimizer": optimizer, "lr_scheduler": self._schedule.config()}
 
     def setup(self, stage: str) -> None:
         """Refuse what would silently go wrong, before the Trainer converts or wraps any weight."""
@@ -171,7 +137,7 @@ class MethodModule(LightningModule):
         self._weight_dtype = next(p.dtype for p in self.method.parameters())
         if str(self.trainer.precision) == "64-true":
             plugin: Any = self.trainer.precision_plugin
-            plugin.convert_input = _in_double  # the plug-in's own does not take dataclasses that are frozen
+            plugin.convert_input = in_double  # the plug-in's own does not take dataclasses that are frozen
         strategy = type(self.trainer.strategy).__name__
         if strategy in _SHARDING or any(is_sharded(p) for p in self.parameters()):
             found = strategy if strategy in _SHARDING else "encoders sharded by fully_shard"
@@ -190,6 +156,7 @@ class MethodModule(LightningModule):
             self._engine.use(self.method, "trainer")
             strategy.model = self
         self._engine.broadcast(self.method)
+        self._logs = bool(self.trainer.loggers) if self._asked_to_log is None else self._asked_to_log
 
     @property
     def engine(self) -> LightningEngine:
@@ -211,7 +178,7 @@ class MethodModule(LightningModule):
             steps=-(-int(steps) // self.accumulate) if steps != float("inf") else None,
             loader=cast("Iterable[Any]", self.trainer.train_dataloader),
             engine=self._engine,
-            validation=_validation_batches(self.trainer.val_dataloaders),
+            validation=validation_batches(self.trainer.val_dataloaders),
             accumulate=self.accumulate,
         )
 
@@ -248,6 +215,12 @@ class MethodModule(LightningModule):
                 "`train_dataloaders`: expected a part of the samples per process. Found a loader over all of them on "
                 "every process. Give it the process's own: loader(split, ..., indices=range(rank, n, processes))."
             )
+        monitor = "" if self._schedule is None else self._schedule.monitor
+        if monitor.startswith("validation/") and self.trainer.val_dataloaders is None:
+            raise MethodError(
+                f"`scheduler`: expected validation data, as ReduceLROnPlateau looks at {monitor!r}. Found none. Pass "
+                "them to Trainer.fit, or use another scheduler."
+            )
         if self._late_state is not None:
             load_random_state(self._late_state, self.device)
             self._late_state = None
@@ -258,7 +231,9 @@ class MethodModule(LightningModule):
         set_epoch = getattr(self.trainer.train_dataloader, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(self.current_epoch)
-        self._pending, self._inside = [], True
+        if not self._inside:  # else an epoch goes on from a checkpoint
+            self._means.clear()
+        self._pending, self._inside, self._measured = [], True, {}
         self._switch(training=True)
         self.method.on_train_epoch_start(self._context())
         self._count_batches()
@@ -268,33 +243,58 @@ class MethodModule(LightningModule):
         """Whether every batch so far has been stepped on, so that a checkpoint can be written."""
         return not self._pending
 
-    def _switch(self, training: bool) -> None:
-        """Schedule-free optimizers: to the training point or to the averaged one."""
-        for optimizer in self._engine.optimizers if self._engine is not None else ():
-            if is_schedule_free(optimizer):
-                switch: Any = optimizer
-                switch.train() if training else switch.eval()
-
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update per ``accumulate`` batches."""
         self._pending.append(batch)
-        last = batch_idx + 1 == self.trainer.num_training_batches
+        last = self.trainer.is_last_batch or batch_idx + 1 == self.trainer.num_training_batches
         if len(self._pending) < self.accumulate and not last:
             self.last_report = None  # nothing happened, so nothing is to be reported
             return
+        connector: Any = self.trainer._logger_connector  # knows whether loggers are given what this step logs
+        self._update(shown=self._logs and connector.should_update_logs)
+
+    def _update(self, *, shown: bool) -> None:
+        """Train on what waits, as one step of the Trainer."""
         pending, self._pending = self._pending, []
         # only forward passes are in lower precision (the engine sees to it), not what a method computes from them
         with torch.autocast(self.device.type, enabled=False):
-            self.last_report = self.method.training_step(pending if len(pending) > 1 else pending[0], self.engine)
+            report = self.method.training_step(pending if len(pending) > 1 else pending[0], self.engine)
+        self.last_report = report
+        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        steps.increment_ready()
+        steps.increment_completed()
+        if self._logs:
+            self._means.add(report)
+        if shown:
+            values: dict[str, Any] = {f"step/{name}": value.float() for name, value in flatten(report).items()}
+            self.log_dict({**values, **self._rates("step/lr")}, on_step=True, on_epoch=False)
+        if self._schedule is not None:
+            self._schedule.after("step", self.trainer.global_step, {})
+
+    def _rates(self, name: str) -> dict[str, float]:
+        groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
+        if len(groups) == 1:
+            return {name: float(groups[0]["lr"])}
+        return {f"{name}/{number}": float(group["lr"]) for number, group in enumerate(groups)}
 
     def on_train_epoch_end(self) -> None:
         """Look at losses that were not looked at yet, then the method's moment and the scheduler."""
+        if self._pending:  # the epoch was cut
+            self._update(shown=False)
         self.engine.raise_if_not_finite()
         self._inside = False
         self.method.on_train_epoch_end(self._context())
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LRScheduler):
-            scheduler.step()
+        means: dict[str, float] = {}
+        if self._logs:
+            means = {f"training/{name}": value for name, value in self._means.read().items()}
+            self.log_dict(means | self._rates("training/lr"))
+        if self._schedule is not None and not (self._schedule.monitor.startswith("validation/") and self._is_skipped()):
+            known = {**self.trainer.callback_metrics, **means, **self._measured}
+            self._schedule.after("epoch", self.current_epoch + 1, known)
+
+    def _is_skipped(self) -> bool:
+        """Whether this epoch has no validation, although there are data for it."""
+        return not self._measured and self.trainer.val_dataloaders is not None
 
     def teardown(self, stage: str) -> None:
         """After a training in float64 the method takes the types of its data again."""
@@ -304,46 +304,6 @@ class MethodModule(LightningModule):
     def on_train_end(self) -> None:
         """Leave the averaged point of a schedule-free optimizer in the method."""
         self._switch(training=False)
-
-    # ---- validation -------------------------------------------------------------------------------------------------
-
-    def on_validation_epoch_start(self) -> None:
-        """Start the sums, the same ones on every process; batch statistics are averaged over processes."""
-        self._sums = ValidationSums(self.method)
-        self._real = real_samples(self.trainer.val_dataloaders)
-        if self._engine is not None:
-            average_statistics(self.method)
-        self._switch(training=False)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add up terms of scores and losses, which are exact whatever the batch sizes."""
-        if self._real is not None:  # the rest is padding, which repeats samples of other processes
-            kept, self._real = min(self._real, len(batch)), max(0, self._real - len(batch))
-            if kept == 0:
-                return
-            batch = batch if kept == len(batch) else first_samples(batch, kept)
-        if self._sums is not None:
-            self._sums.add(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores and losses and hand them to the method."""
-        if self._sums is None:
-            return
-        validation, self._sums = self._sums.total(), None
-        self._log("validation/score", validation.score, prog_bar=True)
-        self._log("validation/loss", validation.loss)
-        for name, values in (("score", validation.scores), ("loss", validation.losses)):
-            for m, value in values.items():  # a method may have no output of its own for a modality
-                self._log(f"validation/{name}/{m}", value)
-        if not self.trainer.sanity_checking:
-            self.method.on_validation_end(validation)
-        if self._inside:
-            self._switch(training=True)
-
-    def _log(self, name: str, value: float, **options: Any) -> None:
-        # equal on all processes already; the largest of equals is itself, bit for bit
-        shown = torch.tensor(value, dtype=torch.float32, device=self.device)
-        self.log(name, shown, sync_dist=is_distributed(), reduce_fx=torch.max, **options)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -360,33 +320,41 @@ class MethodModule(LightningModule):
             )
         checkpoint["random_state"] = save_random_state(self.device)
         checkpoint["inside_epoch"] = self._inside
+        checkpoint["method"] = type(self.method).__name__
+        if self._inside and self._logs:
+            checkpoint["training_log"] = self._means.state_dict()
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Restore the random state."""
+        """Restore the random state.
+
+        Raises:
+            CheckpointError: it is of another method.
+        """
+        own, found = type(self.method).__name__, checkpoint.get("method")
+        if found not in (None, own):
+            raise CheckpointError(
+                f"`ckpt_path`: expected a checkpoint of {own}. Found one of {found}. Make the module with that method, "
+                "or start anew."
+            )
         state = checkpoint.get("random_state", {})
         self._inside = bool(checkpoint.get("inside_epoch"))
         self._late_state = state if self._inside else None
+        if "training_log" in checkpoint:
+            self._means.load_state_dict(checkpoint["training_log"])
         if not self._inside:
             load_random_state(state, self.device)
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+        """As of every module.
 
-def _in_double(batch: Any) -> Batch:
-    """The batch with its floating-point numbers in float64."""
-
-    def double(t: Tensor) -> Tensor:
-        return t.double() if t.is_floating_point() else t
-
-    checked = Batch.of(batch)
-    return replace(
-        checked,
-        inputs={m: tree_map(double, x) for m, x in checked.inputs.items()},
-        target=None if checked.target is None else double(checked.target),
-        extras={name: double(t) for name, t in checked.extras.items()},
-    )
-
-
-def _validation_batches(loaders: Any) -> Iterable[BatchLike] | None:
-    """What a method may choose on between epochs: one loader, of anything but training samples."""
-    if loaders is None or isinstance(loaders, (list, tuple, Mapping)) or part_of(loaders) == "train":
-        return None
-    return cast("Iterable[BatchLike]", loaders) if real_samples(loaders) is None else WithoutPadding(loaders)
+        Raises:
+            CheckpointError: the state of another method or model.
+        """
+        try:
+            return super().load_state_dict(state_dict, *arguments, **options)
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            raise CheckpointError(
+                f"`state_dict`: expected the state of {type(self.method).__name__} with this model. Found another: "
+                f"{' '.join(lines)[:300]}. Make method and model as they were when it was written."
+            ) from error
