@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ from equimodal.cli import main  # noqa: E402 (needs the packages above)
 from equimodal.studies.runs import read_yaml, seal  # noqa: E402
 
 FOUND: Counter[str] = Counter()
+"""How many inputs of each kind were refused, and how many gave what is right; `EQUIMODAL_FAULTS_COUNTS=FILE` keeps it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counts() -> Iterator[None]:
+    yield
+    if name := os.environ.get("EQUIMODAL_FAULTS_COUNTS"):
+        Path(name).write_text(json.dumps(FOUND, indent=1, sort_keys=True))
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +189,6 @@ def test_a_history_with_another_field_is_not_continued(trial: Trial) -> None:
 
 def test_a_checkpoint_with_another_field_is_not_continued(trial: Trial) -> None:
     whole = torch.load(trial.home / "begun" / "checkpoints" / "last.ckpt", weights_only=True)
-    whole["epoch"] = 0
     names = [k for k in whole if k not in ("pytorch-lightning_version", "hparams_name", "hyper_parameters")]
     every = [
         ((name, kind), mutants.changed(whole, (name,), mutants.WRONG[kind]))
@@ -198,7 +206,9 @@ def test_a_checkpoint_with_another_field_is_not_continued(trial: Trial) -> None:
         place = trial.fresh("begun")
         torch.save(value, place / "checkpoints" / "last.ckpt")
         code = trial(["train", "--resume", "--out", str(place)], path, "last.ckpt")
-        assert code == 1 or path[-1] in ("missing", "list", "mapping", "huge"), path
+        if code == 0:
+            found, right = (read_plain(f / "metrics.json")["test"] for f in (place, trial.home / "run"))
+            assert found == right, path
 
 
 WORDS = [
