@@ -27,7 +27,7 @@ from equimodal.cli import main  # noqa: E402 (needs the packages above)
 from equimodal.studies.runs import read_yaml, seal  # noqa: E402
 
 FOUND: Counter[str] = Counter()
-"""How many inputs of each kind were refused, and how many gave what is right; `EQUIMODAL_FAULTS_COUNTS=FILE` keeps it."""
+"""Inputs of each kind that were refused, and that gave what is right; `EQUIMODAL_FAULTS_COUNTS=FILE` keeps it."""
 
 
 @pytest.fixture(scope="module", autouse=True)
