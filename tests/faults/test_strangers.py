@@ -27,6 +27,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("jsonargparse")
 studies = pytest.importorskip("equimodal.studies")
 from equimodal.cli import main  # noqa: E402 (needs the packages above)
+from equimodal.studies.runs import seal  # noqa: E402
 
 CALLS = ("predict", "evaluate", "resume", "load_study", "compare")
 FILES = ("config.yaml", "environment.json", "metrics.json", "weights.safetensors", "history.jsonl", "content.json",
@@ -95,6 +96,21 @@ def test_links_inside_a_folder_are_followed(home: Path, tmp_path: Path, capsys: 
     (tmp_path / "run" / "config.yaml").symlink_to("other.yaml")
     (tmp_path / "alias").symlink_to(tmp_path / "run")
     assert call(["predict", str(tmp_path / "alias"), "--out", str(tmp_path / "o.csv")], capsys)[0] == 0
+
+
+def test_a_configuration_cannot_ask_for_more_memory_than_its_weights_need(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for hidden in (60_000, 10**6, 10**12):
+        run = tmp_path / str(hidden)
+        shutil.copytree(home / "run", run)
+        stored = read_yaml((run / "config.yaml").read_text(), "config.yaml", "A test")
+        stored["model"]["encoders"] = {"m1": {"hidden": [hidden, hidden]}}
+        (run / "config.yaml").write_text(json.dumps(stored))
+        seal(run, ["config.yaml"])
+        code, said = call(["predict", str(run), "--out", str(tmp_path / "o.csv")], capsys)
+        assert code == 1
+        assert "config.yaml`: expected a model whose parts take at most 256." in said
 
 
 def bundle(folder: Path, **extra: Any) -> Path:
