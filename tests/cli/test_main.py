@@ -210,8 +210,10 @@ def test_exit_codes(cli: CLI, monkeypatch: pytest.MonkeyPatch, error: BaseExcept
 
 def test_a_bug_is_not_hidden(cli: CLI, monkeypatch: pytest.MonkeyPatch) -> None:
     raising(monkeypatch, ZeroDivisionError("a bug"))
-    with pytest.raises(ZeroDivisionError):
-        _main.main(["list"])
+    assert "error: unforeseen ZeroDivisionError: a bug. Add --debug for the traceback" in cli.error(["list"], 1)
+    cli(["list", "--debug"], 1)
+    assert "Traceback" in cli.err
+    assert "\nZeroDivisionError: a bug\n" in cli.err
 
 
 def test_warnings_are_one_line_each_and_only_ours(cli: CLI, monkeypatch: pytest.MonkeyPatch) -> None:

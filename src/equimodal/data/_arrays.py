@@ -76,7 +76,7 @@ class Arrays(Mapping[str, Array]):
             )
 
     def _mapped(self, name: str) -> Array:
-        check_npy(self.path / f"{name}.npy", inside=self.path)
+        check_npy(self.path / f"{name}.npy", f"{self.path}: array `{name}`", inside=self.path)
         try:
             return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
         except _BROKEN as error:

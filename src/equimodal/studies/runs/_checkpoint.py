@@ -95,10 +95,10 @@ def restoring(found: tuple[Path, Any] | None, history: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (EquimodalError, OSError):
+    except OSError:
         raise
     except Exception as error:
-        if found is None or history.begun:
+        if found is None or history.begun or (isinstance(error, EquimodalError) and found[0].name in str(error)):
             raise
         said = " ".join(str(error).split())[:200]
         raise CheckpointError(
