@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,18 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.files import standing
 from equimodal._utils.foreign import kind_of_file
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
 _BROKEN = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Arrays(Mapping[str, Array]):
@@ -26,7 +34,7 @@ class Arrays(Mapping[str, Array]):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = standing(Path(path))
         self.mapped = self.path.is_dir()
         self._cache: dict[str, Array] = {}
         if self.mapped:

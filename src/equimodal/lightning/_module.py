@@ -58,9 +58,8 @@ class MethodModule(Evaluation):
 
     ``Trainer.fit`` and ``validate`` log ``validation/score`` and ``validation/loss``, and the same per modality;
     monitor ``validation/score`` (higher is better). ``Trainer.test`` logs ``test/...``. With several processes they are
-    exact: samples that a distributed sampler repeats as padding are not counted. The method is given the validation scores
-    and
-    losses, and, between epochs, the validation batches.
+    exact: samples that a distributed sampler repeats as padding are not counted. The method is given the validation
+    scores and losses, and, between epochs, the validation batches.
 
     Of the training, ``training/loss`` (the sum over the phases), ``training/loss/PHASE``, ``training/score/MODALITY``,
     ``training/coefficient/NAME/MODALITY`` and ``training/extra/NAME`` are logged, means over the steps of an epoch, and
@@ -267,7 +266,7 @@ class MethodModule(Evaluation):
         if self._logs:
             self._means.add(report)
         if shown:
-            values = {f"step/{name}": value.float() for name, value in flatten(report).items()}
+            values: dict[str, Any] = {f"step/{name}": value.float() for name, value in flatten(report).items()}
             self.log_dict(values | self._rates("step/lr"), on_step=True, on_epoch=False)
         if self._schedule is not None:
             self._schedule.after("step", self.trainer.global_step, {})
