@@ -235,7 +235,8 @@ def test_sigterm_in_a_cell_names_the_comparison_once(tmp_path: Path) -> None:
     with pytest.warns(EquimodalWarning) as told, pytest.raises(Terminated) as caught:
         compare(settings, tmp_path / "s", cost=False, progress=stop)
     assert [str(w.message) for w in told if issubclass(w.category, EquimodalWarning)] == [
-        f"SIGTERM: saved and stopped, exit code 75. Continue with: equimodal compare --out {tmp_path / 's'}"
+        f"SIGTERM: saved and stopped, exit code 75. Continue with: equimodal compare --out {tmp_path / 's'} "
+        "--cost false"
     ]
     assert caught.value.folder == str(tmp_path / "s")
 

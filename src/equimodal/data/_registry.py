@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from equimodal._utils.files import standing
 from equimodal.data._avdigits import load_avdigits
 from equimodal.data._bundle import load_bundle
 from equimodal.data._dataset import Dataset
@@ -60,7 +61,7 @@ def load(
         if protocol is not None:
             options["protocol"] = protocol
         return _call(_BUILT_IN[text], text, options)
-    if not is_path and not Path(text).exists():
+    if not is_path and not standing(Path(text)).exists():
         raise unknown_name("dataset (a built-in name, or the path of a bundle)", text, _BUILT_IN)
     return _call(load_bundle, text, {"path": text, "card": card, "protocol": protocol, **options})
 
