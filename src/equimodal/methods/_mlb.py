@@ -29,8 +29,9 @@ class MLB(Stateful, MultiLoss):
         k_m = \begin{cases} 1 + (\beta - 1) \tanh(\alpha (\rho_m - 1)) & \rho_m > 1 \\
         1 + \tanh(\alpha (\rho_m - 1)) & \text{else} \end{cases}
 
-    the gradient of :math:`L(z, y) + \sum_m L(u_m, y)` with respect to encoder m is multiplied by :math:`k_m`, and so is
-    that of m's columns in the weight of a head that is one linear layer on Concat. k is 1 where scores are equal.
+    the gradient of :math:`L(z, y) + \sum_m L(u_m, y)` with respect to encoder m is multiplied by :math:`k_m`, and so are
+    those of the weights (not biases) of m's own head, and of m's columns in the weight of a joint head that is one
+    linear layer on Concat. k is 1 where scores are equal.
 
     Args:
         alpha: :math:`\alpha > 0`; 0.5 to 5 in the released settings.
@@ -108,13 +109,14 @@ class MLB(Stateful, MultiLoss):
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
     ) -> Sequence[UpdateScale]:
-        """g_m <- k_m g_m of encoder and columns, or the same factor on the update."""
+        """g_m <- k_m g_m of encoder, own head and columns, or the same factor on the update."""
         scores, known = batch_confidences(self, descent, engine, report)
         if self.epoch < self.start or (self.end is not None and self.epoch > self.end):
             return ()
         k = mlb_coefficients(discrepancy_ratios(1 / scores.clamp_min(1e-12), known), self.alpha, self.beta)
         factors = dict(zip(self.modalities, k.unbind(), strict=True))
-        scales = scale_encoders(self, engine, report, factors)
+        own = {m: [p for p in self.heads[m].parameters() if p.ndim > 1] for m in self.modalities}
+        scales = scale_encoders(self, engine, report, factors, beside=own)
         if self.columns is not None:
             layer, blocks = self.columns
             scales += scale_columns(cast(nn.Parameter, layer.weight), blocks, engine, factors)

@@ -17,7 +17,13 @@ Target = Literal["auto", "gradient", "update"]
 
 
 def scale_encoders(
-    method: Method, engine: Engine, report: StepReport, factors: Mapping[str, Tensor], apply_to: Target = "auto"
+    method: Method,
+    engine: Engine,
+    report: StepReport,
+    factors: Mapping[str, Tensor],
+    apply_to: Target = "auto",
+    *,
+    beside: Mapping[str, Sequence[nn.Parameter]] | None = None,
 ) -> list[UpdateScale]:
     r"""Multiply what encoder m does by a factor: :math:`g_m \leftarrow s_m g_m`, or the same of its update.
 
@@ -30,12 +36,14 @@ def scale_encoders(
         report: gets the factors as the coefficients ``"scale"``.
         factors: s, modality -> scalar tensor; a modality that is left out keeps its gradient.
         apply_to: ``"gradient"``, ``"update"`` or ``"auto"``.
+        beside: modality -> parameters that take its factor like those of its encoder.
 
     Warns:
         OptimizerWarning: ``"gradient"`` with an optimizer that cancels it.
     """
     report.coefficients["scale"] = dict(factors)
-    of = {m: [p for p in method.multimodal.parameters_of(m) if p.grad is not None] for m in factors}
+    own = {m: [*method.multimodal.parameters_of(m), *(beside or {}).get(m, ())] for m in factors}
+    of = {m: [p for p in parameters if p.grad is not None] for m, parameters in own.items()}
     cancelled = {m: cancels_scale(engine.optimizers, parameters) for m, parameters in of.items()}
     if any(cancelled.values()) and apply_to == "gradient":
         warn_once(
