@@ -84,8 +84,8 @@ SNAPSHOT = {
         "sharpness.radius", "sharpness.ratio", "threshold", "variant", "window",
     ],
     "MIE": [
-        "alternate", "calibrated", "flat_ratio", "inference", "layers", "mixup_alpha", "projection", "radius", "sam",
-        "sam_every", "seed", "sources", "stage_epochs", "temperature", "variant",
+        "alternate", "calibrated", "flat_ratio", "inference", "layers", "mixup_alpha", "order", "projection", "radius",
+        "sam", "sam_every", "seed", "sources", "stage_epochs", "temperature", "variant",
     ],
     "ModalityDropout": [
         "calibrated", "inference", "probability", "seed", "sharpness.every", "sharpness.mode", "sharpness.radius",

@@ -20,9 +20,10 @@ from equimodal.engine import (
     UpdateScale,
     all_sum,
     evaluating,
+    is_sharded,
     paused_statistics,
 )
-from equimodal.errors import MethodError
+from equimodal.errors import MethodError, UnsupportedError
 from equimodal.functional import correlation, shapley_values, superior
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, StepReport
@@ -128,6 +129,8 @@ class AWC(Stateful, Joint):
 
     def _measure(self, context: EpochContext) -> None:
         parameters = self._encoders()
+        if any(is_sharded(p) for p in parameters):
+            raise UnsupportedError("AWC: expected whole encoders. Found sharded ones. Shard other parts of the model.")
         asking = [p for p in parameters if p.requires_grad]
         total = {f"{i}": torch.zeros_like(p) for i, p in enumerate(parameters)}
         count = torch.zeros((), device=parameters[0].device)

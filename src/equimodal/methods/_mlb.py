@@ -29,8 +29,8 @@ class MLB(Stateful, MultiLoss):
         k_m = \begin{cases} 1 + (\beta - 1) \tanh(\alpha (\rho_m - 1)) & \rho_m > 1 \\
         1 + \tanh(\alpha (\rho_m - 1)) & \text{else} \end{cases}
 
-    the gradient of :math:`L(z, y) + \sum_m L(u_m, y)` with respect to encoder m is multiplied by :math:`k_m`, and so are
-    those of the weights (not biases) of m's own head, and of m's columns in the weight of a joint head that is one
+    the gradient of :math:`L(z, y) + \sum_m L(u_m, y)` with respect to encoder m is multiplied by :math:`k_m`, and so
+    are those of the weights (not biases) of m's own head, and of m's columns in the weight of a joint head that is one
     linear layer on Concat. k is 1 where scores are equal.
 
     Args:
