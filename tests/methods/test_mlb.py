@@ -102,9 +102,7 @@ def test_adam_takes_the_factors_on_the_update_of_encoders_heads_and_columns() ->
     a, b = weights(method), weights(multi)
     for name, start in before.items():
         factor: Any = 1.0
-        if name.startswith("model.encoders"):
-            factor = k[int(name.split(".")[2])]
-        elif name.startswith("heads.") and start.ndim > 1:
+        if name.startswith("model.encoders") or (name.startswith("heads.") and start.ndim > 1):
             factor = k[int(name.split(".")[2])]
         elif name == "model.head.weight":
             factor = torch.tensor(k, dtype=torch.float64).repeat_interleave(WIDTH)

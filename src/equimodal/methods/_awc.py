@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -29,12 +29,12 @@ from equimodal.methods._base import EpochContext, Stateful, StepReport
 from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import zero_features
+from equimodal.methods.parts import encoder_parameters, zero_features
 from equimodal.tasks import Task, mean_ratio
 
 
 class AWC(Stateful, Joint):
-    r"""Adaptive weight constraint ([AWC2026]_), and the uniform one that is its control. Experimental.
+    r"""Adaptive weight constraint (CVPR 2026), and the uniform one that is its control. Experimental.
 
     In the first epochs each encoder is pulled back to an anchor :math:`\theta^*`:
 
@@ -57,10 +57,7 @@ class AWC(Stateful, Joint):
         samples: F is measured on so many training samples (of each process); each takes a backward pass of its own.
 
     Raises:
-        MethodError: an option is out of range, or an epoch begins without a loader while the constraint acts.
-
-    References:
-        .. [AWC2026] Adaptive weight constraint for balanced multimodal regression, CVPR 2026, arXiv 2501.05264.
+        MethodError: an epoch begins without a loader while the constraint acts.
     """
 
     info = MethodInfo(
@@ -108,12 +105,9 @@ class AWC(Stateful, Joint):
         self.constraint, self.anchor, self.epochs, self.samples = constraint, anchor, epochs, samples
         self.strengths = (superior_strength, inferior_strength)
         self._acts, self._anchored = False, False
-        for number, p in enumerate(self._encoders()):
+        for number, p in enumerate(encoder_parameters(self)):
             self.register_buffer(f"anchor_{number}", p.detach().clone())
             self.register_buffer(f"fisher_{number}", torch.zeros_like(p))
-
-    def _encoders(self) -> list[nn.Parameter]:
-        return [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """A new anchor, with the Fisher information at it."""
@@ -127,7 +121,7 @@ class AWC(Stateful, Joint):
             self._measure(context)
 
     def _measure(self, context: EpochContext) -> None:
-        parameters = self._encoders()
+        parameters = encoder_parameters(self)
         asking = [p for p in parameters if p.requires_grad]
         total = {f"{i}": torch.zeros_like(p) for i, p in enumerate(parameters)}
         count = torch.zeros((), device=parameters[0].device)
@@ -204,7 +198,3 @@ class AWC(Stateful, Joint):
                     p.grad.add_(strength.to(p.dtype) * fisher * (p - anchor))
                 number += 1
         return ()
-
-    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
-        """One: everything on the fused loss."""
-        return [Phase("joint", self._objective, list(self.model.parameters()))]

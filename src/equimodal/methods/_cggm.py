@@ -13,7 +13,7 @@ from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, Updat
 from equimodal.features import Width, single_width
 from equimodal.inference import Rule
 from equimodal.methods._base import Method, Stateful, StepReport, warn_if_frozen
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._info import ALL_TASKS, UPDATES, MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import Direction, Heads, ScoreProgress, adapted, output_layer, scale_encoders
 from equimodal.methods.released import CGGM_RELEASED, turn_of_weights
@@ -22,7 +22,7 @@ from equimodal.tasks import Task
 
 
 class CGGM(Stateful, Method):
-    r"""Classifier-guided gradient modulation ([Guo2024]_, equations 4 to 11).
+    r"""Classifier-guided gradient modulation (Guo et al., NeurIPS 2024, equations 4 to 11).
 
     One auxiliary classifier f_m per modality reads the detached features, so it learns from them without touching the
     encoder. How much its score :math:`\epsilon_m` improved tells which modality lags:
@@ -65,14 +65,9 @@ class CGGM(Stateful, Method):
 
     Raises:
         ModelError: the head does not end in an affine layer, or ``direction="block"`` without one such layer on Concat.
-        MethodError: a hyperparameter is out of range.
 
     Warns:
         OptimizerWarning: ``apply_to="gradient"`` with an optimizer that cancels it.
-
-    References:
-        .. [Guo2024] Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024,
-           arXiv 2411.01409.
     """
 
     info = MethodInfo(
@@ -92,7 +87,7 @@ class CGGM(Stateful, Method):
         deviations=(
             "improvements are pooled over a window, averaged and clamped before the balance term, which is bounded: "
             "the raw B reaches 1e8 and flips gradients",
-            "under optimizers that cancel a gradient scale the update is scaled instead",
+            UPDATES,
         ),
         released=CGGM_RELEASED,
         consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py), read for facts",

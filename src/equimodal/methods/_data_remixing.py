@@ -13,7 +13,7 @@ from equimodal.engine import Sharpness
 from equimodal.functional import distance_from_uniform
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import OWN_ROWS, MethodInfo
+from equimodal.methods._info import OWN_ROWS, TEST_CHOICE, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import planned_loader, training_table
@@ -21,7 +21,7 @@ from equimodal.tasks import Task
 
 
 class DataRemixing(Stateful, MultiLoss):
-    r"""Data Remixing ([Ma2025]_).
+    r"""Data Remixing (Ma et al., ICML 2025).
 
     First ``warmup`` epochs with a joint and a loss per modality, :math:`L(u, y) + w \sum_m L(u_m, y)`, where
     :math:`u_m` are of own linear heads. Then, before each epoch, the prediction of each modality alone is compared
@@ -37,12 +37,8 @@ class DataRemixing(Stateful, MultiLoss):
             modalities the last.
 
     Raises:
-        MethodError: an option is out of range, or no loader is offered once it is needed.
+        MethodError: no loader is offered once it is needed.
         UnsupportedError: a loader without plans.
-
-    References:
-        .. [Ma2025] Improving Multimodal Learning Balance and Sufficiency through Data Remixing, ICML 2025,
-           arXiv 2506.11550.
     """
 
     info = MethodInfo(
@@ -65,7 +61,7 @@ class DataRemixing(Stateful, MultiLoss):
         ),
         released=(
             "all batches of one modality come before those of the other",
-            "the best epoch is chosen on the test set",
+            TEST_CHOICE,
         ),
         engine={
             "sharded": "refused: batches without some modality, whose sharded encoder would leave the others waiting"

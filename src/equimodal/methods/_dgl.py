@@ -19,7 +19,7 @@ from equimodal.unimodal import Masked
 
 
 class DGL(Method):
-    r"""Disentangled gradient learning ([Wei2025]_): the gradient between fusion and encoders is cut.
+    r"""Disentangled gradient learning (Wei et al., ICCV 2025): the gradient between fusion and encoders is cut.
 
     With :math:`u = f(z_1, \dots, z_M; \psi)` the fused output and :math:`u_m = f(0, \dots, z_m, \dots, 0; \psi)` the
     output of the same fusion and head with the features of all others set to zero,
@@ -33,12 +33,6 @@ class DGL(Method):
         weight: :math:`\alpha`. Under SGD it is a factor on the encoders' learning rate; an optimizer that divides by
             the size of the gradient (Adam) cancels it. Released scripts: 4 to 5 for CREMA-D, 2 to 3 for
             Kinetics-Sounds, with SGD at 2e-3.
-
-    Raises:
-        MethodError: the weight is not above 0.
-
-    References:
-        .. [Wei2025] Boosting Multimodal Learning via Disentangled Gradient Learning, ICCV 2025, arXiv 2507.10213.
     """
 
     info = MethodInfo(

@@ -15,16 +15,17 @@ from equimodal.features import pool
 from equimodal.functional import k_means, purity, scaled_to_unit
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import MASKED, MethodInfo
+from equimodal.methods._info import MASKED, TEST_CHOICE, MethodInfo
 from equimodal.methods._joint import Joint
+from equimodal.methods._loss import labels_of
 from equimodal.methods._options import Within, check_options
 from equimodal.methods._predictor import BatchLike
-from equimodal.methods.parts import PlannedLoader, reset_optimizer
+from equimodal.methods.parts import PlannedLoader, encoder_parameters, reset_optimizer
 from equimodal.tasks import Task
 
 
 class DiagnosingRelearning(Stateful, Joint):
-    r"""Diagnosing and re-learning ([Wei2024b]_): joint training with encoders that are reset in part.
+    r"""Diagnosing and re-learning (Wei et al., ECCV 2024): joint training with encoders that are reset in part.
 
     Before the epochs E, 2E, ... RE the features of each modality, scaled to [-1, 1] per dimension, are put into as many
     clusters as there are classes (k-means), of training and of validation samples. The purity of the clusters says how
@@ -42,10 +43,7 @@ class DiagnosingRelearning(Stateful, Joint):
             encoders. ``"released"``: both are kept.
 
     Raises:
-        MethodError: an option is out of range, or no training or no validation samples are offered when needed.
-
-    References:
-        .. [Wei2024b] Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024, arXiv 2407.09705.
+        MethodError: no training or no validation samples are offered when needed.
     """
 
     info = MethodInfo(
@@ -67,7 +65,7 @@ class DiagnosingRelearning(Stateful, Joint):
         released=(
             "running statistics of normalisation layers are not reset, and momenta are kept",
             "its default of 50 epochs has room for two of the three resets",
-            "the checkpoint is chosen on the test set",
+            TEST_CHOICE,
         ),
         consulted="GeWu-Lab/Diagnosing_Relearning_ECCV2024 at 025085e (code/ours.py), read for facts",
     )
@@ -108,7 +106,6 @@ class DiagnosingRelearning(Stateful, Joint):
         planned = isinstance(context.loader, PlannedLoader)
         training = self._purities(cast(PlannedLoader, context.loader).full_pass() if planned else context.loader)
         validation = self._purities(context.validation)
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
         for m in self.modalities:
             known = m in training and m in validation  # else nothing is known of it
             self._reset(m, math.tanh(self.strength * abs(training[m] - validation[m])) if known else 0.0)
@@ -116,7 +113,7 @@ class DiagnosingRelearning(Stateful, Joint):
             if context.engine is None:
                 reset_optimizer(self, context)  # says that nobody can
             else:
-                context.engine.reset_optimizer(encoders)
+                context.engine.reset_optimizer(encoder_parameters(self))
 
     def _of(self, modality: str) -> dict[str, Tensor]:
         """Weights of an encoder and, in the paper's variant, its running statistics."""
@@ -145,8 +142,7 @@ class DiagnosingRelearning(Stateful, Joint):
         with evaluating(self):
             for raw in batches:
                 batch = self.check_batch(raw).to(first.device)
-                target = cast(Tensor, batch.target)
-                classes = target.argmax(1) if target.is_floating_point() else target.long()
+                classes = labels_of(batch)
                 index = torch.arange(len(batch), device=first.device) if batch.index is None else batch.index
                 for m, feature in self.multimodal.encode(batch.inputs, batch.present).items():
                     rows = torch.arange(len(batch), device=first.device) if batch.rows(m) is None else batch.rows(m)

@@ -25,7 +25,7 @@ from equimodal.tasks import Task, distribution_of
 
 
 class GBlend(MultiLoss):
-    r"""Gradient blending ([Wang2020]_, equation 4 and algorithms 1 and 2).
+    r"""Gradient blending (Wang, Tran and Feiszli, CVPR 2020, equation 4 and algorithms 1 and 2).
 
     :math:`L = w_0 L(z, y) + \sum_m w_m L(u_m, y)` with own linear heads. At the start of each super-epoch every loss k
     is trained alone, by a copy of the model as it is, for as many epochs; with its gain on validation data
@@ -43,11 +43,7 @@ class GBlend(MultiLoss):
     ``validation``. With weights that sum to 1 a step is shorter than that of :class:`MultiLoss` under SGD.
 
     Raises:
-        MethodError: an option is out of its range, or (at the start of a super-epoch) the context lacks something.
-
-    References:
-        .. [Wang2020] Wang, Tran and Feiszli, What Makes Training Multi-modal Classification Networks Hard?, CVPR 2020,
-           arXiv 1905.12681.
+        MethodError: at the start of a super-epoch the context lacks something.
     """
 
     info = MethodInfo(

@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 ALL_TASKS = ("classification", "multilabel", "regression", "segmentation")
 MASKED = "supported per sample: absent rows are not encoded; the fusion fills them by its declared rule"
+SCORED_ROWS = (
+    "supported per sample: scores are means over the samples that have the modality; one that no sample of a batch has "
+    "is not compared"
+)
 OWN_ROWS = "supported per sample: each modality trains on the samples that have it"
+
+SCORES = "scores of multi-label, segmentation and regression: mean probability of what is true, inverse mean error"
+UPDATES = "under optimizers that cancel a gradient scale the update is scaled instead"
+TEST_CHOICE = "the best epoch is chosen on the test set"
 
 Role = Literal["", "reference", "baseline", "single", "independent"]
 ROLES: Mapping[Role, str] = {

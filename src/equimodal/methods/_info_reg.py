@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -23,7 +23,7 @@ from equimodal.tasks import Task
 
 
 class InfoReg(Stateful, Joint):
-    r"""Information regulation in the prime learning window ([Huang2025]_).
+    r"""Information regulation in the prime learning window (Huang et al., CVPR 2025).
 
     The trace of an encoder's Fisher information says how much information still comes in. While it grows fast,
     :math:`(T_m^{t-1} - T_m^{t-2}) / T_m^{t-1} > K` for epoch t, modality m is in its prime window; if it leads the
@@ -41,11 +41,6 @@ class InfoReg(Stateful, Joint):
 
     Raises:
         ModelError: the head has no exact split and is no late fusion, so there are no outputs of single modalities.
-        MethodError: an option is out of range.
-
-    References:
-        .. [Huang2025] Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition, CVPR 2025,
-           arXiv 2503.18595.
     """
 
     info = MethodInfo(
@@ -122,10 +117,6 @@ class InfoReg(Stateful, Joint):
             if count:
                 self._history[m] = [*self._history[m][-1:], total / count]
         self.traces.zero_()
-
-    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
-        """One: everything on the fused loss, with unimodal losses if asked for."""
-        return [Phase("joint", self._objective, list(self.model.parameters()))]
 
     def _objective(self, batch: Batch) -> Objective:
         features = self._features(batch)

@@ -16,12 +16,12 @@ from equimodal.methods._base import StepReport
 from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import LossMemory
+from equimodal.methods.parts import LossMemory, encoder_parameters
 from equimodal.tasks import Task
 
 
 class MASAM(MultiLoss):
-    r"""Modality-aware sharpness-aware minimization ([MASAM]_), as far as it is known from a note on the paper.
+    r"""Modality-aware sharpness-aware minimization (ICLR 2026), as far as it is known from a note on the paper.
 
     With :math:`L = L(u, y) + \lambda \sum_m L(u_m, y)`, :math:`\gamma_m` the cosine between the gradients of the fused
     loss and of :math:`L(u_m, y)` for encoder m, and :math:`d_m = \max(0, L_m^{t-1} - MA_m^t)` how far the running mean
@@ -44,12 +44,6 @@ class MASAM(MultiLoss):
         select: ``"score"`` (paper); ``"all"`` perturbs every encoder at once, each by :math:`\rho \gamma_m`; ``"none"``
             is joint training with unimodal losses.
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
-
-    Raises:
-        MethodError: an option is out of its range.
-
-    References:
-        .. [MASAM] Modality-aware sharpness-aware minimization, ICLR 2026, openreview AUKeDukcUi.
     """
 
     info = MethodInfo(
@@ -106,9 +100,8 @@ class MASAM(MultiLoss):
         """One, whose second pass is for the encoder that is chosen after the first."""
         if self.select == "none":
             return super().phases(batches)
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
         trained = [*self.model.parameters(), *self.heads.parameters()]
-        return [Phase("joint", self._in_parts, trained, separate=encoders, perturbation=self._move)]
+        return [Phase("joint", self._in_parts, trained, separate=encoder_parameters(self), perturbation=self._move)]
 
     def _in_parts(self, batch: Batch) -> Objective:
         features = self._features(batch)

@@ -28,7 +28,7 @@ SIGNS = {"greedy": -1, "independent": 0, "collaborative": 1}
 
 
 class MCR(Stateful, MultiLoss):
-    r"""Multimodal competition regularizer ([Kontras2025]_).
+    r"""Multimodal competition regularizer (Kontras et al., NeurIPS 2025).
 
     :math:`D_m` is how far the prediction moves when the features of modality m are permuted within the batch, the mean
     Jensen-Shannon divergence over K permutations and the samples that have m. :math:`D_m^{(e)}` is the same number with
@@ -57,13 +57,8 @@ class MCR(Stateful, MultiLoss):
         seed: of the permutations.
 
     Raises:
-        MethodError: a number is out of range.
         ModelError: ``contrast_weight`` above 0 with encoders of different width.
         UnsupportedError: ``bottleneck_weight`` above 0 for a segmentation, whose target is no vector.
-
-    References:
-        .. [Kontras2025] Balancing Multimodal Training Through Game-Theoretic Regularization, NeurIPS 2025, arXiv
-           2411.07335.
     """
 
     info = MethodInfo(

@@ -34,7 +34,7 @@ from equimodal.tasks import Task
 
 
 class MIE(Stateful, ProjectingMethod):
-    r"""Modal-aware interactive enhancement, published as IGM ([Jiang2025]_, equations 3 to 10).
+    r"""Modal-aware interactive enhancement, published as IGM (Jiang et al., IJCAI 2025, equations 3 to 10).
 
     One branch per modality, an encoder and a classifier d -> 256 -> 64 -> C of its own (for a segmentation, of which
     nothing is published, d -> C at each position); the prediction is the mean of the branches' softmax. Only the active
@@ -74,11 +74,7 @@ class MIE(Stateful, ProjectingMethod):
         variant: ``"released"`` is what the authors' repository computes, but for the choice on the test set.
 
     Raises:
-        MethodError: a hyperparameter is out of range; with ``"epoch"`` or ``"stage"``, a step before
-            ``on_train_epoch_start``.
-
-    References:
-        .. [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587.
+        MethodError: with ``"epoch"`` or ``"stage"``, a step before ``on_train_epoch_start``.
     """
 
     info = MethodInfo(

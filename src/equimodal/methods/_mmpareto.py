@@ -16,12 +16,12 @@ from equimodal.methods._base import StepReport
 from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import scale_encoders
+from equimodal.methods.parts import encoder_parameters, scale_encoders
 from equimodal.tasks import Task
 
 
 class MMPareto(MultiLoss):
-    r"""Pareto directions of fused and unimodal losses ([Wei2024]_, equations 5 to 9).
+    r"""Pareto directions of fused and unimodal losses (Wei and Hu, ICML 2024, equations 5 to 9).
 
     Encoder m has two gradients, :math:`g_0` of the fused loss and :math:`g_m` of its own head's loss. Where they agree
     it takes their sum. Where they conflict, :math:`\langle g_0, g_m \rangle \le 0`, it takes
@@ -40,10 +40,6 @@ class MMPareto(MultiLoss):
         heads: modality -> module from its features to the output; default one linear layer each.
         variant: ``"paper"`` gives the whole gradient of an encoder the length of the sum, ``"released"`` each of its
             tensors, which turns it.
-
-    References:
-        .. [Wei2024] Wei and Hu, MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance, ICML 2024,
-           arXiv 2405.17730.
     """
 
     info = MethodInfo(
@@ -89,9 +85,8 @@ class MMPareto(MultiLoss):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One, with the gradients of each loss apart for the encoders."""
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
         trained = [*self.model.parameters(), *self.heads.parameters()]
-        return [Phase("joint", self._objective, trained, separate=encoders)]
+        return [Phase("joint", self._objective, trained, separate=encoder_parameters(self))]
 
     def _objective(self, batch: Batch) -> Objective:
         features = self._features(batch)
