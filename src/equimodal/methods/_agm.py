@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from equimodal._utils.shapes import line_up
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.functional import agm_coefficients, relative_strengths
 from equimodal.inference import Rule
-from equimodal.methods._base import StepReport
-from equimodal.methods._info import ALL_TASKS, TEST_CHOICE, MethodInfo
+from equimodal.methods._base import Scales, StepReport
+from equimodal.methods._info import TEST_CHOICE, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import (
@@ -64,7 +64,6 @@ class AGM(EpochWindow, Joint):
         "arXiv 2308.07686",
         equations="responses (3, 4), scores and ratios (8, 9), running means (10), coefficients (11)",
         family="gradient modulation",
-        tasks=ALL_TASKS,
         modalities="two to six",
         fusion="any that declares how absent modalities are filled",
         missing="supported per sample: a modality that a sample lacks has the response 0; one that nobody in a batch "
@@ -161,9 +160,7 @@ class AGM(EpochWindow, Joint):
         return self.term.added(loss, {**sums, **through}, sums=sums)
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """Nothing is left to scale; the running means take in this step's scores."""
         if not self.is_over():
             scores, known = batch_confidences(self, descent, engine, report, logarithm=True)

@@ -61,7 +61,6 @@ class AUG(Stateful, BranchMethod):
         equations="residual target, loss of the newest, of all and of all earlier classifiers; assignment rule",
         family="alternating, boosting",
         tasks=("classification",),
-        modalities="two or more",
         order="modalities take turns in the order of the encoders, on one last layer",
         fusion="ignored; classifiers of each modality",
         missing=OWN_ROWS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,6 @@ from equimodal.engine import (
     Objective,
     Phase,
     Sharpness,
-    UpdateScale,
     all_sum,
     evaluating,
     paused_statistics,
@@ -25,8 +24,8 @@ from equimodal.engine import (
 from equimodal.errors import MethodError
 from equimodal.functional import correlation, shapley_values, superior
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._base import EpochContext, Scales, Stateful, StepReport
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import encoder_parameters, zero_features
@@ -66,9 +65,7 @@ class AWC(Stateful, Joint):
         paper="CVPR 2026, arXiv 2501.05264",
         equations="profit by correlation, Shapley values, two groups, Fisher-weighted quadratic constraint",
         family="objective",
-        tasks=ALL_TASKS,
         modalities="two or more; 2^M passes of fusion and head while it adapts",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step; a backward pass for each of `samples` samples at the start of an epoch while it acts",
         deviations=(
@@ -170,9 +167,7 @@ class AWC(Stateful, Joint):
         return {"profit": torch.stack(found), "samples": torch.full_like(found[0].flatten()[0], len(batch))}
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradient of the constraint is added to the encoders'."""
         if not self._acts:
             return ()

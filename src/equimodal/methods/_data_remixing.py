@@ -51,7 +51,6 @@ class DataRemixing(Stateful, MultiLoss):
         tasks=("classification", "multilabel"),
         modalities="any number",
         order="batches are made in the order of the encoders; of equal modalities one is chosen by it",
-        fusion="any",
         missing=OWN_ROWS + "; a sample is assigned among those that it has",
         cost="1 joint step in the warm-up, then 1/M of one; before each epoch a forward pass",
         deviations=(

@@ -11,7 +11,7 @@ from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.inference import Rule
 from equimodal.methods._base import Method
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import FixedHead, detached, zero_features
 from equimodal.tasks import Task
@@ -43,9 +43,6 @@ class DGL(Method):
         equations="fused loss on detached features for fusion and head; unimodal losses through the same head, with "
         "its parameters held, for the encoders",
         family="objective",
-        tasks=ALL_TASKS,
-        modalities="two or more",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step: one backward pass through the encoders, M + 1 passes of fusion and head",
         deviations=("none",),

@@ -54,7 +54,6 @@ class DiagnosingRelearning(Stateful, Joint):
         family="staged",
         tasks=("classification",),
         modalities="any number",
-        fusion="any",
         missing=MASKED + "; purity is of the samples that have the modality",
         cost="1 joint step; at each reset a pass over training and validation samples, and k-means",
         deviations=(

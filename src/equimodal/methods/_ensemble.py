@@ -13,7 +13,7 @@ from equimodal.batch import Batch, Presence
 from equimodal.engine import Phase, Sharpness
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.inference import Rule
-from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
+from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods.parts import BranchMethod, linear_heads, unimodal_phase
 from equimodal.tasks import Task
 
@@ -35,7 +35,6 @@ class Ensemble(BranchMethod):
         "ICML 2023, arXiv 2305.01233.",
         equations="mean over m of softmax(head_m(h_m)), each trained on its own loss",
         family="alternating",
-        tasks=ALL_TASKS,
         modalities="any number",
         fusion="ignored",
         missing=OWN_ROWS,
@@ -89,7 +88,6 @@ class Unimodal(Ensemble):
         paper="Control; no paper of its own.",
         equations="L(head_m(h_m), y)",
         family="objective",
-        tasks=ALL_TASKS,
         modalities="one of any number",
         order="by default the first encoder is the one that is trained",
         fusion="ignored",

@@ -14,7 +14,7 @@ from equimodal.errors import MethodError
 from equimodal.functional import distillation
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._loss import own_rows
 from equimodal.methods._options import Within, check_options
 from equimodal.methods._umt import UMT
@@ -57,10 +57,8 @@ class G2D(Stateful, UMT):
         "arXiv 2506.21514",
         equations="feature and output distillation; sequential modality prioritization in stages",
         family="distillation, staged",
-        tasks=ALL_TASKS,
         modalities="two or more, with a teacher each",
         order="teachers of equal score are ranked in the order of the encoders",
-        fusion="any",
         missing=MASKED + "; a sample without a modality is not taught in it",
         cost="1.3 joint steps, less while encoders wait, and the training of the teachers",
         deviations=(

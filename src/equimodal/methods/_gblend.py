@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.functional import blending_weights
 from equimodal.inference import Inference, Rule
-from equimodal.methods._base import EpochContext, StepReport
-from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
+from equimodal.methods._base import EpochContext, Scales, StepReport
+from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
 from equimodal.methods._validation import Validation
@@ -53,9 +53,6 @@ class GBlend(MultiLoss):
         "arXiv 1905.12681",
         equations="overfitting-to-generalisation ratio, optimal blend (4), algorithms 1 and 2",
         family="objective",
-        tasks=ALL_TASKS,
-        modalities="two or more",
-        fusion="any",
         missing=OWN_ROWS,
         cost="3 joint steps: 1, and 2 of the copies, if probe_epochs is super_epoch",
         deviations=(
@@ -125,19 +122,15 @@ class GBlend(MultiLoss):
         return [Phase("joint", self._objective, [*self.model.parameters(), *heads])]
 
     def _objective(self, batch: Batch) -> Objective:
-        features = self._features(batch)
-        losses = {"fused": self.loss(self._fused(features, batch), batch)}
         if self.alone == "fused":
-            return Objective(losses["fused"])
-        losses |= {m: self.loss(z, batch, m) for m, z in self.heads(features).items()}
-        names = ["fused", *self.modalities]
+            return Objective(self.loss(self._fused(self._features(batch), batch), batch))
+        losses = self._parts(batch)[0]
+        names = ["fused", *(f"unimodal/{m}" for m in self.modalities)]
         weights = dict(zip(names, self.weights.to(losses["fused"].dtype).unbind(), strict=True))
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        return Objective(total, {n if n == "fused" else f"unimodal/{n}": v.detach() for n, v in losses.items()})
+        return Objective(total, {name: loss.detach() for name, loss in losses.items()})
 
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradients stay as they are; the report gets the weights."""
         names: Any = ("fused", *self.modalities)
         report.coefficients["weight"] = dict(zip(names, self.weights.clone().unbind(), strict=True))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale, local, total_norm
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, local, total_norm
 from equimodal.errors import ModelError
 from equimodal.functional import leads, regulation_strength
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
+from equimodal.methods._base import EpochContext, Scales, Stateful, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._loss import count_of
@@ -51,7 +50,6 @@ class InfoReg(Stateful, Joint):
         equations="score difference, prime learning window by the Fisher trace, proximal term",
         family="gradient modulation",
         tasks=("classification", "multilabel", "segmentation"),
-        modalities="two or more",
         fusion="Concat or Sum with a linear head, or Late",
         missing=MASKED + "; scores are means over the samples that have the modality",
         cost="1 joint step, and a copy of the encoders",
@@ -131,9 +129,7 @@ class InfoReg(Stateful, Joint):
         return Objective(total, {}, sums)
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """Note the traces; hold leaders in their window back."""
         zero = torch.zeros_like(descent.loss)
         names = ["count", *(f"{kind}/{m}" for kind in ("loss", "count") for m in self.modalities)]

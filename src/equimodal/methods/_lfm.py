@@ -62,7 +62,6 @@ class LFM(Stateful, Method):
         equations="sum of label fitting and unsupervised alignment with the heuristic schedule",
         family="objective",
         tasks=("classification", "multilabel"),
-        modalities="two or more",
         fusion="ignored; one head per modality, whose outputs are averaged",
         missing="supported per sample: pairs of modalities that a sample has",
         cost="1 joint step and M small heads",

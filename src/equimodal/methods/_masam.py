@@ -13,7 +13,7 @@ from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Perturbation, Phase, all_sum
 from equimodal.inference import Rule
 from equimodal.methods._base import StepReport
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import LossMemory, encoder_parameters
@@ -52,9 +52,6 @@ class MASAM(MultiLoss):
         paper="MASAM, ICLR 2026, openreview AUKeDukcUi",
         equations="selection score, perturbation of one encoder, combined gradient (from a note on the paper)",
         family="sharpness-aware",
-        tasks=ALL_TASKS,
-        modalities="two or more",
-        fusion="any",
         missing=MASKED + "; a modality of nobody in a batch is not chosen",
         cost="about 2.2 joint steps: gradients of the parts, a second pass; one short read by the host",
         deviations=(
@@ -104,10 +101,9 @@ class MASAM(MultiLoss):
         return [Phase("joint", self._in_parts, trained, separate=encoder_parameters(self), perturbation=self._move)]
 
     def _in_parts(self, batch: Batch) -> Objective:
-        features = self._features(batch)
-        parts = {"fused": self.loss(self._fused(features, batch), batch)}
-        own = {f"unimodal/{m}": self.loss(z, batch, m) for m, z in self.heads(features).items() if batch.count(m)}
-        return Objective.sum_of({**parts, **own}, dict.fromkeys(own, self.weight))
+        absent = {f"unimodal/{m}" for m in batch.inputs if not batch.count(m)}
+        parts = {name: loss for name, loss in self._parts(batch)[0].items() if name not in absent}
+        return Objective.sum_of(parts, {name: self.weight for name in parts if name != "fused"})
 
     @torch.no_grad()
     def _move(self, descent: Descent) -> Perturbation | None:

@@ -16,7 +16,7 @@ from equimodal.features import pool
 from equimodal.functional import cross_modal_contrast
 from equimodal.inference import Rule
 from equimodal.methods._base import Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._loss import mask_of, target_of
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
@@ -68,10 +68,7 @@ class MCR(Stateful, MultiLoss):
         "arXiv 2411.07335",
         equations="game between the encoders on permuted features, contrastive term, conditional bottleneck",
         family="objective",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         order="permutations are drawn in the order of the encoders",
-        fusion="any",
         missing=MASKED + "; a modality is permuted among the samples that have it",
         cost="about 1.1 joint steps with a small head: M (1 + M) passes of fusion and head on K batches of features",
         deviations=(

@@ -62,9 +62,7 @@ class MIDAS(Stateful, MultiLoss):
         "averaged for three or more",
         family="augmentation, objective",
         tasks=("classification",),
-        modalities="two or more",
         order="which modality stays, and the partners, are drawn in the order of the encoders",
-        fusion="any",
         missing=MASKED + "; only samples with all modalities are put together",
         cost="about 1.1 joint steps: one more pass of fusion and head",
         deviations=(

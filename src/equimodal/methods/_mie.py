@@ -14,7 +14,7 @@ from equimodal.engine import Objective, Phase, Sharpness, is_distributed
 from equimodal.errors import MethodError, ScheduleWarning, UnsupportedError
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, trainable, warn_if_frozen, warn_once
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods._validation import Validation
 from equimodal.methods.parts import (
@@ -83,8 +83,6 @@ class MIE(Stateful, ProjectingMethod):
         paper="Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587",
         equations="sharpness-aware objective (forward phase); covariance, flat projector, gradient (backward phase)",
         family="alternating, gradient projection, sharpness-aware",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         order="modalities take turns in the order of the encoders",
         fusion="ignored; one classifier per modality",
         missing="supported per sample: each branch trains on the samples that have its modality",

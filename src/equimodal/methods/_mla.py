@@ -14,7 +14,7 @@ from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import ModelError, ScheduleWarning
 from equimodal.inference import Prediction, Rule
 from equimodal.methods._base import EpochContext, Stateful, warn_if_frozen, warn_once
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import (
     ProjectingMethod,
@@ -80,8 +80,6 @@ class MLA(Stateful, ProjectingMethod):
         equations="shared head and alternation (3, 4), projector update and projected gradient (5, 6), entropy weights "
         "and fusion (7 to 9)",
         family="alternating, gradient projection, inference rule",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         order="modalities take turns in the order of the encoders, on one head",
         fusion="ignored; encoders of equal feature width and one shared head",
         missing="supported per sample: each modality trains on the samples that have it and drops out of the fusion",

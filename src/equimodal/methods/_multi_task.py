@@ -16,14 +16,13 @@ from equimodal.engine import (
     Objective,
     Phase,
     Sharpness,
-    UpdateScale,
     local,
     paused_statistics,
     reshard,
 )
 from equimodal.inference import Rule
-from equimodal.methods._base import Stateful, StepReport
-from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
+from equimodal.methods._base import Scales, Stateful, StepReport
+from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._loss import loss_sums, mean_of_sums
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
@@ -64,9 +63,7 @@ class MultiTask(Stateful, MultiLoss):
         "(MGDA); Yu et al., NeurIPS 2020, arXiv 2001.06782 (PCGrad); Liu et al., NeurIPS 2023, arXiv 2306.03792 (FAMO)",
         equations="sum_k w_k g_k with the weights of each aggregator; FAMO's weights and update of its logits",
         family="gradient modulation",
-        tasks=ALL_TASKS,
         modalities="any number",
-        fusion="any",
         missing=OWN_ROWS,
         cost="1.7 joint steps: a backward pass for each loss; FAMO one forward pass more",
         deviations=(
@@ -151,9 +148,7 @@ class MultiTask(Stateful, MultiLoss):
         return torch.where(known, mean_of_sums(top, bottom), 1.0), known
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The encoders' gradient, or FAMO's of everything, becomes the weighted sum of the losses'."""
         losses, known = self._means(descent.sums, engine)
         given = [name for name in self.names if name in descent.gradients]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale, local
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, local
 from equimodal.functional import discrepancy_ratios, ogm_coefficients
 from equimodal.inference import Rule
-from equimodal.methods._base import StepReport
-from equimodal.methods._info import ALL_TASKS, SCORED_ROWS, SCORES, UPDATES, MethodInfo
+from equimodal.methods._base import Scales, StepReport
+from equimodal.methods._info import SCORED_ROWS, SCORES, UPDATES, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import (
@@ -67,7 +67,6 @@ class OGM(EpochWindow, Joint):
         "arXiv 2203.15332",
         equations="discrepancy ratio (8), coefficient (10), modulated update, noise of generalisation enhancement",
         family="gradient modulation",
-        tasks=ALL_TASKS,
         modalities="two or more: the mean of the ratios to the others, as in the authors' extension (TPAMI 2024)",
         fusion="additive with an affine head, or unimodal='masked'",
         missing=SCORED_ROWS,
@@ -134,9 +133,7 @@ class OGM(EpochWindow, Joint):
         return Objective(self.loss(output, batch), {}, sums, parts=parts)
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """g_m <- k_m g_m + xi_m, or the factor on the update."""
         scores, known = batch_confidences(self, descent, engine, report)
         if not self.in_window():

@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree, keep_rows, tree_map
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, Survey, UpdateScale, is_distributed
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, Survey, is_distributed
 from equimodal.functional import discrepancy_ratios, opm_probabilities
 from equimodal.inference import Rule
-from equimodal.methods._base import StepReport
-from equimodal.methods._info import ALL_TASKS, SCORED_ROWS, SCORES, MethodInfo
+from equimodal.methods._base import Scales, StepReport
+from equimodal.methods._info import SCORED_ROWS, SCORES, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import (
@@ -63,8 +63,6 @@ class OPM(EpochWindow, Joint):
         paper="Wei et al., On-the-fly Modulation for Balanced Multimodal Learning, TPAMI 2024, arXiv 2410.11582",
         equations="discrepancy ratio (6), drop probability (7), masked features (8), algorithm 1",
         family="feed-forward",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         order="drops are drawn in the order of the encoders",
         fusion="additive with an affine head, or unimodal='masked'",
         missing=SCORED_ROWS,
@@ -178,9 +176,7 @@ class OPM(EpochWindow, Joint):
         return tree_map(lambda t: t * factor.to(t.dtype) if t.is_floating_point() else t, feature)
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradients stay as they are; the scores decide about the next batch."""
         scores, known = batch_confidences(self, descent, engine, report)
         if self.in_window():

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.functional import pmr_coefficients
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, StepReport
+from equimodal.methods._base import EpochContext, Scales, StepReport
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
@@ -58,7 +58,6 @@ class PMR(EpochWindow, Joint):
         family="objective",
         tasks=("classification",),
         modalities="two or more: each is compared with the best and with the worst, the same for two",
-        fusion="any",
         missing="supported per sample: scores and terms are means over the samples that have the modality; a class of "
         "which no sample was looked at has no term",
         cost="1.1 joint steps: the terms, and a forward pass over a tenth of the samples per epoch; one forward pass "
@@ -147,9 +146,7 @@ class PMR(EpochWindow, Joint):
         return self.term.added(loss, self.prototypes.sums(features, batch), {"fused": loss.detach()})
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradients stay as they are; the report gets scores and coefficients."""
         if self.in_window():
             names = [f"{kind}/{m}" for kind in ("score", "known") for m in self.modalities]

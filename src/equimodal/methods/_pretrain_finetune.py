@@ -12,7 +12,7 @@ from equimodal.engine import Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.inference import Rule, apply_rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import joint_phase, linear_heads, reset_optimizer, unimodal_phase
@@ -42,9 +42,7 @@ class PretrainFinetune(Stateful, Joint):
         paper="Control; no paper of its own.",
         equations="L(head_m(h_m), y) for the first epochs, then L(head(fuse(h)), y)",
         family="staged",
-        tasks=ALL_TASKS,
         modalities="any number",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step",
         deviations=("the pre-training counts towards the budget, so that budgets match",),

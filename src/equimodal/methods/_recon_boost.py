@@ -62,7 +62,6 @@ class ReconBoost(Stateful, Method):
         "consolidation), joint epochs after each stage (global rectification)",
         family="alternating, objective",
         tasks=("classification",),
-        modalities="two or more",
         order="modalities take turns in the order of the encoders, on one head",
         fusion="ignored; encoders of equal feature width and one shared head",
         missing="supported per sample: a stage trains on the samples that have its modality, F sums what they have",

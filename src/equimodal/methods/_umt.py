@@ -11,7 +11,7 @@ from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Sharpness
 from equimodal.errors import ModelError
 from equimodal.inference import Rule
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import Companions, feature_gap, mean_over_batch
@@ -44,9 +44,7 @@ class UMT(Joint):
         "2305.01233",
         equations="joint loss and squared distance to the features of unimodal teachers",
         family="distillation",
-        tasks=ALL_TASKS,
         modalities="two or more, with a teacher each",
-        fusion="any",
         missing=MASKED + "; a sample without a modality has no gap in it",
         cost="1.3 joint steps, and the training of the teachers",
         deviations=("the weight of the paper is not known to us: that of BalanceBenchmark is the default",),

@@ -13,7 +13,7 @@ from equimodal.engine import Phase, Sharpness, evaluating
 from equimodal.errors import MethodError
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._loss import own_rows
 from equimodal.methods._options import Within, check_options
@@ -47,8 +47,6 @@ class WeakFirst(Stateful, Joint):
         paper="Control; the schedule of G2D, ICCV 2025, arXiv 2506.21514, without its teachers.",
         equations="L(head(fuse(h)), y), with one encoder at a time, then with all",
         family="staged",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         fusion="any; one of your own must say how it fills, or `order` be given",
         missing=MASKED,
         cost="1 joint step, less while encoders are frozen; one pass over the training data for the ranking",

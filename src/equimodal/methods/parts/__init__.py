@@ -34,7 +34,7 @@ from equimodal.methods.parts._loss_memory import LossMemory
 from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._misalignment import Misalignment
 from equimodal.methods.parts._mixup import Mixup
-from equimodal.methods.parts._modulation import Target, scale_columns, scale_encoders
+from equimodal.methods.parts._modulation import Target, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._prototypes import ClassPrototypes
@@ -100,7 +100,6 @@ __all__ = [
     "ranking_of",
     "redrawn",
     "reset_optimizer",
-    "scale_columns",
     "scale_encoders",
     "scoring_way",
     "stage_alone",
