@@ -16,7 +16,7 @@ from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import OWN_ROWS, TEST_CHOICE, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import planned_loader, training_table
+from equimodal.methods.parts import planned_loader, presence_of, rows_alone, training_table
 from equimodal.tasks import Task
 
 
@@ -97,19 +97,13 @@ class DataRemixing(Stateful, MultiLoss):
             return
         self.weight = self.alone_weight
         loader = planned_loader(self, context)
-        names, present = loader.split.modalities, loader.split.present
         distance, seen = training_table(self, loader, len(self.modalities), self._distances)
-        there = torch.stack([present.get(m, torch.ones_like(seen)) & (m in names) for m in self.modalities], 1)
+        there = presence_of(self, loader)
         assigned = self._assigned(torch.where(there, distance, torch.inf))
         chosen = (seen & there.any(1)).nonzero()[:, 0]
-        assigned, last = assigned[chosen], len(self.modalities) - 1
-        where = {m: self.modalities.index(m) if m in self.modalities else -1 for m in names}
-        released = self.variant == "released"
-        loader.plan(
-            {m: torch.where(assigned == where[m], chosen, -1) for m in names},
-            groups=last - assigned if released else assigned,
-            blocks=released,
-        )
+        assigned, released = assigned[chosen], self.variant == "released"
+        groups = len(self.modalities) - 1 - assigned if released else assigned
+        loader.plan(rows_alone(self, loader, chosen, assigned), groups=groups, blocks=released)
 
     def _assigned(self, distance: Tensor) -> Tensor:
         """(N,) position of the modality of smallest distance."""

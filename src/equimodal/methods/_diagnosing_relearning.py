@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from equimodal.engine import Sharpness, evaluating, gather_rows, local, modules_of
+from equimodal.engine import Sharpness, local, modules_of
 from equimodal.errors import MethodError
-from equimodal.features import pool
-from equimodal.functional import k_means, purity, scaled_to_unit
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import MASKED, TEST_CHOICE, MethodInfo
 from equimodal.methods._joint import Joint
-from equimodal.methods._loss import labels_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods._predictor import BatchLike
-from equimodal.methods.parts import PlannedLoader, encoder_parameters, reset_optimizer
+from equimodal.methods.parts import cluster_purities, encoder_parameters, full_pass, reset_optimizer
 from equimodal.tasks import Task
 
 
@@ -102,9 +97,8 @@ class DiagnosingRelearning(Stateful, Joint):
                 f"`context.{missing}`: {type(self).__name__} compares training and validation samples. Found None. "
                 "Give EpochContext(epoch, loader=train_loader, validation=validation_loader)."
             )
-        planned = isinstance(context.loader, PlannedLoader)
-        training = self._purities(cast(PlannedLoader, context.loader).full_pass() if planned else context.loader)
-        validation = self._purities(context.validation)
+        batches = full_pass(context.loader), context.validation
+        training, validation = (cluster_purities(self, b, self.seed) for b in batches)
         for m in self.modalities:
             known = m in training and m in validation  # else nothing is known of it
             self._reset(m, math.tanh(self.strength * abs(training[m] - validation[m])) if known else 0.0)
@@ -129,31 +123,3 @@ class DiagnosingRelearning(Stateful, Joint):
             here, initial = local(tensor), local(self._initial[name])
             here.copy_(weight * initial.to(here.device) + (1 - weight) * here)
         self._aside[f"reset/{modality}"] = torch.tensor(weight, device=next(self.parameters()).device)
-
-    @torch.no_grad()
-    def _purities(self, batches: Iterable[BatchLike]) -> dict[str, float]:
-        """Modality -> purity of the clusters of its features, over the samples of all processes that have it."""
-        first = next(self.parameters())
-        empty = torch.zeros(0, dtype=torch.int64, device=first.device)
-        sizes = {m: (d,) if isinstance(d, int) else d for m, d in self.multimodal.feature_sizes.items()}
-        nothing = {m: torch.zeros(0, sum(d), dtype=first.dtype, device=first.device) for m, d in sizes.items()}
-        found = {m: [(nothing[m], empty, empty)] for m in self.modalities}
-        with evaluating(self):
-            for raw in batches:
-                batch = self.check_batch(raw).to(first.device)
-                classes = labels_of(batch)
-                index = torch.arange(len(batch), device=first.device) if batch.index is None else batch.index
-                for m, feature in self.multimodal.encode(batch.inputs, batch.present).items():
-                    rows = torch.arange(len(batch), device=first.device) if batch.rows(m) is None else batch.rows(m)
-                    found[m].append((pool(feature)[rows], classes[rows], index[rows]))
-        purities = {}
-        for m, parts in found.items():
-            features, classes, index = (
-                t.cpu() for t in gather_rows([torch.cat(column) for column in zip(*parts, strict=True)])
-            )
-            if len(features):
-                order = index.argsort(stable=True)  # whoever had which sample
-                generator = torch.Generator().manual_seed(self.seed)
-                clusters = k_means(scaled_to_unit(features[order].double()), self.task.outputs, generator)
-                purities[m] = purity(clusters, classes[order])
-        return purities

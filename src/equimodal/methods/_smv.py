@@ -16,7 +16,7 @@ from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._loss import labels_of, mask_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import planned_loader, training_table
+from equimodal.methods.parts import planned_loader, presence_of, rows_alone, training_table
 from equimodal.tasks import Task
 from equimodal.unimodal import Shapley
 
@@ -106,9 +106,8 @@ class SMV(Stateful, Joint):
         if context.epoch < self.warmup:
             return
         loader = planned_loader(self, context)
-        names, present = loader.split.modalities, loader.split.present
         worth, seen = training_table(self, loader, len(self.modalities), self._worth)
-        there = torch.stack([present.get(m, torch.ones_like(seen)) & (m in names) for m in self.modalities], 1)
+        there = presence_of(self, loader)
         # a sample with one modality would only be repeated
         apart = there & seen[:, None] & (there.sum(1) > 1)[:, None]
         again = self._copies(worth, apart)
@@ -119,10 +118,8 @@ class SMV(Stateful, Joint):
             target.append(repeated)
             alone.append(torch.full_like(repeated, position))
         chosen, kept = torch.cat(target), torch.cat(alone)
-        where = {m: self.modalities.index(m) if m in self.modalities else -1 for m in names}
-        rows = {m: torch.where((kept < 0) | (kept == where[m]), chosen, -1) for m in names}
         # apart, as batch normalisation cannot train on the one row of a batch that has a modality
-        loader.plan(rows, target=chosen, groups=kept)
+        loader.plan(rows_alone(self, loader, chosen, kept), target=chosen, groups=kept)
 
     def _worth(self, batch: Batch) -> Tensor:
         """(B, M) Shapley values of size if right, else 0."""

@@ -7,7 +7,14 @@ from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, tr
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction, columns_of_head
-from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader, training_table
+from equimodal.methods.parts._epoch_plan import (
+    PlannedLoader,
+    full_pass,
+    planned_loader,
+    presence_of,
+    rows_alone,
+    training_table,
+)
 from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores, ranking_of
 from equimodal.methods.parts._epoch_window import EpochWindow
 from equimodal.methods.parts._fixed import FixedHead, zero_features
@@ -39,6 +46,7 @@ from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._prototypes import ClassPrototypes
 from equimodal.methods.parts._samples import SampleTable
+from equimodal.methods.parts._separation import cluster_purities
 from equimodal.methods.parts._stages import Stages, joint_phase, reset_optimizer, stage_alone
 from equimodal.methods.parts._sums import per_modality, present_sum, whole_sums
 from equimodal.methods.parts._taught import feature_gap, mean_over_batch
@@ -76,6 +84,7 @@ __all__ = [
     "batch_confidences",
     "branch_phase",
     "check_way",
+    "cluster_purities",
     "columns_of_head",
     "confidence_sums",
     "confidences",
@@ -84,6 +93,7 @@ __all__ = [
     "encoder_parameters",
     "equal_width",
     "feature_gap",
+    "full_pass",
     "gram_weighting",
     "joint_phase",
     "like_model",
@@ -93,6 +103,7 @@ __all__ = [
     "output_layer",
     "per_modality",
     "planned_loader",
+    "presence_of",
     "present_sum",
     "probe_run",
     "published_head",
@@ -100,6 +111,7 @@ __all__ = [
     "ranking_of",
     "redrawn",
     "reset_optimizer",
+    "rows_alone",
     "scale_encoders",
     "scoring_way",
     "stage_alone",

@@ -14,6 +14,7 @@ from equimodal.features import pool
 from equimodal.functional import prototype_logits
 from equimodal.methods._base import EpochContext, Method
 from equimodal.methods._loss import labels_of
+from equimodal.methods.parts._epoch_plan import full_pass
 
 
 class ClassPrototypes(nn.Module):
@@ -131,5 +132,5 @@ def _training_batches(method: Method, context: EpochContext) -> Iterator[Batch]:
             "pass. Give the loader itself."
         )
     device = next(method.parameters()).device
-    for raw in loader.full_pass() if hasattr(loader, "full_pass") else loader:
+    for raw in full_pass(loader):
         yield method.check_batch(raw).to(device)
