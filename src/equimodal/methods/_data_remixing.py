@@ -13,15 +13,15 @@ from equimodal.engine import Sharpness
 from equimodal.functional import distance_from_uniform
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import OWN_ROWS, MethodInfo
+from equimodal.methods._info import OWN_ROWS, TEST_CHOICE, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import planned_loader, training_table
+from equimodal.methods.parts import planned_loader, presence_of, rows_alone, training_table
 from equimodal.tasks import Task
 
 
 class DataRemixing(Stateful, MultiLoss):
-    r"""Data Remixing ([Ma2025]_).
+    r"""Data Remixing (Ma et al., ICML 2025).
 
     First ``warmup`` epochs with a joint and a loss per modality, :math:`L(u, y) + w \sum_m L(u_m, y)`, where
     :math:`u_m` are of own linear heads. Then, before each epoch, the prediction of each modality alone is compared
@@ -37,12 +37,8 @@ class DataRemixing(Stateful, MultiLoss):
             modalities the last.
 
     Raises:
-        MethodError: an option is out of range, or no loader is offered once it is needed.
+        MethodError: no loader is offered once it is needed.
         UnsupportedError: a loader without plans.
-
-    References:
-        .. [Ma2025] Improving Multimodal Learning Balance and Sufficiency through Data Remixing, ICML 2025,
-           arXiv 2506.11550.
     """
 
     info = MethodInfo(
@@ -55,7 +51,6 @@ class DataRemixing(Stateful, MultiLoss):
         tasks=("classification", "multilabel"),
         modalities="any number",
         order="batches are made in the order of the encoders; of equal modalities one is chosen by it",
-        fusion="any",
         missing=OWN_ROWS + "; a sample is assigned among those that it has",
         cost="1 joint step in the warm-up, then 1/M of one; before each epoch a forward pass",
         deviations=(
@@ -65,7 +60,7 @@ class DataRemixing(Stateful, MultiLoss):
         ),
         released=(
             "all batches of one modality come before those of the other",
-            "the best epoch is chosen on the test set",
+            TEST_CHOICE,
         ),
         engine={
             "sharded": "refused: batches without some modality, whose sharded encoder would leave the others waiting"
@@ -102,19 +97,13 @@ class DataRemixing(Stateful, MultiLoss):
             return
         self.weight = self.alone_weight
         loader = planned_loader(self, context)
-        names, present = loader.split.modalities, loader.split.present
         distance, seen = training_table(self, loader, len(self.modalities), self._distances)
-        there = torch.stack([present.get(m, torch.ones_like(seen)) & (m in names) for m in self.modalities], 1)
+        there = presence_of(self, loader)
         assigned = self._assigned(torch.where(there, distance, torch.inf))
         chosen = (seen & there.any(1)).nonzero()[:, 0]
-        assigned, last = assigned[chosen], len(self.modalities) - 1
-        where = {m: self.modalities.index(m) if m in self.modalities else -1 for m in names}
-        released = self.variant == "released"
-        loader.plan(
-            {m: torch.where(assigned == where[m], chosen, -1) for m in names},
-            groups=last - assigned if released else assigned,
-            blocks=released,
-        )
+        assigned, released = assigned[chosen], self.variant == "released"
+        groups = len(self.modalities) - 1 - assigned if released else assigned
+        loader.plan(rows_alone(self, loader, chosen, assigned), groups=groups, blocks=released)
 
     def _assigned(self, distance: Tensor) -> Tensor:
         """(N,) position of the modality of smallest distance."""

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.functional import blending_weights
 from equimodal.inference import Inference, Rule
-from equimodal.methods._base import EpochContext, StepReport
-from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
+from equimodal.methods._base import EpochContext, Scales, StepReport
+from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
 from equimodal.methods._validation import Validation
@@ -25,7 +25,7 @@ from equimodal.tasks import Task, distribution_of
 
 
 class GBlend(MultiLoss):
-    r"""Gradient blending ([Wang2020]_, equation 4 and algorithms 1 and 2).
+    r"""Gradient blending (Wang, Tran and Feiszli, CVPR 2020, equation 4 and algorithms 1 and 2).
 
     :math:`L = w_0 L(z, y) + \sum_m w_m L(u_m, y)` with own linear heads. At the start of each super-epoch every loss k
     is trained alone, by a copy of the model as it is, for as many epochs; with its gain on validation data
@@ -43,11 +43,7 @@ class GBlend(MultiLoss):
     ``validation``. With weights that sum to 1 a step is shorter than that of :class:`MultiLoss` under SGD.
 
     Raises:
-        MethodError: an option is out of its range, or (at the start of a super-epoch) the context lacks something.
-
-    References:
-        .. [Wang2020] Wang, Tran and Feiszli, What Makes Training Multi-modal Classification Networks Hard?, CVPR 2020,
-           arXiv 1905.12681.
+        MethodError: at the start of a super-epoch the context lacks something.
     """
 
     info = MethodInfo(
@@ -57,9 +53,6 @@ class GBlend(MultiLoss):
         "arXiv 1905.12681",
         equations="overfitting-to-generalisation ratio, optimal blend (4), algorithms 1 and 2",
         family="objective",
-        tasks=ALL_TASKS,
-        modalities="two or more",
-        fusion="any",
         missing=OWN_ROWS,
         cost="3 joint steps: 1, and 2 of the copies, if probe_epochs is super_epoch",
         deviations=(
@@ -129,19 +122,15 @@ class GBlend(MultiLoss):
         return [Phase("joint", self._objective, [*self.model.parameters(), *heads])]
 
     def _objective(self, batch: Batch) -> Objective:
-        features = self._features(batch)
-        losses = {"fused": self.loss(self._fused(features, batch), batch)}
         if self.alone == "fused":
-            return Objective(losses["fused"])
-        losses |= {m: self.loss(z, batch, m) for m, z in self.heads(features).items()}
-        names = ["fused", *self.modalities]
+            return Objective(self.loss(self._fused(self._features(batch), batch), batch))
+        losses = self._parts(batch)[0]
+        names = ["fused", *(f"unimodal/{m}" for m in self.modalities)]
         weights = dict(zip(names, self.weights.to(losses["fused"].dtype).unbind(), strict=True))
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        return Objective(total, {n if n == "fused" else f"unimodal/{n}": v.detach() for n, v in losses.items()})
+        return Objective(total, {name: loss.detach() for name, loss in losses.items()})
 
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradients stay as they are; the report gets the weights."""
         names: Any = ("fused", *self.modalities)
         report.coefficients["weight"] = dict(zip(names, self.weights.clone().unbind(), strict=True))

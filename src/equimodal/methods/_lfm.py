@@ -24,13 +24,14 @@ from equimodal.functional import (
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Method, Stateful
 from equimodal.methods._info import MethodInfo
+from equimodal.methods._loss import mask_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import equal_width, linear_heads, present_sum
+from equimodal.methods.parts import encoder_parameters, equal_width, linear_heads, present_sum
 from equimodal.tasks import Task
 
 
 class LFM(Stateful, Method):
-    r"""Learning the modality gap ([Yang2024]_), with the heuristic mix.
+    r"""Learning the modality gap (Yang et al., NeurIPS 2024), with the heuristic mix.
 
     Each modality has a head; the prediction is the mean of their outputs. Fitting labels is what makes modalities
     unequally fast, so at first a loss without labels that aligns the modalities counts more:
@@ -50,11 +51,8 @@ class LFM(Stateful, Method):
 
     Raises:
         ModelError: ``"contrastive"`` with encoders of unequal width.
-        MethodError: an option is out of range, or a step before ``on_train_epoch_start``.
+        MethodError: a step before ``on_train_epoch_start``.
         UnsupportedError: ``variant="released"`` for another task than classification.
-
-    References:
-        .. [Yang2024] Facilitating Multimodal Classification via Dynamically Learning Modality Gap, NeurIPS 2024.
     """
 
     info = MethodInfo(
@@ -64,7 +62,6 @@ class LFM(Stateful, Method):
         equations="sum of label fitting and unsupervised alignment with the heuristic schedule",
         family="objective",
         tasks=("classification", "multilabel"),
-        modalities="two or more",
         fusion="ignored; one head per modality, whose outputs are averaged",
         missing="supported per sample: pairs of modalities that a sample has",
         cost="1 joint step and M small heads",
@@ -126,8 +123,7 @@ class LFM(Stateful, Method):
             raise MethodError(
                 "LFM needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch)) before each epoch."
             )
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
-        return [Phase("joint", self._objective, [*encoders, *self.heads.parameters()])]
+        return [Phase("joint", self._objective, [*encoder_parameters(self), *self.heads.parameters()])]
 
     def _objective(self, batch: Batch) -> Objective:
         share = self.share or 0.0
@@ -142,7 +138,7 @@ class LFM(Stateful, Method):
     def _alignment(self, features: Mapping[str, Tensor], outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         zero = next(iter(outputs.values())).sum() * 0
         there = [m for m in self.modalities if m in outputs and batch.count(m)]
-        own = {m: _mask(batch, m, outputs[m]) for m in there}
+        own = {m: mask_of(batch, m) for m in there}
         pairs = [(a, b, own[a] & own[b]) for a, b in itertools.combinations(there, 2)]
         if not pairs:
             return zero
@@ -177,8 +173,3 @@ class LFM(Stateful, Method):
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor:
         """Mean of the outputs of the modalities that a sample has."""
         return self._mean(self.heads(features), present)
-
-
-def _mask(batch: Batch, modality: str, like: Tensor) -> Tensor:
-    mask = None if batch.present is None else batch.present.get(modality)
-    return torch.ones(len(like), dtype=torch.bool, device=like.device) if mask is None else mask

@@ -12,7 +12,7 @@ from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Sharpness
 from equimodal.inference import Rule
 from equimodal.methods._base import Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.tasks import Task
@@ -37,10 +37,8 @@ class ModalityDropout(Stateful, Joint):
         paper="Control; Neverova et al., ModDrop, TPAMI 2016, arXiv 1501.00102.",
         equations="h_m <- mask_m h_m / P(kept), mask ~ Bernoulli(1 - q), never all dropped",
         family="feed-forward",
-        tasks=ALL_TASKS,
         modalities="any number",
         order="modalities are drawn in the order of the encoders",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step",
         deviations=(

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale, local
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, local
 from equimodal.functional import discrepancy_ratios, ogm_coefficients
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._base import Scales, StepReport
+from equimodal.methods._info import SCORED_ROWS, SCORES, UPDATES, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import (
+    EpochWindow,
     GradientNoise,
     Noise,
     batch_confidences,
     confidence_sums,
+    encoder_parameters,
     scale_encoders,
     scoring_way,
 )
@@ -28,8 +30,8 @@ from equimodal.tasks import Task
 from equimodal.unimodal import Way
 
 
-class OGM(Stateful, Joint):
-    r"""On-the-fly gradient modulation with generalisation enhancement ([Peng2022]_, equations 7 to 13).
+class OGM(EpochWindow, Joint):
+    r"""On-the-fly gradient modulation with generalisation enhancement (Peng et al., CVPR 2022, equations 7 to 13).
 
     The score :math:`s_m` of a modality is the mean probability that its part of the output gives to the true class:
 
@@ -56,10 +58,6 @@ class OGM(Stateful, Joint):
 
     Raises:
         ModelError: the head is not additive, and ``unimodal`` names no other way.
-
-    References:
-        .. [Peng2022] Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022,
-           arXiv 2203.15332.
     """
 
     info = MethodInfo(
@@ -69,16 +67,14 @@ class OGM(Stateful, Joint):
         "arXiv 2203.15332",
         equations="discrepancy ratio (8), coefficient (10), modulated update, noise of generalisation enhancement",
         family="gradient modulation",
-        tasks=ALL_TASKS,
         modalities="two or more: the mean of the ratios to the others, as in the authors' extension (TPAMI 2024)",
         fusion="additive with an affine head, or unimodal='masked'",
-        missing="supported per sample: scores are means over the samples that have the modality; one that no sample of "
-        "a batch has is not compared",
+        missing=SCORED_ROWS,
         cost="1 joint step; 1.7 with noise='covariance'",
         order="the noise of 'entries' is drawn in the order of the encoders; the rest does not depend on it",
         deviations=(
-            "scores of multi-label, segmentation and regression: mean probability of what is true, inverse mean error",
-            "under optimizers that cancel a gradient scale the update is scaled instead",
+            SCORES,
+            UPDATES,
         ),
         released=(
             "only gradients with four dimensions are modulated: linear, attention and norm layers never are",
@@ -117,11 +113,7 @@ class OGM(Stateful, Joint):
         check_options(OGM.__init__, locals())
         self.unimodal = scoring_way(self, self.unimodal)
         self.alpha, self.start, self.end = alpha, start, end
-        self.epoch, self.noise, self.gradient_noise = 0, noise, GradientNoise(noise, seed)
-
-    def on_train_epoch_start(self, context: EpochContext) -> None:
-        """Whether this epoch is modulated follows from its number."""
-        self.epoch = context.epoch
+        self.noise, self.gradient_noise = noise, GradientNoise(noise, seed)
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Draw the numbers that the noise is made of."""
@@ -129,8 +121,7 @@ class OGM(Stateful, Joint):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the fused loss; the noise apart for the encoders."""
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
-        return [Phase("joint", self._objective, list(self.model.parameters()), separate=encoders)]
+        return [Phase("joint", self._objective, list(self.model.parameters()), separate=encoder_parameters(self))]
 
     def _objective(self, batch: Batch) -> Objective:
         features = self._features(batch)
@@ -142,15 +133,13 @@ class OGM(Stateful, Joint):
         return Objective(self.loss(output, batch), {}, sums, parts=parts)
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """g_m <- k_m g_m + xi_m, or the factor on the update."""
         scores, known = batch_confidences(self, descent, engine, report)
-        if not self.start <= self.epoch <= self.end:
+        if not self.in_window():
             return ()
         factors = ogm_coefficients(discrepancy_ratios(scores, known), self.alpha)
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m) if p.grad is not None]
+        encoders = [p for p in encoder_parameters(self) if p.grad is not None]
         noise = self.gradient_noise.of(encoders, descent, engine) if self.noise else []
         scales = scale_encoders(self, engine, report, dict(zip(self.modalities, factors.unbind(), strict=True)))
         for p, xi in zip(encoders, noise, strict=False):

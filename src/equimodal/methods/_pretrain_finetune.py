@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Phase, Sharpness, modules_of
+from equimodal.engine import Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.inference import Rule, apply_rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import linear_heads, reset_optimizer, unimodal_phase
+from equimodal.methods.parts import joint_phase, linear_heads, reset_optimizer, unimodal_phase
 from equimodal.tasks import Task, distribution_of
 
 
@@ -33,7 +33,7 @@ class PretrainFinetune(Stateful, Joint):
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
 
     Raises:
-        MethodError: an argument is out of range, or a step is asked for before the first epoch was announced.
+        MethodError: a step before ``on_train_epoch_start``, or no number of epochs.
     """
 
     info = MethodInfo(
@@ -42,9 +42,7 @@ class PretrainFinetune(Stateful, Joint):
         paper="Control; no paper of its own.",
         equations="L(head_m(h_m), y) for the first epochs, then L(head(fuse(h)), y)",
         family="staged",
-        tasks=ALL_TASKS,
         modalities="any number",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step",
         deviations=("the pre-training counts towards the budget, so that budgets match",),
@@ -95,10 +93,7 @@ class PretrainFinetune(Stateful, Joint):
             for m in self.modalities:
                 yield unimodal_phase(self, m, self.heads[m])
             return
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)] if self.freeze else []
-        still = {id(p) for p in encoders}
-        trained = [p for p in self.model.parameters() if id(p) not in still]
-        yield Phase("joint", self._objective, trained, frozen=modules_of(self.model, encoders))
+        yield joint_phase(self, self._objective, self.modalities if self.freeze else ())
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The pre-training heads while they train; afterwards the exact split of an additive head."""

@@ -15,12 +15,12 @@ from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, StepReport
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import BranchMethod, SampleTable, linear_heads
+from equimodal.methods.parts import BranchMethod, SampleTable, encoder_parameters, linear_heads
 from equimodal.tasks import Task
 
 
 class QMF(BranchMethod):
-    r"""Quality-aware multimodal fusion ([Zhang2023]_): decisions weighed by a confidence that training has ranked.
+    r"""Quality-aware multimodal fusion (Zhang et al., ICML 2023): decisions weighed by a ranked confidence.
 
     Each modality has a head of its own. Its confidence is the energy of its logits,
     :math:`\omega_m = 0.1 \log\sum_c e^{u_{m,c}}`, and the prediction :math:`u = \sum_m \omega_m u_m`, in training as
@@ -39,9 +39,6 @@ class QMF(BranchMethod):
 
     Raises:
         BatchError: batches without the samples' dataset index.
-
-    References:
-        .. [Zhang2023] Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023, arXiv 2306.02050.
     """
 
     info = MethodInfo(
@@ -97,8 +94,7 @@ class QMF(BranchMethod):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: encoders and heads on the sum of losses; the model's fusion and head take no part."""
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
-        return [Phase("joint", self._objective, [*encoders, *self.heads.parameters()])]
+        return [Phase("joint", self._objective, [*encoder_parameters(self), *self.heads.parameters()])]
 
     def _objective(self, batch: Batch) -> Objective:
         outputs = self.heads(self.multimodal.encode(batch.inputs, batch.present))

@@ -16,12 +16,12 @@ from equimodal.inference import Rule, needs_of, rule_name
 from equimodal.methods._base import EpochContext, Method, Stateful, warn_once
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import linear_heads
+from equimodal.methods.parts import encoder_parameters, linear_heads
 from equimodal.tasks import Task
 
 
 class TMC(Stateful, Method):
-    r"""Trusted multi-view classification ([Han2021]_), and with ``joint`` its enhanced form ETMC ([Han2022]_).
+    r"""Trusted multi-view classification (Han et al., ICLR 2021); with ``joint`` its enhanced form ETMC (TPAMI 2022).
 
     The softplus of a head's output is evidence, :math:`\alpha_m = e_m + 1` a Dirichlet distribution over class
     probabilities, and the opinions of the modalities are combined by Dempster's rule
@@ -43,10 +43,6 @@ class TMC(Stateful, Method):
 
     Warns:
         ScheduleWarning: no epoch was announced, so that :math:`\lambda` stays 1.
-
-    References:
-        .. [Han2021] Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051.
-        .. [Han2022] Trusted Multi-View Classification with Dynamic Evidential Fusion, TPAMI 2022, arXiv 2204.11423.
     """
 
     info = MethodInfo(
@@ -104,8 +100,7 @@ class TMC(Stateful, Method):
                 "method.on_train_epoch_start(EpochContext(epoch)) before each epoch."
             )
             warn_once(self, message, ScheduleWarning)
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
-        trained = list(self.model.parameters()) if self.joint else encoders
+        trained = list(self.model.parameters()) if self.joint else encoder_parameters(self)
         return [Phase("joint", self._objective, [*trained, *self.heads.parameters()])]
 
     def _objective(self, batch: Batch) -> Objective:

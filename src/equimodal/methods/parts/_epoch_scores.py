@@ -78,6 +78,23 @@ class EpochScores(Stateful, Float32Buffers):
         return sorted(self._modalities, key=lambda m: sign * score[m])
 
 
+def ranking_of(terms: Tensor, modalities: Sequence[str], unknown: float = -math.inf) -> list[str]:
+    """The modalities by their scores, the lowest first; equal ones as they are. Waits for a device.
+
+    Args:
+        terms: (M, 2, K), numerators and denominators of the scores on this process.
+        modalities: in the order of the rows.
+        unknown: score of a modality that no process has seen.
+
+    Example:
+        >>> ranking_of(torch.tensor([[[9.0], [10.0]], [[4.0], [10.0]], [[0.0], [0.0]]]), ["audio", "video", "text"])
+        ['text', 'video', 'audio']
+    """
+    whole = all_sum({"terms": terms})["terms"]
+    scores = torch.stack([mean_ratio(*pair.unbind()) for pair in whole]).nan_to_num(unknown).tolist()
+    return [m for _, m in sorted(zip(scores, modalities, strict=True), key=lambda pair: pair[0])]
+
+
 def ranked_scores(method: Method, order: str) -> EpochScores | None:
     """What ranks the modalities of a method by the task's scores; ``None`` where its order does not follow from any."""
     if order not in RANKED:
