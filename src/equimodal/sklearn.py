@@ -20,6 +20,7 @@ from equimodal.studies import ModelConfig, Predictor, RunConfig
 from equimodal.studies.tables import BUDGET, train_table
 
 try:
+    from scipy.sparse import issparse
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
@@ -150,7 +151,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
 
     def _table(self, X: Any, *, fitting: bool) -> Table:
         """Samples as a table: a frame as it is, arrays by modality one cell each, a matrix as numbers."""
-        if isinstance(X, Mapping):
+        if isinstance(X, Mapping) and not issparse(X):  # a sparse matrix of keys is a mapping, too
             arrays = X if isinstance(X, ModalityArrays) else ModalityArrays(X)
             return as_table({name: _cells(arrays[name]) for name in arrays}, "`X`")
         if hasattr(X, "columns") and hasattr(X, "dtypes"):
@@ -246,6 +247,8 @@ class EquimodalRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         """Train on samples and their numbers (N,)."""
         numbers = column_or_1d(_target(y), warn=True).astype(np.float64)
         assert_all_finite(numbers, input_name="y")
+        if len(numbers) < 2:
+            raise DataError(f"`y`: expected at least two samples. Found n_samples = {len(numbers)}.")
         return self._fit(X, numbers)
 
     def predict(self, X: Any) -> Array:

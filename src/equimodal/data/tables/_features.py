@@ -92,7 +92,7 @@ def _days(dates: Any) -> Array:
 
 def _circles(dates: Any, clock: bool) -> list[Array]:
     """Sine and cosine of the place in the year and the week, and in the day if ``clock``."""
-    parts = [np.asarray(dates.dayofyear, np.float64) / 365.25, np.asarray(dates.dayofweek, np.float64) / 7]
+    parts = [np.asarray(dates.day_of_year, np.float64) / 365.25, np.asarray(dates.day_of_week, np.float64) / 7]
     if clock:
         parts.append(np.asarray(dates.hour, np.float64) / 24 + np.asarray(dates.minute, np.float64) / 1440)
     return [wave(2 * np.pi * part) for part in parts for wave in (np.sin, np.cos)]

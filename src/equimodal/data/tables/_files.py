@@ -76,7 +76,7 @@ def read_files(
             step = f"Check the path (relative ones begin in {root}), or empty the cell: the modality is absent then."
             if nested:
                 step = "Give numbers of one shape."
-            raise table.refusal(column, int(row), f"a readable {_NAMES[kind]} ({error})", str(path), step) from error
+            raise table.refusal(column, int(row), f"a readable {_NAMES[kind]} ({error})", cells[row], step) from error
         if kind == "array":
             sample = _plain(table, column, int(row), path, sample)
         if found is None:

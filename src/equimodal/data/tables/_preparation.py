@@ -41,7 +41,11 @@ class Preparation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        own = {n: {k: v for k, v in m.items() if not k.startswith("_")} for n, m in self.modalities.items()}
+        # lists keep their order in any file; the order of columns and modalities is that of the weights
+        own = [
+            {"name": n, **{k: v for k, v in m.items() if not k.startswith("_")}, "columns": list(m["columns"].items())}
+            for n, m in self.modalities.items()
+        ]
         return {"format": FORMAT, "modalities": own, "target": self.target, "versions": self.versions}
 
     @classmethod
@@ -55,9 +59,9 @@ class Preparation:
             found = values.get("format") if isinstance(values, Mapping) else type(values).__name__
             raise DataError(f"`preparation`: expected format {FORMAT}. Found {found!r}. Use the version that wrote it.")
         try:
-            modalities = {str(n): dict(m) for n, m in values["modalities"].items()}
+            modalities = {str(m["name"]): {**m, "columns": dict(m["columns"])} for m in values["modalities"]}
             for own in modalities.values():
-                own["kind"], own["columns"], own["shape"], own["state"]
+                own["kind"], own["shape"], own["state"]  # all have to be there
             return cls(modalities, dict(values["target"]), dict(values["versions"]))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"`preparation`: expected what equimodal wrote. Found no {error}. Restore it.") from error

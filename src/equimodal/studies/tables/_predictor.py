@@ -211,7 +211,7 @@ class Predictor:
         """Names of classes, or numbers in the unit of the target."""
         if self.classes:
             return np.array(self.classes, dtype=object)[values.argmax(1)]
-        return in_unit(self.preparation.target, values.reshape(len(values), -1)[:, 0])
+        return in_unit(self.preparation.target, values[:, 0] if values.ndim > 1 else values)
 
 
 def load(folder: str | Path) -> Predictor:
