@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - scikit-learn is looked for first
 """The estimators keep scikit-learn's promises, on matrices, frames and arrays by modality."""
 
 from __future__ import annotations
