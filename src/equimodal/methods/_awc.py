@@ -21,14 +21,13 @@ from equimodal.engine import (
     evaluating,
     paused_statistics,
 )
-from equimodal.errors import MethodError
 from equimodal.functional import correlation, shapley_values, superior
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Scales, Stateful, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import encoder_parameters, zero_features
+from equimodal.methods.parts import encoder_parameters, lacking, zero_features
 from equimodal.tasks import Task, mean_ratio
 
 
@@ -111,10 +110,7 @@ class AWC(Stateful, Joint):
         self._acts = context.epoch < self.epochs
         if self._acts and not (self._anchored and self.anchor == "initial"):
             if context.loader is None:
-                raise MethodError(
-                    "`context.loader`: AWC measures Fisher information on training samples. Found None. Give "
-                    "EpochContext(epoch, loader=train_loader), or epochs=0."
-                )
+                raise lacking(self, "loader", "measures Fisher information on training samples", "epochs=0")
             self._measure(context)
 
     def _measure(self, context: EpochContext) -> None:

@@ -72,7 +72,7 @@ class PMR(EpochWindow, Joint):
             "prototypes are made of the first tenth of the shuffled batches; a class without a sample there has NaN",
             "without --modulation Proto nothing is done",
         ),
-        consulted="paper; fanyunfeng-bit/Modal-Imbalance-PMR at 3615e48 (main_Prototype_grad.py), read for facts",
+        consulted="paper; fanyunfeng-bit/Modal-Imbalance-PMR at 3615e48 (main_Prototype_grad.py)",
     )
     state = ("epoch", "ready")
 
