@@ -82,7 +82,7 @@ class AGM(EpochWindow, Joint):
             TEST_CHOICE,
         ),
         consulted="paper; lihong2303/AGM_ICCV2023 at 5a65542 (model/CREMAD_net.py, run/CREMAD_main.py, "
-        "run/MOSEI_main.py), read for facts",
+        "run/MOSEI_main.py)",
     )
     averages: Tensor
     steps: Tensor

@@ -79,7 +79,7 @@ class AUG(Stateful, BranchMethod):
             "scores are compared by their ratio, with 1 percent, at epoch 0 and ten times in all",
             "the prediction weighs audio by 0.4 and video by 0.6",
         ),
-        consulted="paper; njustkmg/NeurIPS25-AUG at 841d079 (train_CREMAD.py, model/AudioVideo.py), read for facts",
+        consulted="paper; njustkmg/NeurIPS25-AUG at 841d079 (train_CREMAD.py, model/AudioVideo.py)",
     )
     state = ("classifiers.counts", "_announced")
 

@@ -22,14 +22,17 @@ from equimodal.engine import (
     is_sharded,
     paused_statistics,
 )
+<<<<<<< HEAD
 from equimodal.errors import MethodError, UnsupportedError
+=======
+>>>>>>> h-methods
 from equimodal.functional import correlation, shapley_values, superior
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Scales, Stateful, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import encoder_parameters, zero_features
+from equimodal.methods.parts import encoder_parameters, lacking, zero_features
 from equimodal.tasks import Task, mean_ratio
 
 
@@ -112,10 +115,7 @@ class AWC(Stateful, Joint):
         self._acts = context.epoch < self.epochs
         if self._acts and not (self._anchored and self.anchor == "initial"):
             if context.loader is None:
-                raise MethodError(
-                    "`context.loader`: AWC measures Fisher information on training samples. Found None. Give "
-                    "EpochContext(epoch, loader=train_loader), or epochs=0."
-                )
+                raise lacking(self, "loader", "measures Fisher information on training samples", "epochs=0")
             self._measure(context)
 
     def _measure(self, context: EpochContext) -> None:

@@ -88,7 +88,7 @@ class CGGM(Stateful, Method):
             UPDATES,
         ),
         released=CGGM_RELEASED,
-        consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py), read for facts",
+        consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py)",
         featured=True,
         engine={
             "processes, trainer, accumulation, sharded: direction_scope='part'": "differs: cosines are averaged over "

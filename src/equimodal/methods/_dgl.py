@@ -51,7 +51,7 @@ class DGL(Method):
             "initial weights, so the encoders learn through a random map",
             "with FiLM the unimodal output is the product of a modality with itself",
         ),
-        consulted="abstract and README; shicaiwei123/ICCV2025-GDL at b72a55f, read for facts",
+        consulted="abstract and README; shicaiwei123/ICCV2025-GDL at b72a55f",
     )
 
     def __init__(

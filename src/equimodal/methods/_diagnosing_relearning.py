@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.engine import Sharpness, local, modules_of
-from equimodal.errors import MethodError
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import MASKED, TEST_CHOICE, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import cluster_purities, encoder_parameters, full_pass, reset_optimizer
+from equimodal.methods.parts import cluster_purities, encoder_parameters, full_pass, lacking, reset_optimizer
 from equimodal.tasks import Task
 
 
@@ -23,19 +22,19 @@ class DiagnosingRelearning(Stateful, Joint):
     r"""Diagnosing and re-learning (Wei et al., ECCV 2024): joint training with encoders that are reset in part.
 
     Before the epochs E, 2E, ... RE the features of each modality, scaled to [-1, 1] per dimension, are put into as many
-    clusters as there are classes (k-means), of training and of validation samples. The purity of the clusters says how
-    well classes are separated; an encoder that does so on training samples alone learns them by heart, one that does so
-    on neither has learned little. With :math:`g_m = |P_m^{train} - P_m^{validation}|`
+    clusters as there are classes (k-means). An encoder whose clusters are purer on training than on validation samples
+    learns by heart:
 
-    .. math:: w_m = \tanh(\lambda g_m), \qquad \theta_m \leftarrow w_m \theta_m^{initial} + (1 - w_m) \theta_m.
+    .. math:: w_m = \tanh(\lambda |P_m^{train} - P_m^{validation}|), \qquad
+        \theta_m \leftarrow w_m \theta_m^{initial} + (1 - w_m) \theta_m.
 
     Args:
         strength: :math:`\lambda`.
         every: E, in epochs.
         times: R.
         seed: of k-means.
-        variant: ``"paper"``: running statistics are mixed like weights, and the optimizer forgets what it knows of the
-            encoders. ``"released"``: both are kept.
+        variant: ``"paper"`` mixes running statistics like weights and forgets the encoders' optimizer state;
+            ``"released"`` keeps both.
 
     Raises:
         MethodError: no training or no validation samples are offered when needed.
@@ -52,16 +51,15 @@ class DiagnosingRelearning(Stateful, Joint):
         missing=MASKED + "; purity is of the samples that have the modality",
         cost="1 joint step; at each reset a pass over training and validation samples, and k-means",
         deviations=(
-            "k-means is our own, from seeds of k-means++, the best of 10 starts",
-            "of augmented training data the samples themselves are looked at",
+            "k-means is ours (k-means++, the best of 10 starts), on samples without augmentation",
             "the first reset is after E epochs; in the released script after E + 1",
         ),
         released=(
-            "running statistics of normalisation layers are not reset, and momenta are kept",
-            "its default of 50 epochs has room for two of the three resets",
+            "running statistics are not reset, and momenta are kept",
+            "the default of 50 epochs has room for two of the three resets; the script has 90",
             TEST_CHOICE,
         ),
-        consulted="GeWu-Lab/Diagnosing_Relearning_ECCV2024 at 025085e (code/ours.py), read for facts",
+        consulted="GeWu-Lab/Diagnosing_Relearning_ECCV2024 at 025085e (code/ours.py)",
     )
     state = ("_initial",)
 
@@ -93,20 +91,14 @@ class DiagnosingRelearning(Stateful, Joint):
             return
         if context.loader is None or context.validation is None:
             missing = "loader" if context.loader is None else "validation"
-            raise MethodError(
-                f"`context.{missing}`: {type(self).__name__} compares training and validation samples. Found None. "
-                "Give EpochContext(epoch, loader=train_loader, validation=validation_loader)."
-            )
+            raise lacking(self, missing, "compares training and validation samples")
         batches = full_pass(context.loader), context.validation
         training, validation = (cluster_purities(self, b, self.seed) for b in batches)
         for m in self.modalities:
             known = m in training and m in validation  # else nothing is known of it
             self._reset(m, math.tanh(self.strength * abs(training[m] - validation[m])) if known else 0.0)
         if self.variant == "paper":
-            if context.engine is None:
-                reset_optimizer(self, context)  # says that nobody can
-            else:
-                context.engine.reset_optimizer(encoder_parameters(self))
+            reset_optimizer(self, context, encoder_parameters(self))
 
     def _of(self, modality: str) -> dict[str, Tensor]:
         """Weights of an encoder and, in the paper's variant, its running statistics."""

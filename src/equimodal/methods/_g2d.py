@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree
 from equimodal.engine import Phase, Sharpness
-from equimodal.errors import MethodError
 from equimodal.functional import distillation
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
@@ -18,7 +17,15 @@ from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._loss import own_rows
 from equimodal.methods._options import Within, check_options
 from equimodal.methods._umt import UMT
-from equimodal.methods.parts import Companions, joint_phase, mean_over_batch, ranking_of, stage_alone
+from equimodal.methods.parts import (
+    Companions,
+    joint_phase,
+    lacking,
+    mean_over_batch,
+    ranking_of,
+    stage_alone,
+    unannounced,
+)
 from equimodal.tasks import Task, counting_dtype, distribution_of
 
 
@@ -73,7 +80,7 @@ class G2D(Stateful, UMT):
             "same schedule; only tensors with four axes, and weight decay still shrinks them",
             "equal scores raise an error",
         ),
-        consulted="notes on the paper; rAIson-Lab/G2D at 95969d8 (student.py, utils/utils.py), read for facts",
+        consulted="notes on the paper; rAIson-Lab/G2D at 95969d8 (student.py, utils/utils.py)",
     )
     state = ("ranking", "_epoch", "_epochs")
 
@@ -106,10 +113,7 @@ class G2D(Stateful, UMT):
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Rank the teachers, once; note the epoch."""
         if self.alone > 0 and context.epochs is None:
-            raise MethodError(
-                "`context.epochs`: G2D with alone > 0 divides the number of epochs into stages. Found None. Give "
-                "EpochContext(epoch, epochs), or use alone=0."
-            )
+            raise lacking(self, "epochs", "with alone > 0 divides the epochs into stages", "alone=0")
         self._epoch, self._epochs = context.epoch, context.epochs
         if self.alone > 0 and not self.ranking and context.loader is not None:
             device = next(self.parameters()).device
@@ -144,10 +148,7 @@ class G2D(Stateful, UMT):
         if self.alone == 0:
             return len(self.modalities) - 1
         if self._epoch is None or self._epochs is None:
-            raise MethodError(
-                "G2D with alone > 0 needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch, "
-                "epochs)) before each epoch, or use alone=0."
-            )
+            raise unannounced(self, "epoch, epochs", "alone=0")
         return stage_alone(self._epoch, round(self.alone * self._epochs), len(self.modalities))
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:

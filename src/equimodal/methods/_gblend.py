@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -12,15 +11,13 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
-from equimodal.errors import MethodError
 from equimodal.functional import blending_weights
 from equimodal.inference import Inference, Rule
 from equimodal.methods._base import EpochContext, Scales, StepReport
 from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods._validation import Validation
-from equimodal.methods.parts import ProbeRun, probe_run, unimodal_phase
+from equimodal.methods.parts import lacking, probe_run, unimodal_phase
 from equimodal.tasks import Task, distribution_of
 
 
@@ -30,8 +27,8 @@ class GBlend(MultiLoss):
     :math:`L = w_0 L(z, y) + \sum_m w_m L(u_m, y)` with own linear heads. At the start of each super-epoch every loss k
     is trained alone, by a copy of the model as it is, for as many epochs; with its gain on validation data
     :math:`G_k = -\Delta L^v_k` and the growth of its overfitting :math:`O_k = \Delta (L^v_k - L^t_k)`,
-    :math:`w_k \propto G_k / O_k^2` and the weights sum to 1. A loss that gained nothing, or whose modality no
-    training or validation sample has, gets 0; where none gained, the weights stay.
+    :math:`w_k \propto G_k / O_k^2` and the weights sum to 1. A loss that gained nothing, or whose modality nobody has,
+    gets 0; where none gained, the weights stay.
 
     Args:
         super_epoch: epochs between two estimates. As many as the whole training has is the paper's offline variant.
@@ -39,11 +36,8 @@ class GBlend(MultiLoss):
         floor: smallest growth of overfitting, relative to the loss.
         heads: modality -> module from its features to the output; default one linear layer each.
 
-    The estimates read training and validation losses: ``EpochContext`` must have ``loader``, ``engine`` and
-    ``validation``. With weights that sum to 1 a step is shorter than that of :class:`MultiLoss` under SGD.
-
     Raises:
-        MethodError: at the start of a super-epoch the context lacks something.
+        MethodError: a super-epoch starts without ``loader``, ``engine`` or ``validation`` in the context.
     """
 
     info = MethodInfo(
@@ -61,11 +55,10 @@ class GBlend(MultiLoss):
         ),
         released=(
             "the authors' code (VMZ) takes the weights as options and does not estimate them",
-            "ports sum losses over batches, so that the weights depend on the size of the validation set",
-            "a port (MultiBench) can use levels of overfitting instead of differences, clamped at 1e-4",
+            "ports sum losses over batches, or (MultiBench) use levels instead of differences",
         ),
         consulted="paper; facebookresearch/VMZ; pliang279/MultiBench at 09a2219 (training_structures/"
-        "gradient_blend.py); GeWu-Lab/BalanceBenchmark at 4c1482f (GBlending_trainer.py), read for facts",
+        "gradient_blend.py); GeWu-Lab/BalanceBenchmark at 4c1482f (GBlending_trainer.py)",
         engine={"sharded": "refused: the copies that it trains aside cannot be made of sharded parameters"},
     )
     weights: Tensor
@@ -96,15 +89,11 @@ class GBlend(MultiLoss):
         if context.epoch % self.super_epoch:
             return
         if context.validation is None:
-            raise MethodError(
-                "`context.validation`: GBlend weighs losses by what they gain on validation data. Found None. Give "
-                "EpochContext(epoch, loader=train_loader, engine=engine, validation=validation_loader)."
-            )
+            raise lacking(self, "validation", "weighs losses by what they gain on validation data")
         left = self.super_epoch if context.epochs is None else max(1, context.epochs - context.epoch)
         epochs, names = self.probe_epochs or min(self.super_epoch, left), ("fused", *self.modalities)
         runs = {n: probe_run(self, context, epochs=epochs, adjust=partial(GBlend.only, name=n)) for n in names}
-        table = {n: [_loss_of(n, v) for v in _measured(run)] for n, run in runs.items()}
-        losses = self.weights.new_tensor([table[n] for n in names])
+        losses = self.weights.new_tensor([run.losses(n) for n, run in runs.items()])
         training, validation = (losses[:, 0], losses[:, 1]), (losses[:, 2], losses[:, 3])
         self.weights.copy_(blending_weights(training, validation, self.weights, self.floor))
 
@@ -135,13 +124,3 @@ class GBlend(MultiLoss):
         names: Any = ("fused", *self.modalities)
         report.coefficients["weight"] = dict(zip(names, self.weights.clone().unbind(), strict=True))
         return ()
-
-
-def _measured(run: ProbeRun) -> list[Validation]:
-    measured = (run.training_before, run.training_after, run.validation_before, run.validation_after)
-    return [v for v in measured if v is not None]
-
-
-def _loss_of(name: str, measured: Validation) -> float:
-    """NaN where no sample has the modality."""
-    return measured.loss if name == "fused" else measured.losses.get(name, math.nan)

@@ -16,6 +16,8 @@ OWN_ROWS = "supported per sample: each modality trains on the samples that have 
 
 SCORES = "scores of multi-label, segmentation and regression: mean probability of what is true, inverse mean error"
 UPDATES = "under optimizers that cancel a gradient scale the update is scaled instead"
+AWAY = "a modality that is taken away is absent: its encoder does not run; the release puts zero features"
+NO_SHARDS = "refused: batches without some modality, whose sharded encoder would leave the others waiting"
 TEST_CHOICE = "the best epoch is chosen on the test set"
 
 Role = Literal["", "reference", "baseline", "single", "independent"]

@@ -64,7 +64,7 @@ class InfoReg(Stateful, Joint):
             "the first ten epochs also where the trace does not grow",
             "unimodal losses are always on, and the trace contains the proximal term",
         ),
-        consulted="paper; GeWu-Lab/InfoReg_CVPR2025 at 939b2ed (main.py), read for facts",
+        consulted="paper; GeWu-Lab/InfoReg_CVPR2025 at 939b2ed (main.py)",
     )
     single_loss = False
     state = ("_start", "_history", "_open")

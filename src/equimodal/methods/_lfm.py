@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Objective, Phase, Sharpness
-from equimodal.errors import MethodError, UnsupportedError
+from equimodal.errors import UnsupportedError
 from equimodal.features import pool
 from equimodal.functional import (
     alignment_share,
@@ -26,7 +26,7 @@ from equimodal.methods._base import EpochContext, Method, Stateful
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._loss import mask_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import encoder_parameters, equal_width, linear_heads, present_sum
+from equimodal.methods.parts import encoder_parameters, equal_width, linear_heads, present_sum, unannounced
 from equimodal.tasks import Task
 
 
@@ -77,8 +77,7 @@ class LFM(Stateful, Method):
             "the script that learns the mix can move it by at most 0.004 times a gradient in the whole training",
             "test scores are printed, and no epoch is chosen",
         ),
-        consulted="abstract; njustkmg/NeurIPS24-LFM at ad44fa0 (Crema_epoch.py, Crema_epoch_learnable.py), facts from "
-        "notes on it",
+        consulted="abstract; njustkmg/NeurIPS24-LFM at ad44fa0 (Crema_epoch.py, Crema_epoch_learnable.py)",
         engine={
             "processes, trainer, accumulation, sharded: alignment='contrastive'": "differs: samples are compared with "
             "those of their micro-batch"
@@ -120,9 +119,7 @@ class LFM(Stateful, Method):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: encoders and heads."""
         if self.share is None:
-            raise MethodError(
-                "LFM needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch)) before each epoch."
-            )
+            raise unannounced(self)
         return [Phase("joint", self._objective, [*encoder_parameters(self), *self.heads.parameters()])]
 
     def _objective(self, batch: Batch) -> Objective:

@@ -66,7 +66,7 @@ class MASAM(MultiLoss):
             "the unimodal gradient is taken at the perturbed weights too",
             "three modalities: a step raises ValueError",
         ),
-        consulted="a note on the paper; Orange2107/MASAM-Multimodal-Adaptive-SAM at 713f931, read for facts",
+        consulted="a note on the paper; Orange2107/MASAM-Multimodal-Adaptive-SAM at 713f931",
         engine={
             "sharpness": "refused: its second pass is at weights that it moves itself",
             "asynchronous": "differs: which modality is perturbed is decided on the host in every step",

@@ -84,7 +84,7 @@ class MCR(Stateful, MultiLoss):
             "the prediction that it compares with is not detached: each term trains all encoders and the head",
             "the bottleneck is predicted from the detached fused output, not from the target",
         ),
-        consulted="paper; kkontras/MCR at 338d370 (Bias_Infusion.py, configurations), read for facts",
+        consulted="paper; kkontras/MCR at 338d370 (Bias_Infusion.py, configurations)",
         engine={
             "processes, trainer, sharded": "differs: every process permutes its own samples",
             "accumulation": "differs: modalities are permuted within a micro-batch",

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
-from equimodal.errors import MethodError
 from equimodal.functional import weak_weights
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import Misalignment, per_modality
+from equimodal.methods.parts import Misalignment, lacking, per_modality, unannounced
 from equimodal.tasks import Task
 
 
@@ -76,7 +75,7 @@ class MIDAS(Stateful, MultiLoss):
             "one weight is handed to whichever modality is weak now, and is not in the checkpoint",
             "the loader of configurations drops every setting, so runs use batches of 4 and a rate of 1e-3",
         ),
-        consulted="paper; the authors' released code at d25b225, read for facts",
+        consulted="paper; the authors' released code at d25b225",
         engine={
             "processes, trainer, sharded": "differs: every process puts its own samples together",
             "accumulation": "differs: samples are put together within a micro-batch",
@@ -109,10 +108,7 @@ class MIDAS(Stateful, MultiLoss):
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Whether the epoch belongs to the warm-up."""
         if self.warm_up > 0 and context.epochs is None:
-            raise MethodError(
-                "`context.epochs`: MIDAS with warm_up > 0 takes a share of the epochs. Found None. Give "
-                "EpochContext(epoch, epochs), or use warm_up=0."
-            )
+            raise lacking(self, "epochs", "with warm_up > 0 takes a share of the epochs", "warm_up=0")
         self.warming = self.warm_up > 0 and context.epoch < round(self.warm_up * (context.epochs or 0))
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
@@ -122,10 +118,7 @@ class MIDAS(Stateful, MultiLoss):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the sum of losses; in the warm-up encoders and heads on theirs."""
         if self.warming is None:
-            raise MethodError(
-                "MIDAS with warm_up > 0 needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch, "
-                "epochs)) before each epoch, or use warm_up=0."
-            )
+            raise unannounced(self, "epoch, epochs", "warm_up=0")
         return super().phases(batches)
 
     def _objective(self, batch: Batch) -> Objective:

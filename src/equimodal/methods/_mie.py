@@ -94,7 +94,7 @@ class MIE(Stateful, ProjectingMethod):
             "with alternation by batch or epoch covariances are gathered in training mode",
         ),
         released=MIE_RELEASED,
-        consulted="paper; njustkmg/IJCAI25-IGM (train_CREMA.py, models/AudioVideo.py, configs), read for facts",
+        consulted="paper; njustkmg/IJCAI25-IGM (train_CREMA.py, models/AudioVideo.py, configs)",
         featured=True,
         engine=MIE_FEATURES,
     )

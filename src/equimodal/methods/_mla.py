@@ -86,8 +86,7 @@ class MLA(Stateful, ProjectingMethod):
         cost="about 1 joint step: M encoder passes, M head passes, one rank-1 update per modality",
         deviations=("none in the defaults; every option beyond the paper is off",),
         released=MLA_RELEASED,
-        consulted="paper; Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation (main.py, "
-        "utils/utils.py), read for facts",
+        consulted="paper; Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation (main.py, utils/utils.py)",
         featured=True,
     )
     state = ("_batch", "_batches", "_generator", "projection.plasticity")

@@ -60,7 +60,7 @@ class MLB(EpochWindow, MultiLoss):
             "beta is ignored unless the mode has the type that the class compares it with",
             "of a regression the ratio is of squared errors",
         ),
-        consulted="abstract; kkontras/MCR, of the same authors, at 338d370 (Bias_Infusion.py, run.sh), read for facts",
+        consulted="abstract; kkontras/MCR, of the same authors, at 338d370 (Bias_Infusion.py, run.sh)",
     )
 
     def __init__(

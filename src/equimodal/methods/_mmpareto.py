@@ -58,7 +58,7 @@ class MMPareto(MultiLoss):
             "the schedule of the learning rate is made and never stepped: it stays at 2e-3 for all 50 epochs",
             "the clipping of the weights to [0.001, 0.999] never acts",
         ),
-        consulted="paper; GeWu-Lab/MMPareto_ICML2024 at a339db3 (MMPareto.py, min_norm_solvers.py), read for facts",
+        consulted="paper; GeWu-Lab/MMPareto_ICML2024 at a339db3 (MMPareto.py, min_norm_solvers.py)",
     )
 
     def __init__(

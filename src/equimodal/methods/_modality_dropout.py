@@ -41,9 +41,7 @@ class ModalityDropout(Stateful, Joint):
         order="modalities are drawn in the order of the encoders",
         missing=MASKED,
         cost="1 joint step",
-        deviations=(
-            "survivors are rescaled by the exact probability of being kept, (1-q)/(1-q^M); the literature: 1-q",
-        ),
+        deviations=("rescaled by the exact probability of being kept, (1-q)/(1-q^M); the literature: 1-q",),
         released=("nothing was released",),
         consulted="none",
         control=True,
@@ -54,7 +52,6 @@ class ModalityDropout(Stateful, Joint):
             "accumulation": "differs: the masks of each micro-batch are drawn in turn",
         },
     )
-
     state = ("_generator",)
 
     def __init__(
@@ -62,9 +59,7 @@ class ModalityDropout(Stateful, Joint):
         model: nn.Module,
         task: Task,
         *,
-        probability: Annotated[
-            float, Within(at_least=0, below=1), "inside the 0.1 to 0.5 of the literature (ours)"
-        ] = 0.2,
+        probability: Annotated[float, Within(at_least=0, below=1), "ours; literature: 0.1 to 0.5"] = 0.2,
         seed: Annotated[int, Within(whole=True)] = 0,
         sharpness: Sharpness | None = None,
         inference: Rule = "fused",

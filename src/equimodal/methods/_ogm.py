@@ -39,22 +39,17 @@ class OGM(EpochWindow, Joint):
         k_m = \begin{cases} 1 - \tanh(\alpha \rho_m) & \rho_m > 1 \\ 1 & \text{else} \end{cases}, \quad
         \theta_m \leftarrow \theta_m - \eta (k_m g_m + \xi_m)
 
-    OGM-GE has the noise :math:`\xi_m`, OGM has none. k falls from 1 to :math:`1 - \tanh \alpha` where a modality gets
-    ahead, it is not continuous. Other parameters than the encoders' take their plain gradient.
+    in the encoders. OGM-GE has the noise :math:`\xi_m`, OGM has none. k jumps from 1 to :math:`1 - \tanh \alpha`.
 
     Args:
         alpha: :math:`\alpha > 0`; released settings: 0.8 CREMA-D, 0.1 VGGSound.
         start: first epoch (from 0) that is modulated; an epoch that is not announced counts as the first.
         end: last one.
-        noise: ``None`` is OGM. ``"covariance"`` is the paper's OGM-GE: :math:`\xi \sim N(0, \Sigma)` with
-            :math:`\Sigma` the covariance of the mini-batch gradient, drawn exactly by one more backward pass.
-            ``"entries"`` is the released code's: independent entries, with the standard deviation over the entries of
-            each gradient tensor.
+        noise: ``None`` is OGM. ``"covariance"`` is the paper's OGM-GE, with the covariance of the mini-batch gradient,
+            drawn exactly by one more backward pass; ``"entries"`` the released code's, with the spread of the entries
+            of each gradient tensor.
         seed: of the method's own generator.
-        unimodal: where unimodal outputs come from; default the exact split of an additive head, and for a regression
-            the masked outputs.
-
-    Under optimizers that cancel a factor on the gradient, k multiplies the update (the noise included).
+        unimodal: default the exact split of an additive head, and for a regression the masked outputs.
 
     Raises:
         ModelError: the head is not additive, and ``unimodal`` names no other way.
@@ -71,7 +66,7 @@ class OGM(EpochWindow, Joint):
         fusion="additive with an affine head, or unimodal='masked'",
         missing=SCORED_ROWS,
         cost="1 joint step; 1.7 with noise='covariance'",
-        order="the noise of 'entries' is drawn in the order of the encoders; the rest does not depend on it",
+        order="the noise of 'entries' is drawn in the order of the encoders",
         deviations=(
             SCORES,
             UPDATES,
@@ -80,12 +75,10 @@ class OGM(EpochWindow, Joint):
             "only gradients with four dimensions are modulated: linear, attention and norm layers never are",
             "where scores are equal the audio encoder is damped",
             "the noise has the spread of the entries of a tensor, in both encoders, whether damped or not",
-            "with gated and FiLM fusion both unimodal outputs are parts of a head that is not additive",
         ),
-        consulted="paper; GeWu-Lab/OGM-GE_CVPR2022 at 343dc1d (main.py), read for facts",
+        consulted="paper; GeWu-Lab/OGM-GE_CVPR2022 at 343dc1d (main.py)",
         engine={
-            "processes, trainer, sharded: noise='covariance'": "differs: every process draws numbers for its own "
-            "samples",
+            "processes, trainer, sharded: noise='covariance'": "differs: every process draws its own samples' numbers",
             "asynchronous: noise='covariance'": "differs: its numbers are drawn on the host and brought to the device",
             "sharded: noise='entries'": "refused: the spread of the entries of a tensor needs all of them",
         },

@@ -50,8 +50,7 @@ class OPM(EpochWindow, Joint):
         seed: of the method's own generator.
         variant: ``"paper"``, or ``"released"``: q of the same batch, which takes a forward pass more where it comes in
             parts, and all features divided by :math:`1 - \sum_m d_m q_m / \sum_m d_m`.
-        unimodal: where unimodal outputs come from; default the exact split of an additive head, and for a regression
-            the masked outputs.
+        unimodal: default the exact split of an additive head, and for a regression the masked outputs.
 
     Raises:
         ModelError: the head is not additive, and ``unimodal`` names no other way.
@@ -79,7 +78,7 @@ class OPM(EpochWindow, Joint):
             "models/Classifier.py does not parse: a bracket is left over",
         ),
         consulted="a third party's notes of equations 6 to 8 and of algorithm 1; GeWu-Lab/BML_TPAMI2024 at 4b3aa4f "
-        "(code/models/Classifier.py, code/main.py, code/config.py), read for facts",
+        "(code/models/Classifier.py, code/main.py, code/config.py)",
         engine={
             "processes, trainer, sharded": "differs: every process draws the drops of its own samples",
             "asynchronous: variant='released'": "differs: the drops are drawn on the host and brought to the device",

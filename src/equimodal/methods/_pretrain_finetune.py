@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Phase, Sharpness
-from equimodal.errors import MethodError
 from equimodal.inference import Rule, apply_rule
 from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import joint_phase, linear_heads, reset_optimizer, unimodal_phase
+from equimodal.methods.parts import joint_phase, lacking, linear_heads, reset_optimizer, unannounced, unimodal_phase
 from equimodal.tasks import Task, distribution_of
 
 
@@ -68,14 +67,13 @@ class PretrainFinetune(Stateful, Joint):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         self.heads = linear_heads(self.multimodal, task, heads)
         check_options(PretrainFinetune.__init__, locals())
-        self.pretrain = pretrain
-        self.freeze = freeze
+        self.pretrain, self.freeze = pretrain, freeze
         self.pretraining: bool | None = None
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Decide which part the epoch belongs to; at the change, optimizer state is forgotten."""
         if context.epochs is None:
-            raise MethodError("`context.epochs`: PretrainFinetune needs the number of epochs. Found None.")
+            raise lacking(self, "epochs", "needs their number")
         before = self.pretraining
         self.pretraining = context.epoch < max(1, min(round(self.pretrain * context.epochs), context.epochs - 1))
         if before and not self.pretraining:
@@ -84,11 +82,7 @@ class PretrainFinetune(Stateful, Joint):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality, later one joint."""
         if self.pretraining is None:
-            raise MethodError(
-                "PretrainFinetune needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch, "
-                "epochs)) "
-                "before each epoch."
-            )
+            raise unannounced(self, "epoch, epochs")
         if self.pretraining:
             for m in self.modalities:
                 yield unimodal_phase(self, m, self.heads[m])

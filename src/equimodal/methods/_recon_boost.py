@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Objective, Phase, Sharpness, modules_of
-from equimodal.errors import MethodError
 from equimodal.features import single_width
 from equimodal.functional import known_share
 from equimodal.inference import Rule
@@ -20,7 +19,15 @@ from equimodal.methods._base import EpochContext, Method, Stateful, warn_if_froz
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._loss import mask_of, target_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import adapted, branch_phase, equal_width, like_model, present_sum, reset_optimizer
+from equimodal.methods.parts import (
+    adapted,
+    branch_phase,
+    equal_width,
+    like_model,
+    present_sum,
+    reset_optimizer,
+    unannounced,
+)
 from equimodal.tasks import Task
 
 
@@ -76,7 +83,7 @@ class ReconBoost(Stateful, Method):
             "the first stage compares with one random number, whose softmax is 1: a constant weight",
             "the checkpoint is chosen on the test set, whose last batch is dropped",
         ),
-        consulted="abstract; huacong/ReconBoost at 441eb51 (train.py, models/dynamic_net.py), read for facts",
+        consulted="abstract; huacong/ReconBoost at 441eb51 (train.py, models/dynamic_net.py)",
     )
     state = ("stage", "rectifying")
 
@@ -129,9 +136,7 @@ class ReconBoost(Stateful, Method):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: the modality whose stage it is, or all that have had one."""
         if self.stage is None:
-            raise MethodError(
-                "ReconBoost needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch)) before each."
-            )
+            raise unannounced(self)
         if self.rectifying:
             joined = [p for m in self._joined(self.stage + 1) for p in self.multimodal.parameters_of(m)]
             return [Phase("joint", self._rectification, [*joined, *self.head.parameters(), self.boost_rate])]

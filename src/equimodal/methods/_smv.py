@@ -12,7 +12,7 @@ from equimodal.engine import Sharpness
 from equimodal.functional import copies_alone, shapley_values
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import MASKED, MethodInfo
+from equimodal.methods._info import AWAY, MASKED, NO_SHARDS, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._loss import labels_of, mask_of
 from equimodal.methods._options import Within, check_options
@@ -63,7 +63,7 @@ class SMV(Stateful, Joint):
         cost="1 joint step, and up to 3 per modality and sample more: an epoch grows; before it one forward pass with "
         "2^M - 1 passes of fusion and head",
         deviations=(
-            "a modality that is taken away is absent: its encoder does not run; the release puts zero features",
+            AWAY,
             "means are over all samples, for which values are known anyway; the paper's over a fifth of them",
             "copies of one modality come in batches of their own, which are shuffled among the others",
             "values are computed on samples without augmentation",
@@ -73,11 +73,9 @@ class SMV(Stateful, Joint):
             "scripts and dataset do not fit together: construction fails with an unexpected argument `loader`",
             "the modality level draws a fixed number of samples, with replacement",
         ),
-        engine={
-            "sharded": "refused: batches without some modality, whose sharded encoder would leave the others waiting"
-        },
+        engine={"sharded": NO_SHARDS},
         consulted="GeWu-Lab/Valuate-and-Enhance-Multimodal-Cooperation at 7ed12b0 (code/sample_level.py, "
-        "modality_level.py, datasets/dataloader.py), read for facts",
+        "modality_level.py, datasets/dataloader.py)",
     )
     state = ("_generator",)
 

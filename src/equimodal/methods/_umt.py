@@ -49,7 +49,7 @@ class UMT(Joint):
         cost="1.3 joint steps, and the training of the teachers",
         deviations=("the weight of the paper is not known to us: that of BalanceBenchmark is the default",),
         released=("nothing was seen; BalanceBenchmark adds the term in a window of epochs only",),
-        consulted="abstract; GeWu-Lab/BalanceBenchmark at 4c1482f, read for facts",
+        consulted="abstract; GeWu-Lab/BalanceBenchmark at 4c1482f",
     )
     min_modalities = 2
 

@@ -1,6 +1,7 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
 from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
+from equimodal.methods.parts._announced import lacking, unannounced
 from equimodal.methods.parts._batch_term import BatchTerm
 from equimodal.methods.parts._boosted import BoostedHeads
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
@@ -96,6 +97,7 @@ __all__ = [
     "full_pass",
     "gram_weighting",
     "joint_phase",
+    "lacking",
     "like_model",
     "linear_heads",
     "mean_output",
@@ -117,6 +119,7 @@ __all__ = [
     "stage_alone",
     "training_samples",
     "training_table",
+    "unannounced",
     "unimodal_phase",
     "usual_way",
     "whole_sums",

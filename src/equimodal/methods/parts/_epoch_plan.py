@@ -10,9 +10,10 @@ from torch import Tensor
 
 from equimodal.batch import Batch
 from equimodal.engine import all_sum, evaluating
-from equimodal.errors import MethodError, UnsupportedError
+from equimodal.errors import UnsupportedError
 from equimodal.methods._base import EpochContext, Method
 from equimodal.methods._predictor import BatchLike
+from equimodal.methods.parts._announced import lacking
 from equimodal.tasks import counting_dtype
 
 Positions = Tensor | Sequence[int]
@@ -78,10 +79,7 @@ def planned_loader(method: Method, context: EpochContext) -> PlannedLoader:
     """
     name = type(method).__name__
     if context.loader is None:
-        raise MethodError(
-            f"`context.loader`: {name} plans the rows of an epoch. Found None. Give EpochContext(epoch, "
-            "loader=train_loader)."
-        )
+        raise lacking(method, "loader", "plans the rows of an epoch")
     if not isinstance(context.loader, PlannedLoader):
         raise UnsupportedError(
             f"`context.loader`: {name} plans the rows of an epoch, which needs a loader with the method `plan`. Found "

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree
 from equimodal.engine import all_sum, evaluating
-from equimodal.errors import MethodError, UnsupportedError
+from equimodal.errors import UnsupportedError
 from equimodal.features import pool
 from equimodal.functional import prototype_logits
 from equimodal.methods._base import EpochContext, Method
 from equimodal.methods._loss import labels_of
+from equimodal.methods.parts._announced import lacking
 from equimodal.methods.parts._epoch_plan import full_pass
 
 
@@ -122,10 +123,7 @@ class ClassPrototypes(nn.Module):
 def _training_batches(method: Method, context: EpochContext) -> Iterator[Batch]:
     name, loader = type(method).__name__, context.loader
     if loader is None:
-        raise MethodError(
-            f"`context.loader`: {name} looks at training samples before an epoch. Found None. Give "
-            "EpochContext(epoch, loader=train_loader)."
-        )
+        raise lacking(method, "loader", "looks at training samples before an epoch")
     if isinstance(loader, Iterator):
         raise UnsupportedError(
             f"`context.loader`: {name} looks at training samples before an epoch. Found an iterator, which has one "

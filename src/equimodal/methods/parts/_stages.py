@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Objective, Phase, modules_of
@@ -13,10 +13,10 @@ from equimodal.errors import MethodError, ScheduleWarning
 from equimodal.methods._base import EpochContext, Method, warn_once
 
 
-def reset_optimizer(method: Method, context: EpochContext) -> None:
-    """Forget the optimizer's state of all parameters at a change of stage; warn where nobody can."""
+def reset_optimizer(method: Method, context: EpochContext, parameters: Iterable[nn.Parameter] | None = None) -> None:
+    """Forget the optimizer's state of some parameters (all) at a change of stage; warn where nobody can."""
     if context.engine is not None:
-        context.engine.reset_optimizer(method.parameters())
+        context.engine.reset_optimizer(method.parameters() if parameters is None else parameters)
         return
     message = (
         f"{type(method).__name__} starts a stage with a fresh optimizer. Found no engine to ask, so the momenta of the "
