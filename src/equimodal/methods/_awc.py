@@ -22,10 +22,7 @@ from equimodal.engine import (
     is_sharded,
     paused_statistics,
 )
-<<<<<<< HEAD
-from equimodal.errors import MethodError, UnsupportedError
-=======
->>>>>>> h-methods
+from equimodal.errors import UnsupportedError
 from equimodal.functional import correlation, shapley_values, superior
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Scales, Stateful, StepReport

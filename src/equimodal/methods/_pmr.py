@@ -72,12 +72,8 @@ class PMR(EpochWindow, Joint):
             "prototypes are made of the first tenth of the shuffled batches; a class without a sample there has NaN",
             "without --modulation Proto nothing is done",
         ),
-<<<<<<< HEAD
-        consulted="paper; fanyunfeng-bit/Modal-Imbalance-PMR at 3615e48 (main_Prototype_grad.py), read for facts",
-        engine={"processes, trainer, sharded": "differs: every process looks at a tenth of its own samples"},
-=======
         consulted="paper; fanyunfeng-bit/Modal-Imbalance-PMR at 3615e48 (main_Prototype_grad.py)",
->>>>>>> h-methods
+        engine={"processes, trainer, sharded": "differs: every process looks at a tenth of its own samples"},
     )
     state = ("epoch", "ready")
 
