@@ -124,7 +124,7 @@ class Preparation:
     def _modality(self, own: dict[str, Any], table: Table, root: Path) -> tuple[Array, Mask]:
         if own["kind"] == "table":
             parts = [column_vector(state, table) for state in own["state"]]
-            gaps: Mask = np.stack([empty for _, empty in parts]).all(axis=0)
+            gaps: Mask = np.logical_and.reduce([empty for _, empty in parts])
             return np.concatenate([values for values, _ in parts], axis=1), ~gaps
         if own["kind"] == "text":
             texts, gaps = joined(table, list(own["columns"]))
