@@ -10,6 +10,7 @@ import pytest
 
 for library in ("sklearn", "pandas", "tokenizers", "lightning"):
     pytest.importorskip(library)
+# ruff: noqa: E402  (after the question whether they are installed)
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import check_estimator
