@@ -192,7 +192,7 @@ class EquimodalClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     Example:
         >>> X = ModalityArrays({"a": np.repeat(np.eye(2), 20, 0), "b": np.zeros((40, 3))})
         >>> model = EquimodalClassifier(epochs=2, size="small").fit(X, ["left"] * 20 + ["right"] * 20)
-        >>> model.predict_proba(X).shape, list(model.classes_)
+        >>> model.predict_proba(X).shape, model.classes_.tolist()
         ((40, 2), ['left', 'right'])
     """
 

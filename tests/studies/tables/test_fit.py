@@ -186,7 +186,7 @@ def test_memory_is_flat(made: Predictor, tmp_path: Path) -> None:
     import tracemalloc
 
     peaks: list[Any] = []
-    for rows in (2_000, 20_000):
+    for rows in (8_000, 24_000):
         pd.concat([frame(1000)] * (rows // 1000)).to_csv(tmp_path / "new.csv", index=False)
         tracemalloc.start()
         made.predict_file(tmp_path / "new.csv", tmp_path / "out.csv")

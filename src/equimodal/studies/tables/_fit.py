@@ -45,7 +45,7 @@ def fit_table(
         table: a frame of pandas or polars, or the path of a .csv, .tsv or .parquet file.
         target: column to predict.
         folder: where to leave the run; must hold none.
-        method: default the one to begin with, :class:`~equimodal.methods.ExpertPool`.
+        method: default the one to begin with, :func:`~equimodal.methods.default_method`.
         options: its hyperparameters.
         model: default encoders by kind: MLP for ``table``, :class:`~equimodal.encoders.TextConv` for text,
             :class:`~equimodal.encoders.Conv2d` for pictures, :class:`~equimodal.encoders.Conv1d` for sound.
