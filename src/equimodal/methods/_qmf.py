@@ -81,7 +81,7 @@ class QMF(BranchMethod):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(QMF.__init__, locals())
         self.rank_weight = rank_weight
-        self.variant: Literal["paper", "released"] = variant
+        self.variant = variant
         self.heads = linear_heads(self.multimodal, task, heads)
         self.history = SampleTable(self.modalities).to(next(self.heads.parameters()))
 
