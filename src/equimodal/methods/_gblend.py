@@ -28,7 +28,7 @@ class GBlend(MultiLoss):
     is trained alone, by a copy of the model as it is, for as many epochs; with its gain on validation data
     :math:`G_k = -\Delta L^v_k` and the growth of its overfitting :math:`O_k = \Delta (L^v_k - L^t_k)`,
     :math:`w_k \propto G_k / O_k^2` and the weights sum to 1. A loss that gained nothing, or whose modality nobody has,
-    gets 0; where none gained, the weights stay.
+    gets 0; where none gained, the weights stay. Under SGD a step is shorter than that of :class:`MultiLoss`.
 
     Args:
         super_epoch: epochs between two estimates. As many as the whole training has is the paper's offline variant.

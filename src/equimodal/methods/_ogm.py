@@ -71,6 +71,7 @@ class OGM(EpochWindow, Joint):
             "only gradients with four dimensions are modulated: linear, attention and norm layers never are",
             "where scores are equal the audio encoder is damped",
             "the noise has the spread of the entries of a tensor, in both encoders, whether damped or not",
+            "with gated and FiLM fusion both unimodal outputs are parts of a head that is not additive",
         ),
         consulted="paper; GeWu-Lab/OGM-GE_CVPR2022 at 343dc1d (main.py)",
         engine={
