@@ -181,7 +181,7 @@ def test_resolved_options_are_plain_and_complete(name: str) -> None:
     resolved = resolved_options(name, {})
     assert yaml.safe_load(yaml.safe_dump(json.loads(json.dumps(resolved)))) == json.loads(json.dumps(resolved))
     left_out = set(method_options(name)) - set(resolved)
-    assert left_out <= {"sharpness", "unimodal", "heads", "head", "classifiers", *companion_options(name)}
+    assert left_out <= {"sharpness", "unimodal", "heads", "head", "classifiers", "models", *companion_options(name)}
     assert resolved
     sharp = resolved_options(name, {"sharpness": {"mode": "full", "radius": 0.1}})["sharpness"]
     assert sharp == {"mode": "full", "radius": 0.1, "ratio": 1.0, "every": 5}
@@ -235,7 +235,8 @@ def test_sigterm_in_a_cell_names_the_comparison_once(tmp_path: Path) -> None:
     with pytest.warns(EquimodalWarning) as told, pytest.raises(Terminated) as caught:
         compare(settings, tmp_path / "s", cost=False, progress=stop)
     assert [str(w.message) for w in told if issubclass(w.category, EquimodalWarning)] == [
-        f"SIGTERM: saved and stopped, exit code 75. Continue with: equimodal compare --out {tmp_path / 's'}"
+        f"SIGTERM: saved and stopped, exit code 75. Continue with: equimodal compare --out {tmp_path / 's'} "
+        "--cost false"
     ]
     assert caught.value.folder == str(tmp_path / "s")
 

@@ -26,16 +26,21 @@ def memory_limit() -> int:
         return 8 << 30
 
 
-def check_npy(path: Path, *, inside: Path | None = None) -> None:
+def check_npy(path: Path, what: str = "", *, inside: Path | None = None) -> None:
     """Refuse a .npy file that declares more than it holds, or that is no regular file.
 
     What is no .npy file at all passes: NumPy says so.
+
+    Args:
+        path: of the file.
+        what: it is, for the message; default its path.
+        inside: the folder that it belongs to.
 
     Raises:
         DataError: it is; the message names both sizes.
     """
     with open_regular(path, inside=inside) as file:
-        _check_header(file, path.stat().st_size, f"`{path}`")
+        _check_header(file, os.fstat(file.fileno()).st_size, what or f"`{path}`")
 
 
 def check_npz(path: Path, name: str | None = None, *, inside: Path | None = None) -> None:

@@ -18,7 +18,7 @@ _FLOAT = re.compile(
 )
 _DIGITS = 400  # of a number; Python refuses to print or read longer ones
 _LENGTH = 4 << 20  # of a text
-_VALUES = 100_000  # of a text, those that an alias repeats counted each time
+_VALUES = 50_000  # of a text, those that an alias repeats counted each time
 
 
 def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any:
@@ -26,7 +26,7 @@ def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any
 
     Numbers are those of YAML 1.2 in decimal form, ``1e-3`` among them; ``no``, ``12:30``, ``010``, ``1_000`` and dates
     are texts. A key that stands twice in a mapping is refused, and so is what would grow beyond bounds: values more
-    than 64 deep inside each other, more than 100,000 of them (an alias counts for all that it repeats), an alias of
+    than 64 deep inside each other, more than 50,000 of them (an alias counts for all that it repeats), an alias of
     itself.
 
     Args:
@@ -50,6 +50,8 @@ def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any
         raise missing_extra("pyyaml", "cli", purpose) from error
     if len(text) > _LENGTH:
         raise DataError(f"{file}: expected at most {size_text(_LENGTH)} of YAML. Found {size_text(len(text))}.")
+    if text.count(",") + text.count("\n") > 4 * _VALUES:
+        raise DataError(f"{file}: expected at most {_VALUES} values. Found more.")
     loader = None
     try:
         loader = _loader()(text)
@@ -68,7 +70,8 @@ def _told(error: Any) -> str:
     """What is wrong, and where; nothing of the text is quoted, which may be of any file."""
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
-    return f"{problem or type(error).__name__}{place}"
+    said = re.sub(r"'[^']{2,}'|\"[^\"]{2,}\"", "...", str(problem or type(error).__name__))
+    return f"{said}{place}"
 
 
 def number_of(value: Any) -> Any:

@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
 from equimodal._utils.outside import shortened
@@ -110,14 +111,27 @@ def _record(value: Any, kind: Any, name: str) -> tuple[str, str, Any] | None:
         return None
     if not isinstance(value, Mapping):
         return name, "a mapping", value
-    for key, hint in typing.get_type_hints(kind).items():
+    for key, (hint, required) in _fields(kind).items():
         if key in value:
             wrong = _first_wrong(value[key], hint, _joined(name, key))
             if wrong is not None:
                 return wrong
-        elif key in getattr(kind, "__required_keys__", ()):
+        elif required:
             return _joined(name, key), _words(hint), _NOTHING
     return None
+
+
+@cache
+def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """The fields of a record with their types, and whether they must be there."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        # a TypedDict does not know what it requires where annotations are texts
+        origin, every = typing.get_origin(hint), typing.is_typeddict(kind) and kind.__total__
+        marked = origin in (typing.Required, typing.NotRequired)
+        inner = typing.get_args(hint)[0] if marked else hint
+        found[name] = inner, origin is typing.Required or (every and not marked)
+    return found
 
 
 def _joined(name: str, key: str) -> str:

@@ -38,7 +38,8 @@ def run(argv: Sequence[str], context: Context) -> int:
     if values["out"] is None:
         raise UsageError("equimodal compare: error: --out is missing. Name the folder for the comparison: --out DIR")
     config = study_config(values)
-    resume = f"equimodal compare --out {values['out']} --workers {values['workers']}"
+    cost = "" if values["cost"] else " --cost false"
+    resume = f"equimodal compare --out {values['out']} --workers {values['workers']}{cost}"
     return run_and_report(config, Path(values["out"]), values["workers"], context, resume, cost=values["cost"])
 
 

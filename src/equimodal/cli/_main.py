@@ -21,12 +21,13 @@ from equimodal.errors import EquimodalError, EquimodalWarning, UnknownNameError
 
 COMMANDS = {
     "demo": "train five methods on the embedded data, print a table, write an HTML report",
+    "fit": "train on a table of your own, of numbers, texts, and paths of pictures, sound and arrays",
     "train": "one run: a method on a dataset, with checkpoints and records in one folder",
     "compare": "methods x seeds on one dataset, with the controls, restartable",
     "tune": "search for the best composition with a budget, controls first, and say whether it beats them",
     "reproduce": "re-make a published table from raw data: its cells, what they cost, and the runs",
     "evaluate": "scores of a finished run, per modality and per subset of modalities",
-    "predict": "probabilities of a finished run for any subset of modalities, as .npz or .csv",
+    "predict": "probabilities of a finished run for any subset of modalities, or of a table of new rows",
     "export": "the inference model of a finished run as one file: torch.export or ONNX",
     "list": "the methods and datasets",
     "describe": "a method: paper, equations, options with symbol and source of each default, deviations",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import lzma
 import struct
 import tokenize
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equimodal._utils.arrays import check_npy, check_npz
+from equimodal._utils.files import standing
 from equimodal._utils.foreign import kind_of_file
 from equimodal.errors import DataError
 
@@ -26,6 +28,12 @@ _BROKEN = (
 )  # fmt: skip
 
 
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class Arrays(Mapping[str, Array]):
     """The arrays of a bundle by name, each read at its first use.
 
@@ -33,7 +41,7 @@ class Arrays(Mapping[str, Array]):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = standing(Path(path))
         self.mapped = self.path.is_dir()
         self._cache: dict[str, Array] = {}
         if self.mapped:
@@ -76,7 +84,7 @@ class Arrays(Mapping[str, Array]):
             )
 
     def _mapped(self, name: str) -> Array:
-        check_npy(self.path / f"{name}.npy", inside=self.path)
+        check_npy(self.path / f"{name}.npy", f"{self.path}: array `{name}`", inside=self.path)
         try:
             return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
         except _BROKEN as error:

@@ -7,9 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from equimodal._utils.files import companion_of, standing
 from equimodal._utils.outside import read_text
 from equimodal._utils.plain_yaml import read_yaml
-from equimodal.data._arrays import Arrays
+from equimodal.data._arrays import Arrays, content_hash
 from equimodal.data._card import Card, parse_card
 from equimodal.data._dataset import Dataset, build
 from equimodal.data._missing import Missing
@@ -112,10 +113,13 @@ def load_bundle(
 
 def find_card(path: Path) -> str | Path:
     """Where the card of a bundle is: beside it, in it, or the name of a shipped one."""
-    stem = path.name if path.is_dir() else path.stem
+    folder = standing(path)
+    stem = path.name if folder.is_dir() else path.stem
     beside = [path.parent / f"{stem}.yaml"]
-    if path.is_dir():
-        beside = [path / "card.yaml", path / f"{stem}.yaml", *beside]
+    if folder.is_dir():
+        beside = [folder / "card.yaml", folder / f"{stem}.yaml", *beside]
+    else:
+        beside = [companion_of(path, beside[0], content_hash)]
     for candidate in beside:
         if candidate.is_file():
             return candidate

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equimodal._utils.files import replace_folder
 from equimodal.data._arrays import Arrays
 from equimodal.data._bundle import find_card, load_bundle, load_card
 from equimodal.data._write import write_folder, yaml_of
@@ -62,7 +63,7 @@ def unpack_bundle(path: str | Path, out: str | Path, card: str | Path | Mapping[
             raise DataError(f"{path}: {error}") from error
         for protocol in found.protocols:
             load_bundle(new, protocol=protocol)
-        new.replace(out)
+        replace_folder(new, out)
     except StorageError:
         raise
     except OSError as error:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.files import replace_file, replace_folder, replace_pair
 from equimodal._utils.outside import check_file_name
 from equimodal._utils.plain_yaml import text_of
+from equimodal.data._arrays import content_hash
 from equimodal.data._card import parse_card
 from equimodal.data._dataset import Dataset, build
 from equimodal.data._generated_card import Array, TaskKind, describe_arrays
@@ -128,31 +130,31 @@ def write_bundle(
     text = yaml_of(card)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
-    except OSError as error:
-        raise StorageError(f"{path}: the bundle could not be written ({error}). Nothing was changed.") from error
-    try:
-        _write(workplace, path, arrays, text, folder)
+        if folder:
+            _write_folder(path, arrays, text)
+        else:
+            replace_pair(
+                path,
+                lambda file: np.savez_compressed(file, allow_pickle=False, **dict(arrays)),
+                path.with_suffix(".yaml"),
+                text.encode(),
+                content_hash,
+            )
     except OSError as error:
         raise StorageError(
             f"{path}: the bundle could not be written ({error}). What was there before is still there; free some space "
             "or choose another folder."
         ) from error
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
     return path
 
 
-def _write(workplace: Path, path: Path, arrays: Mapping[str, Array], text: str, folder: bool) -> None:
-    if folder:
-        new = workplace / "new"
-        write_folder(new, arrays, text)
-        _swap(workplace, [(new, path)])
-        return
-    with (workplace / "data.npz").open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **dict(arrays))
-    (workplace / "card.yaml").write_text(text, encoding="utf-8")
-    _swap(workplace, [(workplace / "data.npz", path), (workplace / "card.yaml", path.with_suffix(".yaml"))])
+def _write_folder(path: Path, arrays: Mapping[str, Array], text: str) -> None:
+    workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        write_folder(workplace / "new", arrays, text)
+        replace_folder(workplace / "new", path)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
 
 
 def write_folder(new: Path, arrays: Mapping[str, Array], card: str) -> None:
@@ -161,28 +163,13 @@ def write_folder(new: Path, arrays: Mapping[str, Array], card: str) -> None:
     for name in arrays:
         check_file_name("array", name)
     for name, array in arrays.items():
-        np.save(new / f"{name}.npy", array, allow_pickle=False)
-    (new / "card.yaml").write_text(card, encoding="utf-8")
+        write_array(new / f"{name}.npy", array)
+    replace_file(new / "card.yaml", lambda file: file.write(card.encode()))
 
 
-def _swap(workplace: Path, moves: Sequence[tuple[Path, Path]]) -> None:
-    """Move each new file to its place; if one fails, all places are as they were."""
-    undo: list[tuple[Path, Path | None]] = []
-    try:
-        for number, (new, place) in enumerate(moves):
-            kept = workplace / f"old{number}" if place.exists() else None
-            if kept is not None:
-                place.replace(kept)
-            undo.append((place, kept))
-            new.replace(place)
-    except OSError:
-        for place, kept in reversed(undo):
-            if kept is not None:
-                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-                kept.replace(place)
-            elif place.exists():
-                shutil.rmtree(place) if place.is_dir() else place.unlink()
-        raise
+def write_array(path: Path, array: Array) -> None:
+    """One array as a .npy file, whole or not at all."""
+    replace_file(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
 def yaml_of(card: Mapping[str, Any]) -> str:

@@ -19,8 +19,10 @@ from equimodal.engine import (
     Sharpness,
     all_sum,
     evaluating,
+    is_sharded,
     paused_statistics,
 )
+from equimodal.errors import UnsupportedError
 from equimodal.functional import correlation, shapley_values, superior
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Scales, Stateful, StepReport
@@ -115,6 +117,8 @@ class AWC(Stateful, Joint):
 
     def _measure(self, context: EpochContext) -> None:
         parameters = encoder_parameters(self)
+        if any(is_sharded(p) for p in parameters):
+            raise UnsupportedError("AWC: expected whole encoders. Found sharded ones. Shard other parts of the model.")
         asking = [p for p in parameters if p.requires_grad]
         total = {f"{i}": torch.zeros_like(p) for i, p in enumerate(parameters)}
         count = torch.zeros((), device=parameters[0].device)

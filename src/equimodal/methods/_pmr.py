@@ -73,6 +73,7 @@ class PMR(EpochWindow, Joint):
             "without --modulation Proto nothing is done",
         ),
         consulted="paper; fanyunfeng-bit/Modal-Imbalance-PMR at 3615e48 (main_Prototype_grad.py)",
+        engine={"processes, trainer, sharded": "differs: every process looks at a tenth of its own samples"},
     )
     state = ("epoch", "ready")
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from equimodal.data._write import yaml_of
+from equimodal._utils.files import replace_file, replace_folder
+from equimodal.data._write import write_array, yaml_of
 from equimodal.data.prepare import _manifest as manifest
 from equimodal.data.prepare._card import card_of, check_bundle, columns_of
 from equimodal.data.prepare._interface import ArraySpec, Index, Item, Preparation
@@ -84,7 +85,7 @@ def plan(
         DataError: too much is missing, or some protocol cannot be made of what is there; nothing decoded is lost.
     """
     found = {**identity, "policy": incomplete, **_found(index, items, entries, specs, incomplete)}
-    (partial / manifest.FILE).write_text(_json(found), encoding="utf-8")
+    _write(partial / manifest.FILE, _json(found))
     counts = found["counts"]
     first = next((p for p in [*found["missing"], *found["unreadable"]]), None)
     refuse_too_many(counts["missing"] + counts["incomplete"], counts["expected"], limit, first, partial)
@@ -103,14 +104,12 @@ def plan(
         shutil.rmtree(bundle)
     bundle.mkdir()
     for name, column in columns.items():
-        np.save(bundle / f"{name}.npy", column, allow_pickle=False)
-    (bundle / "card.yaml").write_text(yaml_of(card), encoding="utf-8")
+        write_array(bundle / f"{name}.npy", column)
+    _write(bundle / "card.yaml", yaml_of(card))
     for name, text in index.files.items():
-        (bundle / name).write_text(text, encoding="utf-8")
-    (bundle / manifest.FILE).write_text(_json(found), encoding="utf-8")
-    draft = (partial / _PLAN).with_suffix(".draft")
-    draft.write_text(json.dumps([(e.start, e.count) for _, e in kept]), encoding="utf-8")
-    draft.replace(partial / _PLAN)
+        _write(bundle / name, text)
+    _write(bundle / manifest.FILE, _json(found))
+    _write(partial / _PLAN, json.dumps([(e.start, e.count) for _, e in kept]))
 
 
 def complete(store: Store, partial: Path, out: Path) -> None:
@@ -121,10 +120,12 @@ def complete(store: Store, partial: Path, out: Path) -> None:
         store.finish(name, rows, bundle / f"{name}.npy")
     files = manifest.describe_files(bundle)
     found = json.loads((bundle / manifest.FILE).read_text(encoding="utf-8"))
-    draft = partial / "manifest.draft"
-    draft.write_text(_json({**found, "files": files, "fingerprint": manifest.fingerprint(files)}), encoding="utf-8")
-    draft.replace(bundle / manifest.FILE)
-    bundle.replace(out)
+    _write(bundle / manifest.FILE, _json({**found, "files": files, "fingerprint": manifest.fingerprint(files)}))
+    replace_folder(bundle, out)
+
+
+def _write(path: Path, text: str) -> None:
+    replace_file(path, lambda file: file.write(text.encode()))
 
 
 def refuse_too_many(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
+from equimodal._utils.files import append_line, replace_file, whole_lines
 from equimodal.data.prepare._interface import Item, Preparation
 from equimodal.errors import DataError, StorageError
 
@@ -46,7 +47,7 @@ class Journal:
         self.path = path
         self.identity = json.loads(json.dumps(identity))
         self.entries: dict[str, Entry] = {}
-        self._file: IO[str] | None = None
+        self._opened = False
         self._lock = FileLock(path.with_suffix(".lock"), timeout=0)  # goes away with the process, however it ends
 
     def open(self) -> None:
@@ -66,49 +67,68 @@ class Journal:
         if self.path.exists():
             self._read()
         else:
-            draft = self.path.with_suffix(".draft")
-            draft.write_text(json.dumps(self.identity) + "\n", encoding="utf-8")
-            draft.replace(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+            line = _line(self.identity)
+            replace_file(self.path, lambda file: file.write(line + b"\n"))
+        self._opened = True
 
     def _read(self) -> None:
-        text = self.path.read_text(encoding="utf-8")
-        whole, _, cut = text.rpartition("\n")
-        first, *lines = whole.split("\n")
-        try:
-            found = json.loads(first)
-        except json.JSONDecodeError:
-            found = None
+        lines = self.path.read_bytes()[: whole_lines(self.path)].splitlines()
+        found = _value(lines[0]) if lines else None
+        if found is None:
+            raise self._damaged(1)
         if found != self.identity:
             differing = differences(found, self.identity)
             raise DataError(
                 f"{self.path.parent}: expected an unfinished preparation with the same settings. Found others "
                 f"({differing}). Finish it with those, choose another --out, or remove this folder."
             )
-        for line in lines:
-            value = json.loads(line)
-            value["files"] = {k: None if v is None else tuple(v) for k, v in value["files"].items()}
-            value["lacking"] = {k: tuple(v) for k, v in value["lacking"].items()}
-            self.entries[value["key"]] = Entry(**value)
-        if cut:
-            os.truncate(self.path, len(text[: -len(cut)].encode()))
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                value = cast("dict[str, Any]", _value(line))
+                value["files"] = {k: None if v is None else tuple(v) for k, v in value["files"].items()}
+                value["lacking"] = {k: tuple(v) for k, v in value["lacking"].items()}
+                self.entries[value["key"]] = Entry(**value)
+            except (TypeError, KeyError, AttributeError) as error:
+                raise self._damaged(number) from error
 
-    def add(self, entries: Iterable[Entry]) -> None:
+    def _damaged(self, line: int) -> DataError:
+        return DataError(
+            f"{self.path}: line {line}: expected a record of this preparation. Found one that was changed. Remove the "
+            f"folder {self.path.parent} and prepare again."
+        )
+
+    def add(self, entries: Sequence[Entry]) -> None:
         """Append entries whose rows are on the disk."""
-        if self._file is None:  # for the type checker
+        if not self._opened:  # for callers in this package
             raise ValueError
         for entry in entries:
             self.entries[entry.key] = entry
-            self._file.write(json.dumps(asdict(entry)) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        lines = [_line(asdict(entry)) for entry in entries]
+        if lines:
+            append_line(self.path, b"\n".join(lines))
 
     def close(self) -> None:
-        """Close the file, and let other processes have it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Let other processes have it."""
+        self._opened = False
         self._lock.release()
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    """A record with its checksum."""
+    text = json.dumps(value).encode()
+    return text + b"\t%08x" % zlib.crc32(text)
+
+
+def _value(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, ``None`` if it was changed; lines of earlier versions have no checksum."""
+    text, mark, checksum = line.partition(b"\t")
+    if mark and checksum != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> str:

@@ -6,11 +6,12 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.files import replace_file
 from equimodal.data.prepare._interface import ArraySpec, dtype_of
 
 Array = npt.NDArray[Any]
@@ -91,14 +92,13 @@ class Store:
             self._open.pop(name).close()
             self.path(name).replace(target)
             return
-        draft = target.with_suffix(".draft")
-        with draft.open("wb") as file:
+
+        def write(file: BinaryIO) -> None:
             file.write(header)
             for piece in self._pieces(name, rows):
                 file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
+
+        replace_file(target, write)
         self._open.pop(name).close()
         self.path(name).unlink()
 

@@ -19,7 +19,7 @@ from equimodal.errors import DataError, EquimodalError, EquimodalWarning, Method
 from equimodal.studies.comparisons._cost import measure_cost
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
-from equimodal.studies.comparisons._workers import end_workers, run_cell, worker_pool
+from equimodal.studies.comparisons._workers import end_workers, run_cell, signals_waiting, worker_pool
 from equimodal.studies.runs import (
     Terminated,
     Termination,
@@ -31,10 +31,9 @@ from equimodal.studies.runs import (
     read_lines,
     read_yaml,
     run,
-    seal,
     verify,
     warn_versions,
-    write_json,
+    write_sealed,
     write_yaml,
 )
 from equimodal.studies.setup import (
@@ -96,17 +95,20 @@ def compare(
     data = build_data(config.data)
     check_labels(config.rows(data))
     cells = config.cells(data)
-    with locked(folder), Termination(f"equimodal compare --out {folder}") as termination:
+    again = f"equimodal compare --out {folder}"
+    again += (f" --workers {workers}" if workers > 1 else "") + ("" if cost else " --cost false")
+    with locked(folder), Termination(again) as termination:
         _claim(config, folder, data)
         alone, dependent = _by_use(config, folder, data)
         costs = _costs(alone, folder, data) if cost else {}
+        if termination.requested:
+            raise Terminated(folder)
         schedule = _run_cells(cells, config.requirements(data), folder, workers, progress, loggers, data, termination)
         failures = schedule.failures
         costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
         study = summarise(config, folder, data, costs, why)
-        write_json(folder / STUDY, study)
-        seal(folder, (STUDY, "cost.json"))
+        write_sealed(folder, STUDY, study)
     if failures:
         shown = "; ".join(f"{cell}: {reason}" for cell, reason in why.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
@@ -194,8 +196,7 @@ def _costs(entries: Mapping[str, RunConfig], folder: Path, data: Dataset) -> dic
     }
     if missing:
         known |= _measured(data, missing)
-        write_json(path, known)
-        seal(folder, ["cost.json"])
+        write_sealed(folder, path.name, known)
     return known
 
 
@@ -264,7 +265,8 @@ def _run_cells(
         return schedule
 
     def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
-        return {pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers): c for c in schedule.take()}
+        with signals_waiting():  # processes are started here
+            return {pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers): c for c in schedule.take()}
 
     with worker_pool(min(workers, len(unfinished))) as pool:
         running = submit(pool)
@@ -275,7 +277,12 @@ def _run_cells(
             finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
                 cell, failure = running.pop(future), future.exception()
+                if isinstance(failure, Terminated):  # a worker was asked to end, this process not (yet)
+                    end_workers(pool, running)
+                    raise Terminated(folder)
                 if isinstance(failure, BrokenProcessPool):
+                    if termination.requested:
+                        raise Terminated(folder)
                     raise EquimodalError(
                         f"A worker process died while {cell!r} ran: out of memory, or a script without "
                         "`if __name__ == '__main__':` around its calls. Finished cells are kept: call again with the "

@@ -6,17 +6,21 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any
 
 import torch
 
-from equimodal.studies.runs import STOPPED, Terminated, run
+from equimodal.studies.runs import STOPPED, Terminated, Termination, run
 from equimodal.studies.setup import RunConfig
+
+PATIENCE = 20.0
+"""Seconds that workers have to save and end; then they are killed, which costs what they did since they saved last."""
 
 
 @contextmanager
@@ -43,12 +47,31 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def end_workers(pool: ProcessPoolExecutor, running: Mapping[Future[Any], Any]) -> None:
-    """Ask the workers to save and end, and wait until they have."""
-    for future in running:
-        future.cancel()
-    for process in list((pool._processes or {}).values()):
+    """Ask the workers to save and end, and wait until they have, or for :data:`PATIENCE` seconds.
+
+    No future is cancelled: a pool that lost a process cannot end those that are.
+    """
+    processes = list((pool._processes or {}).values())
+    for process in processes:
         process.terminate()
-    wait(running)
+    deadline = time.monotonic() + PATIENCE
+    waiting = set(running)
+    while waiting and time.monotonic() < deadline and any(process.is_alive() for process in processes):
+        waiting = wait(waiting, timeout=0.2).not_done
+
+
+@contextmanager
+def signals_waiting() -> Iterator[None]:
+    """Hold SIGTERM back, for this thread and for processes that it starts, which take it when they are ready."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it would let the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def prepare_worker() -> None:
@@ -56,7 +79,9 @@ def prepare_worker() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", STOPPED)  # the parent says so, once and for the whole comparison
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a run listens to it, and there is nothing to save between runs
+    _termination.install()
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # held back while the process started
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
@@ -67,14 +92,11 @@ def prepare_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-_ended: list[Terminated] = []  # in a worker: it was asked to end, and takes no further cell
+_termination = Termination()
+"""In a worker: after it was asked to end it takes no further cell."""
 
 
 def run_cell(config: dict[str, Any], folder: str, loggers: bool) -> None:
-    try:
-        if not _ended:
-            run(RunConfig.from_dict(config), folder, resume=True, loggers=loggers)
-    except Terminated as stop:
-        _ended.append(stop)
-    if _ended:
-        raise _ended[0]
+    if _termination.requested:
+        raise Terminated(folder)
+    run(RunConfig.from_dict(config), folder, resume=True, loggers=loggers)

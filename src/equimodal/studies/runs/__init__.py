@@ -19,7 +19,7 @@ from equimodal.studies.runs._records import (
     write_yaml,
 )
 from equimodal.studies.runs._run import Progress, conclude, fit, own_randomness, prepare_folder, run
-from equimodal.studies.runs._seal import seal, verify, warn_versions
+from equimodal.studies.runs._seal import seal, verify, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
 from equimodal.studies.runs._stored import read_history, stored_config
@@ -63,6 +63,7 @@ __all__ = [
     "warn_versions",
     "write_bytes",
     "write_json",
+    "write_sealed",
     "write_text",
     "write_yaml",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from equimodal._utils.files import replace_file
 from equimodal.errors import CheckpointError, EquimodalError, EquimodalWarning
 from equimodal.lightning import MethodModule
 from equimodal.studies.runs._records import read_checkpoint
@@ -32,19 +32,8 @@ class WholeFiles(TorchCheckpointIO):
         """Write ``checkpoint``; a full disk or a kill leaves what was there before."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if target.name == LAST and target.exists():
-                target.replace(target.with_name(PREVIOUS))
-            partial.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+        keep = target.with_name(PREVIOUS) if target.name == LAST else None
+        replace_file(target, lambda file: torch.save(checkpoint, file), keep)
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -95,10 +84,10 @@ def restoring(found: tuple[Path, Any] | None, history: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (EquimodalError, OSError):
+    except OSError:
         raise
     except Exception as error:
-        if found is None or history.begun:
+        if found is None or history.begun or (isinstance(error, EquimodalError) and found[0].name in str(error)):
             raise
         said = " ".join(str(error).split())[:200]
         raise CheckpointError(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
+from equimodal._utils.files import append_line as append_whole_line
 from equimodal._utils.files import write_bytes as write_whole
 from equimodal._utils.outside import read_bytes, refuse_special
 from equimodal._utils.outside import read_json as read_text_as_json
@@ -37,9 +38,7 @@ def write_bytes(path: Path, content: bytes, hint: str = RESUME) -> Path:
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Add one JSON line to a history file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(record), sort_keys=True) + "\n")
+        append_whole_line(path, json.dumps(plain(record), sort_keys=True).encode())
     except OSError as error:
         raise StorageError(f"`{path}`: could not be written ({error.strerror or error}).") from error
 
@@ -71,7 +70,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_json(path: Path, value: Any, hint: str = RESUME) -> Path:
     """Write ``value`` as JSON, whole or not at all."""
-    return write_text(path, json.dumps(plain(value), indent=2, sort_keys=True) + "\n", hint)
+    return write_text(path, text_of_json(value), hint)
+
+
+def text_of_json(value: Any) -> str:
+    """What :func:`write_json` writes."""
+    return json.dumps(plain(value), indent=2, sort_keys=True) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from equimodal._utils.outside import check_folder
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
 from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_outcomes, sample_outcomes
 from equimodal.engine import load_random_state, save_random_state
@@ -86,6 +87,7 @@ def run(
     """
     folder = Path(folder)
     config = dataclasses.replace(config, options=resolved_options(config.method, config.options))
+    check_folder(folder)
     if resume and is_finished(folder):
         verify(folder)
         check_config(config, folder)

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from equimodal._utils.outside import check_inside, open_regular
 from equimodal._utils.schema import check
 from equimodal.errors import DataError, EquimodalWarning
-from equimodal.studies.runs._records import environment, read_json, write_json
+from equimodal.studies.runs._records import environment, read_json, text_of_json, write_json, write_text
 
 SEAL = "content.json"
 SEALED_SINCE = 2
@@ -28,6 +28,19 @@ def seal(folder: Path, names: Iterable[str]) -> Path:
     found = _stored(folder) if (folder / SEAL).exists() else {}
     found |= hashes_of({name: folder / name for name in names if (folder / name).is_file()})
     return write_json(folder / SEAL, {"sha256": found})
+
+
+def write_sealed(folder: Path, name: str, value: Any) -> Path:
+    """Write a JSON file of ``folder`` with its hash; a kill at any moment leaves a file that :func:`verify` accepts.
+
+    Until the file is in its place, ``content.json`` holds the hashes of both contents.
+    """
+    text = text_of_json(value)
+    stored = _stored(folder) if (folder / SEAL).exists() else {}
+    new = hashlib.sha256(text.encode()).hexdigest()
+    write_json(folder / SEAL, {"sha256": stored, "next": {name: new}})
+    write_text(folder / name, text)
+    return write_json(folder / SEAL, {"sha256": {**stored, name: new}})
 
 
 def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
@@ -63,7 +76,7 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
             continue
         path = folder / name
         found = _hash(path) if path.is_file() else None
-        if found != stored[name]:
+        if found not in (stored[name], _coming(folder, name)):
             what = "Found no such file" if found is None else f"Found another ({found[:12]}): the file was changed"
             raise DataError(
                 f"`{path}`: expected the content that was written here (SHA-256 {stored[name][:12]}). {what}. Restore "
@@ -96,6 +109,14 @@ def warn_versions(folders: Iterable[Path]) -> None:
             EquimodalWarning,
             stacklevel=3,
         )
+
+
+def _coming(folder: Path, name: str) -> str:
+    """The hash of a file that was about to be written; empty where none was."""
+    content: Any = read_json(folder / SEAL)
+    hashes = content.get("next") if isinstance(content, Mapping) else None
+    found = hashes.get(name) if isinstance(hashes, Mapping) else None
+    return found if isinstance(found, str) else ""
 
 
 def _needs_seal(folder: Path) -> bool:

@@ -70,13 +70,23 @@ class Termination:
     def __enter__(self) -> Termination:
         self._before = signal.getsignal(signal.SIGTERM)
         self.install()
+        outer = self._outer
+        self.requested = self.requested or (outer is not None and outer.requested)
         return self
+
+    @property
+    def _outer(self) -> Termination | None:
+        """The block around this one."""
+        owner = getattr(self._before, "__self__", None)
+        return owner if isinstance(owner, Termination) else None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._main:
             signal.signal(signal.SIGTERM, self._before if self._before is not None else signal.SIG_DFL)
-        inside = isinstance(getattr(self._before, "__self__", None), Termination)
-        if isinstance(error, Terminated) and not inside:
+        outer = self._outer
+        if outer is not None:  # also where this block had nothing left to save
+            outer.requested = outer.requested or self.requested
+        if isinstance(error, Terminated) and outer is None:
             warnings.warn(
                 f"{STOPPED}, exit code {REQUEUE}. Continue with: {self._again}", EquimodalWarning, stacklevel=2
             )
