@@ -39,6 +39,7 @@ from equimodal.methods.parts._heads import (
     unimodal_phase,
     usual_way,
 )
+from equimodal.methods.parts._learning_window import LearningWindow
 from equimodal.methods.parts._loss_memory import LossMemory
 from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._misalignment import Misalignment
@@ -69,6 +70,7 @@ __all__ = [
     "GradientNoise",
     "HeadedMethod",
     "Heads",
+    "LearningWindow",
     "LossMemory",
     "LossRates",
     "Members",
