@@ -40,10 +40,13 @@ def info_says_everything(case: Case) -> None:
     expect(inspect.cleandoc(case.method.__doc__ or ""), "docstring: expected one. Found none.")
     for field in dataclasses.fields(case.method.info):
         value = getattr(case.method.info, field.name)
-        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        optional = field.default is not dataclasses.MISSING and not field.default
+        optional |= field.default_factory is not dataclasses.MISSING
         expect(value or optional, f"`info.{field.name}`: expected an entry. Found none.")
         if isinstance(value, bool):
             continue
+        if field.name == "rows":  # name -> options
+            value = tuple(value)
         for entry in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else [value]:
             blank = not isinstance(entry, str) or (not entry.strip() and not optional)
             expect(not blank, f"`info.{field.name}`: expected text. Found {entry!r}.")
