@@ -112,11 +112,11 @@ def test_when_the_window_is_open(traces: list[float], opened: bool) -> None:
     """K = 0.04: the growth is relative to the newer trace."""
     method = made(2)
     for epoch, value in enumerate(traces):
-        method.traces[0], method.traces[1] = 3 * value, 3.0
+        method.window.traces[0], method.window.traces[1] = 3 * value, 3.0
         method.on_train_epoch_end(EpochContext(epoch))
     method.on_train_epoch_start(EpochContext(len(traces)))
-    assert method._open == dict.fromkeys("ab", opened)
-    assert bool(method._start) is opened
+    assert {m: method.window.is_open(m) for m in "ab"} == dict.fromkeys("ab", opened)
+    assert bool(method.window._start) is opened
 
 
 def test_the_first_step_of_an_epoch_pulls_at_nothing() -> None:

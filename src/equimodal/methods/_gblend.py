@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from equimodal.methods._base import EpochContext, Scales, StepReport
 from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import lacking, probe_run, unimodal_phase
+from equimodal.methods.parts import lacking, per_modality, probe_run, unimodal_phase
 from equimodal.tasks import Task, distribution_of
 
 
@@ -28,7 +28,7 @@ class GBlend(MultiLoss):
     is trained alone, by a copy of the model as it is, for as many epochs; with its gain on validation data
     :math:`G_k = -\Delta L^v_k` and the growth of its overfitting :math:`O_k = \Delta (L^v_k - L^t_k)`,
     :math:`w_k \propto G_k / O_k^2` and the weights sum to 1. A loss that gained nothing, or whose modality nobody has,
-    gets 0; where none gained, the weights stay.
+    gets 0; where none gained, the weights stay. Under SGD a step is shorter than that of :class:`MultiLoss`.
 
     Args:
         super_epoch: epochs between two estimates. As many as the whole training has is the paper's offline variant.
@@ -49,16 +49,12 @@ class GBlend(MultiLoss):
         family="objective",
         missing=OWN_ROWS,
         cost="3 joint steps: 1, and 2 of the copies, if probe_epochs is super_epoch",
-        deviations=(
-            "gains below 0 count as 0, which the paper does not treat, and overfitting has a smallest size",
-            "where no loss gained anything the weights stay",
-        ),
+        deviations=("gains below 0 count as 0; overfitting has a smallest size; without any gain the weights stay",),
         released=(
             "the authors' code (VMZ) takes the weights as options and does not estimate them",
             "ports sum losses over batches, or (MultiBench) use levels instead of differences",
         ),
-        consulted="paper; facebookresearch/VMZ; pliang279/MultiBench at 09a2219 (training_structures/"
-        "gradient_blend.py); GeWu-Lab/BalanceBenchmark at 4c1482f (GBlending_trainer.py)",
+        consulted="paper; facebookresearch/VMZ; pliang279/MultiBench at 09a2219; GeWu-Lab/BalanceBenchmark at 4c1482f",
         engine={"sharded": "refused: the copies that it trains aside cannot be made of sharded parameters"},
     )
     weights: Tensor
@@ -80,9 +76,8 @@ class GBlend(MultiLoss):
         check_options(GBlend.__init__, locals())
         self.super_epoch, self.probe_epochs, self.floor = super_epoch, probe_epochs, floor
         self.alone: str | None = None
-        like, count = next(self.heads.parameters()).detach(), len(self.modalities) + 1
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        self.register_buffer("weights", torch.full((count,), 1 / count, dtype=dtype, device=like.device))
+        equal = per_modality(self, 1 / (len(self.modalities) + 1))
+        self.register_buffer("weights", torch.cat([equal[:1], equal]))
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """At the start of a super-epoch: train a copy on each loss alone, and weigh by what it gained."""
@@ -121,6 +116,6 @@ class GBlend(MultiLoss):
 
     def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradients stay as they are; the report gets the weights."""
-        names: Any = ("fused", *self.modalities)
-        report.coefficients["weight"] = dict(zip(names, self.weights.clone().unbind(), strict=True))
+        weights = self.weights.clone().unbind()
+        report.coefficients["weight"] = dict(zip(("fused", *self.modalities), weights, strict=True))
         return ()

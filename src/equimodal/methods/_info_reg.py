@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, local, total_norm
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.errors import ModelError
 from equimodal.functional import leads, regulation_strength
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Scales, Stateful, StepReport
+from equimodal.methods._base import EpochContext, Scales, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._loss import count_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import usual_way
+from equimodal.methods.parts import LearningWindow, usual_way
 from equimodal.tasks import Task
 
 
-class InfoReg(Stateful, Joint):
+class InfoReg(Joint):
     r"""Information regulation in the prime learning window (Huang et al., CVPR 2025).
 
     The trace of an encoder's Fisher information says how much information still comes in. While it grows fast,
@@ -67,8 +67,6 @@ class InfoReg(Stateful, Joint):
         consulted="paper; GeWu-Lab/InfoReg_CVPR2025 at 939b2ed (main.py)",
     )
     single_loss = False
-    state = ("_start", "_history", "_open")
-    traces: Tensor
 
     def __init__(
         self,
@@ -85,36 +83,21 @@ class InfoReg(Stateful, Joint):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(InfoReg.__init__, locals())
         if usual_way(self.multimodal, task) is None:
+            found = f"{type(self.multimodal.head).__name__} on {type(getattr(model, 'fusion', None)).__name__}"
             raise ModelError(
                 "`model`: InfoReg needs outputs of single modalities: a linear head on Concat or Sum, or a Late fusion."
-                f" Found {type(self.multimodal.head).__name__} on "
-                f"{type(getattr(model, 'fusion', None)).__name__}. Use MultiLoss, which has heads of its own."
+                f" Found {found}. Use MultiLoss, which has heads of its own."
             )
         self.beta, self.threshold, self.unimodal_weight = beta, threshold, unimodal_weight
-        parameters = list(self.multimodal.parameters_of(self.modalities[0]))
-        # of the running epoch: squared norms, and how many steps had a gradient
-        self.register_buffer("traces", parameters[0].detach().new_zeros(2, len(self.modalities), dtype=torch.float64))
-        self._history: dict[str, list[float]] = {m: [] for m in self.modalities}
-        self._open: dict[str, bool] = dict.fromkeys(self.modalities, False)
-        self._start: dict[str, Tensor] = {}
+        self.window = LearningWindow(self.multimodal, threshold)
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Which modalities are in their prime window; their weights now."""
-        self._start = {}
-        for position, m in enumerate(self.modalities):
-            past = self._history[m][-2:]
-            self._open[m] = len(past) == 2 and past[1] - past[0] > self.threshold * past[1]
-            if self._open[m]:
-                for number, p in enumerate(self.multimodal.parameters_of(m)):
-                    self._start[f"{position}.{number}"] = p.detach().clone()
+        self.window.begin_epoch()
 
     def on_train_epoch_end(self, context: EpochContext) -> None:
         """The traces of the epoch."""
-        sums, counts = self.traces.tolist()
-        for m, total, count in zip(self.modalities, sums, counts, strict=True):
-            if count:
-                self._history[m] = [*self._history[m][-1:], total / count]
-        self.traces.zero_()
+        self.window.end_epoch()
 
     def _objective(self, batch: Batch) -> Objective:
         features = self._features(batch)
@@ -138,15 +121,7 @@ class InfoReg(Stateful, Joint):
         scores = -losses / whole["count"].clamp_min(1)
         strength = regulation_strength(leads(scores, counts > 0), self.beta)
         report.scores = dict(zip(self.modalities, scores.unbind(), strict=True))
-        report.coefficients["strength"] = {m: a * self._open[m] for m, a in zip(self.modalities, strength, strict=True)}
-        for position, m in enumerate(self.modalities):
-            parameters = list(self.multimodal.parameters_of(m))
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            if not gradients:
-                continue
-            self.traces[:, position] += torch.stack([total_norm(gradients).square(), zero + 1]).to(self.traces)
-            for number, p in enumerate(parameters if self._open[m] else ()):
-                if p.grad is not None:
-                    distance = local(p) - local(self._start[f"{position}.{number}"]).to(p.device)
-                    local(p.grad).add_(distance * strength[position].to(distance.dtype))
+        held = {m: a * self.window.is_open(m) for m, a in zip(self.modalities, strength, strict=True)}
+        report.coefficients["strength"] = held
+        self.window.hold_back(strength)
         return ()

@@ -22,15 +22,22 @@ from equimodal.functional import (
     released_alignment_share,
 )
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Method, Stateful
+from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._loss import mask_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import encoder_parameters, equal_width, linear_heads, present_sum, unannounced
+from equimodal.methods.parts import (
+    HeadedMethod,
+    encoder_parameters,
+    equal_width,
+    linear_heads,
+    present_sum,
+    unannounced,
+)
 from equimodal.tasks import Task
 
 
-class LFM(Stateful, Method):
+class LFM(Stateful, HeadedMethod):
     r"""Learning the modality gap (Yang et al., NeurIPS 2024), with the heuristic mix.
 
     Each modality has a head; the prediction is the mean of their outputs. Fitting labels is what makes modalities
@@ -161,11 +168,6 @@ class LFM(Stateful, Method):
     def _mean(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> Tensor:
         total, count = present_sum(outputs, present)
         return total / count.clamp_min(1)
-
-    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs of the heads."""
-        outputs: dict[str, Tensor] = self.heads(features)
-        return outputs
 
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor:
         """Mean of the outputs of the modalities that a sample has."""

@@ -21,6 +21,9 @@ from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import Misalignment, lacking, per_modality, unannounced
 from equimodal.tasks import Task
 
+_MOVES = ("confidence", "followed", "usable")
+"""Sums that move alpha."""
+
 
 class MIDAS(Stateful, MultiLoss):
     r"""Misalignment-based data augmentation (Hwang, Choi and Whang, NeurIPS 2025).
@@ -138,10 +141,7 @@ class MIDAS(Stateful, MultiLoss):
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
         """The next alpha, from sums over all processes."""
         report.coefficients["alpha"] = dict(zip(self.modalities, self.alpha.clone().unbind(), strict=True))
-        zero = torch.zeros_like(self.alpha)
-        given = {
-            n: descent.sums.get(n, zero[:1] if n == "usable" else zero) for n in ("confidence", "followed", "usable")
-        }
-        whole = engine.all_sum({n: t.to(zero.dtype) for n, t in given.items()})
+        zeros = {n: torch.zeros_like(self.alpha[: 1 if n == "usable" else None]) for n in _MOVES}
+        whole = engine.all_sum({n: descent.sums.get(n, zero).to(zero.dtype) for n, zero in zeros.items()})
         moved = weak_weights(self.alpha, whole["confidence"], whole["followed"], self.step)
         self.alpha.copy_(torch.where(whole["usable"] > 0, moved, self.alpha))

@@ -51,10 +51,7 @@ class MLB(EpochWindow, MultiLoss):
         fusion="any; columns of the head are scaled where it is one linear layer on Concat",
         missing=OWN_ROWS,
         cost="1 joint step and M small heads",
-        deviations=(
-            SCORES,
-            UPDATES,
-        ),
+        deviations=(SCORES, UPDATES),
         released=(
             "with beta = 0.5, as in its run file of UCF-101, the modality that lags is slowed",
             "beta is ignored unless the mode has the type that the class compares it with",

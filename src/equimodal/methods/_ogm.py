@@ -45,9 +45,8 @@ class OGM(EpochWindow, Joint):
         alpha: :math:`\alpha > 0`; released settings: 0.8 CREMA-D, 0.1 VGGSound.
         start: first epoch (from 0) that is modulated; an epoch that is not announced counts as the first.
         end: last one.
-        noise: ``None`` is OGM. ``"covariance"`` is the paper's OGM-GE, with the covariance of the mini-batch gradient,
-            drawn exactly by one more backward pass; ``"entries"`` the released code's, with the spread of the entries
-            of each gradient tensor.
+        noise: ``"covariance"``: OGM-GE, exactly the covariance of the mini-batch gradient, by one more backward pass;
+            ``"entries"``: the released code's, with the spread of the entries of each gradient tensor.
         seed: of the method's own generator.
         unimodal: default the exact split of an additive head, and for a regression the masked outputs.
 
@@ -62,19 +61,17 @@ class OGM(EpochWindow, Joint):
         "arXiv 2203.15332",
         equations="discrepancy ratio (8), coefficient (10), modulated update, noise of generalisation enhancement",
         family="gradient modulation",
-        modalities="two or more: the mean of the ratios to the others, as in the authors' extension (TPAMI 2024)",
+        modalities="two or more: the mean of the ratios to the others (the authors' extension, TPAMI 2024)",
         fusion="additive with an affine head, or unimodal='masked'",
         missing=SCORED_ROWS,
         cost="1 joint step; 1.7 with noise='covariance'",
         order="the noise of 'entries' is drawn in the order of the encoders",
-        deviations=(
-            SCORES,
-            UPDATES,
-        ),
+        deviations=(SCORES, UPDATES),
         released=(
             "only gradients with four dimensions are modulated: linear, attention and norm layers never are",
             "where scores are equal the audio encoder is damped",
             "the noise has the spread of the entries of a tensor, in both encoders, whether damped or not",
+            "with gated and FiLM fusion both unimodal outputs are parts of a head that is not additive",
         ),
         consulted="paper; GeWu-Lab/OGM-GE_CVPR2022 at 343dc1d (main.py)",
         engine={

@@ -56,8 +56,7 @@ class QMF(BranchMethod):
             "the script for RGB-D ranks before the first loss is known, and its first loss is NaN",
             "the losses per sample are not in the checkpoint",
         ),
-        consulted="paper (abstract); QingyangZhang/QMF at fe6c4c6 (train_qmf.py, train_QMF_nyud2.py, models/QMF.py), "
-        "read for facts",
+        consulted="paper (abstract); QingyangZhang/QMF at fe6c4c6 (train_qmf.py, train_QMF_nyud2.py, models/QMF.py)",
         engine={
             "processes, trainer, accumulation, sharded: rank_weight": "differs: pairs of neighbours are formed within "
             "each part of a batch",
@@ -81,7 +80,7 @@ class QMF(BranchMethod):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(QMF.__init__, locals())
         self.rank_weight = rank_weight
-        self.variant: Literal["paper", "released"] = variant
+        self.variant = variant
         self.heads = linear_heads(self.multimodal, task, heads)
         self.history = SampleTable(self.modalities).to(next(self.heads.parameters()))
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, cast
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from equimodal.batch import Batch, Presence, keep_rows
 from equimodal.engine import Sharpness
-from equimodal.functional import copies_alone, shapley_values
+from equimodal.functional import copies_alone
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import AWAY, MASKED, NO_SHARDS, MethodInfo
 from equimodal.methods._joint import Joint
-from equimodal.methods._loss import labels_of, mask_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import planned_loader, presence_of, rows_alone, training_table
+from equimodal.methods.parts import plan_copies, planned_loader, presence_of, training_table, worth_of_right_sets
 from equimodal.tasks import Task
 from equimodal.unimodal import Shapley
 
@@ -43,9 +42,8 @@ class SMV(Stateful, Joint):
         variant: ``"released"``: exactly that share of samples is drawn, with replacement.
 
     Raises:
-        MethodError: no loader is offered once it is needed.
+        MethodError, UnsupportedError: no loader is offered once it is needed, or one without plans; M > 6 (2^M passes).
         ModelError: the fusion does not declare how it fills absent modalities.
-        UnsupportedError: a loader without plans, or more than 6 modalities (2^M predictions).
     """
 
     info = MethodInfo(
@@ -104,34 +102,12 @@ class SMV(Stateful, Joint):
         if context.epoch < self.warmup:
             return
         loader = planned_loader(self, context)
-        worth, seen = training_table(self, loader, len(self.modalities), self._worth)
+        worth, seen = training_table(self, loader, len(self.modalities), partial(worth_of_right_sets, self))
         there = presence_of(self, loader)
         # a sample with one modality would only be repeated
         apart = there & seen[:, None] & (there.sum(1) > 1)[:, None]
         again = self._copies(worth, apart)
-        samples = seen.nonzero()[:, 0]
-        target, alone = [samples], [torch.full_like(samples, -1)]
-        for position in range(len(self.modalities)):
-            repeated = torch.repeat_interleave(torch.arange(len(seen)), again[:, position])
-            target.append(repeated)
-            alone.append(torch.full_like(repeated, position))
-        chosen, kept = torch.cat(target), torch.cat(alone)
-        # apart, as batch normalisation cannot train on the one row of a batch that has a modality
-        loader.plan(rows_alone(self, loader, chosen, kept), target=chosen, groups=kept)
-
-    def _worth(self, batch: Batch) -> Tensor:
-        """(B, M) Shapley values of size if right, else 0."""
-        features = self.multimodal.encode(batch.inputs, batch.present)
-        classes, count = labels_of(batch), len(self.modalities)
-        own = [mask_of(batch, m) for m in self.modalities]
-        values = torch.zeros(len(batch), 2**count, device=classes.device)
-        for members in range(1, 2**count):
-            masks = {m: own[i] & bool(members >> i & 1) for i, m in enumerate(self.modalities) if m in features}
-            size = torch.stack(list(masks.values())).sum(0)
-            kept = {m: keep_rows(z, masks[m]) for m, z in features.items()}
-            output = cast(Tensor, self.fused_output(kept, Presence(masks)))
-            values[:, members] = torch.where(output.argmax(1) == classes, size, 0).to(values)
-        return shapley_values(values)
+        plan_copies(self, loader, seen, again)
 
     def _copies(self, worth: Tensor, apart: Tensor) -> Tensor:
         """(N, M) how often each sample is seen once more with one modality."""

@@ -13,14 +13,14 @@ from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import ScheduleWarning, UnsupportedError
 from equimodal.functional import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
 from equimodal.inference import Rule, needs_of, rule_name
-from equimodal.methods._base import EpochContext, Method, Stateful, warn_once
+from equimodal.methods._base import EpochContext, Stateful, warn_once
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import encoder_parameters, linear_heads
+from equimodal.methods.parts import HeadedMethod, encoder_parameters, linear_heads
 from equimodal.tasks import Task
 
 
-class TMC(Stateful, Method):
+class TMC(Stateful, HeadedMethod):
     r"""Trusted multi-view classification (Han et al., ICLR 2021); with ``joint`` its enhanced form ETMC (TPAMI 2022).
 
     The softplus of a head's output is evidence :math:`e_m`; :math:`\alpha_m = e_m + 1` is a Dirichlet distribution, and
@@ -31,15 +31,12 @@ class TMC(Stateful, Method):
 
     Args:
         joint: the joint head of the model gives an opinion, too, and has a loss (ETMC).
-        annealing: T, in epochs; 10 in the released script of ETMC.
+        annealing: T, in epochs; 10 in the released script of ETMC. A step before any epoch warns and has t = T.
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
         inference: ``None`` is ``"evidential"``, and ``"evidential_fused"`` with ``joint``.
 
     Raises:
         UnsupportedError: ``inference`` reads a joint head, and ``joint`` is off.
-
-    Warns:
-        ScheduleWarning: no epoch was announced; :math:`\lambda` is 1.
     """
 
     info = MethodInfo(
@@ -73,8 +70,7 @@ class TMC(Stateful, Method):
         inference: Annotated[Rule | None, "paper"] = None,
         calibrated: bool = False,
     ) -> None:
-        if inference is None:
-            inference = "evidential_fused" if joint else "evidential"
+        inference = inference or ("evidential_fused" if joint else "evidential")
         if "fused" in needs_of(inference) and not joint:
             found = f"`inference`: {rule_name(inference)!r} reads a joint head, which TMC trains with joint=True."
             raise UnsupportedError(f"{found} Use joint=True, or the rule evidential.")
@@ -104,8 +100,7 @@ class TMC(Stateful, Method):
         combined = dirichlet_logarithms(combined_opinion(opinions, masks)[0]).exp()
         parts = {"fused": self._mean_loss(combined, batch)}
         parts |= {name: self._mean_loss(e + 1, batch, masks.get(name)) for name, e in opinions.items()}
-        losses = {name: part.detach() for name, part in parts.items()}
-        return Objective(torch.stack(list(parts.values())).sum(), losses)
+        return Objective(torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()})
 
     def _mean_loss(self, alpha: Tensor, batch: Batch, present: Tensor | None = None) -> Tensor:
         """Over all samples of the batch, those without the modality with a loss of 0."""
@@ -116,8 +111,3 @@ class TMC(Stateful, Method):
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
         """Output of the joint head with ``joint``; else none is trained."""
         return super().fused_output(features, present) if self.joint else None
-
-    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs of the own heads, whose softplus is evidence."""
-        outputs: dict[str, Tensor] = self.heads(features)
-        return outputs

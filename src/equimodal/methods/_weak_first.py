@@ -31,7 +31,7 @@ class WeakFirst(Stateful, Joint):
     M - 1 stages of equal length. The rest of the epochs trains everything, always on the fused loss.
 
     Args:
-        alone: share of the epochs in which one encoder is trained alone; the last epoch always trains everything.
+        alone: share of the epochs with one encoder; the last epoch always trains everything.
         warm_up: epochs of joint training before the ranking; an untrained model ranks by chance.
         order: the modalities, the weakest first; then there is no warm-up, and nothing is measured.
 
@@ -48,10 +48,7 @@ class WeakFirst(Stateful, Joint):
         fusion="any; one of your own must say how it fills, or `order` be given",
         missing=MASKED,
         cost="1 joint step, less while encoders are frozen; one pass over the training data for the ranking",
-        deviations=(
-            "ranked once by the score of the model with each modality alone, there by the confidence of teachers",
-            "what waits keeps still in all respects",
-        ),
+        deviations=("ranked once, by the model with each modality alone; what waits keeps still in all respects",),
         released=("the release of G2D sets gradients to zero, so that weight decay and statistics go on",),
         consulted="notes on the paper; rAIson-Lab/G2D at 95969d8 (student.py, utils/utils.py)",
         control=True,
@@ -74,8 +71,9 @@ class WeakFirst(Stateful, Joint):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(WeakFirst.__init__, locals())
         if order is not None and sorted(order) != sorted(self.modalities):
-            expected = f"the modalities {list(self.modalities)}, the weakest first"
-            raise MethodError(f"`order`: expected {expected}. Found {list(order)}.")
+            raise MethodError(
+                f"`order`: expected the modalities {list(self.modalities)}, weakest first. Found {list(order)}."
+            )
         self.alone, self.warm_up = alone, 0 if order is not None else warm_up
         self.ranking = list(order or ())
         self._way = [usual_way(self.multimodal, task) or Masked(model)] if order is None else []

@@ -40,7 +40,8 @@ def info_says_everything(case: Case) -> None:
     expect(inspect.cleandoc(case.method.__doc__ or ""), "docstring: expected one. Found none.")
     for field in dataclasses.fields(case.method.info):
         value = getattr(case.method.info, field.name)
-        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        optional = field.default is not dataclasses.MISSING and not field.default
+        optional |= field.default_factory is not dataclasses.MISSING
         expect(value or optional, f"`info.{field.name}`: expected an entry. Found none.")
         if isinstance(value, bool):
             continue

@@ -4,13 +4,14 @@ from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weig
 from equimodal.methods.parts._announced import lacking, unannounced
 from equimodal.methods.parts._batch_term import BatchTerm
 from equimodal.methods.parts._boosted import BoostedHeads
-from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
+from equimodal.methods.parts._branches import BranchMethod, HeadedMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction, columns_of_head
 from equimodal.methods.parts._epoch_plan import (
     PlannedLoader,
     full_pass,
+    plan_copies,
     planned_loader,
     presence_of,
     rows_alone,
@@ -38,6 +39,7 @@ from equimodal.methods.parts._heads import (
     unimodal_phase,
     usual_way,
 )
+from equimodal.methods.parts._learning_window import LearningWindow
 from equimodal.methods.parts._loss_memory import LossMemory
 from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._misalignment import Misalignment
@@ -51,6 +53,7 @@ from equimodal.methods.parts._separation import cluster_purities
 from equimodal.methods.parts._stages import Stages, joint_phase, reset_optimizer, stage_alone
 from equimodal.methods.parts._sums import per_modality, present_sum, whole_sums
 from equimodal.methods.parts._taught import feature_gap, mean_over_batch
+from equimodal.methods.parts._worth import worth_of_right_sets
 
 __all__ = [
     "SHARED",
@@ -65,7 +68,9 @@ __all__ = [
     "EpochWindow",
     "FixedHead",
     "GradientNoise",
+    "HeadedMethod",
     "Heads",
+    "LearningWindow",
     "LossMemory",
     "LossRates",
     "Members",
@@ -104,6 +109,7 @@ __all__ = [
     "mean_over_batch",
     "output_layer",
     "per_modality",
+    "plan_copies",
     "planned_loader",
     "presence_of",
     "present_sum",
@@ -123,5 +129,6 @@ __all__ = [
     "unimodal_phase",
     "usual_way",
     "whole_sums",
+    "worth_of_right_sets",
     "zero_features",
 ]

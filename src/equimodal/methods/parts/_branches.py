@@ -18,7 +18,18 @@ from equimodal.projection import NoProjection
 from equimodal.tasks import Task
 
 
-class BranchMethod(Method):
+class HeadedMethod(Method):
+    """Base of the methods whose unimodal outputs are those of ``self.heads``, one of its own for each modality."""
+
+    heads: Heads
+
+    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of the own heads."""
+        outputs: dict[str, Tensor] = self.heads(features)
+        return outputs
+
+
+class BranchMethod(HeadedMethod):
     """Base of the methods whose prediction is made of unimodal outputs alone: each phase trains one branch.
 
     Raises:
@@ -26,7 +37,6 @@ class BranchMethod(Method):
     """
 
     single_loss = True
-    heads: Heads
 
     def __init__(self, model: nn.Module, task: Task, *, inference: Rule = "mean", **options: Any) -> None:
         if "fused" in needs_of(inference):
@@ -38,11 +48,6 @@ class BranchMethod(Method):
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:
         """None: there is no joint head."""
         return None
-
-    def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs of the branches' own heads."""
-        outputs: dict[str, Tensor] = self.heads(features)
-        return outputs
 
 
 class ProjectingMethod(BranchMethod):

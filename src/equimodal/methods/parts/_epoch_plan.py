@@ -114,6 +114,27 @@ def rows_alone(method: Method, loader: PlannedLoader, samples: Tensor, alone: Te
     return {m: torch.where((alone < 0) | (alone == i), samples, -1) for m, i in place.items()}
 
 
+def plan_copies(method: Method, loader: PlannedLoader, seen: Tensor, copies: Tensor) -> None:
+    """Plan an epoch of every sample once, and of copies with one modality in batches of their own.
+
+    Apart, as batch normalisation cannot train on the one row of a batch that has a modality.
+
+    Args:
+        method: whose modalities.
+        loader: takes the plan.
+        seen: (N,) booleans, which samples there are.
+        copies: (N, M), how often a sample is seen once more with a modality alone.
+    """
+    samples = seen.nonzero()[:, 0]
+    target, alone = [samples], [torch.full_like(samples, -1)]
+    for position in range(len(method.modalities)):
+        repeated = torch.repeat_interleave(torch.arange(len(seen)), copies[:, position])
+        target.append(repeated)
+        alone.append(torch.full_like(repeated, position))
+    chosen, kept = torch.cat(target), torch.cat(alone)
+    loader.plan(rows_alone(method, loader, chosen, kept), target=chosen, groups=kept)
+
+
 @torch.no_grad()
 def training_table(
     method: Method, loader: PlannedLoader, columns: int, values: Callable[[Batch], Tensor]
