@@ -140,7 +140,8 @@ def test_a_move_that_fails_is_undone(
     except StorageError:
         assert content(tmp_path) == before
     else:
-        assert len(calls) <= failing  # there was no such move
+        # there was no such move, or it came after both files were new
+        assert len(calls) <= failing or load_bundle(tmp_path / name).classes == ("no", "yes")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy 2.0 leaves the archive open

@@ -240,11 +240,12 @@ def replace_pair(
                 with contextlib.suppress(OSError):
                     left.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
-    waiting.replace(companion)
-    sync_folder(path.parent)
-    for left in _all_waiting(companion):
-        left.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # both are new from here on, and are found under the names that they have
+        sync_folder(path.parent)
+        waiting.replace(companion)
+        sync_folder(path.parent)
+        for left in list(_all_waiting(companion)):
+            left.unlink(missing_ok=True)
 
 
 def companion_of(path: Path, companion: Path, digest: Callable[[Path], str]) -> Path:
