@@ -64,13 +64,13 @@ class Calls:
 
             return called
 
-        io.open = open_  # type: ignore[assignment]
+        io.open = open_
         for name, call in before.items():
             setattr(os, name, counted(call))
         try:
             yield self
         finally:
-            io.open = opened  # type: ignore[assignment]
+            io.open = opened
             for name, call in before.items():
                 setattr(os, name, call)
 
