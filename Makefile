@@ -22,6 +22,7 @@ help:
 	@echo 'make demo    train six methods on the embedded data, print a table and a verdict, write an HTML report'
 	@echo 'make test    lint, types, the whole test suite, and which lines of methods/, functional/ and engine/ it ran'
 	@echo 'make lint | types | pytest    one part of it (PYTEST_ARGS="-k name -n 0" narrows the last)'
+	@echo 'make test-faults   twenty times as many hostile inputs of each kind as make test tries'
 	@echo 'make test-core     the tests that need no extra, with torch and NumPy only'
 	@echo 'make test-lowest   the whole test suite with the lowest declared version of every dependency'
 	@echo 'make bench   cost of each method in joint steps, scaling, start-up, long runs'
@@ -79,6 +80,11 @@ TORCH ?= $(shell sed -n 's/^torch==//p' constraints-lowest.txt)$(if $(filter Lin
 .PHONY: test-lowest
 test-lowest: $(LOWEST_VENV)/.installed
 	$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# The families of hostile inputs with twenty times as many of each.
+.PHONY: test-faults
+test-faults: $(DEV_STAMP)
+	EQUIMODAL_FAULTS=20 $(BIN)/python -m pytest tests/faults $(PYTEST_ARGS)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/cost.py

@@ -51,14 +51,17 @@ def repetition(arguments: argparse.Namespace, name: str, seed: int) -> dict[str,
 
 def table_of(name: str) -> dict[str, Any]:
     """Best entry and best control of the full table, chosen on test data; empty where there is no table."""
-    path = RESULTS / f"{name}.json"
-    rows = json.loads(path.read_text(encoding="utf-8")).get("rows", []) if path.exists() else []
-    if not rows:
+    for part in ("real", "ablations"):  # all methods; before these were run, the founding ones and their ablations
+        path = RESULTS / part / f"{name}.json"
+        rows = json.loads(path.read_text(encoding="utf-8")).get("rows", []) if path.exists() else []
+        if rows:
+            break
+    else:
         return {}
     best = max(rows, key=lambda r: r["score_mean"])
     control = max((r for r in rows if r["control"]), key=lambda r: r["score_mean"])
     return {
-        "entry": best["method"], "entry_score": best["score_mean"],
+        "of": part, "entry": best["method"], "entry_score": best["score_mean"],
         "control": control["method"], "control_score": control["score_mean"],
     }  # fmt: skip
 

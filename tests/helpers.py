@@ -119,7 +119,7 @@ def companions_of(name: str) -> Any:
 
 
 def _with_teachers(model: Any, task: Any) -> Settings:
-    teacher = get("Ensemble")(copy.deepcopy(model).requires_grad_(True), task)
+    teacher: Any = get("Ensemble")(copy.deepcopy(model).requires_grad_(True), task)
     with torch.no_grad():
         for p in teacher.parameters():
             bound = (p[0].numel() if p.ndim > 1 else p.numel()) ** -0.5

@@ -91,7 +91,7 @@ def method_page(name: str, method: type[Method]) -> str:
     lines.append("## What differs\n")
     lines.append("From the paper:\n\n" + bullets(info.deviations))
     lines.append("Authors' released code, against the paper:\n\n" + bullets(info.released))
-    lines.append(f"Consulted: {info.consulted}.\n")
+    lines.append(f"Consulted, for facts only: {info.consulted}.\n")
     if "Example" in sections:
         lines.append("## Example\n")
         lines.append(f"```pycon\n{sections['Example'][0].description}\n```\n")

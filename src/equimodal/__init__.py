@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from equimodal.errors import EquimodalError, EquimodalWarning
     from equimodal.inference import Inference, Prediction
     from equimodal.model import Multimodal, MultimodalModel
+    from equimodal.studies.tables import load
     from equimodal.tasks import Classification, MultiLabel, Regression, Segmentation, Task
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _HOMES = {
     "Segmentation": "tasks",
     "Sharpness": "engine",
     "Task": "tasks",
+    "load": "studies.tables",
 }
 
 __all__ = [
@@ -52,12 +54,13 @@ __all__ = [
     "Sharpness",
     "Task",
     "__version__",
+    "load",
 ]
 
 
 _PACKAGES = (
-    "data", "diagnostics", "encoders", "export", "functional", "fusion", "methods", "report", "studies", "tasks",
-    "unimodal",
+    "data", "diagnostics", "encoders", "export", "functional", "fusion", "methods", "report", "sklearn", "studies",
+    "tasks", "unimodal",
 )  # fmt: skip
 
 

@@ -296,6 +296,8 @@ class Batch:
 
     def _like(self, **changes: Any) -> Batch:
         """A copy with fields that need no check, as they are parts of this batch."""
+        if torch.compiler.is_compiling():  # a compiler follows constructors only
+            return replace(self, **changes)
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__, **changes)
         return new
@@ -337,6 +339,8 @@ class Batch:
 
 
 def _raise_if_not_finite(name: str, tree: Tree, rows: Tensor | None, index: Tensor | None) -> None:
+    if isinstance(tree, Tokens):  # what stands in the padding is never used
+        tree = torch.where(line_up(tree.mask, tree.values), tree.values, 0) if tree.values.is_floating_point() else ()
     for tensor in tree_tensors(tree):
         if not tensor.is_floating_point():
             continue

@@ -12,6 +12,7 @@ import pytest
 from equimodal.data import write_bundle
 from equimodal.studies import DataConfig, ModelConfig, RunConfig, TrainingConfig, run
 from tests.cli.helpers import CLI, TINY
+from tests.studies.helpers import as_of_the_first_version
 
 
 def write(path: Path, regression: bool = False) -> None:
@@ -152,7 +153,8 @@ def test_the_data_of_a_run_are_found_from_another_directory(
     cli(["evaluate", "near"])
     cli(["predict", "near", "--out", str(tmp_path / "p.csv")])
     cli(["train", "--resume", "--out", "near"])
-    shutil.copytree(home, tmp_path / "copy")  # moved with its data: found above the run
+    # moved with its data: found above the run
+    as_of_the_first_version(shutil.copytree(home, tmp_path / "copy"))
     known = tmp_path / "copy/runs/near/environment.json"
     known.write_text(json.dumps({**json.loads(known.read_text()), "directory": "/none"}))
     monkeypatch.chdir(tmp_path / "copy/runs")

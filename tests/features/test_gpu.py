@@ -15,7 +15,8 @@ from torch import nn
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine
 from equimodal.errors import NonFiniteError
 from equimodal.fusion import Concat
-from equimodal.methods import EpochContext, Method, get
+from equimodal.methods import Method, get
+from equimodal.testing import ToyData
 from tests.features.helpers import SETTINGS, Setting, data, departure, plain_method, single
 from tests.features.users import USERS, Remembering, User, indexed, user
 from tests.helpers import assert_near, is_wild, setting_id, sgd, split, train, weights
@@ -59,14 +60,16 @@ def on(device: torch.device, setting: Setting, norm: bool = False) -> Method:
 
 
 def start(method: Method, engine: PlainEngine, batch: Batch) -> None:
-    method.on_train_epoch_start(EpochContext(0, 4, 9, [batch], engine, [batch]))
+    method.on_train_epoch_start(ToyData([batch]).context(0, 4, engine))
 
 
 @every_setting
-def test_no_step_waits_for_the_device(setting: Setting, device: torch.device) -> None:
+def test_asynchronous(setting: Setting, device: torch.device) -> None:
     """In full precision and in bfloat16; the first step may (it makes optimizer state and handles)."""
     if device.type != "cuda":
         pytest.skip("only CUDA can tell")
+    if departure(setting, "asynchronous") is not None:
+        pytest.skip("says that it departs")
     for autocast in (None, torch.bfloat16):
         method = on(device, setting, norm=True)
         batch = single(data(32)).to(device)

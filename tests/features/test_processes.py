@@ -66,6 +66,8 @@ def test_evaluation(tmp_path: Path, padded: bool) -> None:
     batch = data(7, 9)
     for setting, ours, theirs in zip(DEFAULTS, *ranks, strict=False):
         assert ours == theirs
+        if setting[0] == "GBlend":  # weighs by validation losses, and here the two are given other validation samples
+            continue
         method = plain_method(setting)
         train(method, sgd(method, clip_norm=0.5), range(1), [data()], total=1)
         prediction = method.predict(batch.inputs)
@@ -74,7 +76,7 @@ def test_evaluation(tmp_path: Path, padded: bool) -> None:
         if departure(setting, "trainer") is None:
             assert ours["validation/score"] == pytest.approx(expected, abs=1e-6), setting
             loss = method.task.loss(prediction.output, batch.target)
-            assert ours["validation/loss"] == pytest.approx(float(loss), abs=1e-5)
+            assert ours["validation/loss"] == pytest.approx(float(loss), abs=1e-5), setting
         assert ours["validation/score"] * 7 == pytest.approx(round(ours["validation/score"] * 7), abs=1e-5)
 
 

@@ -88,7 +88,7 @@ def train_all(rank: int, world: int, folder: str, cases: list[tuple[Setting, boo
                 before = tensors(method)
                 train(method, engine, range(1), half, total=2)
             else:
-                fit(method, as_loader(half))
+                fit(method, as_loader(half), as_loader(half))
             results[number] = weights(method)
         except EquimodalError as error:
             moved = [n for n, t in tensors(method).items() if not torch.equal(t, before[n])]
@@ -189,8 +189,9 @@ def shard(method: Method) -> Method:
     model = cast(MultimodalModel, method.model)
     for m in model.modalities:
         encoder = model.encoder(m)
-        fully_shard(cast(nn.Sequential, encoder)[0])
-        fully_shard(encoder)
+        for own in encoder if isinstance(encoder, nn.ModuleList) else [encoder]:  # one of each member
+            fully_shard(cast(nn.Sequential, own)[0])
+            fully_shard(own)
     return method
 
 

@@ -99,6 +99,8 @@ def test_groups_stay_together() -> None:
     assert int(folds.max()) + 1 == FOLDS
     sizes = torch.bincount(folds).tolist()
     assert max(sizes) - min(sizes) <= 1
+    large = folds_of(torch.tensor([0, 1, 2, 3, 4, 5, 5, 5, 5]), torch.zeros(9), {}, {})
+    assert sorted(torch.bincount(large).tolist()) == [1, 1, 1, 2, 4]  # the largest group first
     two = group_codes(torch.tensor([0, 0, 9, 9]), 4)
     assert sorted(set(folds_of(two, torch.zeros(4), {}, {}).tolist())) == [0, 1]
     assert group_codes(None, 4) is None
@@ -109,6 +111,8 @@ def test_folds_of_single_samples_have_all_classes() -> None:
     said = classes(REGIMES["equal"], 100, 0)
     present = {m: torch.ones(100, dtype=torch.bool) for m in said.outputs}
     folds = folds_of(None, said.target, said.outputs, present)
+    turned = dict(reversed(said.outputs.items()))
+    assert torch.equal(folds, folds_of(None, said.target, turned, present))  # whatever the order of the experts
     for c in range(CLASSES):
         counts = torch.bincount(folds[said.target == c], minlength=FOLDS)
         assert int(counts.max() - counts.min()) <= 1

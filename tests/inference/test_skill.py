@@ -209,6 +209,8 @@ def test_order_of_samples_and_modalities_and_names_do_not_matter(name: str) -> N
         assert pool_of(found).pool == pool_of(ours).pool
         assert weights_of(found) == pytest.approx(weights_of(ours), abs=tolerance)
         assert pool_of(found).slope == pytest.approx(pool_of(ours).slope, abs=tolerance)
+        losses = {n: s.loss for n, s in ours.scores.items()}  # the folds are the same too
+        assert {n: s.loss for n, s in found.scores.items()} == pytest.approx(losses, abs=10 * tolerance)
 
 
 @pytest.mark.parametrize("name", list(TASKS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,29 +14,17 @@ from equimodal import Batch, Classification, Inference, MultimodalModel, Regress
 from equimodal.data import Dataset, from_arrays, load_avdigits, loader, synthetic
 from equimodal.diagnostics import rule_scores
 from equimodal.errors import UnsupportedError
-from equimodal.export import export
 from equimodal.fusion import Concat
-from equimodal.inference import JOINT
-from equimodal.methods import Joint, Method, MultiLoss, outputs_on
+from equimodal.inference import JOINT, Evidence, Expert, SkillPool
+from equimodal.methods import Joint, MultiLoss, outputs_on
 from equimodal.studies import DataConfig, ModelConfig, RunConfig, TrainingConfig, load_run, predict_run, run
-from equimodal.studies.runs import load_weights, save_weights
-from tests.helpers import CLASSES, NAMES, make_batch, make_method, make_model, plain_model, split
+from tests.helpers import CLASSES, NAMES, WIDTH, make_batch, make_method, make_model, plain_model, split
+from tests.inference.fitted import fitted, pool_of, strong_and_weak
 from tests.task_helpers import TASKS, task_batch, task_method
 
 F64 = torch.float64
 METHODS = ("Joint", "MultiLoss", "Ensemble", "PretrainFinetune", "ModalityDropout", "MLA", "CGGM", "MIE")
 WITHOUT_HEAD = ("Ensemble", "MLA", "MIE")
-
-
-def fitted(name: str = "MultiLoss", count: int = 3, size: int = 40, rule: Any = "skill") -> tuple[Method, Batch]:
-    method, batch = make_method(name, count, inference=rule), make_batch(count, size)
-    method.fit_inference([batch])
-    return method, batch
-
-
-def pool_of(method: Method) -> Any:
-    assert method.inference.pool is not None
-    return method.inference.pool
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -96,7 +83,11 @@ def test_batch_sizes_do_not_matter() -> None:
 
 
 def test_what_the_joint_head_says_of_less_is_what_it_would_predict() -> None:
-    method, batch = make_method("MultiLoss", 3), make_batch(3)
+    model = make_model(3)
+    model.fusion = Concat(dict.fromkeys(NAMES[:3], WIDTH), fill="learnt").double()
+    for p in model.fusion.parameters():
+        nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
+    method, batch = MultiLoss(model, Classification(CLASSES)).double(), make_batch(3)
     mask = torch.arange(12) % 3 != 0
     batch = Batch(batch.inputs, batch.target, {NAMES[0]: mask})
     found = outputs_on(method, split(batch, 5), reduced=True)
@@ -112,23 +103,19 @@ def test_what_the_joint_head_says_of_less_is_what_it_would_predict() -> None:
     assert outputs_on(method, [batch]).reduced == {}
 
 
-def strong_and_weak() -> tuple[MultiLoss, Batch]:
-    """Two modalities that are logits, one of them clearer; the joint head adds them."""
-    g = torch.Generator().manual_seed(0)
-    y = torch.randint(0, CLASSES, (200,), generator=g)
-    onehot = nn.functional.one_hot(y, CLASSES).to(F64)
-    inputs = {m: k * onehot + torch.randn(200, CLASSES, generator=g, dtype=F64) for m, k in (("a", 2.5), ("b", 1.5))}
-    encoders = {m: nn.Linear(CLASSES, CLASSES, bias=False) for m in "ab"}
-    head = nn.Linear(2 * CLASSES, CLASSES, bias=False)
-    heads = {m: nn.Linear(CLASSES, CLASSES, bias=False) for m in "ab"}
-    eye = torch.eye(CLASSES)
-    with torch.no_grad():
-        for module in (*encoders.values(), *heads.values()):
-            module.weight.copy_(eye)
-        head.weight.copy_(torch.cat([eye, eye], 1))
-    model = MultimodalModel(encoders, Concat({"a": CLASSES, "b": CLASSES}), head).double()
-    method = MultiLoss(model, Classification(CLASSES), heads=heads, inference="skill").double()
-    return method, Batch(inputs, y)
+def test_the_joint_head_is_told_what_is_missing() -> None:
+    class Counting(MultiLoss):
+        def fused_output(self, features: Any, present: Any) -> Tensor:
+            here = torch.stack([present[m] for m in NAMES[:3]]).sum(0)
+            return here[:, None].expand(-1, CLASSES).to(F64)
+
+    method, batch = Counting(make_model(3), Classification(CLASSES)).double(), make_batch(3)
+    everyone = torch.arange(12) >= 0
+    masks = {NAMES[0]: torch.arange(12) % 3 != 0, NAMES[1]: torch.arange(12) > 0, NAMES[2]: everyone}
+    batch = Batch(batch.inputs, batch.target, masks)
+    for kept, output in outputs_on(method, [batch], reduced=True).reduced.items():
+        here = sum((masks[m].double() for m in kept), torch.zeros(12, dtype=F64))
+        assert output[:, 0].tolist() == here.tolist()
 
 
 def test_whether_the_joint_head_stays_is_learnt_from_samples_without_a_modality() -> None:
@@ -155,6 +142,27 @@ def test_whether_the_joint_head_stays_is_learnt_from_samples_without_a_modality(
         assert point.pool is not None
         assert point.pool.joint_for_incomplete == stays
     assert point(f["a"], {}, without_b).weights == {JOINT: pytest.approx(torch.ones(200))}  # nothing else is there
+
+
+def test_the_joint_head_counts_where_nothing_else_is_there() -> None:
+    """Of two modalities one has no output of its own."""
+    z = {JOINT: torch.randn(3, 2, dtype=F64), "b": torch.randn(3, 2, dtype=F64)}
+    pool = SkillPool({JOINT: Expert(0.5), "b": Expert(0.5)}, joint_for_incomplete=False)
+    here = {"a": torch.tensor([True, True, False]), "b": torch.tensor([True, False, True])}
+    assert pool.weights(z, here)[JOINT].tolist() == [0.5, 1.0, 0.0]
+
+
+def test_each_loss_of_a_modality_counts_once() -> None:
+    target = torch.arange(4) % 2
+    present = {"a": torch.tensor([True, True, False, True]), "b": torch.tensor([True, True, True, False])}
+    outputs = {e: torch.randn(4, 2, dtype=F64) for e in (JOINT, "a", "b")}
+    reduced: dict[tuple[str, ...], Tensor] = {("a",): torch.full((4, 2), 7.0), ("b",): torch.full((4, 2), 8.0)}
+    found = Evidence(Classification(2), "categorical", outputs, present, target, None, reduced).incomplete()
+    assert found is not None
+    # samples 2 and 3 as they are, then samples 0 and 1 with a alone and with b alone
+    assert found.outputs[JOINT][2:, 0].tolist() == [7, 7, 8, 8]
+    assert torch.equal(found.outputs[JOINT][:2], outputs[JOINT][2:].double())
+    assert found.present["a"].tolist() == [False, True, True, True, False, False]
 
 
 def test_incomplete_validation_samples_count_as_they_are() -> None:
@@ -205,129 +213,6 @@ def test_the_coarsest_of_several_groups_is_taken() -> None:
     known = data.validation.group_labels
     assert known is not None
     assert len(set(known[data.validation.rows].tolist())) == 3  # people; all validation samples are of one site
-
-
-# ---- checkpoints, export, compilation -------------------------------------------------------------------------------
-
-
-def test_it_is_saved_with_the_weights(tmp_path: Path) -> None:
-    method, batch = fitted()
-    path = save_weights(method, tmp_path / "weights.safetensors")
-    torch.save(method.state_dict(), tmp_path / "state.pt")
-    for load in ("safetensors", "state"):
-        other = make_method("MultiLoss", 3, seed=9, inference="skill")
-        if load == "safetensors":
-            load_weights(other, path)
-        else:
-            other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-        assert other.inference.pool == method.inference.pool
-        assert other.inference.scores == method.inference.scores
-        assert torch.equal(other.predict(batch.inputs).output, method.predict(batch.inputs).output)
-        assert json.loads(json.dumps(other.inference.record())) == method.inference.record()
-
-
-def test_checkpoints_of_earlier_versions_load() -> None:
-    method, batch = fitted()
-    state = method.state_dict()
-    state["inference._extra_state"] = {"chosen": "product"}  # all that they held
-    other = make_method("MultiLoss", 3, inference="auto")
-    other.load_state_dict(state)
-    assert other.predict(batch.inputs).rule == "product"
-    assert other.inference.pool is None
-    assert other.inference.scores == {}
-    skill = make_method("MultiLoss", 3, inference="skill")
-    skill.load_state_dict(state)
-    assert skill.predict(batch.inputs).rule == "skill"  # equal weights, as before any fit
-
-
-EXPORTS = [("classification", "MultiLoss", False), ("classification", "MultiLoss", True), ("multilabel", "MLA", True),
-           ("l1", "MultiLoss", True), ("gaussian", "MultiLoss", True), ("segmentation", "MultiLoss", True)]  # fmt: skip
-
-
-@pytest.mark.parametrize(("task", "name", "presence"), EXPORTS)
-def test_export(task: str, name: str, presence: bool, tmp_path: Path) -> None:
-    method = task_method(name, task, 2, inference="skill").float()
-    batch = task_batch(task, method.task, 2, absent=0.0)
-    x = {m: t.float() for m, t in batch.inputs.items()}
-    target = batch.target if batch.target is None or not batch.target.is_floating_point() else batch.target.float()
-    method.fit_inference([Batch(x, target, batch.present)] * 3)
-    program = torch.export.load(export(method, x, tmp_path / "model.pt2", presence=presence))
-    size = len(batch)
-    present = {m: torch.ones(size, dtype=torch.bool) for m in x}
-    present[NAMES[0]][2:4] = False
-    found = program.module()(*((x, present) if presence else (x,)))["output"]
-    assert torch.allclose(found, method.predict(x, present if presence else None).output, atol=1e-4)
-
-
-def test_export_with_a_modality_left_out_for_good(tmp_path: Path) -> None:
-    method, batch = strong_and_weak()
-    method = method.float()
-    x = {m: t.float() for m, t in batch.inputs.items()}
-    method.fit_inference([Batch(x, batch.target)])
-    for keep in (True, False):
-        object.__setattr__(method.inference.pool, "joint_for_incomplete", keep)
-        one = {"b": x["b"]}
-        path = export(method, one, tmp_path / f"{keep}.pt2")
-        found = torch.export.load(path).module()(one)["output"]
-        assert torch.allclose(found, method.predict(one).output, atol=1e-5)
-
-
-@pytest.mark.parametrize("task", ["classification", "gaussian"])
-def test_export_to_onnx(task: str, tmp_path: Path) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    import onnxruntime
-
-    method = task_method("MultiLoss", task, 2, inference="skill").float()
-    batch = task_batch(task, method.task, 2)
-    x = {m: t.float() for m, t in batch.inputs.items()}
-    target = batch.target if task == "classification" else batch.target.float()  # type: ignore[union-attr]
-    method.fit_inference([Batch(x, target)] * 3)
-    path = export(method, x, tmp_path / "model.onnx", "onnx", presence=True)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    present = {m: torch.arange(len(batch)) % 3 != i for i, m in enumerate(x)}
-    feed = {m: t.numpy() for m, t in x.items()} | {f"present.{m}": t.numpy() for m, t in present.items()}
-    found = torch.from_numpy(session.run(["output"], feed)[0])
-    assert torch.allclose(found, method.predict(x, present).output, atol=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore::equimodal.errors.BelowSingleWarning")  # nothing is trained
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("task", ["classification", "multilabel", "l1", "gaussian", "segmentation"])
-def test_half_precision(task: str, dtype: torch.dtype) -> None:
-    method = task_method("MultiLoss", task, 2, inference="skill")
-    batches = [task_batch(task, method.task, 2, seed=s) for s in range(3)]
-    joined = [method.outputs(b.inputs) for b in batches]
-    fused = torch.cat([j for j, _, _ in joined if j is not None]).detach()
-    alone = {m: torch.cat([a[m] for _, a, _ in joined]).detach() for m in NAMES[:2]}
-    y = torch.cat([b.target for b in batches if b.target is not None])
-    exact = method.inference
-    exact.fit(method.task, fused, alone, None, y)
-    rough = Inference(exact.modalities, "skill", distribution=exact.distribution)
-    rough.fit(method.task, fused.to(dtype), {m: z.to(dtype) for m, z in alone.items()}, None, y)
-    assert rough.pool is not None
-    small = rough(fused.to(dtype), {m: z.to(dtype) for m, z in alone.items()}, None).output
-    assert small.dtype == torch.float32
-    assert (small - exact(fused, alone, None).output).abs().max() < 0.2
-    before = pool_of(method)
-    assert method.to(dtype).inference.pool == before  # plain numbers: no cast rounds them
-
-
-def test_compiled_it_gives_the_same() -> None:
-    torch.compiler.reset()
-    method, batch = fitted()
-    fused, alone, _ = method.outputs(batch.inputs)
-    assert fused is not None
-    fused, alone = fused.detach(), {m: z.detach() for m, z in alone.items()}
-    mask = {NAMES[0]: torch.arange(40) % 3 != 0}
-
-    def call(z: Tensor) -> Tensor:
-        output: Tensor = method.inference(z, alone, mask).output
-        return output
-
-    compiled = torch.compile(call, backend="eager", fullgraph=True)
-    assert (compiled(fused) - call(fused)).abs().max() < 1e-12
-    torch.compiler.reset()
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

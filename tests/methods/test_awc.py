@@ -138,7 +138,7 @@ def test_a_strong_constraint_holds_the_encoders() -> None:
 
 def test_refusals() -> None:
     method = make_method("AWC", 2)
-    with pytest.raises(MethodError, match=r"`context.loader`: .* or epochs=0"):
+    with pytest.raises(MethodError, match=r"`context.loader`: .* or use epochs=0"):
         method.on_train_epoch_start(EpochContext(0))
     with pytest.raises(MethodError, match="`superior_strength`: expected a number >= 0"):
         make_method("AWC", 2, superior_strength=-1.0)

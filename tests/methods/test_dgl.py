@@ -102,3 +102,15 @@ def test_a_parameter_that_two_modules_share_is_held_too() -> None:
 def test_a_weight_of_zero_is_refused() -> None:
     with pytest.raises(MethodError, match=r"`weight`: expected a number > 0\. Found 0"):
         make(DGL, 2, weight=0.0)
+
+
+@pytest.mark.parametrize(("optimizer", "ratio"), [(torch.optim.SGD, 4.0), (torch.optim.Adam, 1.0)])
+def test_the_weight_is_a_learning_rate_that_adam_cancels(optimizer: Any, ratio: float) -> None:
+    moved = []
+    for weight in (1.0, 4.0):
+        method = make(DGL, 2, weight=weight)
+        before = [p.detach().clone() for e in encoders_of(method).values() for p in e.parameters()]
+        method.training_step(batch_of(2, 0, False), PlainEngine(optimizer(method.parameters(), lr=1e-3)))
+        after = [p.detach() for e in encoders_of(method).values() for p in e.parameters()]
+        moved.append(float(torch.stack([(a - b).norm() for a, b in zip(after, before, strict=True)]).norm()))
+    assert moved[1] / moved[0] == pytest.approx(ratio, rel=1e-3)

@@ -37,6 +37,7 @@ def step_written_out(
         slope = math.tanh(alpha * (rho - 1))
         k[m] = 1 + ((beta - 1) * slope if rho > 1 else slope) if modulated else 1.0
     scale = {id(p): k[m] for m in s for p in model.encoder(m).parameters()}
+    scale |= {id(p): k[m] for m in s for p in heads[m].parameters() if p.ndim > 1}  # the weight, not the bias
     parameters = list(method.parameters())
     gradients = torch.autograd.grad(total, parameters)
     with torch.no_grad():
@@ -90,7 +91,7 @@ def test_only_epochs_of_the_window_are_modulated() -> None:
         assert_near(weights(method), weights(reference), 1e-12)
 
 
-def test_adam_takes_the_factors_on_the_update_of_encoders_and_columns() -> None:
+def test_adam_takes_the_factors_on_the_update_of_encoders_heads_and_columns() -> None:
     method, multi = small_method("MLB", 3, alpha=3.0), small_method("MultiLoss", 3)
     multi.load_state_dict(method.state_dict(), strict=False)
     before, batch = weights(method), small_batch(3, 0)
@@ -101,7 +102,7 @@ def test_adam_takes_the_factors_on_the_update_of_encoders_and_columns() -> None:
     a, b = weights(method), weights(multi)
     for name, start in before.items():
         factor: Any = 1.0
-        if name.startswith("model.encoders"):
+        if name.startswith("model.encoders") or (name.startswith("heads.") and start.ndim > 1):
             factor = k[int(name.split(".")[2])]
         elif name == "model.head.weight":
             factor = torch.tensor(k, dtype=torch.float64).repeat_interleave(WIDTH)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ def test_scores_are_pooled_and_kept() -> None:
     scores.add("b", terms(1, 8))
     scores.add("c", {})  # of a process without a sample
     assert scores.end_epoch()[:2] == [0.75, 0.125]
-    assert math.isnan(scores.last[2])
+    assert scores.last[2] is None
     assert scores.order("weak_first") == ["a", "b", "c"]  # one is not known
     scores.add("c", terms(1, 2))
     assert scores.end_epoch() == [0.75, 0.125, 0.5]  # the others' last ones

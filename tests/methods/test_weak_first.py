@@ -136,7 +136,7 @@ def test_refusals() -> None:
         list(method.phases([]))
     with pytest.raises(MethodError, match=r"`context.epochs`: .* Found None"):
         method.on_train_epoch_start(EpochContext(0))
-    with pytest.raises(MethodError, match=r"`context.loader`: .* or order="):
+    with pytest.raises(MethodError, match=r"`context.loader`: .* or use order="):
         method.on_train_epoch_start(EpochContext(1, 4))
     with pytest.raises(MethodError, match="`alone`: expected"):
         make_method("WeakFirst", 2, alone=1.0)

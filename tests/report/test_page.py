@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -155,11 +156,10 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     path = tmp_path / "report.html"
     path.write_text("the old report")
 
-    def full_disk(self: Path, *args: object, **kwargs: object) -> int:
-        Path.open(self, "w").close()
+    def full_disk(*args: object, **kwargs: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)  # the content is in a partial file, and does not get onto the disk
     with pytest.raises(StorageError, match=r"report.html.*No space left on device.*Nothing was lost"):
         render_report(study(row("MLA")), path)
     assert path.read_bytes() == b"the old report"

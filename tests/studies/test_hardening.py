@@ -181,7 +181,7 @@ def test_resolved_options_are_plain_and_complete(name: str) -> None:
     resolved = resolved_options(name, {})
     assert yaml.safe_load(yaml.safe_dump(json.loads(json.dumps(resolved)))) == json.loads(json.dumps(resolved))
     left_out = set(method_options(name)) - set(resolved)
-    assert left_out <= {"sharpness", "unimodal", "heads", "head", "classifiers", *companion_options(name)}
+    assert left_out <= {"sharpness", "unimodal", "heads", "head", "classifiers", "models", *companion_options(name)}
     assert resolved
     sharp = resolved_options(name, {"sharpness": {"mode": "full", "radius": 0.1}})["sharpness"]
     assert sharp == {"mode": "full", "radius": 0.1, "ratio": 1.0, "every": 5}

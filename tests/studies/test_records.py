@@ -185,6 +185,24 @@ def test_the_cost_is_the_mean_over_the_planned_epochs(monkeypatch: pytest.Monkey
     )
 
 
+def test_a_planned_epoch_costs_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs as they are, then two that have each sample once more, without a modality."""
+
+    def plan(self: Any, context: Any) -> None:
+        rows = torch.cat([torch.arange(len(context.loader.split))[context.loader._positions]] * 2)
+        assert context.validation is not None
+        if context.epoch >= 2:
+            first, *others = context.loader.split.modalities
+            alone = torch.cat([rows[:16], torch.full((16,), -1)])
+            given = {first: rows, **dict.fromkeys(others, alone)}
+            context.loader.plan(given, groups=torch.arange(32) // 16)
+
+    monkeypatch.setattr(Joint, "on_train_epoch_start", plan)
+    settings = config("Joint", epochs=4)
+    stages = _cost._stages(settings, build_data(settings.data), 16)
+    assert [share for share, _ in stages] == pytest.approx([1.0, 0.5])
+
+
 def test_a_method_is_offered_what_a_run_offers_on_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loader of the library, which can be planned and passed over, and the numbers of the planned training."""
     seen: list[EpochContext] = []

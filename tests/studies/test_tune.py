@@ -19,7 +19,7 @@ from equimodal.data import TestSplit, loader
 from equimodal.diagnostics import evaluate
 from equimodal.errors import DataError, MethodError, UnknownNameError
 from equimodal.methods import CGGM
-from equimodal.studies import RunConfig, TrainingConfig, TuneConfig, build_data, load_run, run, tune
+from equimodal.studies import DataConfig, RunConfig, TrainingConfig, TuneConfig, build_data, load_run, run, tune
 from equimodal.studies.runs import read_yaml
 from equimodal.studies.tuning._candidates import Bench, Candidate
 from equimodal.studies.tuning._outputs import Outputs, write_outputs
@@ -297,6 +297,26 @@ def test_a_failing_method_is_recorded_and_charged(tmp_path: Path, monkeypatch: p
     assert found["verdict"]["control"]["method"] in ("Joint", "MultiLoss", "Ensemble")
 
 
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("regression", {}),
+        ("regression", {"loss": "gaussian_nll"}),
+        ("multilabel", {}),
+        pytest.param("segmentation", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_task_can_be_tuned(task: str, options: dict[str, Any], tmp_path: Path) -> None:
+    sizes = {"train": 48, "validation": 24, "test": 24}
+    data = DataConfig("synthetic", options={**sizes, "task": task}, task=options)
+    chosen = settings(4, data=data, length=1, methods=[], fusions=[], ensemble=2)
+    found = tune(chosen, tmp_path / "t")
+    assert [t["state"] for t in found["trials"][:3]] == ["finished"] * 3
+    assert all(t["score"] is not None for t in found["trials"][:3])
+    assert found["verdict"]["words"].startswith("Take")
+    assert ("points" in found["verdict"]["words"]) == (task != "regression" and found["test"]["difference"] is not None)
+
+
 def test_without_any_control_there_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("no such luck")
@@ -316,7 +336,7 @@ def trial(folder: Path, number: int, right: int, control: bool, count: int = 200
     place = folder / str(number)
     write_outputs(place / OUTPUTS, {"last": Outputs(output, {}, {"m": torch.ones(count, dtype=torch.bool)})})
     pick = Candidate("last", "fused", False, right / count, default=True)
-    return Finished(number, RunConfig(), place, pick, control)
+    return Finished(number, RunConfig("Joint"), place, pick, control)
 
 
 def bench(groups: Tensor | None = None) -> Bench:

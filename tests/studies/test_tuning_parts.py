@@ -16,6 +16,7 @@ from equimodal.errors import CheckpointError, EquimodalError, MethodError, Unkno
 from equimodal.inference import Inference
 from equimodal.methods import Within, available, check_options, get
 from equimodal.studies import TrainingConfig, TuneConfig, build_data
+from equimodal.studies.comparisons import count_operations, declared_cost
 from equimodal.studies.setup import method_options
 from equimodal.studies.tuning import greedy_selection, importance, option_space
 from equimodal.studies.tuning._candidates import Bench, Candidate, candidates, simplest
@@ -126,6 +127,16 @@ def test_methods_that_do_not_fit_are_refused_by_name_and_left_out_otherwise() ->
     assert "Unimodal" not in every
     assert set(every) >= {"Joint", "MultiLoss", "Ensemble", "MLA", "CGGM", "MIE"}
     assert TuneConfig(methods=["mla"]).searched(data) == ["Joint", "MultiLoss", "Ensemble", "MLA"]
+
+
+def test_the_cost_of_a_step_counts_what_options_add() -> None:
+    data = build_data(config().data)
+    plain, sharp = config(), config(options={"sharpness": {"mode": "full"}})
+    assert count_operations(data, sharp) == 2 * count_operations(data, plain)  # two passes
+    assert declared_cost(plain, 2) == 1.0
+    assert declared_cost(sharp, 2) == 2.0
+    assert declared_cost(config("Unimodal"), 4) == 0.25
+    assert declared_cost(config("MIE"), 2) == 2.0
 
 
 # ---- stored outputs --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
+from equimodal._utils.outside import DEPTH_LIMIT, size_text
 from equimodal.errors import DataError, missing_extra
 
 # YAML 1.2, core schema, without numbers that other programs read in another way (010, 0x1F, 1_000, 12:30 are texts)
@@ -16,13 +17,17 @@ _FLOAT = re.compile(
     r"^(?:[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
 _DIGITS = 400  # of a number; Python refuses to print or read longer ones
+_LENGTH = 4 << 20  # of a text
+_VALUES = 50_000  # of a text, those that an alias repeats counted each time
 
 
 def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any:
     """The plain values (mappings, lists, texts, numbers) in ``text``.
 
     Numbers are those of YAML 1.2 in decimal form, ``1e-3`` among them; ``no``, ``12:30``, ``010``, ``1_000`` and dates
-    are texts. A key that stands twice in a mapping is refused.
+    are texts. A key that stands twice in a mapping is refused, and so is what would grow beyond bounds: values more
+    than 64 deep inside each other, more than 50,000 of them (an alias counts for all that it repeats), an alias of
+    itself.
 
     Args:
         text: YAML.
@@ -32,7 +37,7 @@ def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any
             be a name; :func:`number_of` reads it where a number belongs.
 
     Raises:
-        DataError: no valid YAML, or a key of a mapping stands there twice.
+        DataError: no valid YAML, beyond these bounds, or a key of a mapping stands there twice.
         MissingExtraError: PyYAML is not installed.
 
     Example:
@@ -43,18 +48,30 @@ def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any
         import yaml
     except ImportError as error:
         raise missing_extra("pyyaml", "cli", purpose) from error
+    if len(text) > _LENGTH:
+        raise DataError(f"{file}: expected at most {size_text(_LENGTH)} of YAML. Found {size_text(len(text))}.")
+    if text.count(",") + text.count("\n") > 4 * _VALUES:
+        raise DataError(f"{file}: expected at most {_VALUES} values. Found more.")
     loader = None
     try:
         loader = _loader()(text)
         loader.file, loader.exact = file, exact
         return loader.get_single_data()
     except yaml.YAMLError as error:
-        raise DataError(f"{file}: expected valid YAML. Found: {' '.join(str(error).split())}.") from error
+        raise DataError(f"{file}: expected valid YAML. Found: {_told(error)}.") from error
     except RecursionError as error:
         raise DataError(f"{file}: expected YAML with fewer values inside each other.") from error
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _told(error: Any) -> str:
+    """What is wrong, and where; nothing of the text is quoted, which may be of any file."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+    said = re.sub(r"'[^']{2,}'|\"[^\"]{2,}\"", "...", str(problem or type(error).__name__))
+    return f"{said}{place}"
 
 
 def number_of(value: Any) -> Any:
@@ -133,7 +150,37 @@ def _loader() -> Any:
 
         file = ""
         exact = False
+        depth = values = 0
         yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (the name and type that PyYAML asks for)
+
+        def compose_document(self) -> Any:
+            """Start counting anew."""
+            self.depth, self.values = 0, 0
+            self.sizes: dict[int, int] = {}
+            return super().compose_document()
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            """Count, before anything is made of it."""
+            alias = self.check_event(yaml.AliasEvent)
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            before, line = self.values, event.start_mark.line + 1
+            self.depth += 1
+            self.values += 1
+            if self.depth > DEPTH_LIMIT:
+                raise DataError(
+                    f"{self.file}: line {line}: expected values at most {DEPTH_LIMIT} deep inside each other. Found "
+                    "deeper ones."
+                )
+            node = super().compose_node(parent, index)
+            if alias:
+                if id(node) not in self.sizes:
+                    raise DataError(f"{self.file}: line {line}: expected an alias of another value. Found its own.")
+                self.values += self.sizes[id(node)]
+            if self.values > _VALUES:
+                raise DataError(f"{self.file}: line {line}: expected at most {_VALUES} values. Found more.")
+            self.sizes[id(node)] = self.values - before
+            self.depth -= 1
+            return node
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             """Refuses a key that is there twice, of which YAML would silently keep the last."""

@@ -109,7 +109,7 @@ def _parser() -> CommandParser:
 
 def _stored(out: str | None) -> dict[str, Any]:
     known = Path(out) / "study.yaml" if out else None
-    return read_config(known) if known is not None and known.is_file() else {}
+    return read_config(known, StudyConfig) if known is not None and known.is_file() else {}
 
 
 def _entry(label: str, entry: Any) -> Entry:

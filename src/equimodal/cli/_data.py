@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.arrays import check_npy, check_npz
 from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list
@@ -103,12 +104,14 @@ def read_array(source: str) -> npt.NDArray[Any]:
     path = Path(file + ".npz") if name else Path(source)
     try:
         if path.suffix != ".npz":
+            check_npy(path)
             array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
             return array
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
             if (name or len(names) != 1) and name not in names:
                 raise DataError(f"`{source}`: expected FILE.npz:NAME with a name of {names}. Found {name!r}.")
+            check_npz(path, name or names[0])
             found: npt.NDArray[Any] = archive[name or names[0]]
             return found
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

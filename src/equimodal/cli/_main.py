@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -13,17 +14,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TextIO
 
+from equimodal._utils.outside import reason, shortened
+from equimodal._utils.printing import printed_streams
 from equimodal.cli._errors import Interrupted, UsageError
 from equimodal.errors import EquimodalError, EquimodalWarning, UnknownNameError
 
 COMMANDS = {
     "demo": "train five methods on the embedded data, print a table, write an HTML report",
+    "fit": "train on a table of your own, of numbers, texts, and paths of pictures, sound and arrays",
     "train": "one run: a method on a dataset, with checkpoints and records in one folder",
     "compare": "methods x seeds on one dataset, with the controls, restartable",
     "tune": "search for the best composition with a budget, controls first, and say whether it beats them",
     "reproduce": "re-make a published table from raw data: its cells, what they cost, and the runs",
     "evaluate": "scores of a finished run, per modality and per subset of modalities",
-    "predict": "probabilities of a finished run for any subset of modalities, as .npz or .csv",
+    "predict": "probabilities of a finished run for any subset of modalities, or of a table of new rows",
     "export": "the inference model of a finished run as one file: torch.export or ONNX",
     "list": "the methods and datasets",
     "describe": "a method: paper, equations, options with symbol and source of each default, deviations",
@@ -64,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     context = Context(quiet=_take(arguments, "--quiet"))
     _never_fail_on_letters(sys.stdout)
     _never_fail_on_letters(sys.stderr)
-    with _short_warnings(debug):
+    with printed_streams(), _short_warnings(debug):
         try:
             return _run(arguments, context)
         except UsageError as error:
@@ -81,6 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         except EquimodalError as error:
             return _fail(f"error: {_one_line(error)}", 1, debug)
+        except OSError as error:
+            place = f"`{shortened(error.filename)}`: " if error.filename else ""
+            return _fail(f"error: {place}expected a file or folder that can be used. Found: {reason(error)}.", 1, debug)
+        except Exception as error:  # noqa: BLE001 (no input ends in a traceback; with --debug it is shown)
+            return _fail(_unexpected(error), 1, debug)
 
 
 def command() -> NoReturn:
@@ -92,7 +101,7 @@ def command() -> NoReturn:
     code = main()
     if code in _ASKED_TO_END:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # the last where there is no such stream
                 stream.flush()
         os._exit(code)
     sys.exit(code)
@@ -152,6 +161,19 @@ def _fail(message: str, code: int, debug: bool) -> int:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def _unexpected(error: Exception) -> str:
+    """One line for what no check has foreseen."""
+    text = _one_line(error)
+    asked = re.search(r"(?:you tried to allocate|Tried to allocate) ([\d.]+) ?(\w+)", text)
+    if isinstance(error, MemoryError) or asked or type(error).__name__ == "OutOfMemoryError":
+        size = f" of {asked[1]} {asked[2]}" if asked else ""
+        return f"error: expected memory{size} that this machine can give. Found less. Choose smaller sizes or batches."
+    return (
+        f"error: unforeseen {type(error).__name__}: {shortened(text, 300)}. Add --debug for the traceback, and please "
+        "report it with that as an issue of equimodal."
+    )
 
 
 def _never_fail_on_letters(stream: TextIO) -> None:

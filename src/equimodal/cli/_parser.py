@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equimodal._utils.plain_yaml import read_yaml
+from equimodal._utils.schema import check
 from equimodal.cli._errors import UsageError
 from equimodal.cli._signature import Option, options_of
 from equimodal.errors import DataError, missing_extra
@@ -185,12 +186,14 @@ def peek(argv: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return said | {k: v for k, v in found.items() if v is not None}
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+def read_config(path: Path, kind: type[Any] | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file, whose fields are those of ``kind``."""
     from equimodal.studies.runs import read_yaml
 
     try:
-        return read_yaml(path)
+        found = read_yaml(path)
+        check(found, kind, file=f"`{path}`", step="Restore it, or choose another folder.")
+        return found
     except DataError as error:
         raise UsageError(f"error: {error}") from error
 

@@ -8,6 +8,8 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
+from equimodal._utils.printing import Printed, printable
+
 
 class Progress:
     """Shows how many of how many epochs, or samples, are done.
@@ -40,7 +42,7 @@ class Progress:
             self._bar = Bar(
                 BarColumn(), MofNCompleteColumn(), TextColumn(self._unit), TimeElapsedColumn(), TextColumn("left"),
                 TimeRemainingColumn(), TextColumn("{task.description}", markup=False),
-                console=Console(file=self._stream),
+                console=Console(file=self._stream.stream if isinstance(self._stream, Printed) else self._stream),
             )  # fmt: skip
             self._bar.start()
             self._task = self._bar.add_task("starting", total=None)
@@ -48,6 +50,7 @@ class Progress:
 
     def __call__(self, done: int, total: int, text: str) -> None:
         """``done`` of ``total`` units; ``text`` says what is running."""
+        text = printable(text)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, description=text)
         elif self._mode == "plain":

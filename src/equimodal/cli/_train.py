@@ -74,7 +74,10 @@ def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> i
     print(f"  test {measured(metrics)}: {shown(metrics['test']['score'])}, by rule {metrics['rule']!r}")
     others = {n: v for n, v in metrics["test"].items() if n not in (*_COMMON, metrics["metric"]["name"])}
     if others:
-        print("  test " + ", ".join(f"{name} {value:.3f}" for name, value in others.items()))
+        print(
+            "  test "
+            + ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in others.items())
+        )
     for title, scores in (("own output of", metrics["test"]["unimodal"]), ("probe of", metrics.get("probe", {}))):
         for modality, score in scores.items():
             over = of_samples(metrics["test"].get("unimodal_samples", {}), modality, metrics["test"].get("samples"))
@@ -112,7 +115,7 @@ def _stored(out: str | None, argv: Sequence[str]) -> dict[str, Any]:
         raise UsageError("equimodal train: error: --resume needs the folder of the run: --resume --out DIR")
     known = Path(out) / "config.yaml"
     if known.is_file():
-        return read_config(known)
+        return read_config(known, RunConfig)
     if set(argv) <= {"--resume", "--out", out, f"--out={out}"}:  # with a method or data, a job's first start
         raise UsageError(
             f"equimodal train: error: --resume: no run in `{out}` "

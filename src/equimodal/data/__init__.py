@@ -25,6 +25,7 @@ from equimodal.data._splits import Split, TestSplit, TrainSplit, ValidationSplit
 from equimodal.data._synthetic import SyntheticDataset, synthetic
 from equimodal.data._unpack import unpack_bundle
 from equimodal.data._write import from_arrays, write_bundle
+from equimodal.data.tables import TableDataset, from_dataframe
 
 __all__ = [
     "DEFAULT_NOISE",
@@ -37,12 +38,14 @@ __all__ = [
     "Split",
     "SplitError",
     "SyntheticDataset",
+    "TableDataset",
     "TestSplit",
     "TrainSplit",
     "ValidationSplit",
     "available",
     "describe",
     "from_arrays",
+    "from_dataframe",
     "load",
     "load_avdigits",
     "load_bundle",

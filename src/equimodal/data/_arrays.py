@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -13,12 +16,16 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.arrays import check_npy, check_npz
 from equimodal._utils.files import standing
 from equimodal._utils.foreign import kind_of_file
 from equimodal.errors import DataError
 
 Array = npt.NDArray[Any]
-_BROKEN = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_BROKEN = (
+    ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    NotImplementedError, RuntimeError, MemoryError, OverflowError, struct.error, tokenize.TokenError,
+)  # fmt: skip
 
 
 def content_hash(path: Path) -> str:
@@ -56,6 +63,7 @@ class Arrays(Mapping[str, Array]):
     def _read(self, name: str) -> Array: ...
     def _read(self, name: str | None) -> list[str] | Array:
         """Names in the .npz file, or one of its arrays; the file is closed again in any case."""
+        check_npz(self.path, name)
         try:
             with self.path.open("rb") as file:
                 content = np.load(file, allow_pickle=False)
@@ -76,6 +84,7 @@ class Arrays(Mapping[str, Array]):
             )
 
     def _mapped(self, name: str) -> Array:
+        check_npy(self.path / f"{name}.npy", f"{self.path}: array `{name}`", inside=self.path)
         try:
             return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
         except _BROKEN as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from equimodal._utils.files import companion_of, standing
+from equimodal._utils.outside import read_text
 from equimodal._utils.plain_yaml import read_yaml
 from equimodal.data._arrays import Arrays, content_hash
 from equimodal.data._card import Card, parse_card
@@ -16,6 +17,7 @@ from equimodal.data._missing import Missing
 from equimodal.errors import DataError, unknown_name
 
 _PURPOSE = "Reading a card"
+_LIMIT = 4 << 20  # bytes of a card
 
 
 def shipped_cards() -> list[str]:
@@ -44,11 +46,8 @@ def load_card(card: str | Path | Mapping[str, Any]) -> Card:
     if isinstance(card, Mapping):
         return parse_card(dict(card), "`card`")
     path = Path(card)
-    if path.is_file():
-        try:
-            return parse_card(read_yaml(path.read_text(encoding="utf-8"), str(path), _PURPOSE, exact=True), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: expected a readable card in UTF-8. Found: {error}.") from error
+    if path.exists():
+        return parse_card(read_yaml(read_text(path, limit=_LIMIT), str(path), _PURPOSE, exact=True), str(path))
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"{path}: expected a card (YAML). Found no such file.")
     if str(card) not in shipped_cards():

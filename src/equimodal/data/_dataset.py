@@ -134,7 +134,9 @@ class Dataset:
 
         Args:
             **options: for a :class:`~equimodal.tasks.Regression` for example ``loss="gaussian_nll"``, for a
-                :class:`~equimodal.tasks.Segmentation` ``class_weight=[1, 5]``.
+                :class:`~equimodal.tasks.Segmentation` ``class_weight=[1, 5]``. A
+                :class:`~equimodal.tasks.Classification` also takes ``class_weight="balanced"``: weights by which all
+                classes count the same in the training samples.
 
         Raises:
             UnknownNameError: an option that the task does not have.
@@ -161,7 +163,7 @@ class Dataset:
             if name not in names:
                 raise unknown_name(f"option of a {goal.task} task:", name, names)
         if goal.task == "classification":
-            return Classification(len(goal.classes), **options)
+            return Classification(len(goal.classes), **self._with_weights(options))
         if goal.task == "multilabel":
             return MultiLabel(len(goal.classes), **options)
         if goal.task == "regression":
@@ -173,6 +175,13 @@ class Dataset:
             )
         fixed: dict[str, Any] = {"regions": goal.regions or None, "names": goal.classes}
         return Segmentation(len(goal.classes), **{**fixed, **options})
+
+    def _with_weights(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """``class_weight="balanced"`` as numbers: N / (C N_c) of the training samples."""
+        if options.get("class_weight") != "balanced":
+            return dict(options)
+        counts = np.bincount(self._store.target[self._rows["train"]].numpy(), minlength=len(self._target.classes))
+        return {**options, "class_weight": (counts.sum() / (len(counts) * counts)).tolist()}
 
     @cached_property
     def train(self) -> TrainSplit:

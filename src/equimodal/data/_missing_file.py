@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.arrays import check_npy
+from equimodal._utils.outside import read_bytes
 from equimodal.data._arrays import Arrays
 from equimodal.data._checks import Used
 from equimodal.errors import DataError, unknown_name
@@ -47,6 +49,7 @@ def read_mask(path: Path, names: Sequence[str], size: int, used: Used | None) ->
 
 
 def _read_npy(path: Path) -> Array:
+    check_npy(path)
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
@@ -64,8 +67,8 @@ def _whole(path: Path, values: Array, names: Sequence[str], size: int) -> Mask:
 
 def _read_csv(path: Path, names: Sequence[str]) -> dict[str, Array]:
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(read_bytes(path).decode("utf-8-sig").splitlines()))
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected a readable .csv file in UTF-8. Found: {error}.") from error
     while lines and not lines[-1]:
         lines.pop()

@@ -24,5 +24,5 @@ def lost_in_float32(mean: Array, deviation: Array) -> npt.NDArray[np.bool_]:
         >>> lost_in_float32(np.array([1.7e9, 1.7e9, 5.0]), np.array([30.0, 1e8, 1e-3]))
         array([ True, False, False])
     """
-    lost: npt.NDArray[np.bool_] = (_ROUNDING * np.abs(mean) > _SHARE * deviation) & (deviation > 1e-15 * np.abs(mean))
+    lost: npt.NDArray[np.bool_] = (_ROUNDING * np.abs(mean) > _SHARE * deviation) & (deviation > 0)
     return lost

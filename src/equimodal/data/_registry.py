@@ -12,6 +12,7 @@ from equimodal.data._avdigits import load_avdigits
 from equimodal.data._bundle import load_bundle
 from equimodal.data._dataset import Dataset
 from equimodal.data._synthetic import synthetic
+from equimodal.data.tables import FORMATS, load_table
 from equimodal.errors import DataError, unknown_name
 
 _BUILT_IN: dict[str, Callable[..., Dataset]] = {"avdigits": load_avdigits, "synthetic": synthetic}
@@ -40,10 +41,12 @@ def load(
     an existing file or folder second.
 
     Args:
-        name_or_path: ``"avdigits"``, ``"synthetic"``, or the path of an .npz file or a folder of .npy files.
+        name_or_path: ``"avdigits"``, ``"synthetic"``, or the path of an .npz file, a folder of .npy files, or a table
+            (.csv, .tsv, .parquet).
         card: card of a bundle; see :func:`load_bundle`.
         protocol: name of the split protocol; the default one otherwise.
-        options: further arguments of :func:`load_avdigits`, :func:`synthetic` or :func:`load_bundle`.
+        options: further arguments of :func:`load_avdigits`, :func:`synthetic`, :func:`load_bundle`, or for a table
+            ``target`` and the options of :func:`from_dataframe`.
 
     Raises:
         UnknownNameError: no such built-in dataset, file or folder.
@@ -63,6 +66,10 @@ def load(
         return _call(_BUILT_IN[text], text, options)
     if not is_path and not standing(Path(text)).exists():
         raise unknown_name("dataset (a built-in name, or the path of a bundle)", text, _BUILT_IN)
+    if Path(text).suffix.lower() in FORMATS:
+        if card is not None or protocol is not None:
+            raise DataError(f"{text}: expected neither `card` nor `protocol` for a table. Found one of them.")
+        return load_table(text, **options)
     return _call(load_bundle, text, {"path": text, "card": card, "protocol": protocol, **options})
 
 

@@ -31,7 +31,8 @@ class Node:
     def error(self, expected: str, found: str | None = None, hint: str = "") -> DataError:
         """The error for this field."""
         place = f"field `{self.field}`" if self.field else "the card"
-        found = shown(self.value) if found is None else found
+        if found is None:  # of a file that is no card at all, nothing is quoted
+            found = shown(self.value) if self.field else type(self.value).__name__
         return DataError(f"{self.file}: {place}: expected {expected}. Found {found}." + (f" {hint}" if hint else ""))
 
     def _child(self, key: Any, value: Any) -> Node:

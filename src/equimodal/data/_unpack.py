@@ -57,7 +57,10 @@ def unpack_bundle(path: str | Path, out: str | Path, card: str | Path | Mapping[
         raise StorageError(f"{out}: the folder could not be made ({error}).") from error
     try:
         new = workplace / out.name
-        write_folder(new, named, yaml_of(found.raw))
+        try:
+            write_folder(new, named, yaml_of(found.raw))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         for protocol in found.protocols:
             load_bundle(new, protocol=protocol)
         replace_folder(new, out)

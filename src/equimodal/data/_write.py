@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equimodal._utils.files import replace_file, replace_folder, replace_pair
+from equimodal._utils.outside import check_file_name
 from equimodal._utils.plain_yaml import text_of
 from equimodal.data._arrays import content_hash
 from equimodal.data._card import parse_card
@@ -159,6 +160,8 @@ def _write_folder(path: Path, arrays: Mapping[str, Array], text: str) -> None:
 def write_folder(new: Path, arrays: Mapping[str, Array], card: str) -> None:
     """The form of a bundle that is memory-mapped: a new folder with one .npy file per array, and its card."""
     new.mkdir()
+    for name in arrays:
+        check_file_name("array", name)
     for name, array in arrays.items():
         write_array(new / f"{name}.npy", array)
     replace_file(new / "card.yaml", lambda file: file.write(card.encode()))

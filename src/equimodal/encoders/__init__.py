@@ -12,6 +12,7 @@ from equimodal.encoders._gru import GRU
 from equimodal.encoders._mlp import MLP
 from equimodal.encoders._resnet import ResNet
 from equimodal.encoders._sequence_transformer import TextTransformer, Transformer
+from equimodal.encoders._text_conv import TextConv
 from equimodal.encoders._unet import UNet
 from equimodal.encoders._video import VideoResNet
 from equimodal.encoders._vit import ViT
@@ -33,6 +34,7 @@ __all__ = [
     "ResNet",
     "Size",
     "Spec",
+    "TextConv",
     "TextTransformer",
     "Transformer",
     "UNet",

@@ -15,6 +15,7 @@ from equimodal.encoders._gru import GRU
 from equimodal.encoders._mlp import MLP
 from equimodal.encoders._resnet import ResNet
 from equimodal.encoders._sequence_transformer import TextTransformer, Transformer
+from equimodal.encoders._text_conv import TextConv
 from equimodal.encoders._unet import UNet
 from equimodal.encoders._video import VideoResNet
 from equimodal.encoders._vit import ViT
@@ -51,7 +52,7 @@ FITTING: dict[str, tuple[EncoderName, ...]] = {
     "image": ("conv2d", "conv1d", "gru", "resnet18", "resnet50", "vit", "ast", "clip", "unet"),
     "sequence": ("conv1d", "gru", "transformer"),
     "vector": ("mlp",),
-    "tokens": ("transformer", "bert", "clip"),
+    "tokens": ("transformer", "conv1d", "bert", "clip"),
     "video": ("r2plus1d", "r3d", "resnet18", "resnet50"),
     "volume": ("r3d", "unet"),
 }
@@ -126,7 +127,7 @@ def for_modality(
                                     ``ast`` (spectrograms), ``clip``, ``unet`` (one feature vector per pixel)
     ``sequence`` :class:`Conv1d`    ``gru``, ``transformer``
     ``vector``   :class:`MLP`
-    ``tokens``   ``transformer``    ``bert``, ``clip``; give ``vocabulary=...``
+    ``tokens``   ``transformer``    ``conv1d``, ``bert``, ``clip``; give ``vocabulary=...``
     ``video``    ``r2plus1d``       ``r3d``, ``resnet18``, ``resnet50`` (features averaged over frames)
     ``volume``   ``r3d``            ``unet`` (one feature vector per voxel)
     ============ ================== ============================================================================
@@ -165,7 +166,8 @@ def for_modality(
         raise unknown_name(f"encoder for the kind {kind!r}", name, FITTING[kind])
     if kind == "tokens" and name == "transformer" and "vocabulary" not in options:
         raise ModelError("`vocabulary`: expected the number of token ids, as for_modality(..., vocabulary=30522).")
-    arguments = {**_WIDTHS.get((name, size), {}), "out_features": out_features, **options}
+    widths = {} if (kind, name) == ("tokens", "conv1d") else _WIDTHS.get((name, size), {})
+    arguments = {**widths, "out_features": out_features, **options}
     try:
         return _BUILD[kind](name, shape, arguments)
     except TypeError as error:
@@ -207,8 +209,8 @@ def _image(name: EncoderName, shape: tuple[int, ...], arguments: dict[str, Any])
 
 
 def _tokens(name: EncoderName, _: tuple[int, ...], arguments: dict[str, Any]) -> Encoder:
-    kinds: dict[str, type[TextTransformer] | type[BERT] | type[CLIPText]] = {
-        "transformer": TextTransformer, "bert": BERT, "clip": CLIPText
+    kinds: dict[str, type[TextTransformer] | type[TextConv] | type[BERT] | type[CLIPText]] = {
+        "transformer": TextTransformer, "conv1d": TextConv, "bert": BERT, "clip": CLIPText
     }  # fmt: skip
     return kinds[name](**arguments)
 

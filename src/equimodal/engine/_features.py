@@ -66,6 +66,9 @@ FEATURES: dict[str, Feature] = {
     "nonfinite": Feature(
         "NaN", "a NaN on one process raises on all before its phase is stepped; batch statistics are as they were"
     ),
+    "asynchronous": Feature(
+        "no waiting", "on an accelerator no step waits for the device, in float32 and bfloat16; the first may"
+    ),
     "sharded": Feature(
         "FSDP2",
         "two processes with half of each encoder's weights (fully_shard, plain loop) equal one with whole ones (1e-9), "

@@ -33,7 +33,7 @@ def released_alignment_share(epoch: int) -> float:
 
     Example:
         >>> [round(released_alignment_share(e), 4) for e in (0, 80, 183)]
-        [0.7954, 0.4999, -0.0105]
+        [0.7954, 0.4998, -0.0105]
     """
     return 1 - math.fsum(c * float(epoch) ** k for k, c in enumerate(_QUINTIC))
 

@@ -38,7 +38,12 @@ def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
 
 
 def binary_jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
-    """:func:`jensen_shannon` between the Bernoulli predictions of single labels, from logits of any one shape."""
+    """:func:`jensen_shannon` between the Bernoulli predictions of single labels, from logits of any one shape.
+
+    Example:
+        >>> binary_jensen_shannon(torch.tensor([50.0, 1.0]), torch.tensor([-50.0, 1.0])).exp()
+        tensor([2., 1.])
+    """
     return jensen_shannon(*(torch.stack([torch.zeros_like(z), z], 1) for z in (first, second)))
 
 

@@ -14,8 +14,8 @@ from equimodal.errors import NonFiniteError
 from equimodal.inference._skill import JOINT, Kind, kind_of
 from equimodal.tasks import Distribution, Task
 
-_MOST_PIXELS = 1 << 17
-"""More pixels than this in one expert's outputs are thinned out before scales and offsets are fitted."""
+_MOST_PIXELS = 1 << 16
+"""More pixels than this in one expert's outputs are thinned out before anything is fitted to them."""
 PIXELS_PER_IMAGE = 1 << 12
 """Pixels of each image on which it is decided whether the joint head counts for incomplete samples."""
 
@@ -101,16 +101,22 @@ class Evidence:
             reduced={},
         )
 
+    def fewer_pixels(self) -> Evidence:
+        """The same; of pixels only some of every image, evenly spread."""
+        if self.kind != "pixels":
+            return self
+        most = max(1, _MOST_PIXELS // len(self))
+        outputs = {e: thinned(z, most) for e, z in self.outputs.items()}
+        target = thinned_target(self.target, next(iter(self.outputs.values())), most)
+        return replace(self, outputs=outputs, target=target, reduced={})
+
     def for_fitting(self) -> Evidence:
         """In float64 on the CPU; pixels thinned out, on their device in its widest type."""
-        dense = self.kind == "pixels"
-        place = self.target.device if dense else torch.device("cpu")
-        dtype = widest_float(place)
-        most = max(1, _MOST_PIXELS // len(self))
-        outputs = {e: (thinned(z, most) if dense else z).to(place, dtype) for e, z in self.outputs.items()}
-        target = thinned_target(self.target, next(iter(self.outputs.values())), most) if dense else self.target
+        place = self.target.device if self.kind == "pixels" else torch.device("cpu")
+        few = self.fewer_pixels()
+        outputs = {e: z.to(place, widest_float(place)) for e, z in few.outputs.items()}
         present = {m: mask.to(place) for m, mask in self.present.items()}
-        return replace(self, outputs=outputs, present=present, target=target.to(place), reduced={})
+        return replace(few, outputs=outputs, present=present, target=few.target.to(place), reduced={})
 
     def incomplete(self) -> Evidence | None:
         """Every sample as it would be with fewer modalities, as far as ``reduced`` says, and those that lack some.

@@ -137,20 +137,12 @@ class SkillPool:
             kind: see :func:`kind_of`.
         """
         weights = self.weights(outputs, present)
-        pooled = self._sum(outputs, weights, kind)
-        if kind in ("classes", "labels"):
-            return self.slope * pooled, weights
+        read = {e: self.calibrated(e, z, kind) for e, z in outputs.items()}
         if kind == "gaussians":
-            mean, s = pooled.chunk(2, dim=1)
+            mean, s = pool_gaussians(read, weights).chunk(2, dim=1)
             return torch.cat([mean, s + 2 * math.log(self.slope)], dim=1), weights
-        return pooled, weights
-
-    def _sum(self, outputs: Mapping[str, Tensor], weights: Mapping[str, Tensor], kind: Kind) -> Tensor:
-        read = {}  # content without weight may be anything, so it is replaced before it is calibrated
-        for e, z in outputs.items():
-            used = (weights[e] > 0).reshape(-1, *[1] * (z.ndim - 1))
-            read[e] = self.calibrated(e, torch.where(used, z, torch.zeros_like(z)), kind)
-        return pool_gaussians(read, weights) if kind == "gaussians" else weighted_sum(read, weights)
+        pooled = weighted_sum(read, weights)
+        return self.slope * pooled if kind in ("classes", "labels") else pooled, weights
 
     def shrunk(self, share: float, prior: SkillPool) -> SkillPool:
         """The part ``share`` of this fit, and of ``prior`` the rest."""

@@ -267,7 +267,7 @@ class MethodModule(Evaluation):
             self._means.add(report)
         if shown:
             values: dict[str, Any] = {f"step/{name}": value.float() for name, value in flatten(report).items()}
-            self.log_dict(values | self._rates("step/lr"), on_step=True, on_epoch=False)
+            self.log_dict({**values, **self._rates("step/lr")}, on_step=True, on_epoch=False)
         if self._schedule is not None:
             self._schedule.after("step", self.trainer.global_step, {})
 

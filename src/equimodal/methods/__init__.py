@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from equimodal.methods._dgl import DGL as DGL
     from equimodal.methods._diagnosing_relearning import DiagnosingRelearning as DiagnosingRelearning
     from equimodal.methods._ensemble import Ensemble as Ensemble
-    from equimodal.methods._ensemble import Unimodal as Unimodal
     from equimodal.methods._expert_pool import ExpertPool as ExpertPool
     from equimodal.methods._g2d import G2D as G2D
     from equimodal.methods._gblend import GBlend as GBlend
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
     from equimodal.methods._smv import SMV as SMV
     from equimodal.methods._tmc import TMC as TMC
     from equimodal.methods._umt import UMT as UMT
+    from equimodal.methods._unimodal import Unimodal as Unimodal
     from equimodal.methods._weak_first import WeakFirst as WeakFirst
     # end of the imports
 

@@ -10,20 +10,28 @@ from torch import Tensor, nn
 
 from equimodal._utils.shapes import line_up
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.functional import agm_coefficients, relative_strengths
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._base import Scales, StepReport
+from equimodal.methods._info import TEST_CHOICE, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import SHARED, BatchTerm, batch_confidences, confidence_sums, confidences
+from equimodal.methods.parts import (
+    SHARED,
+    BatchTerm,
+    EpochWindow,
+    batch_confidences,
+    confidence_sums,
+    confidences,
+    per_modality,
+)
 from equimodal.tasks import Task, distribution_of
 from equimodal.unimodal import Masked, Shapley
 
 
-class AGM(Stateful, Joint):
-    r"""Adaptive gradient modulation ([Li2023]_, equations 3 to 11).
+class AGM(EpochWindow, Joint):
+    r"""Adaptive gradient modulation (Li et al., ICCV 2023, equations 3 to 11).
 
     The output is the sum of responses :math:`u_m` of the modalities, their Shapley values with an output of 0 for no
     modality; for two :math:`u_1 = \frac12 (u(1, 2) - u(2) + u(1))`. With :math:`l_m` the mean logarithm of the
@@ -47,10 +55,6 @@ class AGM(Stateful, Joint):
     Raises:
         ModelError: the fusion does not declare what stands for an absent modality.
         UnsupportedError: more than six modalities, whose responses take :math:`2^M` passes of fusion and head.
-
-    References:
-        .. [Li2023] Li et al., Boosting Multi-modal Model Performance with Adaptive Gradient Modulation, ICCV 2023,
-           arXiv 2308.07686.
     """
 
     info = MethodInfo(
@@ -60,7 +64,6 @@ class AGM(Stateful, Joint):
         "arXiv 2308.07686",
         equations="responses (3, 4), scores and ratios (8, 9), running means (10), coefficients (11)",
         family="gradient modulation",
-        tasks=ALL_TASKS,
         modalities="two to six",
         fusion="any that declares how absent modalities are filled",
         missing="supported per sample: a modality that a sample lacks has the response 0; one that nobody in a batch "
@@ -76,12 +79,11 @@ class AGM(Stateful, Joint):
             "the scales of the last modulated batch stay in force for all later epochs",
             "the cap differs between scripts: 10, 7, or none",
             "inputs are muted by zeros, with gradients: encoders are also trained on zeros",
-            "the best epoch is chosen on the test set",
+            TEST_CHOICE,
         ),
         consulted="paper; lihong2303/AGM_ICCV2023 at 5a65542 (model/CREMAD_net.py, run/CREMAD_main.py, "
-        "run/MOSEI_main.py), read for facts",
+        "run/MOSEI_main.py)",
     )
-    state = ("epoch",)
     averages: Tensor
     steps: Tensor
 
@@ -100,22 +102,16 @@ class AGM(Stateful, Joint):
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(AGM.__init__, locals())
-        self.alpha, self.cap, self.start, self.end, self.epoch = alpha, cap, start, end, 0
+        self.alpha, self.cap, self.start, self.end = alpha, cap, start, end
         self.shapley = Shapley(model)
         self.masked = Masked(model) if distribution_of(task) in SHARED else None
         self.term = BatchTerm(self._gathered, self._scaled)
-        like = next(model.parameters()).detach()
-        zeros = like.new_zeros(len(self.modalities), dtype=torch.promote_types(like.dtype, torch.float32))
-        self.register_buffer("averages", zeros)
-        self.register_buffer("steps", zeros.clone())
-
-    def on_train_epoch_start(self, context: EpochContext) -> None:
-        """Whether this epoch is modulated follows from its number."""
-        self.epoch = context.epoch
+        self.register_buffer("averages", per_modality(self))
+        self.register_buffer("steps", per_modality(self))
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the fused loss; the factors follow from sums over the whole batch."""
-        survey = self.term.survey() if self.epoch <= self.end else None
+        survey = None if self.is_over() else self.term.survey()
         return [Phase("joint", self._objective, list(self.model.parameters()), survey=survey)]
 
     def _responses(self, features: Mapping[str, Tensor], output: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -144,7 +140,7 @@ class AGM(Stateful, Joint):
     @torch.no_grad()
     def coefficients(self, scores: Tensor, known: Tensor) -> Tensor:
         """kappa, (M,): 1 outside the window, and for a modality without a score."""
-        if not self.start <= self.epoch <= self.end:
+        if not self.in_window():
             return torch.ones_like(scores)
         target = relative_strengths(self.averages.to(scores.dtype), known & (self.steps > 0))
         factors = agm_coefficients(relative_strengths(scores, known), target, self.alpha, self.cap)
@@ -154,7 +150,7 @@ class AGM(Stateful, Joint):
         features = self._features(batch)
         output = self._fused(features, batch)
         loss = self.loss(output, batch)
-        if self.epoch > self.end:
+        if self.is_over():
             return Objective(loss)
         responses = self._responses(features, output, batch)
         sums = self._sums(features, responses, batch)
@@ -164,11 +160,9 @@ class AGM(Stateful, Joint):
         return self.term.added(loss, {**sums, **through}, sums=sums)
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """Nothing is left to scale; the running means take in this step's scores."""
-        if self.epoch <= self.end:
+        if not self.is_over():
             scores, known = batch_confidences(self, descent, engine, report, logarithm=True)
             factors = self.coefficients(scores, known)
             report.coefficients["response"] = dict(zip(self.modalities, factors.unbind(), strict=True))

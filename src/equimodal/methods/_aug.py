@@ -24,7 +24,7 @@ from equimodal.tasks import Task
 
 
 class AUG(Stateful, BranchMethod):
-    r"""Sustained boosting with adaptive classifier assignment ([Jiang2025b]_).
+    r"""Sustained boosting with adaptive classifier assignment (Jiang et al., NeurIPS 2025).
 
     Modality m has classifiers :math:`h_m^j(z) = V\,\mathrm{relu}(W_m^j z + b_m^j) + c`, whose last layer is shared by
     all; its output is their sum. Modalities take turns, each with the loss
@@ -50,12 +50,7 @@ class AUG(Stateful, BranchMethod):
             not know them, and the residual is taken of the softmax of the summed earlier outputs.
 
     Raises:
-        MethodError: an option is out of its range.
         UnsupportedError: ``inference="fused"``: there is no joint head.
-
-    References:
-        .. [Jiang2025b] Rethinking Multimodal Learning from the Perspective of Mitigating Classification Ability
-           Disproportion, NeurIPS 2025, arXiv 2502.20120.
     """
 
     info = MethodInfo(
@@ -66,7 +61,6 @@ class AUG(Stateful, BranchMethod):
         equations="residual target, loss of the newest, of all and of all earlier classifiers; assignment rule",
         family="alternating, boosting",
         tasks=("classification",),
-        modalities="two or more",
         order="modalities take turns in the order of the encoders, on one last layer",
         fusion="ignored; classifiers of each modality",
         missing=OWN_ROWS,
@@ -85,7 +79,7 @@ class AUG(Stateful, BranchMethod):
             "scores are compared by their ratio, with 1 percent, at epoch 0 and ten times in all",
             "the prediction weighs audio by 0.4 and video by 0.6",
         ),
-        consulted="paper; njustkmg/NeurIPS25-AUG at 841d079 (train_CREMAD.py, model/AudioVideo.py), read for facts",
+        consulted="paper; njustkmg/NeurIPS25-AUG at 841d079 (train_CREMAD.py, model/AudioVideo.py)",
     )
     state = ("classifiers.counts", "_announced")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -17,24 +17,24 @@ from equimodal.engine import (
     Objective,
     Phase,
     Sharpness,
-    UpdateScale,
     all_sum,
     evaluating,
+    is_sharded,
     paused_statistics,
 )
-from equimodal.errors import MethodError
+from equimodal.errors import UnsupportedError
 from equimodal.functional import correlation, shapley_values, superior
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._base import EpochContext, Scales, Stateful, StepReport
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import zero_features
+from equimodal.methods.parts import encoder_parameters, lacking, zero_features
 from equimodal.tasks import Task, mean_ratio
 
 
 class AWC(Stateful, Joint):
-    r"""Adaptive weight constraint ([AWC2026]_), and the uniform one that is its control. Experimental.
+    r"""Adaptive weight constraint (CVPR 2026), and the uniform one that is its control. Experimental.
 
     In the first epochs each encoder is pulled back to an anchor :math:`\theta^*`:
 
@@ -57,10 +57,7 @@ class AWC(Stateful, Joint):
         samples: F is measured on so many training samples (of each process); each takes a backward pass of its own.
 
     Raises:
-        MethodError: an option is out of range, or an epoch begins without a loader while the constraint acts.
-
-    References:
-        .. [AWC2026] Adaptive weight constraint for balanced multimodal regression, CVPR 2026, arXiv 2501.05264.
+        MethodError: an epoch begins without a loader while the constraint acts.
     """
 
     info = MethodInfo(
@@ -69,9 +66,7 @@ class AWC(Stateful, Joint):
         paper="CVPR 2026, arXiv 2501.05264",
         equations="profit by correlation, Shapley values, two groups, Fisher-weighted quadratic constraint",
         family="objective",
-        tasks=ALL_TASKS,
         modalities="two or more; 2^M passes of fusion and head while it adapts",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step; a backward pass for each of `samples` samples at the start of an epoch while it acts",
         deviations=(
@@ -83,6 +78,7 @@ class AWC(Stateful, Joint):
         consulted="notes on the paper; neither its text nor its code",
         engine={
             "sharded": "refused: anchors and Fisher information are kept for whole weights",
+            "asynchronous": "differs: every step waits for the device",
         },
     )
     state = ("_acts", "_anchored")
@@ -107,26 +103,22 @@ class AWC(Stateful, Joint):
         self.constraint, self.anchor, self.epochs, self.samples = constraint, anchor, epochs, samples
         self.strengths = (superior_strength, inferior_strength)
         self._acts, self._anchored = False, False
-        for number, p in enumerate(self._encoders()):
+        for number, p in enumerate(encoder_parameters(self)):
             self.register_buffer(f"anchor_{number}", p.detach().clone())
             self.register_buffer(f"fisher_{number}", torch.zeros_like(p))
-
-    def _encoders(self) -> list[nn.Parameter]:
-        return [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """A new anchor, with the Fisher information at it."""
         self._acts = context.epoch < self.epochs
         if self._acts and not (self._anchored and self.anchor == "initial"):
             if context.loader is None:
-                raise MethodError(
-                    "`context.loader`: AWC measures Fisher information on training samples. Found None. Give "
-                    "EpochContext(epoch, loader=train_loader), or epochs=0."
-                )
+                raise lacking(self, "loader", "measures Fisher information on training samples", "epochs=0")
             self._measure(context)
 
     def _measure(self, context: EpochContext) -> None:
-        parameters = self._encoders()
+        parameters = encoder_parameters(self)
+        if any(is_sharded(p) for p in parameters):
+            raise UnsupportedError("AWC: expected whole encoders. Found sharded ones. Shard other parts of the model.")
         asking = [p for p in parameters if p.requires_grad]
         total = {f"{i}": torch.zeros_like(p) for i, p in enumerate(parameters)}
         count = torch.zeros((), device=parameters[0].device)
@@ -175,9 +167,7 @@ class AWC(Stateful, Joint):
         return {"profit": torch.stack(found), "samples": torch.full_like(found[0].flatten()[0], len(batch))}
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradient of the constraint is added to the encoders'."""
         if not self._acts:
             return ()
@@ -203,7 +193,3 @@ class AWC(Stateful, Joint):
                     p.grad.add_(strength.to(p.dtype) * fisher * (p - anchor))
                 number += 1
         return ()
-
-    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
-        """One: everything on the fused loss."""
-        return [Phase("joint", self._objective, list(self.model.parameters()))]

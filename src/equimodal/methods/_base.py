@@ -26,6 +26,7 @@ from equimodal.tasks import Task, mean_ratio
 from equimodal.unimodal import Way
 
 T = TypeVar("T")
+Scales = Sequence[UpdateScale]
 
 
 @dataclass
@@ -184,9 +185,7 @@ class Method(Predictor):
         """The updates of this step, in order."""
         raise NotImplementedError(f"{type(self).__name__}.phases")
 
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """Moment between gradients and step: scale, project or combine ``.grad``; may return scales of the update."""
         return ()
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.features import Width, single_width
 from equimodal.inference import Rule
-from equimodal.methods._base import Method, Stateful, StepReport, warn_if_frozen
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._base import Method, Scales, Stateful, StepReport, warn_if_frozen
+from equimodal.methods._info import UPDATES, MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import Direction, Heads, ScoreProgress, adapted, output_layer, scale_encoders
 from equimodal.methods.released import CGGM_RELEASED, turn_of_weights
@@ -22,7 +22,7 @@ from equimodal.tasks import Task
 
 
 class CGGM(Stateful, Method):
-    r"""Classifier-guided gradient modulation ([Guo2024]_, equations 4 to 11).
+    r"""Classifier-guided gradient modulation (Guo et al., NeurIPS 2024, equations 4 to 11).
 
     One auxiliary classifier f_m per modality reads the detached features, so it learns from them without touching the
     encoder. How much its score :math:`\epsilon_m` improved tells which modality lags:
@@ -65,14 +65,9 @@ class CGGM(Stateful, Method):
 
     Raises:
         ModelError: the head does not end in an affine layer, or ``direction="block"`` without one such layer on Concat.
-        MethodError: a hyperparameter is out of range.
 
     Warns:
         OptimizerWarning: ``apply_to="gradient"`` with an optimizer that cancels it.
-
-    References:
-        .. [Guo2024] Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024,
-           arXiv 2411.01409.
     """
 
     info = MethodInfo(
@@ -82,8 +77,6 @@ class CGGM(Stateful, Method):
         "arXiv 2411.01409",
         equations="balance term (6), magnitude (7), direction loss (10, 11), total loss (11)",
         family="gradient modulation",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         fusion="any; the head must end in an affine layer",
         missing="supported per sample: each classifier sees the samples that have its modality; where a window shows "
         "none of a modality, a class or a region, its score keeps",
@@ -92,10 +85,10 @@ class CGGM(Stateful, Method):
         deviations=(
             "improvements are pooled over a window, averaged and clamped before the balance term, which is bounded: "
             "the raw B reaches 1e8 and flips gradients",
-            "under optimizers that cancel a gradient scale the update is scaled instead",
+            UPDATES,
         ),
         released=CGGM_RELEASED,
-        consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py), read for facts",
+        consulted="paper; zrguo/CGGM (src/foodtrain.py, src/msatrain.py, src/segtrain.py)",
         featured=True,
         engine={
             "processes, trainer, accumulation, sharded: direction_scope='part'": "differs: cosines are averaged over "
@@ -204,9 +197,7 @@ class CGGM(Stateful, Method):
                 sums |= {f"{kind}/{m}": v for kind, v in self.score_sums(seen.output, batch, m).items()}
         return self.direction_term.added(Objective(total, losses, sums), fused, own, self.progress.balance)
 
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """g_m <- rho B_m g_m, or the same factor on the update."""
         gradient = self.direction_term.layer.weight.grad
         if self.variant == "released" and gradient is not None:

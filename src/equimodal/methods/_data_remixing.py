@@ -13,36 +13,29 @@ from equimodal.engine import Sharpness
 from equimodal.functional import distance_from_uniform
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import OWN_ROWS, MethodInfo
+from equimodal.methods._info import AWAY, NO_SHARDS, OWN_ROWS, TEST_CHOICE, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import planned_loader, training_table
+from equimodal.methods.parts import planned_loader, presence_of, rows_alone, training_table
 from equimodal.tasks import Task
 
 
 class DataRemixing(Stateful, MultiLoss):
-    r"""Data Remixing ([Ma2025]_).
+    r"""Data Remixing (Ma et al., ICML 2025).
 
-    First ``warmup`` epochs with a joint and a loss per modality, :math:`L(u, y) + w \sum_m L(u_m, y)`, where
-    :math:`u_m` are of own linear heads. Then, before each epoch, the prediction of each modality alone is compared
-    with one that says nothing, :math:`d_{im} = KL(p_{im} \| \mathrm{uniform})`, and sample i is seen with its modality
-    of smallest :math:`d_{im}` alone: :math:`L(u, y) + \gamma L(u_m, y)`. Every batch is of one modality.
+    First ``warmup`` epochs on :math:`L(u, y) + w \sum_m L(u_m, y)`, with :math:`u_m` of own linear heads. Then each
+    epoch sample i is seen with one modality alone, that of smallest :math:`d_{im} = KL(p_{im} \| \mathrm{uniform})`,
+    with the loss :math:`L(u, y) + \gamma L(u_m, y)`. Every batch is of one modality.
 
     Args:
         warmup: epochs on complete samples.
         warmup_weight: w.
         weight: :math:`\gamma`.
         heads: modality -> module from its features to (B, C); default one linear layer each.
-        variant: ``"released"``: all batches of the last modality, then those of the one before, and so on; of equal
-            modalities the last.
+        variant: ``"released"``: all batches of the last modality, then of the one before ...; of equal ones the last.
 
     Raises:
-        MethodError: an option is out of range, or no loader is offered once it is needed.
-        UnsupportedError: a loader without plans.
-
-    References:
-        .. [Ma2025] Improving Multimodal Learning Balance and Sufficiency through Data Remixing, ICML 2025,
-           arXiv 2506.11550.
+        MethodError, UnsupportedError: no loader is offered once it is needed, or one without plans.
     """
 
     info = MethodInfo(
@@ -55,22 +48,16 @@ class DataRemixing(Stateful, MultiLoss):
         tasks=("classification", "multilabel"),
         modalities="any number",
         order="batches are made in the order of the encoders; of equal modalities one is chosen by it",
-        fusion="any",
         missing=OWN_ROWS + "; a sample is assigned among those that it has",
         cost="1 joint step in the warm-up, then 1/M of one; before each epoch a forward pass",
         deviations=(
-            "a modality that is taken away is absent: its encoder does not run; the release puts zero features",
+            AWAY,
             "predictions are compared on samples without augmentation",
             "a single sample that remains of a modality's batches is left out",
         ),
-        released=(
-            "all batches of one modality come before those of the other",
-            "the best epoch is chosen on the test set",
-        ),
-        engine={
-            "sharded": "refused: batches without some modality, whose sharded encoder would leave the others waiting"
-        },
-        consulted="abstract; MatthewMaxy/Remix_ICML2025 at 6ff72b9 (train.py), read for facts",
+        released=("all batches of one modality come before those of the other", TEST_CHOICE),
+        engine={"sharded": NO_SHARDS},
+        consulted="abstract; MatthewMaxy/Remix_ICML2025 at 6ff72b9 (train.py)",
     )
     state = ("weight",)
 
@@ -102,25 +89,14 @@ class DataRemixing(Stateful, MultiLoss):
             return
         self.weight = self.alone_weight
         loader = planned_loader(self, context)
-        names, present = loader.split.modalities, loader.split.present
         distance, seen = training_table(self, loader, len(self.modalities), self._distances)
-        there = torch.stack([present.get(m, torch.ones_like(seen)) & (m in names) for m in self.modalities], 1)
-        assigned = self._assigned(torch.where(there, distance, torch.inf))
+        there = presence_of(self, loader)
         chosen = (seen & there.any(1)).nonzero()[:, 0]
-        assigned, last = assigned[chosen], len(self.modalities) - 1
-        where = {m: self.modalities.index(m) if m in self.modalities else -1 for m in names}
-        released = self.variant == "released"
-        loader.plan(
-            {m: torch.where(assigned == where[m], chosen, -1) for m in names},
-            groups=last - assigned if released else assigned,
-            blocks=released,
-        )
-
-    def _assigned(self, distance: Tensor) -> Tensor:
-        """(N,) position of the modality of smallest distance."""
-        if self.variant == "released":
-            return len(self.modalities) - 1 - distance.flip(1).argmin(1)
-        return distance.argmin(1)
+        distance = torch.where(there, distance, torch.inf)[chosen]
+        released, last = self.variant == "released", len(self.modalities) - 1
+        assigned = last - distance.flip(1).argmin(1) if released else distance.argmin(1)
+        groups = last - assigned if released else assigned
+        loader.plan(rows_alone(self, loader, chosen, assigned), groups=groups, blocks=released)
 
     def _distances(self, batch: Batch) -> Tensor:
         """(B, M) from uniform, of each modality's head; 0 where nobody has it."""

@@ -11,7 +11,7 @@ from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.inference import Rule
 from equimodal.methods._base import Method
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import FixedHead, detached, zero_features
 from equimodal.tasks import Task
@@ -19,7 +19,7 @@ from equimodal.unimodal import Masked
 
 
 class DGL(Method):
-    r"""Disentangled gradient learning ([Wei2025]_): the gradient between fusion and encoders is cut.
+    r"""Disentangled gradient learning (Wei et al., ICCV 2025): the gradient between fusion and encoders is cut.
 
     With :math:`u = f(z_1, \dots, z_M; \psi)` the fused output and :math:`u_m = f(0, \dots, z_m, \dots, 0; \psi)` the
     output of the same fusion and head with the features of all others set to zero,
@@ -33,12 +33,6 @@ class DGL(Method):
         weight: :math:`\alpha`. Under SGD it is a factor on the encoders' learning rate; an optimizer that divides by
             the size of the gradient (Adam) cancels it. Released scripts: 4 to 5 for CREMA-D, 2 to 3 for
             Kinetics-Sounds, with SGD at 2e-3.
-
-    Raises:
-        MethodError: the weight is not above 0.
-
-    References:
-        .. [Wei2025] Boosting Multimodal Learning via Disentangled Gradient Learning, ICCV 2025, arXiv 2507.10213.
     """
 
     info = MethodInfo(
@@ -49,9 +43,6 @@ class DGL(Method):
         equations="fused loss on detached features for fusion and head; unimodal losses through the same head, with "
         "its parameters held, for the encoders",
         family="objective",
-        tasks=ALL_TASKS,
-        modalities="two or more",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step: one backward pass through the encoders, M + 1 passes of fusion and head",
         deviations=("none",),
@@ -60,7 +51,7 @@ class DGL(Method):
             "initial weights, so the encoders learn through a random map",
             "with FiLM the unimodal output is the product of a modality with itself",
         ),
-        consulted="abstract and README; shicaiwei123/ICCV2025-GDL at b72a55f, read for facts",
+        consulted="abstract and README; shicaiwei123/ICCV2025-GDL at b72a55f",
     )
 
     def __init__(

@@ -3,49 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from equimodal.engine import Sharpness, evaluating, gather_rows, local, modules_of
-from equimodal.errors import MethodError
-from equimodal.features import pool
-from equimodal.functional import k_means, purity, scaled_to_unit
+from equimodal.engine import Sharpness, local, modules_of
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import MASKED, MethodInfo
+from equimodal.methods._info import MASKED, TEST_CHOICE, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods._predictor import BatchLike
-from equimodal.methods.parts import PlannedLoader, reset_optimizer
+from equimodal.methods.parts import cluster_purities, encoder_parameters, full_pass, lacking, reset_optimizer
 from equimodal.tasks import Task
 
 
 class DiagnosingRelearning(Stateful, Joint):
-    r"""Diagnosing and re-learning ([Wei2024b]_): joint training with encoders that are reset in part.
+    r"""Diagnosing and re-learning (Wei et al., ECCV 2024): joint training with encoders that are reset in part.
 
     Before the epochs E, 2E, ... RE the features of each modality, scaled to [-1, 1] per dimension, are put into as many
-    clusters as there are classes (k-means), of training and of validation samples. The purity of the clusters says how
-    well classes are separated; an encoder that does so on training samples alone learns them by heart, one that does so
-    on neither has learned little. With :math:`g_m = |P_m^{train} - P_m^{validation}|`
+    clusters as there are classes (k-means). An encoder whose clusters are purer on training than on validation samples
+    learns by heart:
 
-    .. math:: w_m = \tanh(\lambda g_m), \qquad \theta_m \leftarrow w_m \theta_m^{initial} + (1 - w_m) \theta_m.
+    .. math:: w_m = \tanh(\lambda |P_m^{train} - P_m^{validation}|), \qquad
+        \theta_m \leftarrow w_m \theta_m^{initial} + (1 - w_m) \theta_m.
 
     Args:
         strength: :math:`\lambda`.
         every: E, in epochs.
         times: R.
         seed: of k-means.
-        variant: ``"paper"``: running statistics are mixed like weights, and the optimizer forgets what it knows of the
-            encoders. ``"released"``: both are kept.
+        variant: ``"paper"`` mixes running statistics like weights and forgets the encoders' optimizer state;
+            ``"released"`` keeps both.
 
     Raises:
-        MethodError: an option is out of range, or no training or no validation samples are offered when needed.
-
-    References:
-        .. [Wei2024b] Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024, arXiv 2407.09705.
+        MethodError: no training or no validation samples are offered when needed.
     """
 
     info = MethodInfo(
@@ -56,20 +48,18 @@ class DiagnosingRelearning(Stateful, Joint):
         family="staged",
         tasks=("classification",),
         modalities="any number",
-        fusion="any",
         missing=MASKED + "; purity is of the samples that have the modality",
         cost="1 joint step; at each reset a pass over training and validation samples, and k-means",
         deviations=(
-            "k-means is our own, from seeds of k-means++, the best of 10 starts",
-            "of augmented training data the samples themselves are looked at",
+            "k-means is ours (k-means++, the best of 10 starts), on samples without augmentation",
             "the first reset is after E epochs; in the released script after E + 1",
         ),
         released=(
-            "running statistics of normalisation layers are not reset, and momenta are kept",
-            "its default of 50 epochs has room for two of the three resets",
-            "the checkpoint is chosen on the test set",
+            "running statistics are not reset, and momenta are kept",
+            "the default of 50 epochs has room for two of the three resets; the script has 90",
+            TEST_CHOICE,
         ),
-        consulted="GeWu-Lab/Diagnosing_Relearning_ECCV2024 at 025085e (code/ours.py), read for facts",
+        consulted="GeWu-Lab/Diagnosing_Relearning_ECCV2024 at 025085e (code/ours.py)",
     )
     state = ("_initial",)
 
@@ -101,22 +91,14 @@ class DiagnosingRelearning(Stateful, Joint):
             return
         if context.loader is None or context.validation is None:
             missing = "loader" if context.loader is None else "validation"
-            raise MethodError(
-                f"`context.{missing}`: {type(self).__name__} compares training and validation samples. Found None. "
-                "Give EpochContext(epoch, loader=train_loader, validation=validation_loader)."
-            )
-        planned = isinstance(context.loader, PlannedLoader)
-        training = self._purities(cast(PlannedLoader, context.loader).full_pass() if planned else context.loader)
-        validation = self._purities(context.validation)
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
+            raise lacking(self, missing, "compares training and validation samples")
+        batches = full_pass(context.loader), context.validation
+        training, validation = (cluster_purities(self, b, self.seed) for b in batches)
         for m in self.modalities:
             known = m in training and m in validation  # else nothing is known of it
             self._reset(m, math.tanh(self.strength * abs(training[m] - validation[m])) if known else 0.0)
         if self.variant == "paper":
-            if context.engine is None:
-                reset_optimizer(self, context)  # says that nobody can
-            else:
-                context.engine.reset_optimizer(encoders)
+            reset_optimizer(self, context, encoder_parameters(self))
 
     def _of(self, modality: str) -> dict[str, Tensor]:
         """Weights of an encoder and, in the paper's variant, its running statistics."""
@@ -133,32 +115,3 @@ class DiagnosingRelearning(Stateful, Joint):
             here, initial = local(tensor), local(self._initial[name])
             here.copy_(weight * initial.to(here.device) + (1 - weight) * here)
         self._aside[f"reset/{modality}"] = torch.tensor(weight, device=next(self.parameters()).device)
-
-    @torch.no_grad()
-    def _purities(self, batches: Iterable[BatchLike]) -> dict[str, float]:
-        """Modality -> purity of the clusters of its features, over the samples of all processes that have it."""
-        first = next(self.parameters())
-        empty = torch.zeros(0, dtype=torch.int64, device=first.device)
-        sizes = {m: (d,) if isinstance(d, int) else d for m, d in self.multimodal.feature_sizes.items()}
-        nothing = {m: torch.zeros(0, sum(d), dtype=first.dtype, device=first.device) for m, d in sizes.items()}
-        found = {m: [(nothing[m], empty, empty)] for m in self.modalities}
-        with evaluating(self):
-            for raw in batches:
-                batch = self.check_batch(raw).to(first.device)
-                target = cast(Tensor, batch.target)
-                classes = target.argmax(1) if target.is_floating_point() else target.long()
-                index = torch.arange(len(batch), device=first.device) if batch.index is None else batch.index
-                for m, feature in self.multimodal.encode(batch.inputs, batch.present).items():
-                    rows = torch.arange(len(batch), device=first.device) if batch.rows(m) is None else batch.rows(m)
-                    found[m].append((pool(feature)[rows], classes[rows], index[rows]))
-        purities = {}
-        for m, parts in found.items():
-            features, classes, index = (
-                t.cpu() for t in gather_rows([torch.cat(column) for column in zip(*parts, strict=True)])
-            )
-            if len(features):
-                order = index.argsort(stable=True)  # whoever had which sample
-                generator = torch.Generator().manual_seed(self.seed)
-                clusters = k_means(scaled_to_unit(features[order].double()), self.task.outputs, generator)
-                purities[m] = purity(clusters, classes[order])
-        return purities

@@ -14,7 +14,7 @@ from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.inference import Rule
 from equimodal.methods._base import Method
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import Heads, Members, linear_heads, mean_output, redrawn
 from equimodal.model import Multimodal
@@ -75,9 +75,7 @@ class ExpertPool(Method):
         equations="L(z, y) + weight * sum_m L(u_m, y), smoothed; pool of the joint head and all modalities by the "
         "fourth power of skill",
         family="objective, inference rule",
-        tasks=ALL_TASKS,
         modalities="any number",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step and M small heads: with members=2 two joint steps",
         deviations=("none",),

@@ -9,21 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree
-from equimodal.engine import Phase, Sharpness, all_sum, modules_of
-from equimodal.errors import MethodError
+from equimodal.engine import Phase, Sharpness
 from equimodal.functional import distillation
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._loss import own_rows
 from equimodal.methods._options import Within, check_options
 from equimodal.methods._umt import UMT
-from equimodal.methods.parts import Companions, mean_over_batch
-from equimodal.tasks import Task, counting_dtype, distribution_of, mean_ratio
+from equimodal.methods.parts import (
+    Companions,
+    joint_phase,
+    lacking,
+    mean_over_batch,
+    ranking_of,
+    stage_alone,
+    unannounced,
+)
+from equimodal.tasks import Task, counting_dtype, distribution_of
 
 
 class G2D(Stateful, UMT):
-    r"""Gradient-guided distillation ([Rakib2025]_): :class:`UMT`, distilled outputs, and stages in which one trains.
+    r"""Gradient-guided distillation (Rakib and Bagavathi, ICCV 2025): :class:`UMT` with distilled outputs and stages.
 
     .. math:: L = L(u, y) + \frac1B \sum_i \sum_m \left(
         \alpha \|z_{m,i} - z^T_{m,i}\|^2 + \beta\, T^2\, KL(p^T_{m,i} \| p_i) \right)
@@ -47,11 +54,7 @@ class G2D(Stateful, UMT):
 
     Raises:
         ModelError: as :class:`UMT`.
-        MethodError: an option is out of its range; with ``alone`` above 0, a step before ``on_train_epoch_start``, or
-            one without the number of epochs.
-
-    References:
-        .. [Rakib2025] G2D: Boosting Multimodal Learning with Gradient-Guided Distillation, ICCV 2025, arXiv 2506.21514.
+        MethodError: with ``alone`` above 0, a step before ``on_train_epoch_start``, or no number of epochs.
     """
 
     info = MethodInfo(
@@ -61,10 +64,8 @@ class G2D(Stateful, UMT):
         "arXiv 2506.21514",
         equations="feature and output distillation; sequential modality prioritization in stages",
         family="distillation, staged",
-        tasks=ALL_TASKS,
         modalities="two or more, with a teacher each",
         order="teachers of equal score are ranked in the order of the encoders",
-        fusion="any",
         missing=MASKED + "; a sample without a modality is not taught in it",
         cost="1.3 joint steps, less while encoders wait, and the training of the teachers",
         deviations=(
@@ -79,7 +80,7 @@ class G2D(Stateful, UMT):
             "same schedule; only tensors with four axes, and weight decay still shrinks them",
             "equal scores raise an error",
         ),
-        consulted="notes on the paper; rAIson-Lab/G2D at 95969d8 (student.py, utils/utils.py), read for facts",
+        consulted="notes on the paper; rAIson-Lab/G2D at 95969d8 (student.py, utils/utils.py)",
     )
     state = ("ranking", "_epoch", "_epochs")
 
@@ -112,10 +113,7 @@ class G2D(Stateful, UMT):
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Rank the teachers, once; note the epoch."""
         if self.alone > 0 and context.epochs is None:
-            raise MethodError(
-                "`context.epochs`: G2D with alone > 0 divides the number of epochs into stages. Found None. Give "
-                "EpochContext(epoch, epochs), or use alone=0."
-            )
+            raise lacking(self, "epochs", "with alone > 0 divides the epochs into stages", "alone=0")
         self._epoch, self._epochs = context.epoch, context.epochs
         if self.alone > 0 and not self.ranking and context.loader is not None:
             device = next(self.parameters()).device
@@ -143,31 +141,21 @@ class G2D(Stateful, UMT):
                 else:
                     pair = self.task.score_terms(output, target)
                 terms[m] += torch.stack(pair).to(dtype)
-        whole = all_sum(terms)
-        scores = torch.stack([mean_ratio(*whole[m].unbind()) for m in self.modalities]).nan_to_num(0.0).tolist()
-        self.ranking = [m for _, m in sorted(zip(scores, self.modalities, strict=True), key=lambda pair: pair[0])]
+        self.ranking = ranking_of(torch.stack([terms[m] for m in self.modalities]), self.modalities, 0.0)
 
     def stage(self) -> int:
         """j of the stage that the epoch is in, from 0; M - 1 where all encoders train."""
-        last = len(self.modalities) - 1
         if self.alone == 0:
-            return last
+            return len(self.modalities) - 1
         if self._epoch is None or self._epochs is None:
-            raise MethodError(
-                "G2D with alone > 0 needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch, "
-                "epochs)) before each epoch, or use alone=0."
-            )
-        total = round(self.alone * self._epochs)
-        return min(self._epoch * last // total, last) if total else last
+            raise unannounced(self, "epoch, epochs", "alone=0")
+        return stage_alone(self._epoch, round(self.alone * self._epochs), len(self.modalities))
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything, or one encoder with fusion and head."""
         stage = self.stage()
         waiting = [] if stage == len(self.modalities) - 1 else [m for m in self.modalities if m != self.ranking[stage]]
-        still = [p for m in waiting for p in self.multimodal.parameters_of(m)]
-        ids = {id(p) for p in still}
-        trained = [p for p in self.model.parameters() if id(p) not in ids]
-        return [Phase("joint", self._objective, trained, frozen=modules_of(self.model, still))]
+        return [joint_phase(self, self._objective, waiting)]
 
     # ---- loss -------------------------------------------------------------------------------------------------------
 

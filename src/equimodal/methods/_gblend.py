@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -11,27 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
-from equimodal.errors import MethodError
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.functional import blending_weights
 from equimodal.inference import Inference, Rule
-from equimodal.methods._base import EpochContext, StepReport
-from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
+from equimodal.methods._base import EpochContext, Scales, StepReport
+from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods._validation import Validation
-from equimodal.methods.parts import ProbeRun, probe_run, unimodal_phase
+from equimodal.methods.parts import lacking, probe_run, unimodal_phase
 from equimodal.tasks import Task, distribution_of
 
 
 class GBlend(MultiLoss):
-    r"""Gradient blending ([Wang2020]_, equation 4 and algorithms 1 and 2).
+    r"""Gradient blending (Wang, Tran and Feiszli, CVPR 2020, equation 4 and algorithms 1 and 2).
 
     :math:`L = w_0 L(z, y) + \sum_m w_m L(u_m, y)` with own linear heads. At the start of each super-epoch every loss k
     is trained alone, by a copy of the model as it is, for as many epochs; with its gain on validation data
     :math:`G_k = -\Delta L^v_k` and the growth of its overfitting :math:`O_k = \Delta (L^v_k - L^t_k)`,
-    :math:`w_k \propto G_k / O_k^2` and the weights sum to 1. A loss that gained nothing, or whose modality no
-    training or validation sample has, gets 0; where none gained, the weights stay.
+    :math:`w_k \propto G_k / O_k^2` and the weights sum to 1. A loss that gained nothing, or whose modality nobody has,
+    gets 0; where none gained, the weights stay.
 
     Args:
         super_epoch: epochs between two estimates. As many as the whole training has is the paper's offline variant.
@@ -39,15 +36,8 @@ class GBlend(MultiLoss):
         floor: smallest growth of overfitting, relative to the loss.
         heads: modality -> module from its features to the output; default one linear layer each.
 
-    The estimates read training and validation losses: ``EpochContext`` must have ``loader``, ``engine`` and
-    ``validation``. With weights that sum to 1 a step is shorter than that of :class:`MultiLoss` under SGD.
-
     Raises:
-        MethodError: an option is out of its range, or (at the start of a super-epoch) the context lacks something.
-
-    References:
-        .. [Wang2020] Wang, Tran and Feiszli, What Makes Training Multi-modal Classification Networks Hard?, CVPR 2020,
-           arXiv 1905.12681.
+        MethodError: a super-epoch starts without ``loader``, ``engine`` or ``validation`` in the context.
     """
 
     info = MethodInfo(
@@ -57,9 +47,6 @@ class GBlend(MultiLoss):
         "arXiv 1905.12681",
         equations="overfitting-to-generalisation ratio, optimal blend (4), algorithms 1 and 2",
         family="objective",
-        tasks=ALL_TASKS,
-        modalities="two or more",
-        fusion="any",
         missing=OWN_ROWS,
         cost="3 joint steps: 1, and 2 of the copies, if probe_epochs is super_epoch",
         deviations=(
@@ -68,11 +55,10 @@ class GBlend(MultiLoss):
         ),
         released=(
             "the authors' code (VMZ) takes the weights as options and does not estimate them",
-            "ports sum losses over batches, so that the weights depend on the size of the validation set",
-            "a port (MultiBench) can use levels of overfitting instead of differences, clamped at 1e-4",
+            "ports sum losses over batches, or (MultiBench) use levels instead of differences",
         ),
         consulted="paper; facebookresearch/VMZ; pliang279/MultiBench at 09a2219 (training_structures/"
-        "gradient_blend.py); GeWu-Lab/BalanceBenchmark at 4c1482f (GBlending_trainer.py), read for facts",
+        "gradient_blend.py); GeWu-Lab/BalanceBenchmark at 4c1482f (GBlending_trainer.py)",
         engine={"sharded": "refused: the copies that it trains aside cannot be made of sharded parameters"},
     )
     weights: Tensor
@@ -103,15 +89,11 @@ class GBlend(MultiLoss):
         if context.epoch % self.super_epoch:
             return
         if context.validation is None:
-            raise MethodError(
-                "`context.validation`: GBlend weighs losses by what they gain on validation data. Found None. Give "
-                "EpochContext(epoch, loader=train_loader, engine=engine, validation=validation_loader)."
-            )
+            raise lacking(self, "validation", "weighs losses by what they gain on validation data")
         left = self.super_epoch if context.epochs is None else max(1, context.epochs - context.epoch)
         epochs, names = self.probe_epochs or min(self.super_epoch, left), ("fused", *self.modalities)
         runs = {n: probe_run(self, context, epochs=epochs, adjust=partial(GBlend.only, name=n)) for n in names}
-        table = {n: [_loss_of(n, v) for v in _measured(run)] for n, run in runs.items()}
-        losses = self.weights.new_tensor([table[n] for n in names])
+        losses = self.weights.new_tensor([run.losses(n) for n, run in runs.items()])
         training, validation = (losses[:, 0], losses[:, 1]), (losses[:, 2], losses[:, 3])
         self.weights.copy_(blending_weights(training, validation, self.weights, self.floor))
 
@@ -129,30 +111,16 @@ class GBlend(MultiLoss):
         return [Phase("joint", self._objective, [*self.model.parameters(), *heads])]
 
     def _objective(self, batch: Batch) -> Objective:
-        features = self._features(batch)
-        losses = {"fused": self.loss(self._fused(features, batch), batch)}
         if self.alone == "fused":
-            return Objective(losses["fused"])
-        losses |= {m: self.loss(z, batch, m) for m, z in self.heads(features).items()}
-        names = ["fused", *self.modalities]
+            return Objective(self.loss(self._fused(self._features(batch), batch), batch))
+        losses = self._parts(batch)[0]
+        names = ["fused", *(f"unimodal/{m}" for m in self.modalities)]
         weights = dict(zip(names, self.weights.to(losses["fused"].dtype).unbind(), strict=True))
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        return Objective(total, {n if n == "fused" else f"unimodal/{n}": v.detach() for n, v in losses.items()})
+        return Objective(total, {name: loss.detach() for name, loss in losses.items()})
 
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradients stay as they are; the report gets the weights."""
         names: Any = ("fused", *self.modalities)
         report.coefficients["weight"] = dict(zip(names, self.weights.clone().unbind(), strict=True))
         return ()
-
-
-def _measured(run: ProbeRun) -> list[Validation]:
-    measured = (run.training_before, run.training_after, run.validation_before, run.validation_after)
-    return [v for v in measured if v is not None]
-
-
-def _loss_of(name: str, measured: Validation) -> float:
-    """NaN where no sample has the modality."""
-    return measured.loss if name == "fused" else measured.losses.get(name, math.nan)

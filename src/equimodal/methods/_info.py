@@ -8,7 +8,17 @@ from typing import Any, Literal
 
 ALL_TASKS = ("classification", "multilabel", "regression", "segmentation")
 MASKED = "supported per sample: absent rows are not encoded; the fusion fills them by its declared rule"
+SCORED_ROWS = (
+    "supported per sample: scores are means over the samples that have the modality; one that no sample of a batch has "
+    "is not compared"
+)
 OWN_ROWS = "supported per sample: each modality trains on the samples that have it"
+
+SCORES = "scores of multi-label, segmentation and regression: mean probability of what is true, inverse mean error"
+UPDATES = "under optimizers that cancel a gradient scale the update is scaled instead"
+AWAY = "a modality that is taken away is absent: its encoder does not run; the release puts zero features"
+NO_SHARDS = "refused: batches without some modality, whose sharded encoder would leave the others waiting"
+TEST_CHOICE = "the best epoch is chosen on the test set"
 
 Role = Literal["", "reference", "baseline", "single", "independent"]
 ROLES: Mapping[Role, str] = {
@@ -20,7 +30,7 @@ ROLES: Mapping[Role, str] = {
 """What a comparison needs a control for; each role belongs to one control."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MethodInfo:
     """What a registry entry must say about a method; an empty field fails the tests.
 
@@ -29,9 +39,9 @@ class MethodInfo:
         paper: authors, title, venue, year, identifier.
         equations: what of the paper is computed, in words with equation or algorithm numbers.
         family: one of the families of the docs.
-        tasks: names of the tasks it supports.
-        modalities: how many it takes.
-        fusion: what it asks of fusion and head.
+        tasks: names of the tasks it supports; default all.
+        modalities: how many it takes; default two or more.
+        fusion: what it asks of fusion and head; default any.
         missing: what it does with absent modalities.
         cost: cost of a step in joint steps; tables show what stands before a colon, semicolon or bracket.
         deviations: what differs from the paper.
@@ -54,9 +64,9 @@ class MethodInfo:
     paper: str
     equations: str
     family: str
-    tasks: tuple[str, ...]
-    modalities: str
-    fusion: str
+    tasks: tuple[str, ...] = ALL_TASKS
+    modalities: str = "two or more"
+    fusion: str = "any"
     missing: str
     cost: str
     deviations: tuple[str, ...]

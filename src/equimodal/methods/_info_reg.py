@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale, local, total_norm
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, local, total_norm
 from equimodal.errors import ModelError
 from equimodal.functional import leads, regulation_strength
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
+from equimodal.methods._base import EpochContext, Scales, Stateful, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._loss import count_of
@@ -23,7 +22,7 @@ from equimodal.tasks import Task
 
 
 class InfoReg(Stateful, Joint):
-    r"""Information regulation in the prime learning window ([Huang2025]_).
+    r"""Information regulation in the prime learning window (Huang et al., CVPR 2025).
 
     The trace of an encoder's Fisher information says how much information still comes in. While it grows fast,
     :math:`(T_m^{t-1} - T_m^{t-2}) / T_m^{t-1} > K` for epoch t, modality m is in its prime window; if it leads the
@@ -41,11 +40,6 @@ class InfoReg(Stateful, Joint):
 
     Raises:
         ModelError: the head has no exact split and is no late fusion, so there are no outputs of single modalities.
-        MethodError: an option is out of range.
-
-    References:
-        .. [Huang2025] Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition, CVPR 2025,
-           arXiv 2503.18595.
     """
 
     info = MethodInfo(
@@ -56,7 +50,6 @@ class InfoReg(Stateful, Joint):
         equations="score difference, prime learning window by the Fisher trace, proximal term",
         family="gradient modulation",
         tasks=("classification", "multilabel", "segmentation"),
-        modalities="two or more",
         fusion="Concat or Sum with a linear head, or Late",
         missing=MASKED + "; scores are means over the samples that have the modality",
         cost="1 joint step, and a copy of the encoders",
@@ -71,7 +64,7 @@ class InfoReg(Stateful, Joint):
             "the first ten epochs also where the trace does not grow",
             "unimodal losses are always on, and the trace contains the proximal term",
         ),
-        consulted="paper; GeWu-Lab/InfoReg_CVPR2025 at 939b2ed (main.py), read for facts",
+        consulted="paper; GeWu-Lab/InfoReg_CVPR2025 at 939b2ed (main.py)",
     )
     single_loss = False
     state = ("_start", "_history", "_open")
@@ -123,10 +116,6 @@ class InfoReg(Stateful, Joint):
                 self._history[m] = [*self._history[m][-1:], total / count]
         self.traces.zero_()
 
-    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
-        """One: everything on the fused loss, with unimodal losses if asked for."""
-        return [Phase("joint", self._objective, list(self.model.parameters()))]
-
     def _objective(self, batch: Batch) -> Objective:
         features = self._features(batch)
         total = self.loss(self._fused(features, batch), batch)
@@ -140,9 +129,7 @@ class InfoReg(Stateful, Joint):
         return Objective(total, {}, sums)
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """Note the traces; hold leaders in their window back."""
         zero = torch.zeros_like(descent.loss)
         names = ["count", *(f"{kind}/{m}" for kind in ("loss", "count") for m in self.modalities)]

@@ -12,7 +12,7 @@ from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import UnsupportedError
 from equimodal.inference import Rule, needs_of, rule_name
 from equimodal.methods._base import Method
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods.parts import check_way, usual_way
 from equimodal.tasks import Task
 from equimodal.unimodal import Way
@@ -40,9 +40,7 @@ class Joint(Method):
         paper="Control; no paper of its own.",
         equations="L(head(fuse(h_1, ..., h_M)), y)",
         family="objective",
-        tasks=ALL_TASKS,
         modalities="any number",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step, by definition",
         deviations=("none",),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Objective, Phase, Sharpness
-from equimodal.errors import MethodError, UnsupportedError
+from equimodal.errors import UnsupportedError
 from equimodal.features import pool
 from equimodal.functional import (
     alignment_share,
@@ -24,13 +24,14 @@ from equimodal.functional import (
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Method, Stateful
 from equimodal.methods._info import MethodInfo
+from equimodal.methods._loss import mask_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import equal_width, linear_heads, present_sum
+from equimodal.methods.parts import encoder_parameters, equal_width, linear_heads, present_sum, unannounced
 from equimodal.tasks import Task
 
 
 class LFM(Stateful, Method):
-    r"""Learning the modality gap ([Yang2024]_), with the heuristic mix.
+    r"""Learning the modality gap (Yang et al., NeurIPS 2024), with the heuristic mix.
 
     Each modality has a head; the prediction is the mean of their outputs. Fitting labels is what makes modalities
     unequally fast, so at first a loss without labels that aligns the modalities counts more:
@@ -50,11 +51,8 @@ class LFM(Stateful, Method):
 
     Raises:
         ModelError: ``"contrastive"`` with encoders of unequal width.
-        MethodError: an option is out of range, or a step before ``on_train_epoch_start``.
+        MethodError: a step before ``on_train_epoch_start``.
         UnsupportedError: ``variant="released"`` for another task than classification.
-
-    References:
-        .. [Yang2024] Facilitating Multimodal Classification via Dynamically Learning Modality Gap, NeurIPS 2024.
     """
 
     info = MethodInfo(
@@ -64,7 +62,6 @@ class LFM(Stateful, Method):
         equations="sum of label fitting and unsupervised alignment with the heuristic schedule",
         family="objective",
         tasks=("classification", "multilabel"),
-        modalities="two or more",
         fusion="ignored; one head per modality, whose outputs are averaged",
         missing="supported per sample: pairs of modalities that a sample has",
         cost="1 joint step and M small heads",
@@ -80,8 +77,7 @@ class LFM(Stateful, Method):
             "the script that learns the mix can move it by at most 0.004 times a gradient in the whole training",
             "test scores are printed, and no epoch is chosen",
         ),
-        consulted="abstract; njustkmg/NeurIPS24-LFM at ad44fa0 (Crema_epoch.py, Crema_epoch_learnable.py), facts from "
-        "notes on it",
+        consulted="abstract; njustkmg/NeurIPS24-LFM at ad44fa0 (Crema_epoch.py, Crema_epoch_learnable.py)",
         engine={
             "processes, trainer, accumulation, sharded: alignment='contrastive'": "differs: samples are compared with "
             "those of their micro-batch"
@@ -123,11 +119,8 @@ class LFM(Stateful, Method):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: encoders and heads."""
         if self.share is None:
-            raise MethodError(
-                "LFM needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch)) before each epoch."
-            )
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
-        return [Phase("joint", self._objective, [*encoders, *self.heads.parameters()])]
+            raise unannounced(self)
+        return [Phase("joint", self._objective, [*encoder_parameters(self), *self.heads.parameters()])]
 
     def _objective(self, batch: Batch) -> Objective:
         share = self.share or 0.0
@@ -142,7 +135,7 @@ class LFM(Stateful, Method):
     def _alignment(self, features: Mapping[str, Tensor], outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         zero = next(iter(outputs.values())).sum() * 0
         there = [m for m in self.modalities if m in outputs and batch.count(m)]
-        own = {m: _mask(batch, m, outputs[m]) for m in there}
+        own = {m: mask_of(batch, m) for m in there}
         pairs = [(a, b, own[a] & own[b]) for a, b in itertools.combinations(there, 2)]
         if not pairs:
             return zero
@@ -177,8 +170,3 @@ class LFM(Stateful, Method):
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor:
         """Mean of the outputs of the modalities that a sample has."""
         return self._mean(self.heads(features), present)
-
-
-def _mask(batch: Batch, modality: str, like: Tensor) -> Tensor:
-    mask = None if batch.present is None else batch.present.get(modality)
-    return torch.ones(len(like), dtype=torch.bool, device=like.device) if mask is None else mask

@@ -141,6 +141,12 @@ def target_of(batch: Batch, modality: str | None = None) -> Tensor:
     return target if rows is None else target.index_select(0, rows)
 
 
+def labels_of(batch: Batch) -> Tensor:
+    """(B,) classes; of soft targets the most probable ones."""
+    target = target_of(batch)
+    return target.argmax(1) if target.is_floating_point() else target.long()
+
+
 def count_of(batch: Batch, modality: str | None = None) -> int:
     """How many samples have the modality; of all of them without one."""
     if modality is None:

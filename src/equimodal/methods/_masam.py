@@ -13,15 +13,15 @@ from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Perturbation, Phase, all_sum
 from equimodal.inference import Rule
 from equimodal.methods._base import StepReport
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import LossMemory
+from equimodal.methods.parts import LossMemory, encoder_parameters
 from equimodal.tasks import Task
 
 
 class MASAM(MultiLoss):
-    r"""Modality-aware sharpness-aware minimization ([MASAM]_), as far as it is known from a note on the paper.
+    r"""Modality-aware sharpness-aware minimization (ICLR 2026), as far as it is known from a note on the paper.
 
     With :math:`L = L(u, y) + \lambda \sum_m L(u_m, y)`, :math:`\gamma_m` the cosine between the gradients of the fused
     loss and of :math:`L(u_m, y)` for encoder m, and :math:`d_m = \max(0, L_m^{t-1} - MA_m^t)` how far the running mean
@@ -44,12 +44,6 @@ class MASAM(MultiLoss):
         select: ``"score"`` (paper); ``"all"`` perturbs every encoder at once, each by :math:`\rho \gamma_m`; ``"none"``
             is joint training with unimodal losses.
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
-
-    Raises:
-        MethodError: an option is out of its range.
-
-    References:
-        .. [MASAM] Modality-aware sharpness-aware minimization, ICLR 2026, openreview AUKeDukcUi.
     """
 
     info = MethodInfo(
@@ -58,9 +52,6 @@ class MASAM(MultiLoss):
         paper="MASAM, ICLR 2026, openreview AUKeDukcUi",
         equations="selection score, perturbation of one encoder, combined gradient (from a note on the paper)",
         family="sharpness-aware",
-        tasks=ALL_TASKS,
-        modalities="two or more",
-        fusion="any",
         missing=MASKED + "; a modality of nobody in a batch is not chosen",
         cost="about 2.2 joint steps: gradients of the parts, a second pass; one short read by the host",
         deviations=(
@@ -75,8 +66,11 @@ class MASAM(MultiLoss):
             "the unimodal gradient is taken at the perturbed weights too",
             "three modalities: a step raises ValueError",
         ),
-        consulted="a note on the paper; Orange2107/MASAM-Multimodal-Adaptive-SAM at 713f931, read for facts",
-        engine={"sharpness": "refused: its second pass is at weights that it moves itself"},
+        consulted="a note on the paper; Orange2107/MASAM-Multimodal-Adaptive-SAM at 713f931",
+        engine={
+            "sharpness": "refused: its second pass is at weights that it moves itself",
+            "asynchronous": "differs: which modality is perturbed is decided on the host in every step",
+        },
     )
 
     def __init__(
@@ -103,15 +97,13 @@ class MASAM(MultiLoss):
         """One, whose second pass is for the encoder that is chosen after the first."""
         if self.select == "none":
             return super().phases(batches)
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
         trained = [*self.model.parameters(), *self.heads.parameters()]
-        return [Phase("joint", self._in_parts, trained, separate=encoders, perturbation=self._move)]
+        return [Phase("joint", self._in_parts, trained, separate=encoder_parameters(self), perturbation=self._move)]
 
     def _in_parts(self, batch: Batch) -> Objective:
-        features = self._features(batch)
-        parts = {"fused": self.loss(self._fused(features, batch), batch)}
-        own = {f"unimodal/{m}": self.loss(z, batch, m) for m, z in self.heads(features).items() if batch.count(m)}
-        return Objective.sum_of({**parts, **own}, dict.fromkeys(own, self.weight))
+        absent = {f"unimodal/{m}" for m in batch.inputs if not batch.count(m)}
+        parts = {name: loss for name, loss in self._parts(batch)[0].items() if name not in absent}
+        return Objective.sum_of(parts, {name: self.weight for name in parts if name != "fused"})
 
     @torch.no_grad()
     def _move(self, descent: Descent) -> Perturbation | None:

@@ -16,7 +16,7 @@ from equimodal.features import pool
 from equimodal.functional import cross_modal_contrast
 from equimodal.inference import Rule
 from equimodal.methods._base import Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._loss import mask_of, target_of
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
@@ -28,7 +28,7 @@ SIGNS = {"greedy": -1, "independent": 0, "collaborative": 1}
 
 
 class MCR(Stateful, MultiLoss):
-    r"""Multimodal competition regularizer ([Kontras2025]_).
+    r"""Multimodal competition regularizer (Kontras et al., NeurIPS 2025).
 
     :math:`D_m` is how far the prediction moves when the features of modality m are permuted within the batch, the mean
     Jensen-Shannon divergence over K permutations and the samples that have m. :math:`D_m^{(e)}` is the same number with
@@ -57,13 +57,8 @@ class MCR(Stateful, MultiLoss):
         seed: of the permutations.
 
     Raises:
-        MethodError: a number is out of range.
         ModelError: ``contrast_weight`` above 0 with encoders of different width.
         UnsupportedError: ``bottleneck_weight`` above 0 for a segmentation, whose target is no vector.
-
-    References:
-        .. [Kontras2025] Balancing Multimodal Training Through Game-Theoretic Regularization, NeurIPS 2025, arXiv
-           2411.07335.
     """
 
     info = MethodInfo(
@@ -73,10 +68,7 @@ class MCR(Stateful, MultiLoss):
         "arXiv 2411.07335",
         equations="game between the encoders on permuted features, contrastive term, conditional bottleneck",
         family="objective",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         order="permutations are drawn in the order of the encoders",
-        fusion="any",
         missing=MASKED + "; a modality is permuted among the samples that have it",
         cost="about 1.1 joint steps with a small head: M (1 + M) passes of fusion and head on K batches of features",
         deviations=(
@@ -92,7 +84,7 @@ class MCR(Stateful, MultiLoss):
             "the prediction that it compares with is not detached: each term trains all encoders and the head",
             "the bottleneck is predicted from the detached fused output, not from the target",
         ),
-        consulted="paper; kkontras/MCR at 338d370 (Bias_Infusion.py, configurations), read for facts",
+        consulted="paper; kkontras/MCR at 338d370 (Bias_Infusion.py, configurations)",
         engine={
             "processes, trainer, sharded": "differs: every process permutes its own samples",
             "accumulation": "differs: modalities are permuted within a micro-batch",

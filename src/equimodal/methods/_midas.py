@@ -12,19 +12,18 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
-from equimodal.errors import MethodError
 from equimodal.functional import weak_weights
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import Misalignment
+from equimodal.methods.parts import Misalignment, lacking, per_modality, unannounced
 from equimodal.tasks import Task
 
 
 class MIDAS(Stateful, MultiLoss):
-    r"""Misalignment-based data augmentation ([Hwang2025]_).
+    r"""Misalignment-based data augmentation (Hwang, Choi and Whang, NeurIPS 2025).
 
     One modality of sample i stays, every other one m is taken, as features, from a random sample :math:`\pi_m(i)` of
     another class. With :math:`\tilde c_m` the share of modality m in the unimodal confidences of the true labels,
@@ -50,12 +49,7 @@ class MIDAS(Stateful, MultiLoss):
         seed: of the partners.
 
     Raises:
-        MethodError: an option is out of its range; with a warm-up, a step before ``on_train_epoch_start`` or without
-            the number of epochs.
-
-    References:
-        .. [Hwang2025] MIDAS: Misalignment-based Data Augmentation Strategy for Imbalanced Multimodal Learning, NeurIPS
-           2025, arXiv 2509.25831.
+        MethodError: with a warm-up, a step before ``on_train_epoch_start``, or no number of epochs.
     """
 
     info = MethodInfo(
@@ -67,9 +61,7 @@ class MIDAS(Stateful, MultiLoss):
         "averaged for three or more",
         family="augmentation, objective",
         tasks=("classification",),
-        modalities="two or more",
         order="which modality stays, and the partners, are drawn in the order of the encoders",
-        fusion="any",
         missing=MASKED + "; only samples with all modalities are put together",
         cost="about 1.1 joint steps: one more pass of fusion and head",
         deviations=(
@@ -83,7 +75,7 @@ class MIDAS(Stateful, MultiLoss):
             "one weight is handed to whichever modality is weak now, and is not in the checkpoint",
             "the loader of configurations drops every setting, so runs use batches of 4 and a rate of 1e-3",
         ),
-        consulted="paper; the authors' released code at d25b225, read for facts",
+        consulted="paper; the authors' released code at d25b225",
         engine={
             "processes, trainer, sharded": "differs: every process puts its own samples together",
             "accumulation": "differs: samples are put together within a micro-batch",
@@ -111,17 +103,12 @@ class MIDAS(Stateful, MultiLoss):
         self.misaligned_weight, self.step, self.warm_up = misaligned_weight, step, warm_up
         self.warming: bool | None = None if warm_up > 0 else False
         self.misalignment = Misalignment(self.modalities, task, seed)
-        like = next(self.heads.parameters())
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        self.register_buffer("alpha", torch.ones(len(self.modalities), dtype=dtype, device=like.device))
+        self.register_buffer("alpha", per_modality(self, 1.0))
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Whether the epoch belongs to the warm-up."""
         if self.warm_up > 0 and context.epochs is None:
-            raise MethodError(
-                "`context.epochs`: MIDAS with warm_up > 0 takes a share of the epochs. Found None. Give "
-                "EpochContext(epoch, epochs), or use warm_up=0."
-            )
+            raise lacking(self, "epochs", "with warm_up > 0 takes a share of the epochs", "warm_up=0")
         self.warming = self.warm_up > 0 and context.epoch < round(self.warm_up * (context.epochs or 0))
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
@@ -131,10 +118,7 @@ class MIDAS(Stateful, MultiLoss):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the sum of losses; in the warm-up encoders and heads on theirs."""
         if self.warming is None:
-            raise MethodError(
-                "MIDAS with warm_up > 0 needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch, "
-                "epochs)) before each epoch, or use warm_up=0."
-            )
+            raise unannounced(self, "epoch, epochs", "warm_up=0")
         return super().phases(batches)
 
     def _objective(self, batch: Batch) -> Objective:

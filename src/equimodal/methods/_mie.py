@@ -14,7 +14,7 @@ from equimodal.engine import Objective, Phase, Sharpness, is_distributed
 from equimodal.errors import MethodError, ScheduleWarning, UnsupportedError
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, trainable, warn_if_frozen, warn_once
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods._validation import Validation
 from equimodal.methods.parts import (
@@ -34,7 +34,7 @@ from equimodal.tasks import Task
 
 
 class MIE(Stateful, ProjectingMethod):
-    r"""Modal-aware interactive enhancement, published as IGM ([Jiang2025]_, equations 3 to 10).
+    r"""Modal-aware interactive enhancement, published as IGM (Jiang et al., IJCAI 2025, equations 3 to 10).
 
     One branch per modality, an encoder and a classifier d -> 256 -> 64 -> C of its own (for a segmentation, of which
     nothing is published, d -> C at each position); the prediction is the mean of the branches' softmax. Only the active
@@ -74,11 +74,7 @@ class MIE(Stateful, ProjectingMethod):
         variant: ``"released"`` is what the authors' repository computes, but for the choice on the test set.
 
     Raises:
-        MethodError: a hyperparameter is out of range; with ``"epoch"`` or ``"stage"``, a step before
-            ``on_train_epoch_start``.
-
-    References:
-        .. [Jiang2025] Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587.
+        MethodError: with ``"epoch"`` or ``"stage"``, a step before ``on_train_epoch_start``.
     """
 
     info = MethodInfo(
@@ -87,8 +83,6 @@ class MIE(Stateful, ProjectingMethod):
         paper="Interactive multimodal learning via flat gradient modification, IJCAI 2025, arXiv 2407.04587",
         equations="sharpness-aware objective (forward phase); covariance, flat projector, gradient (backward phase)",
         family="alternating, gradient projection, sharpness-aware",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         order="modalities take turns in the order of the encoders",
         fusion="ignored; one classifier per modality",
         missing="supported per sample: each branch trains on the samples that have its modality",
@@ -100,7 +94,7 @@ class MIE(Stateful, ProjectingMethod):
             "with alternation by batch or epoch covariances are gathered in training mode",
         ),
         released=MIE_RELEASED,
-        consulted="paper; njustkmg/IJCAI25-IGM (train_CREMA.py, models/AudioVideo.py, configs), read for facts",
+        consulted="paper; njustkmg/IJCAI25-IGM (train_CREMA.py, models/AudioVideo.py, configs)",
         featured=True,
         engine=MIE_FEATURES,
     )

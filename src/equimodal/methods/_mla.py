@@ -14,7 +14,7 @@ from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import ModelError, ScheduleWarning
 from equimodal.inference import Prediction, Rule
 from equimodal.methods._base import EpochContext, Stateful, warn_if_frozen, warn_once
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import (
     ProjectingMethod,
@@ -30,7 +30,7 @@ from equimodal.tasks import Task, distribution_of
 
 
 class MLA(Stateful, ProjectingMethod):
-    r"""Multimodal learning with alternating unimodal adaptation ([Zhang2024]_, equations 3 to 9).
+    r"""Multimodal learning with alternating unimodal adaptation (Zhang et al., CVPR 2024, equations 3 to 9).
 
     All modalities share one head g. In every batch each modality takes a step of its own; the gradient of the head's
     weight is multiplied by a projector P that removes the feature directions the head has learnt from the modalities
@@ -57,8 +57,8 @@ class MLA(Stateful, ProjectingMethod):
             ``report.extras["plasticity/..."]`` is trace(P)/d.
         temperature: :math:`\tau` of the flat spectrum; refreshed at the end of each epoch.
         order: of the modalities in a batch. ``"weak_first"``: by the training scores of the last epoch, the lowest
-            first, for which a bound is tightest ([EDM]_); ``"strong_first"`` is its control. Epoch 0, and equal scores,
-            have the order of the encoders.
+            first, for which a bound is tightest (arXiv 2506.00030; the score is ours); ``"strong_first"`` is its
+            control. Epoch 0, and equal scores, have the order of the encoders.
         seed: of the shuffling generator.
         variant: ``"released"`` is what the authors' repository computes: no projection, and one weight per BATCH from
             entropies whose softmax runs over the batch axis, so a prediction depends on which samples share its batch.
@@ -68,13 +68,7 @@ class MLA(Stateful, ProjectingMethod):
 
     Raises:
         ModelError: feature widths differ, or the head has no linear layer to project.
-        MethodError: a hyperparameter is out of range.
         UnsupportedError: the task does not allow the inference rule, or has no released variant.
-
-    References:
-        .. [Zhang2024] Multimodal Representation Learning by Alternating Unimodal Adaptation, CVPR 2024, arXiv
-        2311.10707.
-        .. [EDM] arXiv 2506.00030, on the order of alternating updates; the score is ours.
     """
 
     info = MethodInfo(
@@ -86,16 +80,13 @@ class MLA(Stateful, ProjectingMethod):
         equations="shared head and alternation (3, 4), projector update and projected gradient (5, 6), entropy weights "
         "and fusion (7 to 9)",
         family="alternating, gradient projection, inference rule",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         order="modalities take turns in the order of the encoders, on one head",
         fusion="ignored; encoders of equal feature width and one shared head",
         missing="supported per sample: each modality trains on the samples that have it and drops out of the fusion",
         cost="about 1 joint step: M encoder passes, M head passes, one rank-1 update per modality",
         deviations=("none in the defaults; every option beyond the paper is off",),
         released=MLA_RELEASED,
-        consulted="paper; Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation (main.py, "
-        "utils/utils.py), read for facts",
+        consulted="paper; Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation (main.py, utils/utils.py)",
         featured=True,
     )
     state = ("_batch", "_batches", "_generator", "projection.plasticity")

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, cast
+from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.functional import discrepancy_ratios, mlb_coefficients
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
-from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
+from equimodal.methods._base import Scales, StepReport
+from equimodal.methods._info import OWN_ROWS, SCORES, UPDATES, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import batch_confidences, columns_of_head, confidence_sums, scale_columns, scale_encoders
+from equimodal.methods.parts import EpochWindow, batch_confidences, columns_of_head, confidence_sums, scale_encoders
 from equimodal.tasks import Task
 
 
-class MLB(Stateful, MultiLoss):
-    r"""Multi-loss gradient modulation ([Kontras2024]_, section 3).
+class MLB(EpochWindow, MultiLoss):
+    r"""Multi-loss gradient modulation (Kontras et al., BMVC 2024, section 3).
 
     With :math:`s_m` the mean probability that m's own head gives to the true class,
 
@@ -29,22 +29,15 @@ class MLB(Stateful, MultiLoss):
         k_m = \begin{cases} 1 + (\beta - 1) \tanh(\alpha (\rho_m - 1)) & \rho_m > 1 \\
         1 + \tanh(\alpha (\rho_m - 1)) & \text{else} \end{cases}
 
-    the gradient of :math:`L(z, y) + \sum_m L(u_m, y)` with respect to encoder m is multiplied by :math:`k_m`, and so is
-    that of m's columns in the weight of a head that is one linear layer on Concat. k is 1 where scores are equal.
+    the gradient of :math:`L(z, y) + \sum_m L(u_m, y)` is multiplied by :math:`k_m` in encoder m, in the weights (not
+    biases) of m's own head, and in m's columns of a joint head that is one linear layer on Concat.
 
     Args:
         alpha: :math:`\alpha > 0`; 0.5 to 5 in the released settings.
-        beta: :math:`\beta`, the largest factor; 0.5 to 10 in the released settings. Below 1 a modality that lags is
-            slowed, too.
+        beta: the largest factor; 0.5 to 10 in the released settings. Below 1 a modality that lags is slowed, too.
         start: first epoch (from 0) that is modulated; an epoch that is not announced counts as the first.
         end: last one; ``None`` is the last of all.
         heads: modality -> module from its features to the output; default one linear layer each.
-
-    Under optimizers that cancel a factor on the gradient, k multiplies the update.
-
-    References:
-        .. [Kontras2024] Kontras et al., Improving Multimodal Learning with Multi-Loss Gradient Modulation, BMVC 2024,
-           arXiv 2405.07930.
     """
 
     info = MethodInfo(
@@ -54,24 +47,21 @@ class MLB(Stateful, MultiLoss):
         "arXiv 2405.07930",
         equations="multi-loss objective, ratio of scores and balancing coefficient of section 3",
         family="gradient modulation",
-        tasks=ALL_TASKS,
         modalities="two or more: the mean of the ratios to the others",
         fusion="any; columns of the head are scaled where it is one linear layer on Concat",
         missing=OWN_ROWS,
         cost="1 joint step and M small heads",
         deviations=(
-            "scores of multi-label, segmentation and regression: mean probability of what is true, inverse mean error",
-            "under optimizers that cancel a gradient scale the update is scaled instead",
+            SCORES,
+            UPDATES,
         ),
         released=(
             "with beta = 0.5, as in its run file of UCF-101, the modality that lags is slowed",
-            "beta is ignored unless the mode is written as the code of that class compares it, text or number",
+            "beta is ignored unless the mode has the type that the class compares it with",
             "of a regression the ratio is of squared errors",
         ),
-        consulted="the paper's abstract; kkontras/MCR, of the same authors, at 338d370 (agents/general_agent/helpers/"
-        "Bias_Infusion.py, run.sh), read for facts",
+        consulted="abstract; kkontras/MCR, of the same authors, at 338d370 (Bias_Infusion.py, run.sh)",
     )
-    state = ("epoch",)
 
     def __init__(
         self,
@@ -89,33 +79,21 @@ class MLB(Stateful, MultiLoss):
     ) -> None:
         super().__init__(model, task, heads=heads, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(MLB.__init__, locals())
-        self.alpha, self.beta, self.start, self.end, self.epoch = alpha, beta, start, end, 0
+        self.alpha, self.beta, self.start, self.end = alpha, beta, start, end
         self.columns = columns_of_head(self.multimodal)
 
-    def on_train_epoch_start(self, context: EpochContext) -> None:
-        """Whether this epoch is modulated follows from its number."""
-        self.epoch = context.epoch
-
     def _objective(self, batch: Batch) -> Objective:
-        features = self._features(batch)
-        outputs = self.heads(features)
-        losses = {"fused": self.loss(self._fused(features, batch), batch)}
-        losses |= {f"unimodal/{m}": self.loss(z, batch, m) for m, z in outputs.items()}
+        losses, _, outputs = self._parts(batch)
         total = torch.stack(list(losses.values())).sum()
         return Objective(total, {n: t.detach() for n, t in losses.items()}, confidence_sums(self, outputs, batch))
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
-        """g_m <- k_m g_m of encoder and columns, or the same factor on the update."""
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
+        """g_m <- k_m g_m of encoder, own head and columns, or the same factor on the update."""
         scores, known = batch_confidences(self, descent, engine, report)
-        if self.epoch < self.start or (self.end is not None and self.epoch > self.end):
+        if not self.in_window():
             return ()
         k = mlb_coefficients(discrepancy_ratios(1 / scores.clamp_min(1e-12), known), self.alpha, self.beta)
         factors = dict(zip(self.modalities, k.unbind(), strict=True))
-        scales = scale_encoders(self, engine, report, factors)
-        if self.columns is not None:
-            layer, blocks = self.columns
-            scales += scale_columns(cast(nn.Parameter, layer.weight), blocks, engine, factors)
-        return scales
+        own = {m: [p for p in self.heads[m].parameters() if p.ndim > 1] for m in self.modalities}
+        return scale_encoders(self, engine, report, factors, beside=own, columns=self.columns)

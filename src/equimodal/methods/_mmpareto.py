@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale, local
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, local
 from equimodal.functional import norm_restoration, pareto_weights
 from equimodal.inference import Rule
-from equimodal.methods._base import StepReport
-from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
+from equimodal.methods._base import Scales, StepReport
+from equimodal.methods._info import OWN_ROWS, UPDATES, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import scale_encoders
+from equimodal.methods.parts import encoder_parameters, scale_encoders
 from equimodal.tasks import Task
 
 
 class MMPareto(MultiLoss):
-    r"""Pareto directions of fused and unimodal losses ([Wei2024]_, equations 5 to 9).
+    r"""Pareto directions of fused and unimodal losses (Wei and Hu, ICML 2024, equations 5 to 9).
 
     Encoder m has two gradients, :math:`g_0` of the fused loss and :math:`g_m` of its own head's loss. Where they agree
     it takes their sum. Where they conflict, :math:`\langle g_0, g_m \rangle \le 0`, it takes
@@ -31,19 +31,12 @@ class MMPareto(MultiLoss):
     .. math:: \theta_m \leftarrow \theta_m - \eta \gamma \max(1, \|g_0 + g_m\| / \|h\|)\, h
 
     Heads and fusion take the gradient of the sum of all losses. Without conflict a step is that of
-    :class:`MultiLoss` with :math:`\gamma` times the encoders' rate: the report's ``conflict/m`` says how often that is
-    not so, and no gain can be attributed without it.
+    :class:`MultiLoss` with :math:`\gamma` times the encoders' rate: ``conflict/m`` of the report says how often.
 
     Args:
-        gamma: :math:`\gamma > 0`. It acts in every step. Made for SGD; under optimizers that cancel a factor on the
-            gradient it multiplies the update.
+        gamma: acts in every step; of the update under optimizers that cancel a factor on the gradient (Adam).
         heads: modality -> module from its features to the output; default one linear layer each.
-        variant: ``"paper"`` gives the whole gradient of an encoder the length of the sum, ``"released"`` each of its
-            tensors, which turns it.
-
-    References:
-        .. [Wei2024] Wei and Hu, MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance, ICML 2024,
-           arXiv 2405.17730.
+        variant: ``"released"`` gives each tensor of an encoder the length of the sum, which turns the gradient.
     """
 
     info = MethodInfo(
@@ -53,22 +46,19 @@ class MMPareto(MultiLoss):
         "arXiv 2405.17730",
         equations="conflict test, min-norm weights of two tasks, restored length, gamma; algorithm 1",
         family="gradient modulation",
-        tasks=ALL_TASKS,
         modalities="two or more: each encoder has two tasks, whatever their number",
-        fusion="any",
         missing=OWN_ROWS,
-        cost="1.7 joint steps: one forward pass, a backward pass of the fused loss and of each unimodal one",
+        cost="1.7 joint steps: one forward pass, a backward pass of each loss",
         deviations=(
             "the factor that restores the length is at most 10: it is infinite for opposite gradients",
-            "under optimizers that cancel a gradient scale gamma multiplies the update",
+            UPDATES,
         ),
         released=(
             "the length is restored for each tensor of an encoder by itself, which changes the direction",
             "the schedule of the learning rate is made and never stepped: it stays at 2e-3 for all 50 epochs",
             "the clipping of the weights to [0.001, 0.999] never acts",
         ),
-        consulted="paper; GeWu-Lab/MMPareto_ICML2024 at a339db3 (code/MMPareto.py, code/min_norm_solvers.py), read for "
-        "facts",
+        consulted="paper; GeWu-Lab/MMPareto_ICML2024 at a339db3 (MMPareto.py, min_norm_solvers.py)",
     )
 
     def __init__(
@@ -89,20 +79,14 @@ class MMPareto(MultiLoss):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One, with the gradients of each loss apart for the encoders."""
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
         trained = [*self.model.parameters(), *self.heads.parameters()]
-        return [Phase("joint", self._objective, trained, separate=encoders)]
+        return [Phase("joint", self._objective, trained, separate=encoder_parameters(self))]
 
     def _objective(self, batch: Batch) -> Objective:
-        features = self._features(batch)
-        parts = {"fused": self.loss(self._fused(features, batch), batch)}
-        parts |= {f"unimodal/{m}": self.loss(z, batch, m) for m, z in self.heads(features).items()}
-        return Objective.sum_of(parts)
+        return Objective.sum_of(self._parts(batch)[0])
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """g_m <- the common direction; gamma on the gradient or the update."""
         factors = {}
         for m in self.modalities:
@@ -117,9 +101,8 @@ class MMPareto(MultiLoss):
             for p, pair in zip(parameters, pairs, strict=True):
                 if self.variant == "released":
                     length = norm_restoration(descent.gradients.gram([p], names), weights, torch.inf)
-                terms = [
-                    local(g) * (2 * w * length).to(g.dtype) for g, w in zip(pair, weights, strict=True) if g is not None
-                ]
+                both = zip(pair, weights, strict=True)
+                terms = [local(g) * (2 * w * length).to(g.dtype) for g, w in both if g is not None]
                 local(cast(Tensor, p.grad)).copy_(torch.stack(terms).sum(0))
             report.extras[f"conflict/{m}"] = (gram[0, 1] <= 0).float()
             report.coefficients.setdefault("fused weight", {})[m] = weights[0]

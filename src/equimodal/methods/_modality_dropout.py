@@ -12,7 +12,7 @@ from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Sharpness
 from equimodal.inference import Rule
 from equimodal.methods._base import Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.tasks import Task
@@ -37,15 +37,11 @@ class ModalityDropout(Stateful, Joint):
         paper="Control; Neverova et al., ModDrop, TPAMI 2016, arXiv 1501.00102.",
         equations="h_m <- mask_m h_m / P(kept), mask ~ Bernoulli(1 - q), never all dropped",
         family="feed-forward",
-        tasks=ALL_TASKS,
         modalities="any number",
         order="modalities are drawn in the order of the encoders",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step",
-        deviations=(
-            "survivors are rescaled by the exact probability of being kept, (1-q)/(1-q^M); the literature: 1-q",
-        ),
+        deviations=("rescaled by the exact probability of being kept, (1-q)/(1-q^M); the literature: 1-q",),
         released=("nothing was released",),
         consulted="none",
         control=True,
@@ -56,7 +52,6 @@ class ModalityDropout(Stateful, Joint):
             "accumulation": "differs: the masks of each micro-batch are drawn in turn",
         },
     )
-
     state = ("_generator",)
 
     def __init__(
@@ -64,9 +59,7 @@ class ModalityDropout(Stateful, Joint):
         model: nn.Module,
         task: Task,
         *,
-        probability: Annotated[
-            float, Within(at_least=0, below=1), "inside the 0.1 to 0.5 of the literature (ours)"
-        ] = 0.2,
+        probability: Annotated[float, Within(at_least=0, below=1), "ours; literature: 0.1 to 0.5"] = 0.2,
         seed: Annotated[int, Within(whole=True)] = 0,
         sharpness: Sharpness | None = None,
         inference: Rule = "fused",

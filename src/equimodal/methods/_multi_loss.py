@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.inference import Rule
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import linear_heads
@@ -31,9 +31,7 @@ class MultiLoss(Joint):
         paper="Control; part of many methods (G-Blend, MMPareto, QMF ...).",
         equations="L(z, y) + weight * sum_m L(u_m, y)",
         family="objective",
-        tasks=ALL_TASKS,
         modalities="any number",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step and M small heads",
         deviations=("none",),
@@ -68,16 +66,20 @@ class MultiLoss(Joint):
         return [Phase("joint", self._objective, [*self.model.parameters(), *self.heads.parameters()])]
 
     def _objective(self, batch: Batch) -> Objective:
-        features = self._features(batch)
-        total = self.loss(self._fused(features, batch), batch)
-        losses = {"fused": total.detach()}
-        for m, z in self.heads(features).items():
-            own = self.loss(z, batch, m)
-            total = total + self.weight * own
-            losses[f"unimodal/{m}"] = own.detach()
+        parts, features, _ = self._parts(batch)
+        total, losses = parts["fused"], {name: loss.detach() for name, loss in parts.items()}
+        for name, own in parts.items():
+            total = total if name == "fused" else total + self.weight * own
         for name, (weight, term) in self._terms(features, batch).items():
             total, losses[name] = total + weight * term, term.detach()
         return Objective(total, losses)
+
+    def _parts(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tree], dict[str, Tensor]]:
+        """The losses ``fused`` and ``unimodal/m``, with their graphs; features; outputs of the own heads."""
+        features: dict[str, Tree] = self._features(batch)
+        fused, outputs = self.loss(self._fused(features, batch), batch), self.heads(features)
+        own = {f"unimodal/{m}": self.loss(z, batch, m) for m, z in outputs.items()}
+        return {"fused": fused, **own}, features, outputs
 
     def _terms(self, features: Mapping[str, Tree], batch: Batch) -> dict[str, tuple[float, Tensor]]:
         """Name -> weight and value of what a subclass adds to the loss."""

@@ -16,18 +16,17 @@ from equimodal.engine import (
     Objective,
     Phase,
     Sharpness,
-    UpdateScale,
     local,
     paused_statistics,
     reshard,
 )
 from equimodal.inference import Rule
-from equimodal.methods._base import Stateful, StepReport
-from equimodal.methods._info import ALL_TASKS, OWN_ROWS, MethodInfo
+from equimodal.methods._base import Scales, Stateful, StepReport
+from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._loss import loss_sums, mean_of_sums
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import AggregatorName, LossRates, Weighting, gram_weighting
+from equimodal.methods.parts import AggregatorName, LossRates, Weighting, encoder_parameters, gram_weighting
 from equimodal.tasks import Task, counting_dtype, distribution_of
 
 
@@ -55,12 +54,6 @@ class MultiTask(Stateful, MultiLoss):
     Raises:
         MissingExtraError: the aggregator is of TorchJD, which is not installed.
         MethodError: an option is none of its choices, or the object has a state or reads more than a Gram matrix.
-
-    References:
-        .. [Quinton2024] Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232 (UPGrad, TorchJD).
-        .. [Sener2018] Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018, arXiv 1810.04650 (MGDA).
-        .. [Yu2020] Gradient Surgery for Multi-Task Learning, NeurIPS 2020, arXiv 2001.06782 (PCGrad).
-        .. [Liu2023] FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, arXiv 2306.03792.
     """
 
     info = MethodInfo(
@@ -70,9 +63,7 @@ class MultiTask(Stateful, MultiLoss):
         "(MGDA); Yu et al., NeurIPS 2020, arXiv 2001.06782 (PCGrad); Liu et al., NeurIPS 2023, arXiv 2306.03792 (FAMO)",
         equations="sum_k w_k g_k with the weights of each aggregator; FAMO's weights and update of its logits",
         family="gradient modulation",
-        tasks=ALL_TASKS,
         modalities="any number",
-        fusion="any",
         missing=OWN_ROWS,
         cost="1.7 joint steps: a backward pass for each loss; FAMO one forward pass more",
         deviations=(
@@ -83,6 +74,7 @@ class MultiTask(Stateful, MultiLoss):
         released=("not looked at: aggregators are TorchJD's",),
         consulted="papers; TorchJD 0.18 (documentation and source)",
         control=True,
+        engine={"asynchronous": "differs: every step waits for the device, where weights are found on the host"},
     )
     state = ("_generator",)
     rates: LossRates | None
@@ -122,11 +114,10 @@ class MultiTask(Stateful, MultiLoss):
         """One, with the gradients of each loss apart; for inner products those of the encoders are enough."""
         trained = [*self.model.parameters(), *self.heads.parameters()]
         self._batches = batches if self.rates is not None else ()
-        yield Phase("joint", self._objective, trained, separate=self._encoders() if self.rates is None else None)
+        yield Phase(
+            "joint", self._objective, trained, separate=encoder_parameters(self) if self.rates is None else None
+        )
         self._batches = ()
-
-    def _encoders(self) -> list[nn.Parameter]:
-        return [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
 
     def _outputs(self, batch: Batch) -> dict[str, Tensor]:
         features = self._features(batch)
@@ -157,9 +148,7 @@ class MultiTask(Stateful, MultiLoss):
         return torch.where(known, mean_of_sums(top, bottom), 1.0), known
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The encoders' gradient, or FAMO's of everything, becomes the weighted sum of the losses'."""
         losses, known = self._means(descent.sums, engine)
         given = [name for name in self.names if name in descent.gradients]
@@ -168,8 +157,8 @@ class MultiTask(Stateful, MultiLoss):
             weights = self.rates.weights(self._before, self._known)[[self.names.index(n) for n in given]]
         else:  # a row of zeros would count; the aggregators wait for the device anyway
             given = [name for name, some in zip(self.names, known.tolist(), strict=True) if some]
-            weights = self._aggregate(descent.gradients.gram(self._encoders(), given))
-        trained = [p for p in (phase.trained if self.rates is not None else self._encoders()) if p.grad is not None]
+            weights = self._aggregate(descent.gradients.gram(encoder_parameters(self), given))
+        trained = [p for p in (phase.trained if self.rates else encoder_parameters(self)) if p.grad is not None]
         rows = zip(*(descent.gradients.of(name, trained) for name in given), strict=True)
         for p, row in zip(trained, rows, strict=True):
             terms = [w.to(p.dtype) * local(g) for w, g in zip(weights, row, strict=True) if g is not None]

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale, local
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, local
 from equimodal.functional import discrepancy_ratios, ogm_coefficients
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._base import Scales, StepReport
+from equimodal.methods._info import SCORED_ROWS, SCORES, UPDATES, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import (
+    EpochWindow,
     GradientNoise,
     Noise,
     batch_confidences,
     confidence_sums,
+    encoder_parameters,
     scale_encoders,
     scoring_way,
 )
@@ -28,8 +30,8 @@ from equimodal.tasks import Task
 from equimodal.unimodal import Way
 
 
-class OGM(Stateful, Joint):
-    r"""On-the-fly gradient modulation with generalisation enhancement ([Peng2022]_, equations 7 to 13).
+class OGM(EpochWindow, Joint):
+    r"""On-the-fly gradient modulation with generalisation enhancement (Peng et al., CVPR 2022, equations 7 to 13).
 
     The score :math:`s_m` of a modality is the mean probability that its part of the output gives to the true class:
 
@@ -37,29 +39,20 @@ class OGM(Stateful, Joint):
         k_m = \begin{cases} 1 - \tanh(\alpha \rho_m) & \rho_m > 1 \\ 1 & \text{else} \end{cases}, \quad
         \theta_m \leftarrow \theta_m - \eta (k_m g_m + \xi_m)
 
-    OGM-GE has the noise :math:`\xi_m`, OGM has none. k falls from 1 to :math:`1 - \tanh \alpha` where a modality gets
-    ahead, it is not continuous. Other parameters than the encoders' take their plain gradient.
+    in the encoders. OGM-GE has the noise :math:`\xi_m`, OGM has none. k jumps from 1 to :math:`1 - \tanh \alpha`.
 
     Args:
         alpha: :math:`\alpha > 0`; released settings: 0.8 CREMA-D, 0.1 VGGSound.
         start: first epoch (from 0) that is modulated; an epoch that is not announced counts as the first.
         end: last one.
-        noise: ``None`` is OGM. ``"covariance"`` is the paper's OGM-GE: :math:`\xi \sim N(0, \Sigma)` with
-            :math:`\Sigma` the covariance of the mini-batch gradient, drawn exactly by one more backward pass.
-            ``"entries"`` is the released code's: independent entries, with the standard deviation over the entries of
-            each gradient tensor.
+        noise: ``None`` is OGM. ``"covariance"`` is the paper's OGM-GE, with the covariance of the mini-batch gradient,
+            drawn exactly by one more backward pass; ``"entries"`` the released code's, with the spread of the entries
+            of each gradient tensor.
         seed: of the method's own generator.
-        unimodal: where unimodal outputs come from; default the exact split of an additive head, and for a regression
-            the masked outputs.
-
-    Under optimizers that cancel a factor on the gradient, k multiplies the update (the noise included).
+        unimodal: default the exact split of an additive head, and for a regression the masked outputs.
 
     Raises:
         ModelError: the head is not additive, and ``unimodal`` names no other way.
-
-    References:
-        .. [Peng2022] Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022,
-           arXiv 2203.15332.
     """
 
     info = MethodInfo(
@@ -69,27 +62,24 @@ class OGM(Stateful, Joint):
         "arXiv 2203.15332",
         equations="discrepancy ratio (8), coefficient (10), modulated update, noise of generalisation enhancement",
         family="gradient modulation",
-        tasks=ALL_TASKS,
         modalities="two or more: the mean of the ratios to the others, as in the authors' extension (TPAMI 2024)",
         fusion="additive with an affine head, or unimodal='masked'",
-        missing="supported per sample: scores are means over the samples that have the modality; one that no sample of "
-        "a batch has is not compared",
+        missing=SCORED_ROWS,
         cost="1 joint step; 1.7 with noise='covariance'",
-        order="the noise of 'entries' is drawn in the order of the encoders; the rest does not depend on it",
+        order="the noise of 'entries' is drawn in the order of the encoders",
         deviations=(
-            "scores of multi-label, segmentation and regression: mean probability of what is true, inverse mean error",
-            "under optimizers that cancel a gradient scale the update is scaled instead",
+            SCORES,
+            UPDATES,
         ),
         released=(
             "only gradients with four dimensions are modulated: linear, attention and norm layers never are",
             "where scores are equal the audio encoder is damped",
             "the noise has the spread of the entries of a tensor, in both encoders, whether damped or not",
-            "with gated and FiLM fusion both unimodal outputs are parts of a head that is not additive",
         ),
-        consulted="paper; GeWu-Lab/OGM-GE_CVPR2022 at 343dc1d (main.py), read for facts",
+        consulted="paper; GeWu-Lab/OGM-GE_CVPR2022 at 343dc1d (main.py)",
         engine={
-            "processes, trainer, sharded: noise='covariance'": "differs: every process draws numbers for its own "
-            "samples",
+            "processes, trainer, sharded: noise='covariance'": "differs: every process draws its own samples' numbers",
+            "asynchronous: noise='covariance'": "differs: its numbers are drawn on the host and brought to the device",
             "sharded: noise='entries'": "refused: the spread of the entries of a tensor needs all of them",
         },
     )
@@ -116,11 +106,7 @@ class OGM(Stateful, Joint):
         check_options(OGM.__init__, locals())
         self.unimodal = scoring_way(self, self.unimodal)
         self.alpha, self.start, self.end = alpha, start, end
-        self.epoch, self.noise, self.gradient_noise = 0, noise, GradientNoise(noise, seed)
-
-    def on_train_epoch_start(self, context: EpochContext) -> None:
-        """Whether this epoch is modulated follows from its number."""
-        self.epoch = context.epoch
+        self.noise, self.gradient_noise = noise, GradientNoise(noise, seed)
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Draw the numbers that the noise is made of."""
@@ -128,8 +114,7 @@ class OGM(Stateful, Joint):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the fused loss; the noise apart for the encoders."""
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
-        return [Phase("joint", self._objective, list(self.model.parameters()), separate=encoders)]
+        return [Phase("joint", self._objective, list(self.model.parameters()), separate=encoder_parameters(self))]
 
     def _objective(self, batch: Batch) -> Objective:
         features = self._features(batch)
@@ -141,15 +126,13 @@ class OGM(Stateful, Joint):
         return Objective(self.loss(output, batch), {}, sums, parts=parts)
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """g_m <- k_m g_m + xi_m, or the factor on the update."""
         scores, known = batch_confidences(self, descent, engine, report)
-        if not self.start <= self.epoch <= self.end:
+        if not self.in_window():
             return ()
         factors = ogm_coefficients(discrepancy_ratios(scores, known), self.alpha)
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m) if p.grad is not None]
+        encoders = [p for p in encoder_parameters(self) if p.grad is not None]
         noise = self.gradient_noise.of(encoders, descent, engine) if self.noise else []
         scales = scale_encoders(self, engine, report, dict(zip(self.modalities, factors.unbind(), strict=True)))
         for p, xi in zip(encoders, noise, strict=False):

@@ -10,22 +10,29 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree, keep_rows, tree_map
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, Survey, UpdateScale, is_distributed
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, Survey, is_distributed
 from equimodal.functional import discrepancy_ratios, opm_probabilities
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
-from equimodal.methods._info import ALL_TASKS, MethodInfo
+from equimodal.methods._base import Scales, StepReport
+from equimodal.methods._info import SCORED_ROWS, SCORES, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import batch_confidences, confidence_sums, confidences, scoring_way
+from equimodal.methods.parts import (
+    EpochWindow,
+    batch_confidences,
+    confidence_sums,
+    confidences,
+    per_modality,
+    scoring_way,
+)
 from equimodal.tasks import Task
 from equimodal.unimodal import Way
 
 _DRAWN = "opm.drawn"
 
 
-class OPM(Stateful, Joint):
-    r"""On-the-fly prediction modulation ([Wei2024b]_, equations 6 to 8 and algorithm 1).
+class OPM(EpochWindow, Joint):
+    r"""On-the-fly prediction modulation (Wei et al., TPAMI 2024, equations 6 to 8 and algorithm 1).
 
     With :math:`s_m` the mean probability that a modality's part of the output gives to the true class,
 
@@ -43,14 +50,10 @@ class OPM(Stateful, Joint):
         seed: of the method's own generator.
         variant: ``"paper"``, or ``"released"``: q of the same batch, which takes a forward pass more where it comes in
             parts, and all features divided by :math:`1 - \sum_m d_m q_m / \sum_m d_m`.
-        unimodal: where unimodal outputs come from; default the exact split of an additive head, and for a regression
-            the masked outputs.
+        unimodal: default the exact split of an additive head, and for a regression the masked outputs.
 
     Raises:
         ModelError: the head is not additive, and ``unimodal`` names no other way.
-
-    References:
-        .. [Wei2024b] Wei et al., On-the-fly Modulation for Balanced Multimodal Learning, TPAMI 2024, arXiv 2410.11582.
     """
 
     info = MethodInfo(
@@ -59,17 +62,14 @@ class OPM(Stateful, Joint):
         paper="Wei et al., On-the-fly Modulation for Balanced Multimodal Learning, TPAMI 2024, arXiv 2410.11582",
         equations="discrepancy ratio (6), drop probability (7), masked features (8), algorithm 1",
         family="feed-forward",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         order="drops are drawn in the order of the encoders",
         fusion="additive with an affine head, or unimodal='masked'",
-        missing="supported per sample: scores are means over the samples that have the modality; one that no sample of "
-        "a batch has is not compared",
+        missing=SCORED_ROWS,
         cost="1 joint step",
         deviations=(
             "a dropped feature counts as absent: the fusion fills it by its rule (Concat: zeros, as in the paper)",
             "where all that a sample has would be dropped it keeps all",
-            "scores of multi-label, segmentation and regression: mean probability of what is true, inverse mean error",
+            SCORES,
         ),
         released=(
             "q is that of the same batch",
@@ -78,8 +78,11 @@ class OPM(Stateful, Joint):
             "models/Classifier.py does not parse: a bracket is left over",
         ),
         consulted="a third party's notes of equations 6 to 8 and of algorithm 1; GeWu-Lab/BML_TPAMI2024 at 4b3aa4f "
-        "(code/models/Classifier.py, code/main.py, code/config.py), read for facts",
-        engine={"processes, trainer, sharded": "differs: every process draws the drops of its own samples"},
+        "(code/models/Classifier.py, code/main.py, code/config.py)",
+        engine={
+            "processes, trainer, sharded": "differs: every process draws the drops of its own samples",
+            "asynchronous: variant='released'": "differs: the drops are drawn on the host and brought to the device",
+        },
     )
     state = ("epoch", "_generator")
     probabilities: Tensor
@@ -105,20 +108,15 @@ class OPM(Stateful, Joint):
         )
         check_options(OPM.__init__, locals())
         self.unimodal = scoring_way(self, self.unimodal)
-        self.base, self.strength, self.warm_up, self.execution = base, strength, warm_up, execution
-        self.variant, self.epoch, self._generator = variant, 0, torch.Generator().manual_seed(seed)
+        self.base, self.strength, self.execution = base, strength, execution
+        self.warm_up = self.start = warm_up
+        self.variant, self._generator = variant, torch.Generator().manual_seed(seed)
         self._same: Tensor | None = None
-        like = next(model.parameters()).detach()
-        zeros = like.new_zeros(len(self.modalities), dtype=torch.promote_types(like.dtype, torch.float32))
-        self.register_buffer("probabilities", zeros)
-
-    def on_train_epoch_start(self, context: EpochContext) -> None:
-        """Whether something is dropped follows from the number of the epoch."""
-        self.epoch = context.epoch
+        self.register_buffer("probabilities", per_modality(self))
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """A number in [0, 1) for every sample and modality, or 2 in a batch that is not modulated."""
-        if self.epoch < self.warm_up:
+        if not self.in_window():
             return batches
         rank, processes = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
         sizes, executed = [len(batch) for batch in batches], torch.rand((), generator=self._generator) < self.execution
@@ -131,7 +129,7 @@ class OPM(Stateful, Joint):
         """One: everything on the fused loss."""
         self._same, survey = None, None
         in_parts = len(batches) > 1 or is_distributed()
-        if self.variant == "released" and self.epoch >= self.warm_up and in_parts:
+        if self.variant == "released" and self.in_window() and in_parts:
             survey = Survey(self._gathered, self._receive, always=True)
         return [Phase("joint", self._objective, list(self.model.parameters()), survey=survey)]
 
@@ -151,7 +149,7 @@ class OPM(Stateful, Joint):
     def _objective(self, batch: Batch) -> Objective:
         features = self._features(batch)
         sums = self._sums(features, batch)
-        if self.epoch < self.warm_up:
+        if not self.in_window():
             return Objective(self.loss(self._fused(features, batch), batch), {}, sums)
         q = self.probabilities
         if self.variant == "released":
@@ -177,12 +175,10 @@ class OPM(Stateful, Joint):
         return tree_map(lambda t: t * factor.to(t.dtype) if t.is_floating_point() else t, feature)
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradients stay as they are; the scores decide about the next batch."""
         scores, known = batch_confidences(self, descent, engine, report)
-        if self.epoch >= self.warm_up:
+        if self.in_window():
             following = self._following(scores, known)
             used = following if self.variant == "released" else self.probabilities.clone()
             report.coefficients["drop"] = dict(zip(self.modalities, used.unbind(), strict=True))

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.functional import pmr_coefficients
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport
+from equimodal.methods._base import EpochContext, Scales, StepReport
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import BatchTerm, ClassPrototypes
+from equimodal.methods.parts import BatchTerm, ClassPrototypes, EpochWindow, whole_sums
 from equimodal.tasks import Task
 
 Totals = Mapping[str, Tensor]
 
 
-class PMR(Stateful, Joint):
-    r"""Prototypical modal rebalance ([Fan2023]_, equations 7 to 13).
+class PMR(EpochWindow, Joint):
+    r"""Prototypical modal rebalance (Fan et al., CVPR 2023, equations 7 to 13).
 
     Before each epoch the prototypes of every modality are made of a tenth of the training samples. With
     :math:`q_m = \mathrm{softmax}_k(-\|z_m - c_k^m\|_2)`, its mean :math:`s_m` for the true class, and
@@ -47,11 +47,7 @@ class PMR(Stateful, Joint):
             without entropy.
 
     Raises:
-        MethodError: an option is out of its range, or no training samples are offered before an epoch.
-
-    References:
-        .. [Fan2023] Fan et al., PMR: Prototypical Modal Rebalance for Multimodal Learning, CVPR 2023,
-           arXiv 2211.07089.
+        MethodError: no training samples are offered before an epoch.
     """
 
     info = MethodInfo(
@@ -62,7 +58,6 @@ class PMR(Stateful, Joint):
         family="objective",
         tasks=("classification",),
         modalities="two or more: each is compared with the best and with the worst, the same for two",
-        fusion="any",
         missing="supported per sample: scores and terms are means over the samples that have the modality; a class of "
         "which no sample was looked at has no term",
         cost="1.1 joint steps: the terms, and a forward pass over a tenth of the samples per epoch; one forward pass "
@@ -77,7 +72,8 @@ class PMR(Stateful, Joint):
             "prototypes are made of the first tenth of the shuffled batches; a class without a sample there has NaN",
             "without --modulation Proto nothing is done",
         ),
-        consulted="paper; fanyunfeng-bit/Modal-Imbalance-PMR at 3615e48 (main_Prototype_grad.py), read for facts",
+        consulted="paper; fanyunfeng-bit/Modal-Imbalance-PMR at 3615e48 (main_Prototype_grad.py)",
+        engine={"processes, trainer, sharded": "differs: every process looks at a tenth of its own samples"},
     )
     state = ("epoch", "ready")
 
@@ -100,28 +96,25 @@ class PMR(Stateful, Joint):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(PMR.__init__, locals())
         self.alpha, self.mu, self.entropy_epochs = alpha, mu, entropy_epochs
-        self.start, self.end, self.variant, self.epoch, self.ready = start, end, variant, 0, False
+        self.start, self.end, self.variant, self.ready = start, end, variant, False
         self.prototypes = ClassPrototypes(self, task.outputs, momentum)
         self.term = BatchTerm(self._sums, self._terms)
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """New prototypes."""
-        self.epoch = context.epoch
-        if self._in_window():
+        super().on_train_epoch_start(context)
+        if self.in_window():
             self.prototypes.update(self, context)
             self.ready = True
 
-    def _in_window(self) -> bool:
-        return self.start <= self.epoch <= self.end
-
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the fused loss and the terms, whose weights follow from sums over the whole batch."""
-        if self._in_window() and not self.ready:
+        if self.in_window() and not self.ready:
             raise MethodError(
                 "PMR: expected prototypes. Found none, as on_train_epoch_start was not called. Call "
                 "method.on_train_epoch_start(EpochContext(epoch, loader=train_loader)) before each epoch."
             )
-        survey = self.term.survey() if self._in_window() else None
+        survey = self.term.survey() if self.in_window() else None
         return [Phase("joint", self._objective, list(self.model.parameters()), survey=survey)]
 
     def _sums(self, batch: Batch) -> dict[str, Tensor]:
@@ -149,21 +142,16 @@ class PMR(Stateful, Joint):
     def _objective(self, batch: Batch) -> Objective:
         features = self._features(batch)
         loss = self.loss(self._fused(features, batch), batch)
-        if not self._in_window():
+        if not self.in_window():
             return Objective(loss)
         return self.term.added(loss, self.prototypes.sums(features, batch), {"fused": loss.detach()})
 
     @torch.no_grad()
-    def modify_gradients(
-        self, phase: Phase, descent: Descent, engine: Engine, report: StepReport
-    ) -> Sequence[UpdateScale]:
+    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """The gradients stay as they are; the report gets scores and coefficients."""
-        if self._in_window():
-            zero = torch.zeros(
-                (), dtype=torch.promote_types(descent.loss.dtype, torch.float32), device=descent.loss.device
-            )
+        if self.in_window():
             names = [f"{kind}/{m}" for kind in ("score", "known") for m in self.modalities]
-            totals = engine.all_sum({n: descent.sums.get(n, zero) for n in names})
+            totals = whole_sums(descent, engine, names)
             for name, values in zip(("pull", "entropy"), self.coefficients(totals), strict=True):
                 report.coefficients[name] = dict(zip(self.modalities, values.unbind(), strict=True))
             report.scores |= {m: totals[f"score/{m}"] / totals[f"known/{m}"].clamp_min(1) for m in self.modalities}

@@ -20,7 +20,7 @@ from equimodal.tasks import Task, distribution_of
 from equimodal.unimodal import Way, unimodal_outputs
 
 BatchLike = Batch | Mapping[str, Any] | tuple[Any, Any]
-_MEMBERS = ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters_of")
+MEMBERS = ("modalities", "feature_sizes", "head", "encode", "fuse", "parameters_of")
 
 
 class Predictor(nn.Module):
@@ -39,7 +39,7 @@ class Predictor(nn.Module):
         unimodal: Way | nn.Module | None = None,
     ) -> None:
         super().__init__()
-        missing = [n for n in _MEMBERS if not hasattr(model, n)]
+        missing = [n for n in MEMBERS if not hasattr(model, n)]
         if missing or not isinstance(model, nn.Module):
             raise ModelError(
                 "`model`: expected an nn.Module with the members of equimodal.Multimodal. "

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Phase, Sharpness, modules_of
-from equimodal.errors import MethodError
+from equimodal.engine import Phase, Sharpness
 from equimodal.inference import Rule, apply_rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import linear_heads, reset_optimizer, unimodal_phase
+from equimodal.methods.parts import joint_phase, lacking, linear_heads, reset_optimizer, unannounced, unimodal_phase
 from equimodal.tasks import Task, distribution_of
 
 
@@ -33,7 +32,7 @@ class PretrainFinetune(Stateful, Joint):
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
 
     Raises:
-        MethodError: an argument is out of range, or a step is asked for before the first epoch was announced.
+        MethodError: a step before ``on_train_epoch_start``, or no number of epochs.
     """
 
     info = MethodInfo(
@@ -42,9 +41,7 @@ class PretrainFinetune(Stateful, Joint):
         paper="Control; no paper of its own.",
         equations="L(head_m(h_m), y) for the first epochs, then L(head(fuse(h)), y)",
         family="staged",
-        tasks=ALL_TASKS,
         modalities="any number",
-        fusion="any",
         missing=MASKED,
         cost="1 joint step",
         deviations=("the pre-training counts towards the budget, so that budgets match",),
@@ -70,14 +67,13 @@ class PretrainFinetune(Stateful, Joint):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         self.heads = linear_heads(self.multimodal, task, heads)
         check_options(PretrainFinetune.__init__, locals())
-        self.pretrain = pretrain
-        self.freeze = freeze
+        self.pretrain, self.freeze = pretrain, freeze
         self.pretraining: bool | None = None
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Decide which part the epoch belongs to; at the change, optimizer state is forgotten."""
         if context.epochs is None:
-            raise MethodError("`context.epochs`: PretrainFinetune needs the number of epochs. Found None.")
+            raise lacking(self, "epochs", "needs their number")
         before = self.pretraining
         self.pretraining = context.epoch < max(1, min(round(self.pretrain * context.epochs), context.epochs - 1))
         if before and not self.pretraining:
@@ -86,19 +82,12 @@ class PretrainFinetune(Stateful, Joint):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality, later one joint."""
         if self.pretraining is None:
-            raise MethodError(
-                "PretrainFinetune needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch, "
-                "epochs)) "
-                "before each epoch."
-            )
+            raise unannounced(self, "epoch, epochs")
         if self.pretraining:
             for m in self.modalities:
                 yield unimodal_phase(self, m, self.heads[m])
             return
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)] if self.freeze else []
-        still = {id(p) for p in encoders}
-        trained = [p for p in self.model.parameters() if id(p) not in still]
-        yield Phase("joint", self._objective, trained, frozen=modules_of(self.model, encoders))
+        yield joint_phase(self, self._objective, self.modalities if self.freeze else ())
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The pre-training heads while they train; afterwards the exact split of an additive head."""

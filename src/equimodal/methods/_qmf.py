@@ -15,33 +15,28 @@ from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, StepReport
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import BranchMethod, SampleTable, linear_heads
+from equimodal.methods.parts import BranchMethod, SampleTable, encoder_parameters, linear_heads
 from equimodal.tasks import Task
 
 
 class QMF(BranchMethod):
-    r"""Quality-aware multimodal fusion ([Zhang2023]_): decisions weighed by a confidence that training has ranked.
+    r"""Quality-aware multimodal fusion (Zhang et al., ICML 2023): decisions weighed by a ranked confidence.
 
-    Each modality has a head of its own. Its confidence is the energy of its logits,
-    :math:`\omega_m = 0.1 \log\sum_c e^{u_{m,c}}`, and the prediction :math:`u = \sum_m \omega_m u_m`, in training as
-    at prediction time:
+    The confidence of a modality is the energy of its own head's logits:
 
-    .. math:: L = L(u, y) + \sum_m L(u_m, y) + \lambda \sum_m R_m
+    .. math:: \omega_m = 0.1 \log\sum_c e^{u_{m,c}}, \quad u = \sum_m \omega_m u_m, \quad
+        L = L(u, y) + \sum_m L(u_m, y) + \lambda \sum_m R_m
 
-    R_m asks of each pair of neighbours in the batch that the sample with the larger loss so far be less confident, see
-    :func:`~equimodal.functional.confidence_ranking`. The losses of every sample are kept, by its dataset index, and
-    belong to the checkpoint.
+    R_m asks of each pair of neighbours in the batch that the sample with the larger losses so far be less confident
+    (:func:`~equimodal.functional.confidence_ranking`). These are kept by dataset index, and belong to the checkpoint.
 
     Args:
         rank_weight: :math:`\lambda`; 1 in the released code for text and image. 0 keeps no losses and needs no index.
         heads: modality -> module from (B, d_m) to (B, C); default one linear layer each.
-        variant: ``"released"`` has the margin of R with the other sign: the order may be violated by as much.
+        variant: ``"released"`` has the margin of R with the other sign.
 
     Raises:
         BatchError: batches without the samples' dataset index.
-
-    References:
-        .. [Zhang2023] Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023, arXiv 2306.02050.
     """
 
     info = MethodInfo(
@@ -59,7 +54,6 @@ class QMF(BranchMethod):
         released=(
             "the margin acts as slack: the order may be violated by as much as it should be kept by",
             "the script for RGB-D ranks before the first loss is known, and its first loss is NaN",
-            "the script for text and image detaches the energies in the fused logits",
             "the losses per sample are not in the checkpoint",
         ),
         consulted="paper (abstract); QingyangZhang/QMF at fe6c4c6 (train_qmf.py, train_QMF_nyud2.py, models/QMF.py), "
@@ -97,8 +91,7 @@ class QMF(BranchMethod):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: encoders and heads on the sum of losses; the model's fusion and head take no part."""
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
-        return [Phase("joint", self._objective, [*encoders, *self.heads.parameters()])]
+        return [Phase("joint", self._objective, [*encoder_parameters(self), *self.heads.parameters()])]
 
     def _objective(self, batch: Batch) -> Objective:
         outputs = self.heads(self.multimodal.encode(batch.inputs, batch.present))
@@ -116,17 +109,11 @@ class QMF(BranchMethod):
         """R_m, and the losses so far of the samples that have the modality, this batch's included."""
         output, target = self._rows(output, batch, modality)
         index, column = sample_index(batch, modality), self.modalities.index(modality)
-        values, seen = self.history.values[:, column], self.history.seen[:, column]
         with torch.no_grad():
             target = target if target.is_floating_point() else target.long()
-            now = nn.functional.cross_entropy(output, target, reduction="none").to(values.dtype)
+            now = nn.functional.cross_entropy(output, target, reduction="none").to(self.history.values.dtype)
             now = now + self.history.at(index)[0][:, column]
-            # of the samples of this batch what they have now counts, not what the table still says
-            place = torch.where((index >= 0) & (index < len(seen)), index, len(seen))
-            other = torch.cat([seen, seen.new_zeros(1)]).index_fill(0, place, False)[:-1]
-            least = torch.cat([now, torch.where(other, values, torch.inf)])
-            most = torch.cat([now, torch.where(other, values, -torch.inf)])
-            least, most = (least.amin(), most.amax()) if len(least) else (now.sum(), now.sum())
+            least, most = self.history.bounds(column, now, index)
         margin: Literal["required", "slack"] = "required" if self.variant == "paper" else "slack"
         rank = confidence_ranking(energy_confidence(output), now, least, most, margin)
         return rank, SampleValues(now, index)

@@ -12,20 +12,27 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Objective, Phase, Sharpness, modules_of
-from equimodal.errors import MethodError
 from equimodal.features import single_width
 from equimodal.functional import known_share
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Method, Stateful, warn_if_frozen
 from equimodal.methods._info import MethodInfo
-from equimodal.methods._loss import target_of
+from equimodal.methods._loss import mask_of, target_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import adapted, branch_phase, equal_width, like_model, present_sum, reset_optimizer
+from equimodal.methods.parts import (
+    adapted,
+    branch_phase,
+    equal_width,
+    like_model,
+    present_sum,
+    reset_optimizer,
+    unannounced,
+)
 from equimodal.tasks import Task
 
 
 class ReconBoost(Stateful, Method):
-    r"""Gradient boosting over modalities ([Hua2024]_), of which only the newest learner of each is kept.
+    r"""Gradient boosting over modalities (Hua et al., ICML 2024), of which only the newest learner of each is kept.
 
     Encoders and one shared head give :math:`u_m`. A stage is about one modality: for ``stage_epochs`` it learns beside
     what the others, which keep still, know together, :math:`F = b \sum_{j \ne m} u_j`:
@@ -51,10 +58,7 @@ class ReconBoost(Stateful, Method):
 
     Raises:
         ModelError: feature widths differ.
-        MethodError: an option is out of range, or a step before ``on_train_epoch_start``.
-
-    References:
-        .. [Hua2024] ReconBoost: Boosting Can Achieve Modality Reconcilement, ICML 2024, arXiv 2405.09321.
+        MethodError: a step before ``on_train_epoch_start``.
     """
 
     info = MethodInfo(
@@ -65,7 +69,6 @@ class ReconBoost(Stateful, Method):
         "consolidation), joint epochs after each stage (global rectification)",
         family="alternating, objective",
         tasks=("classification",),
-        modalities="two or more",
         order="modalities take turns in the order of the encoders, on one head",
         fusion="ignored; encoders of equal feature width and one shared head",
         missing="supported per sample: a stage trains on the samples that have its modality, F sums what they have",
@@ -80,7 +83,7 @@ class ReconBoost(Stateful, Method):
             "the first stage compares with one random number, whose softmax is 1: a constant weight",
             "the checkpoint is chosen on the test set, whose last batch is dropped",
         ),
-        consulted="abstract; huacong/ReconBoost at 441eb51 (train.py, models/dynamic_net.py), read for facts",
+        consulted="abstract; huacong/ReconBoost at 441eb51 (train.py, models/dynamic_net.py)",
     )
     state = ("stage", "rectifying")
 
@@ -133,9 +136,7 @@ class ReconBoost(Stateful, Method):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: the modality whose stage it is, or all that have had one."""
         if self.stage is None:
-            raise MethodError(
-                "ReconBoost needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch)) before each."
-            )
+            raise unannounced(self)
         if self.rectifying:
             joined = [p for m in self._joined(self.stage + 1) for p in self.multimodal.parameters_of(m)]
             return [Phase("joint", self._rectification, [*joined, *self.head.parameters(), self.boost_rate])]
@@ -158,7 +159,7 @@ class ReconBoost(Stateful, Method):
             known = self.unimodal_outputs(self.multimodal.encode(batch.inputs, batch.present, there))
             rows = batch.rows(modality)
             known = {j: u if rows is None else u[rows] for j, u in known.items()}
-            masks = {j: _mask(batch, j, rows, output) for j in known}
+            masks = {j: mask_of(batch, j) if rows is None else mask_of(batch, j)[rows] for j in known}
             others = self.boost_rate * present_sum(known, masks)[0] if known else torch.zeros_like(output)
         share = known_share(output, others, target_of(batch, modality), self.residual)
         loss = self.target_weight * self.loss(output, batch, modality) + self.known_weight * share.mean()
@@ -183,11 +184,3 @@ class ReconBoost(Stateful, Method):
         known = {m: outputs[m] for m in joined if m in outputs}
         total = present_sum(known, present)[0] if known else torch.zeros_like(next(iter(outputs.values())))
         return self.boost_rate * total
-
-
-def _mask(batch: Batch, modality: str, rows: Tensor | None, like: Tensor) -> Tensor:
-    """(n,) booleans: which of the samples at ``rows`` have the modality."""
-    mask = None if batch.present is None else batch.present.get(modality)
-    if mask is None:
-        return torch.ones(len(like), dtype=torch.bool, device=like.device)
-    return mask if rows is None else mask[rows]

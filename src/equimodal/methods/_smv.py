@@ -12,10 +12,11 @@ from equimodal.engine import Sharpness
 from equimodal.functional import copies_alone, shapley_values
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import MASKED, MethodInfo
+from equimodal.methods._info import AWAY, MASKED, NO_SHARDS, MethodInfo
 from equimodal.methods._joint import Joint
+from equimodal.methods._loss import labels_of, mask_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import planned_loader, training_table
+from equimodal.methods.parts import planned_loader, presence_of, rows_alone, training_table
 from equimodal.tasks import Task
 from equimodal.unimodal import Shapley
 
@@ -23,7 +24,7 @@ _MOST = 6
 
 
 class SMV(Stateful, Joint):
-    r"""Sample-level modality valuation ([Wei2024a]_): joint training on resampled data.
+    r"""Sample-level modality valuation (Wei et al., CVPR 2024): joint training on resampled data.
 
     A set of modalities is worth its size where the model's prediction from it alone is right, else 0. The Shapley value
     :math:`\phi_{im}` of that is what modality m adds to sample i. After ``warmup`` epochs, before each epoch:
@@ -42,12 +43,9 @@ class SMV(Stateful, Joint):
         variant: ``"released"``: exactly that share of samples is drawn, with replacement.
 
     Raises:
-        MethodError: an option is out of range, or no loader is offered once it is needed.
+        MethodError: no loader is offered once it is needed.
         ModelError: the fusion does not declare how it fills absent modalities.
         UnsupportedError: a loader without plans, or more than 6 modalities (2^M predictions).
-
-    References:
-        .. [Wei2024a] Enhancing Multimodal Cooperation via Sample-level Modality Valuation, CVPR 2024, arXiv 2309.06255.
     """
 
     info = MethodInfo(
@@ -65,7 +63,7 @@ class SMV(Stateful, Joint):
         cost="1 joint step, and up to 3 per modality and sample more: an epoch grows; before it one forward pass with "
         "2^M - 1 passes of fusion and head",
         deviations=(
-            "a modality that is taken away is absent: its encoder does not run; the release puts zero features",
+            AWAY,
             "means are over all samples, for which values are known anyway; the paper's over a fifth of them",
             "copies of one modality come in batches of their own, which are shuffled among the others",
             "values are computed on samples without augmentation",
@@ -75,11 +73,9 @@ class SMV(Stateful, Joint):
             "scripts and dataset do not fit together: construction fails with an unexpected argument `loader`",
             "the modality level draws a fixed number of samples, with replacement",
         ),
-        engine={
-            "sharded": "refused: batches without some modality, whose sharded encoder would leave the others waiting"
-        },
+        engine={"sharded": NO_SHARDS},
         consulted="GeWu-Lab/Valuate-and-Enhance-Multimodal-Cooperation at 7ed12b0 (code/sample_level.py, "
-        "modality_level.py, datasets/dataloader.py), read for facts",
+        "modality_level.py, datasets/dataloader.py)",
     )
     state = ("_generator",)
 
@@ -108,9 +104,8 @@ class SMV(Stateful, Joint):
         if context.epoch < self.warmup:
             return
         loader = planned_loader(self, context)
-        names, present = loader.split.modalities, loader.split.present
         worth, seen = training_table(self, loader, len(self.modalities), self._worth)
-        there = torch.stack([present.get(m, torch.ones_like(seen)) & (m in names) for m in self.modalities], 1)
+        there = presence_of(self, loader)
         # a sample with one modality would only be repeated
         apart = there & seen[:, None] & (there.sum(1) > 1)[:, None]
         again = self._copies(worth, apart)
@@ -121,18 +116,14 @@ class SMV(Stateful, Joint):
             target.append(repeated)
             alone.append(torch.full_like(repeated, position))
         chosen, kept = torch.cat(target), torch.cat(alone)
-        where = {m: self.modalities.index(m) if m in self.modalities else -1 for m in names}
-        rows = {m: torch.where((kept < 0) | (kept == where[m]), chosen, -1) for m in names}
         # apart, as batch normalisation cannot train on the one row of a batch that has a modality
-        loader.plan(rows, target=chosen, groups=kept)
+        loader.plan(rows_alone(self, loader, chosen, kept), target=chosen, groups=kept)
 
     def _worth(self, batch: Batch) -> Tensor:
         """(B, M) Shapley values of size if right, else 0."""
         features = self.multimodal.encode(batch.inputs, batch.present)
-        target, count = cast(Tensor, batch.target), len(self.modalities)
-        classes = target.argmax(1) if target.is_floating_point() else target
-        everyone = torch.ones(len(batch), dtype=torch.bool, device=classes.device)
-        own = [~everyone if m not in features else (batch.present or {}).get(m, everyone) for m in self.modalities]
+        classes, count = labels_of(batch), len(self.modalities)
+        own = [mask_of(batch, m) for m in self.modalities]
         values = torch.zeros(len(batch), 2**count, device=classes.device)
         for members in range(1, 2**count):
             masks = {m: own[i] & bool(members >> i & 1) for i, m in enumerate(self.modalities) if m in features}

@@ -16,21 +16,18 @@ from equimodal.inference import Rule, needs_of, rule_name
 from equimodal.methods._base import EpochContext, Method, Stateful, warn_once
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import linear_heads
+from equimodal.methods.parts import encoder_parameters, linear_heads
 from equimodal.tasks import Task
 
 
 class TMC(Stateful, Method):
-    r"""Trusted multi-view classification ([Han2021]_), and with ``joint`` its enhanced form ETMC ([Han2022]_).
+    r"""Trusted multi-view classification (Han et al., ICLR 2021); with ``joint`` its enhanced form ETMC (TPAMI 2022).
 
-    The softplus of a head's output is evidence, :math:`\alpha_m = e_m + 1` a Dirichlet distribution over class
-    probabilities, and the opinions of the modalities are combined by Dempster's rule
-    (:func:`~equimodal.functional.combined_opinion`). With the evidential loss
-    (:func:`~equimodal.functional.evidential_loss`)
+    The softplus of a head's output is evidence :math:`e_m`; :math:`\alpha_m = e_m + 1` is a Dirichlet distribution, and
+    :math:`\alpha` their combination by Dempster's rule (:func:`~equimodal.functional.combined_opinion`), whose expected
+    probability is the prediction. With the loss :func:`~equimodal.functional.evidential_loss`, at epoch t from 1,
 
     .. math:: L = \ell(\alpha, y) + \sum_m \ell(\alpha_m, y), \qquad \lambda = \min(1, t / T)
-
-    at epoch t, from 1. The prediction is the expected probability of the combined distribution.
 
     Args:
         joint: the joint head of the model gives an opinion, too, and has a loss (ETMC).
@@ -42,11 +39,7 @@ class TMC(Stateful, Method):
         UnsupportedError: ``inference`` reads a joint head, and ``joint`` is off.
 
     Warns:
-        ScheduleWarning: no epoch was announced, so that :math:`\lambda` stays 1.
-
-    References:
-        .. [Han2021] Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051.
-        .. [Han2022] Trusted Multi-View Classification with Dynamic Evidential Fusion, TPAMI 2022, arXiv 2204.11423.
+        ScheduleWarning: no epoch was announced; :math:`\lambda` is 1.
     """
 
     info = MethodInfo(
@@ -63,7 +56,7 @@ class TMC(Stateful, Method):
         cost="1 joint step",
         deviations=("a task's class weights and label smoothing do not enter the evidential loss",),
         released=("none found in the combination and the loss of the stored scripts",),
-        consulted="paper (abstract); hanmenghan/TMC at 5c066bd (TMC/model.py) and 2f41653 (train.py), read for facts",
+        consulted="paper (abstract); hanmenghan/TMC at 5c066bd (TMC/model.py) and 2f41653 (train.py)",
     )
     state = ("_epoch",)
     min_modalities = 1
@@ -83,10 +76,8 @@ class TMC(Stateful, Method):
         if inference is None:
             inference = "evidential_fused" if joint else "evidential"
         if "fused" in needs_of(inference) and not joint:
-            raise UnsupportedError(
-                f"`inference`: {rule_name(inference)!r} reads a joint head, which TMC trains with joint=True. Use "
-                "joint=True, or the rule evidential."
-            )
+            found = f"`inference`: {rule_name(inference)!r} reads a joint head, which TMC trains with joint=True."
+            raise UnsupportedError(f"{found} Use joint=True, or the rule evidential.")
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(TMC.__init__, locals())
         self.joint, self.annealing, self._epoch = joint, annealing, -1
@@ -99,13 +90,9 @@ class TMC(Stateful, Method):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: encoders, heads and, with ``joint``, the rest of the model."""
         if self._epoch < 0:
-            message = (
-                "TMC does not know the epoch, so its divergence counts in full from the start. Call "
-                "method.on_train_epoch_start(EpochContext(epoch)) before each epoch."
-            )
-            warn_once(self, message, ScheduleWarning)
-        encoders = [p for m in self.modalities for p in self.multimodal.parameters_of(m)]
-        trained = list(self.model.parameters()) if self.joint else encoders
+            message = "TMC does not know the epoch, so its divergence counts in full. Call method.on_train_epoch_start("
+            warn_once(self, message + "EpochContext(epoch)) before each epoch.", ScheduleWarning)
+        trained = list(self.model.parameters()) if self.joint else encoder_parameters(self)
         return [Phase("joint", self._objective, [*trained, *self.heads.parameters()])]
 
     def _objective(self, batch: Batch) -> Objective:

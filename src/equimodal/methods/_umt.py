@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree
-from equimodal.engine import Objective, Phase, Sharpness
+from equimodal.engine import Objective, Sharpness
 from equimodal.errors import ModelError
 from equimodal.inference import Rule
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import Companions, feature_gap, mean_over_batch
@@ -19,7 +19,7 @@ from equimodal.tasks import Task
 
 
 class UMT(Joint):
-    r"""Uni-modal teacher ([Du2023]_): joint training whose features are held near those of unimodal teachers.
+    r"""Uni-modal teacher (Du et al., ICML 2023): joint training with features near those of unimodal teachers.
 
     .. math:: L = L(u, y) + \lambda \frac1B \sum_i \sum_m \|z_{m,i} - z^T_{m,i}\|^2 / d_m
 
@@ -35,9 +35,6 @@ class UMT(Joint):
     Raises:
         ModelError: a modality without a teacher or a teacher without a modality; in a step, features of another width.
         MethodError: the weight is below 0, or a step without the teachers' modules.
-
-    References:
-        .. [Du2023] On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, ICML 2023, arXiv 2305.01233.
     """
 
     info = MethodInfo(
@@ -47,14 +44,12 @@ class UMT(Joint):
         "2305.01233",
         equations="joint loss and squared distance to the features of unimodal teachers",
         family="distillation",
-        tasks=ALL_TASKS,
         modalities="two or more, with a teacher each",
-        fusion="any",
         missing=MASKED + "; a sample without a modality has no gap in it",
         cost="1.3 joint steps, and the training of the teachers",
         deviations=("the weight of the paper is not known to us: that of BalanceBenchmark is the default",),
         released=("nothing was seen; BalanceBenchmark adds the term in a window of epochs only",),
-        consulted="abstract; GeWu-Lab/BalanceBenchmark at 4c1482f, read for facts",
+        consulted="abstract; GeWu-Lab/BalanceBenchmark at 4c1482f",
     )
     min_modalities = 2
 
@@ -76,10 +71,6 @@ class UMT(Joint):
         named = self.teachers.names
         if named != ("",) and set(named) != set(self.modalities):  # "": one that is named to predict, not loaded
             raise ModelError(f"`teachers`: expected one per modality {list(self.modalities)}. Found {sorted(named)}.")
-
-    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
-        """One: everything on the sum of losses."""
-        return [Phase("joint", self._objective, list(self.model.parameters()))]
 
     def _objective(self, batch: Batch) -> Objective:
         features, taught = self._features(batch), self.teachers.features(batch)

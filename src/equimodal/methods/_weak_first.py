@@ -9,29 +9,26 @@ import torch
 from torch import nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Phase, Sharpness, all_sum, evaluating, modules_of
+from equimodal.engine import Phase, Sharpness, evaluating
 from equimodal.errors import MethodError
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
-from equimodal.methods._info import ALL_TASKS, MASKED, MethodInfo
+from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._loss import own_rows
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import usual_way
-from equimodal.tasks import Task, counting_dtype, mean_ratio
+from equimodal.methods.parts import joint_phase, lacking, ranking_of, stage_alone, unannounced, usual_way
+from equimodal.tasks import Task, counting_dtype
 from equimodal.unimodal import Masked
 
 
 class WeakFirst(Stateful, Joint):
     r"""Joint training that begins with the weakest encoder alone, the others frozen: a control for balancing rules.
 
-    After ``warm_up`` epochs of joint training the modalities are ranked by the score of the model with each of them
-    alone, on the training samples. Stage j then trains the j-th weakest encoder with fusion and head, while the others
-    keep still (weights, running statistics, no dropout); there are M - 1 stages of equal length, so the strongest waits
-    in all of them. The rest of the epochs trains everything. The loss is always the fused one.
-
-    This is the sequential schedule of G2D ([Rakib2025]_) on plain joint training, without its teachers, which rank the
-    modalities there.
+    The schedule of G2D (Rakib and Bagavathi, ICCV 2025) without the teachers that rank there. After ``warm_up`` epochs
+    of joint training the modalities are ranked by the score of the model with each of them alone, on the training
+    samples. Stage j then trains the j-th weakest encoder with fusion and head, while the others keep still; there are
+    M - 1 stages of equal length. The rest of the epochs trains everything, always on the fused loss.
 
     Args:
         alone: share of the epochs in which one encoder is trained alone; the last epoch always trains everything.
@@ -39,12 +36,7 @@ class WeakFirst(Stateful, Joint):
         order: the modalities, the weakest first; then there is no warm-up, and nothing is measured.
 
     Raises:
-        MethodError: an option is out of range, ``order`` is no order of the modalities, an epoch was not announced, or
-            there is no loader to rank on.
-
-    References:
-        .. [Rakib2025] G2D: Boosting Multimodal Learning with Gradient-Guided Distillation, ICCV 2025,
-           arXiv 2506.21514.
+        MethodError: ``order`` is no order of the modalities, or an epoch was not announced or has no loader to rank on.
     """
 
     info = MethodInfo(
@@ -53,8 +45,6 @@ class WeakFirst(Stateful, Joint):
         paper="Control; the schedule of G2D, ICCV 2025, arXiv 2506.21514, without its teachers.",
         equations="L(head(fuse(h)), y), with one encoder at a time, then with all",
         family="staged",
-        tasks=ALL_TASKS,
-        modalities="two or more",
         fusion="any; one of your own must say how it fills, or `order` be given",
         missing=MASKED,
         cost="1 joint step, less while encoders are frozen; one pass over the training data for the ranking",
@@ -63,7 +53,7 @@ class WeakFirst(Stateful, Joint):
             "what waits keeps still in all respects",
         ),
         released=("the release of G2D sets gradients to zero, so that weight decay and statistics go on",),
-        consulted="notes on the paper; rAIson-Lab/G2D at 95969d8 (student.py, utils/utils.py), read for facts",
+        consulted="notes on the paper; rAIson-Lab/G2D at 95969d8 (student.py, utils/utils.py)",
         control=True,
     )
     state = ("ranking", "_epoch", "_epochs")
@@ -84,9 +74,8 @@ class WeakFirst(Stateful, Joint):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(WeakFirst.__init__, locals())
         if order is not None and sorted(order) != sorted(self.modalities):
-            raise MethodError(
-                f"`order`: expected the modalities {list(self.modalities)}, the weakest first. Found {list(order)}."
-            )
+            expected = f"the modalities {list(self.modalities)}, the weakest first"
+            raise MethodError(f"`order`: expected {expected}. Found {list(order)}.")
         self.alone, self.warm_up = alone, 0 if order is not None else warm_up
         self.ranking = list(order or ())
         self._way = [usual_way(self.multimodal, task) or Masked(model)] if order is None else []
@@ -96,7 +85,7 @@ class WeakFirst(Stateful, Joint):
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Note the epoch; rank the modalities after the warm-up."""
         if context.epochs is None:
-            raise MethodError("`context.epochs`: WeakFirst divides the epochs into stages. Found None. Give it.")
+            raise lacking(self, "epochs", "divides the epochs into stages")
         self._epoch, self._epochs = context.epoch, context.epochs
         if not self.ranking and context.epoch >= self.warm_up:
             self._rank(context)
@@ -105,10 +94,7 @@ class WeakFirst(Stateful, Joint):
     def _rank(self, context: EpochContext) -> None:
         """The modalities by the score of the model with each alone, the lowest first; equal ones as they are."""
         if context.loader is None:
-            raise MethodError(
-                "`context.loader`: WeakFirst ranks the modalities on the training samples. Found None. Give "
-                f"EpochContext(epoch, epochs, loader=train_loader), or order={self.modalities}."
-            )
+            raise lacking(self, "loader", "ranks the modalities on the training samples", f"order={self.modalities}")
         device = next(self.parameters()).device
         table = torch.zeros(len(self.modalities), 2, self.task.score_size, dtype=counting_dtype(device), device=device)
         with evaluating(self):
@@ -118,29 +104,16 @@ class WeakFirst(Stateful, Joint):
                 for m, output in self._way[0](features, batch.present).items():
                     terms = self.task.score_terms(*own_rows(output, batch, m))
                     table[self.modalities.index(m)] += torch.stack(terms).to(table.dtype)
-        whole = all_sum({"scores": table})["scores"]
-        scores = torch.stack([mean_ratio(*pair.unbind()) for pair in whole]).nan_to_num(-torch.inf).tolist()
-        self.ranking = [m for _, m in sorted(zip(scores, self.modalities, strict=True), key=lambda pair: pair[0])]
+        self.ranking = ranking_of(table, self.modalities)
 
     def waiting(self) -> list[str]:
-        """The modalities whose encoders keep still in this epoch.
-
-        Raises:
-            MethodError: no epoch was announced.
-        """
+        """The modalities whose encoders keep still in this epoch."""
         if self._epoch is None or self._epochs is None:
-            raise MethodError(
-                "WeakFirst needs to know the epoch. Call method.on_train_epoch_start(EpochContext(epoch, epochs, "
-                "loader=train_loader)) before each epoch."
-            )
-        last, step = len(self.modalities) - 1, self._epoch - self.warm_up
-        total = min(round(self.alone * self._epochs), self._epochs - self.warm_up - 1)
-        stage = step * last // total if 0 <= step < total else last
-        return [] if stage == last else [m for m in self.modalities if m != self.ranking[stage]]
+            raise unannounced(self, "epoch, epochs, loader=train_loader")
+        count, step = len(self.modalities), self._epoch - self.warm_up
+        stage = stage_alone(step, min(round(self.alone * self._epochs), self._epochs - self.warm_up - 1), count)
+        return [] if stage == count - 1 else [m for m in self.modalities if m != self.ranking[stage]]
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything, or one encoder with fusion and head."""
-        encoders = [p for m in self.waiting() for p in self.multimodal.parameters_of(m)]
-        still = {id(p) for p in encoders}
-        trained = [p for p in self.model.parameters() if id(p) not in still]
-        yield Phase("joint", self._objective, trained, frozen=modules_of(self.model, encoders))
+        return [joint_phase(self, self._objective, self.waiting())]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from equimodal._utils.files import write_bytes
+from equimodal._utils.printing import printable
 from equimodal.errors import missing_extra
 from equimodal.report._curves import sections
 from equimodal.report._study import Study, read_study
-from equimodal.report._tables import column_names, printable, score_text, spread_text
+from equimodal.report._tables import column_names, score_text, spread_text
 from equimodal.report._verdict import verdict
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from equimodal._utils.printing import printable
 from equimodal.report._study import Row, Spread, Study, read_study
 
 _MANY = 4  # modalities; above it their spread is left out, or the table outgrows a terminal
@@ -126,11 +127,6 @@ def _notes(record: Study, control: str) -> list[str]:
         notes.append(note + ".")
     notes += [f"Incomplete: {printable(reason)}." for reason in record.incomplete]
     return notes
-
-
-def printable(text: str) -> str:
-    """``text`` on one line, without control characters."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 def _escaped(text: str) -> str:

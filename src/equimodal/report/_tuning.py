@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from equimodal._utils.files import write_bytes
+from equimodal._utils.printing import printable
 from equimodal.errors import DataError
 from equimodal.report._curves import Section, sections
 from equimodal.report._page import facts_of, page_of
 from equimodal.report._study import read_study
-from equimodal.report._tables import printable
 
 _SHOWN = 12  # trials whose curves are drawn, and lines of the table for a terminal
 _OWN = ("title", "trials", "importance", "histories", "verdict", "test", "ensemble", "commands")
@@ -147,8 +147,8 @@ def _ensemble(found: Mapping[str, Any], factor: float, unit: str) -> str:
         f"trial {name}" + (f" x {times}" if times > 1 else "") for name, times in found["members"].items()
     )
     text = (
-        f"Ensemble of {found['size']} run(s), {members}: score {_number(found['cross_validated'], factor)}{unit} on "
-        f"validation data where it was not chosen, {_signed(gain['mean'], scale)} ({_signed(gain['low'], scale)} to "
+        f"The ensemble of {found['size']} run(s), {members}: score {_number(found['cross_validated'], factor)}{unit} "
+        f"on validation data where it was not chosen, {_signed(gain['mean'], scale)} ({_signed(gain['low'], scale)} to "
         f"{_signed(gain['high'], scale)}) above one run chosen the same way."
     )
     return text + (f" On test data {_number(found['test'], factor)}." if "test" in found else "")

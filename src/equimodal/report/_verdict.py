@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from equimodal._utils.printing import printable
 from equimodal.report._study import Row, Study, number, read_study
-from equimodal.report._tables import metric_text, printable, score_text
+from equimodal.report._tables import metric_text, score_text
 
 SINGLE = "best single modality"
 """The rival of that name in the differences of a study."""

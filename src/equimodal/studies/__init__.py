@@ -33,6 +33,7 @@ from equimodal.studies.setup import (
 )
 from equimodal.studies.setup import cell_folder as cell_folder
 from equimodal.studies.setup import companion_options as companion_options
+from equimodal.studies.tables import Predictor, fit_table, load
 from equimodal.studies.tuning import TuneConfig, tune
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "DataConfig",
     "Entry",
     "ModelConfig",
+    "Predictor",
     "RunConfig",
     "StudyConfig",
     "StudyError",
@@ -51,8 +53,10 @@ __all__ = [
     "compare",
     "export_run",
     "fit",
+    "fit_table",
     "fusion_options",
     "interleaved",
+    "load",
     "load_model_weights",
     "load_run",
     "load_study",

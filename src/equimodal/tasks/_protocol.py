@@ -149,7 +149,10 @@ def positive_weights(name: str, values: Any, count: int) -> Tensor | None:
     """(count,) positive numbers as float32, or ``None``; else :class:`~equimodal.errors.TargetError`."""
     if values is None:
         return None
-    weight = torch.as_tensor(values, dtype=torch.float32)
+    try:
+        weight = torch.as_tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values!r}.") from error
     if weight.shape != (count,) or not bool((weight > 0).all()) or not bool(torch.isfinite(weight).all()):
         raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values}.")
     return weight

@@ -59,7 +59,8 @@ class ToyData:
         self._entries: list[Any] = []
         for entry, given in enumerate(own):
             parts = [
-                replace(batch, index=numbers[order.index((rank, entry, part))]) for part, batch in enumerate(given)
+                replace(batch, index=numbers[order.index((rank, entry, part))].to(_device(batch)))
+                for part, batch in enumerate(given)
             ]
             self._entries.append(parts if isinstance(batches[entry], list) else parts[0])
         self._parts = max(len(given) for given in own)
@@ -67,7 +68,7 @@ class ToyData:
         self.plain = [b for entry in self._entries for b in (entry if isinstance(entry, list) else [entry])]
         self.loader: Loader[TrainSplit] = loader(
             TrainSplit.of(joined(found), "toy data"), -(-whole // processes), shuffle=False,
-            indices=torch.cat([cast(Tensor, b.index) for b in self.plain]),
+            indices=torch.cat([cast(Tensor, b.index) for b in self.plain]).cpu(),
         )  # fmt: skip
 
     def context(self, epoch: int = 0, epochs: int | None = None, engine: Engine | None = None) -> EpochContext:
@@ -79,9 +80,14 @@ class ToyData:
         if not self.loader.planned:
             return list(self._entries)
         # on two processes an incomplete batch of fewer than four rows is left out
-        batches = list(self.loader)
+        device = _device(self.plain[0])  # the loader's samples are on the host, as a dataset's are
+        batches = [batch.to(device) for batch in self.loader]
         planned = [b for b in batches if len(b) * self._processes >= _LEAST] or batches
         return planned if self._parts == 1 else [split(batch, min(self._parts, len(batch))) for batch in planned]
+
+
+def _device(batch: Batch) -> torch.device:
+    return cast(Tensor, batch.target).device
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

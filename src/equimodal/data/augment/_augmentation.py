@@ -116,8 +116,9 @@ class Augmentation:
                 if isinstance(operation, Colour) and store.sources[name].card.standardise != "none":
                     raise DataError(
                         f"`augment.{name}`: expected pixels that the card normalises by fixed numbers, for 'colour'. "
-                        f"Found "
-                        f"`standardise: {store.sources[name].card.standardise}`."
+                        f"Found `standardise: {store.sources[name].card.standardise}`. In the card set `standardise: "
+                        "none` and `transforms: [{normalise: {mean: [...], std: [...]}}]`, one number per channel "
+                        f"(write_bundle: standardise={{{name!r}: 'none'}}), or leave 'colour' out."
                     )
                 operation.check(shape, name)
         pixels = {m: _pixels(source.card.transforms) for m, source in store.sources.items()}

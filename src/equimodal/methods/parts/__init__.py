@@ -1,14 +1,23 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
 from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
+from equimodal.methods.parts._announced import lacking, unannounced
 from equimodal.methods.parts._batch_term import BatchTerm
 from equimodal.methods.parts._boosted import BoostedHeads
 from equimodal.methods.parts._branches import BranchMethod, ProjectingMethod, training_samples
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction, columns_of_head
-from equimodal.methods.parts._epoch_plan import PlannedLoader, planned_loader, training_table
-from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores
+from equimodal.methods.parts._epoch_plan import (
+    PlannedLoader,
+    full_pass,
+    planned_loader,
+    presence_of,
+    rows_alone,
+    training_table,
+)
+from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores, ranking_of
+from equimodal.methods.parts._epoch_window import EpochWindow
 from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._game import PermutationGame
 from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
@@ -20,6 +29,7 @@ from equimodal.methods.parts._heads import (
     check_way,
     default_head,
     detached,
+    encoder_parameters,
     equal_width,
     like_model,
     linear_heads,
@@ -32,13 +42,14 @@ from equimodal.methods.parts._loss_memory import LossMemory
 from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._misalignment import Misalignment
 from equimodal.methods.parts._mixup import Mixup
-from equimodal.methods.parts._modulation import Target, scale_columns, scale_encoders
+from equimodal.methods.parts._modulation import Target, scale_encoders
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
-from equimodal.methods.parts._prototypes import ClassPrototypes, labels
+from equimodal.methods.parts._prototypes import ClassPrototypes
 from equimodal.methods.parts._samples import SampleTable
-from equimodal.methods.parts._stages import Stages, reset_optimizer
-from equimodal.methods.parts._sums import present_sum
+from equimodal.methods.parts._separation import cluster_purities
+from equimodal.methods.parts._stages import Stages, joint_phase, reset_optimizer, stage_alone
+from equimodal.methods.parts._sums import per_modality, present_sum, whole_sums
 from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 
 __all__ = [
@@ -51,6 +62,7 @@ __all__ = [
     "Companions",
     "Direction",
     "EpochScores",
+    "EpochWindow",
     "FixedHead",
     "GradientNoise",
     "Heads",
@@ -73,33 +85,43 @@ __all__ = [
     "batch_confidences",
     "branch_phase",
     "check_way",
+    "cluster_purities",
     "columns_of_head",
     "confidence_sums",
     "confidences",
     "default_head",
     "detached",
+    "encoder_parameters",
     "equal_width",
     "feature_gap",
+    "full_pass",
     "gram_weighting",
-    "labels",
+    "joint_phase",
+    "lacking",
     "like_model",
     "linear_heads",
     "mean_output",
     "mean_over_batch",
     "output_layer",
+    "per_modality",
     "planned_loader",
+    "presence_of",
     "present_sum",
     "probe_run",
     "published_head",
     "ranked_scores",
+    "ranking_of",
     "redrawn",
     "reset_optimizer",
-    "scale_columns",
+    "rows_alone",
     "scale_encoders",
     "scoring_way",
+    "stage_alone",
     "training_samples",
     "training_table",
+    "unannounced",
     "unimodal_phase",
     "usual_way",
+    "whole_sums",
     "zero_features",
 ]

@@ -14,6 +14,7 @@ from equimodal.functional import true_label_probability, true_probability
 from equimodal.methods._base import Method, StepReport
 from equimodal.methods._loss import own_rows
 from equimodal.methods.parts._heads import SHARED, usual_way
+from equimodal.methods.parts._sums import whole_sums
 from equimodal.tasks import Task, distribution_of
 from equimodal.unimodal import Masked, Split
 
@@ -115,8 +116,7 @@ def batch_confidences(
 ) -> tuple[Tensor, Tensor]:
     """:func:`confidences` of a step, over all its micro-batches and processes; the report gets them as scores."""
     names = [f"{kind}/{m}" for kind in ("confidence", "counted") for m in method.modalities]
-    zero = torch.zeros((), dtype=torch.promote_types(descent.loss.dtype, torch.float32), device=descent.loss.device)
-    sums = engine.all_sum({n: descent.sums.get(n, zero) for n in names})
+    sums = whole_sums(descent, engine, names)
     scores, known = confidences(method, sums, logarithm=logarithm)
     report.scores |= {m: s for m, s in zip(method.modalities, scores.unbind(), strict=True) if f"counted/{m}" in sums}
     return scores, known

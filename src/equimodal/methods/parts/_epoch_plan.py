@@ -10,8 +10,10 @@ from torch import Tensor
 
 from equimodal.batch import Batch
 from equimodal.engine import all_sum, evaluating
-from equimodal.errors import MethodError, UnsupportedError
+from equimodal.errors import UnsupportedError
 from equimodal.methods._base import EpochContext, Method
+from equimodal.methods._predictor import BatchLike
+from equimodal.methods.parts._announced import lacking
 from equimodal.tasks import counting_dtype
 
 Positions = Tensor | Sequence[int]
@@ -77,10 +79,7 @@ def planned_loader(method: Method, context: EpochContext) -> PlannedLoader:
     """
     name = type(method).__name__
     if context.loader is None:
-        raise MethodError(
-            f"`context.loader`: {name} plans the rows of an epoch. Found None. Give EpochContext(epoch, "
-            "loader=train_loader)."
-        )
+        raise lacking(method, "loader", "plans the rows of an epoch")
     if not isinstance(context.loader, PlannedLoader):
         raise UnsupportedError(
             f"`context.loader`: {name} plans the rows of an epoch, which needs a loader with the method `plan`. Found "
@@ -88,6 +87,31 @@ def planned_loader(method: Method, context: EpochContext) -> PlannedLoader:
             "arrays become a dataset with equimodal.data.from_arrays."
         )
     return context.loader
+
+
+def full_pass(loader: Iterable[BatchLike]) -> Iterable[BatchLike]:
+    """Every sample once: unchanged, and without moving a loader that takes plans."""
+    return loader.full_pass() if isinstance(loader, PlannedLoader) else loader
+
+
+def presence_of(method: Method, loader: PlannedLoader) -> Tensor:
+    """(N, M) booleans: which samples of the loader's split have which modality of the method."""
+    split = loader.split
+    every = torch.ones(len(split), dtype=torch.bool)
+    return torch.stack([split.present.get(m, every) & (m in split.modalities) for m in method.modalities], 1)
+
+
+def rows_alone(method: Method, loader: PlannedLoader, samples: Tensor, alone: Tensor) -> dict[str, Tensor]:
+    """Rows of a plan: each sample with one modality.
+
+    Args:
+        method: whose modalities.
+        loader: gives those of its split.
+        samples: (n,) positions.
+        alone: (n,) position of the modality that a sample keeps; -1: all.
+    """
+    place = {m: method.modalities.index(m) if m in method.modalities else -1 for m in loader.split.modalities}
+    return {m: torch.where((alone < 0) | (alone == i), samples, -1) for m, i in place.items()}
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ class EpochScores(Stateful, Float32Buffers):
         table = torch.zeros(len(self._modalities), size, dtype=dtype, device=like.device)
         self.register_buffer("numerators", table)
         self.register_buffer("denominators", table.clone())
-        self.last = [math.nan] * len(self._modalities)
+        self.last: list[float | None] = [None] * len(self._modalities)  # of an epoch in which it was seen
 
     @torch.no_grad()
     def add(self, modality: str, sums: Mapping[str, Tensor]) -> None:
@@ -58,10 +58,11 @@ class EpochScores(Stateful, Float32Buffers):
     def end_epoch(self) -> list[float]:
         """The scores; of a modality that was not seen since the last call, its last one, or NaN. Waits for a device."""
         found = torch.stack([mean_ratio(n, d) for n, d in zip(self.numerators, self.denominators, strict=True)])
-        self.last = [old if math.isnan(new) else new for new, old in zip(found.tolist(), self.last, strict=True)]
+        pairs = zip(found.tolist(), self.last, strict=True)
+        self.last = [old if math.isnan(new) else float(new) for new, old in pairs]
         self.numerators.zero_()
         self.denominators.zero_()
-        return self.last
+        return [math.nan if score is None else score for score in self.last]
 
     def order(self, rule: str) -> list[str]:
         """The modalities by their last scores; in their own order where some are not known, or equal.
@@ -69,11 +70,29 @@ class EpochScores(Stateful, Float32Buffers):
         Args:
             rule: one of :data:`RANKED`.
         """
-        if any(math.isnan(s) for s in self.last):
+        known = [score for score in self.last if score is not None]
+        if len(known) < len(self._modalities):
             return list(self._modalities)
         sign = 1 if rule == "weak_first" else -1
-        score = dict(zip(self._modalities, self.last, strict=True))
+        score = dict(zip(self._modalities, known, strict=True))
         return sorted(self._modalities, key=lambda m: sign * score[m])
+
+
+def ranking_of(terms: Tensor, modalities: Sequence[str], unknown: float = -math.inf) -> list[str]:
+    """The modalities by their scores, the lowest first; equal ones as they are. Waits for a device.
+
+    Args:
+        terms: (M, 2, K), numerators and denominators of the scores on this process.
+        modalities: in the order of the rows.
+        unknown: score of a modality that no process has seen.
+
+    Example:
+        >>> ranking_of(torch.tensor([[[9.0], [10.0]], [[4.0], [10.0]], [[0.0], [0.0]]]), ["audio", "video", "text"])
+        ['text', 'video', 'audio']
+    """
+    whole = all_sum({"terms": terms})["terms"]
+    scores = torch.stack([mean_ratio(*pair.unbind()) for pair in whole]).nan_to_num(unknown).tolist()
+    return [m for _, m in sorted(zip(scores, modalities, strict=True), key=lambda pair: pair[0])]
 
 
 def ranked_scores(method: Method, order: str) -> EpochScores | None:

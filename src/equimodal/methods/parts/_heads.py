@@ -170,6 +170,11 @@ def like_model(module: nn.Module, model: Multimodal) -> nn.Module:
     return module if first is None or not first.is_floating_point() else module.to(first.device, first.dtype)
 
 
+def encoder_parameters(method: Method) -> list[nn.Parameter]:
+    """The parameters of all encoders, in the order of the modalities."""
+    return [p for m in method.modalities for p in method.multimodal.parameters_of(m)]
+
+
 def detached(feature: Tree) -> Tree:
     """The same features, through which no gradient flows."""
     return tree_map(lambda t: t.detach(), feature)

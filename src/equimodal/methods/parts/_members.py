@@ -14,6 +14,7 @@ from equimodal.engine import is_sharded
 from equimodal.errors import ModelError, UnsupportedError
 from equimodal.features import Width
 from equimodal.functional import fuse_gaussians
+from equimodal.methods._predictor import MEMBERS
 from equimodal.model import Multimodal
 from equimodal.tasks import Distribution
 
@@ -42,15 +43,16 @@ class Members(nn.Module):
         super().__init__()
         first = tuple(getattr(models[0], "modalities", ()))
         for number, model in enumerate(models, 1):
-            if not isinstance(model, Multimodal):
+            # by name: from Python 3.12 on, isinstance with a protocol does not see the sub-modules of a module
+            if not all(hasattr(model, name) for name in MEMBERS):
                 raise ModelError(
                     f"`models`: expected modules with the members of equimodal.Multimodal. Found "
                     f"{type(model).__name__} as number {number}."
                 )
-            if tuple(model.modalities) != first:
+            own = tuple(cast(Multimodal, model).modalities)
+            if own != first:
                 raise ModelError(
-                    f"`models`: expected the modalities {list(first)} in each. Found {list(model.modalities)} in "
-                    f"number {number}."
+                    f"`models`: expected the modalities {list(first)} in each. Found {list(own)} in number {number}."
                 )
         self.members = nn.ModuleList(models)
         # beside the members, which are in the state already

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equimodal.batch import Batch, Tree, tree_map
 from equimodal.features import pool
 from equimodal.functional import misaligned_target, shares
-from equimodal.methods._loss import mask_of, target_of
+from equimodal.methods._loss import labels_of, mask_of
 from equimodal.tasks import Task
 
 PARTNERS = "misalignment.partners"
@@ -87,12 +87,6 @@ class Misalignment:
         new = rows != own[:, None]
         cosines = [nn.functional.cosine_similarity(pool(features[m]), pool(mixed[m]), dim=1) for m in self._names]
         return (torch.stack(cosines, 1) * new).sum(1) / new.sum(1).clamp_min(1)
-
-
-def labels_of(batch: Batch) -> Tensor:
-    """(B,) classes; of soft targets the most probable ones."""
-    target = target_of(batch)
-    return target.argmax(1) if target.is_floating_point() else target.long()
 
 
 def _taken(feature: Tree, rows: Tensor) -> Tree:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,21 @@ from torch import Tensor, nn
 from equimodal.engine import Engine, UpdateScale, cancels_scale, local
 from equimodal.errors import OptimizerWarning
 from equimodal.methods._base import Method, StepReport, warn_once
+from equimodal.projection import Layer
 
 Target = Literal["auto", "gradient", "update"]
 """What a factor is for: the gradient, the optimizer's step, or the step where the optimizer cancels a gradient's."""
 
 
 def scale_encoders(
-    method: Method, engine: Engine, report: StepReport, factors: Mapping[str, Tensor], apply_to: Target = "auto"
+    method: Method,
+    engine: Engine,
+    report: StepReport,
+    factors: Mapping[str, Tensor],
+    apply_to: Target = "auto",
+    *,
+    beside: Mapping[str, Sequence[nn.Parameter]] | None = None,
+    columns: tuple[Layer, Mapping[str, slice]] | None = None,
 ) -> list[UpdateScale]:
     r"""Multiply what encoder m does by a factor: :math:`g_m \leftarrow s_m g_m`, or the same of its update.
 
@@ -30,12 +38,15 @@ def scale_encoders(
         report: gets the factors as the coefficients ``"scale"``.
         factors: s, modality -> scalar tensor; a modality that is left out keeps its gradient.
         apply_to: ``"gradient"``, ``"update"`` or ``"auto"``.
+        beside: modality -> parameters that take its factor like those of its encoder.
+        columns: a layer, and the columns of its weight that take the factor of each modality; together all of them.
 
     Warns:
         OptimizerWarning: ``"gradient"`` with an optimizer that cancels it.
     """
     report.coefficients["scale"] = dict(factors)
-    of = {m: [p for p in method.multimodal.parameters_of(m) if p.grad is not None] for m in factors}
+    own = {m: [*method.multimodal.parameters_of(m), *(beside or {}).get(m, ())] for m in factors}
+    of = {m: [p for p in parameters if p.grad is not None] for m, parameters in own.items()}
     cancelled = {m: cancels_scale(engine.optimizers, parameters) for m, parameters in of.items()}
     if any(cancelled.values()) and apply_to == "gradient":
         warn_once(
@@ -50,25 +61,13 @@ def scale_encoders(
             scales.append(UpdateScale(of[m], factor))
         elif of[m]:
             scale_gradients([p.grad for p in of[m] if p.grad is not None], factor)
-    return scales
+    return scales if columns is None else scales + _scale_columns(*columns, engine, factors, apply_to)
 
 
-def scale_columns(
-    weight: nn.Parameter,
-    blocks: Mapping[str, slice],
-    engine: Engine,
-    factors: Mapping[str, Tensor],
-    apply_to: Target = "auto",
+def _scale_columns(
+    layer: Layer, blocks: Mapping[str, slice], engine: Engine, factors: Mapping[str, Tensor], apply_to: Target
 ) -> list[UpdateScale]:
-    """The same as :func:`scale_encoders` for the columns of a weight that belong to a modality.
-
-    Args:
-        weight: (C, D, ...).
-        blocks: modality -> its columns; together all D.
-        engine: has the optimizers.
-        factors: modality -> scalar tensor.
-        apply_to: as for encoders.
-    """
+    weight = cast(nn.Parameter, layer.weight)
     if weight.grad is None:
         return []
     placed = sorted(blocks.items(), key=lambda entry: entry[1].start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ class ProbeRun:
     validation_after: Validation | None
     steps: int
     seconds: float
+
+    def losses(self, name: str) -> list[float]:
+        """Of ``"fused"`` or a modality, in the order of the fields; NaN where no sample has the modality."""
+        measured = (self.training_before, self.training_after, self.validation_before, self.validation_after)
+        return [v.loss if name == "fused" else v.losses.get(name, math.nan) for v in measured if v is not None]
 
 
 def probe_run(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree
 from equimodal.engine import all_sum, evaluating
-from equimodal.errors import MethodError, UnsupportedError
+from equimodal.errors import UnsupportedError
 from equimodal.features import pool
 from equimodal.functional import prototype_logits
 from equimodal.methods._base import EpochContext, Method
+from equimodal.methods._loss import labels_of
+from equimodal.methods.parts._announced import lacking
+from equimodal.methods.parts._epoch_plan import full_pass
 
 
 class ClassPrototypes(nn.Module):
@@ -61,8 +63,8 @@ class ClassPrototypes(nn.Module):
         with evaluating(method):
             for m, part in self._chosen(method, _training_batches(method, context)):
                 feature = pool(method.multimodal.encode(part.inputs, None, [m])[m]).to(sums[f"sum/{m}"].dtype)
-                sums[f"sum/{m}"].index_add_(0, labels(part), feature)
-                sums[f"count/{m}"].index_add_(0, labels(part), torch.ones_like(feature[:, 0]))
+                sums[f"sum/{m}"].index_add_(0, labels_of(part), feature)
+                sums[f"count/{m}"].index_add_(0, labels_of(part), torch.ones_like(feature[:, 0]))
         sums = all_sum(sums)
         for m in self._names:
             (centres, seen), count = self._place(m), sums[f"count/{m}"]
@@ -79,7 +81,7 @@ class ClassPrototypes(nn.Module):
                 part = batch.only(m) if m in batch.inputs else None
                 if part is None:
                     continue
-                onehot = nn.functional.one_hot(labels(part).cpu(), len(before[m]))
+                onehot = nn.functional.one_hot(labels_of(part).cpu(), len(before[m]))
                 rank = (onehot.cumsum(0) - 1 + before[m]).mul(onehot).sum(1)
                 before[m] += onehot.sum(0)
                 rows = (rank % self._every == 0).nonzero()[:, 0]
@@ -101,7 +103,7 @@ class ClassPrototypes(nn.Module):
         sums = {f"{kind}/{m}": zero for kind in ("score", "pull", "known", "entropy", "count") for m in self._names}
         sums["samples"] = torch.full_like(zero, len(batch))
         for m, feature in features.items():
-            rows, z, label = batch.rows(m), pool(feature), labels(batch)
+            rows, z, label = batch.rows(m), pool(feature), labels_of(batch)
             if rows is not None:
                 z, label = z.index_select(0, rows), label.index_select(0, rows)
             if not len(label):
@@ -118,24 +120,15 @@ class ClassPrototypes(nn.Module):
         return sums
 
 
-def labels(batch: Batch) -> Tensor:
-    """(B,) classes; of soft targets the most probable ones."""
-    target = cast(Tensor, batch.target)
-    return target.argmax(1) if target.is_floating_point() else target.long()
-
-
 def _training_batches(method: Method, context: EpochContext) -> Iterator[Batch]:
     name, loader = type(method).__name__, context.loader
     if loader is None:
-        raise MethodError(
-            f"`context.loader`: {name} looks at training samples before an epoch. Found None. Give "
-            "EpochContext(epoch, loader=train_loader)."
-        )
+        raise lacking(method, "loader", "looks at training samples before an epoch")
     if isinstance(loader, Iterator):
         raise UnsupportedError(
             f"`context.loader`: {name} looks at training samples before an epoch. Found an iterator, which has one "
             "pass. Give the loader itself."
         )
     device = next(method.parameters()).device
-    for raw in loader.full_pass() if hasattr(loader, "full_pass") else loader:
+    for raw in full_pass(loader):
         yield method.check_batch(raw).to(device)

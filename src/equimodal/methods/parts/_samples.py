@@ -150,6 +150,21 @@ class SampleTable(Float32Buffers):
         seen = self.seen[position] & inside[:, None]
         return torch.where(seen, self.values[position], 0), seen
 
+    def bounds(self, column: int, now: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and greatest number of a column once the samples with these indices have other ones; 0 of no sample.
+
+        Args:
+            column: its position.
+            now: (n,), their new numbers.
+            index: (n,), whose they are.
+        """
+        values, seen = self.values[:, column], self.seen[:, column]
+        place = torch.where((index >= 0) & (index < len(seen)), index, len(seen))
+        other = torch.cat([seen, seen.new_zeros(1)]).index_fill_(0, place, False)[:-1]
+        least = torch.cat([now, torch.where(other, values, torch.inf)])
+        most = torch.cat([now, torch.where(other, values, -torch.inf)])
+        return (least.amin(), most.amax()) if len(least) else (now.sum(), now.sum())
+
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
         """Take the size of what is loaded, too."""
         stored = state_dict.get(f"{prefix}values")

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from equimodal.batch import Batch
+from equimodal.engine import Objective, Phase, modules_of
 from equimodal.errors import MethodError, ScheduleWarning
 from equimodal.methods._base import EpochContext, Method, warn_once
 
 
-def reset_optimizer(method: Method, context: EpochContext) -> None:
-    """Forget the optimizer's state of all parameters at a change of stage; warn where nobody can."""
+def reset_optimizer(method: Method, context: EpochContext, parameters: Iterable[nn.Parameter] | None = None) -> None:
+    """Forget the optimizer's state of some parameters (all) at a change of stage; warn where nobody can."""
     if context.engine is not None:
-        context.engine.reset_optimizer(method.parameters())
+        context.engine.reset_optimizer(method.parameters() if parameters is None else parameters)
         return
     message = (
         f"{type(method).__name__} starts a stage with a fresh optimizer. Found no engine to ask, so the momenta of the "
         "last stage remain. Give EpochContext(epoch, engine=engine)."
     )
     warn_once(method, message, ScheduleWarning)
+
+
+def stage_alone(step: int, total: int, count: int) -> int:
+    """Which of ``count`` encoders trains alone, from 0; ``count - 1`` is all of them.
+
+    The stages of all but the last share ``total`` steps, then all train.
+
+    Example:
+        >>> [stage_alone(step, total=4, count=3) for step in range(-1, 6)]
+        [2, 0, 0, 1, 1, 2, 2]
+    """
+    return step * (count - 1) // total if 0 <= step < total else count - 1
+
+
+def joint_phase(method: Method, objective: Callable[[Batch], Objective], waiting: Iterable[str] = ()) -> Phase:
+    """The phase of the whole model, in which some encoders keep still: weights, running statistics, no dropout."""
+    encoders = [p for m in waiting for p in method.multimodal.parameters_of(m)]
+    still = {id(p) for p in encoders}
+    trained = [p for p in method.model.parameters() if id(p) not in still]
+    return Phase("joint", objective, trained, frozen=modules_of(method.model, encoders))
 
 
 class Stages:

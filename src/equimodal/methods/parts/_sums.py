@@ -1,13 +1,15 @@
-"""Outputs of the modalities that a sample has, summed."""
+"""Sums over modalities, and over the processes of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from equimodal._utils.shapes import line_up
+from equimodal.engine import Descent, Engine
+from equimodal.methods._base import Method
 
 
 def present_sum(outputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -30,3 +32,17 @@ def present_sum(outputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | N
         total = total + (output if mask is None else torch.where(line_up(mask, output), output, 0))
         count = count + (1 if mask is None else mask.to(count.dtype))
     return total, line_up(count, first)
+
+
+def whole_sums(descent: Descent, engine: Engine, names: Iterable[str]) -> dict[str, Tensor]:
+    """Scalar sums of a step over all processes, 0 where nobody has them."""
+    loss = descent.loss
+    zero = torch.zeros((), dtype=torch.promote_types(loss.dtype, torch.float32), device=loss.device)
+    return engine.all_sum({n: descent.sums.get(n, zero) for n in names})
+
+
+def per_modality(method: Method, value: float = 0.0) -> Tensor:
+    """(M,) equal numbers, float32 at least, where the method's parameters are: the start of a buffer."""
+    like = next(method.parameters()).detach()
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.full((len(method.modalities),), value, dtype=dtype, device=like.device)

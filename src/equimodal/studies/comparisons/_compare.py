@@ -12,6 +12,8 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
+from equimodal._utils.outside import check_folder
+from equimodal._utils.schema import check
 from equimodal.data import Dataset
 from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError
 from equimodal.studies.comparisons._cost import measure_cost
@@ -126,6 +128,7 @@ def load_study(folder: Path | str) -> dict[str, Any]:
         DataError: no such file, or it was changed since.
     """
     folder = Path(folder)
+    check_folder(folder)
     verify(folder, [STUDY])
     found = read_json(folder / STUDY)
     if not isinstance(found, dict):
@@ -147,6 +150,7 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
     )  # fmt: skip
     if path.exists():
         stored = read_yaml(path)
+        check(stored, StudyConfig, file=f"`{path}`", step="Restore it, or choose another folder.")
         parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
         for name, kind in parts.items():  # written before a field existed: it has its default
             stored[name] = plain(vars(kind())) | dict(stored.get(name) or {})
@@ -184,6 +188,7 @@ def _costs(entries: Mapping[str, RunConfig], folder: Path, data: Dataset) -> dic
     path = folder / "cost.json"
     verify(folder, ["cost.json"])
     known: dict[str, float] = read_json(path) if path.exists() else {}
+    check(known, dict[str, float | None], file=f"`{path}`", step="Delete it to measure again.")
     missing = {
         label: config
         for label, config in entries.items()

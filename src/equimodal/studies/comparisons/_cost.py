@@ -92,7 +92,7 @@ def declared_cost(config: RunConfig, modalities: int) -> float | None:
         modalities: M, for a cost such as ``1/M joint step``.
 
     Returns:
-        Joint steps; ``None`` where the method names no number.
+        A number of joint steps; ``None`` where the method names no number.
 
     Example:
         >>> declared_cost(RunConfig("Joint", {"sharpness": {"mode": "full"}}), modalities=2)

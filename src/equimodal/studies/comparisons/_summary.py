@@ -20,7 +20,7 @@ from equimodal.studies.runs import (
     environment,
     is_finished,
     plain,
-    read_lines,
+    read_history,
     read_metrics,
     read_outcomes,
 )
@@ -104,7 +104,7 @@ def summarise(
 def epochs_of(path: Path) -> list[dict[str, Any]]:
     """The epochs in a history file, as a report reads them."""
     epochs = []
-    for record in read_lines(path):
+    for record in read_history(path):
         coefficients: dict[str, dict[str, float]] = {}
         for name, value in record["coefficients"].items():
             kind, _, modality = name.partition("/")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from equimodal._utils.printing import table_cell
 from equimodal.batch import Batch, Tokens, Tree, tree_map
 from equimodal.data import Dataset, Split, loader
 from equimodal.errors import BatchError, DataError, unknown_name
@@ -115,7 +116,7 @@ def write_predictions(table: Table, path: Path) -> Path:
         raise DataError(
             f"`{path}`: expected a name.npz, since {large} are maps, which have no place in a row of a table."
         )
-    classes = [str(c) for c in table.get("classes", ())]
+    classes = [table_cell(str(c)) for c in table.get("classes", ())]
     columns: dict[str, list[Any]] = {}
     for name, values in table.items():
         if name == "classes":

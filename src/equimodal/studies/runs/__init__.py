@@ -2,6 +2,7 @@
 
 from equimodal.studies.runs._companions import load_companions
 from equimodal.studies.runs._identity import check_config
+from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes
 from equimodal.studies.runs._parts import train_part
@@ -17,10 +18,11 @@ from equimodal.studies.runs._records import (
     write_text,
     write_yaml,
 )
-from equimodal.studies.runs._run import Progress, conclude, fit, load_run, own_randomness, prepare_folder, run
+from equimodal.studies.runs._run import Progress, conclude, fit, own_randomness, prepare_folder, run
 from equimodal.studies.runs._seal import seal, verify, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
+from equimodal.studies.runs._stored import read_history, stored_config
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "own_randomness",
     "plain",
     "prepare_folder",
+    "read_history",
     "read_json",
     "read_lines",
     "read_metrics",
@@ -54,6 +57,7 @@ __all__ = [
     "run",
     "save_weights",
     "seal",
+    "stored_config",
     "train_part",
     "verify",
     "warn_versions",

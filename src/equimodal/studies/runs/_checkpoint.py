@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from equimodal._utils.files import replace_file
-from equimodal.errors import CheckpointError, EquimodalWarning
+from equimodal.errors import CheckpointError, EquimodalError, EquimodalWarning
 from equimodal.lightning import MethodModule
 from equimodal.studies.runs._records import read_checkpoint
 from equimodal.studies.runs._signals import PREVIOUS, Terminated, Termination
@@ -68,6 +69,31 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if failure is not None:
         raise failure
     return None
+
+
+@contextlib.contextmanager
+def restoring(found: tuple[Path, Any] | None, history: Any) -> Iterator[None]:
+    """Before training has begun, whatever a checkpoint raises while it is restored is a refusal of that checkpoint.
+
+    Args:
+        found: the checkpoint with its content, if there is one.
+        history: says whether training has begun.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model or method, or lacks something.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if found is None or history.begun or (isinstance(error, EquimodalError) and found[0].name in str(error)):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"`{found[0]}`: expected a checkpoint of this run. Found one that cannot be continued from "
+            f"({type(error).__name__}: {said}). Delete it to begin anew, or restore it."
+        ) from error
 
 
 class Keeper(Callback):

@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from equimodal._utils.outside import check_folder
 from equimodal.data import Dataset
 from equimodal.errors import DataError, MethodError
 from equimodal.methods import Method
 from equimodal.methods.parts import Companions
 from equimodal.studies.runs._identity import check_finished
-from equimodal.studies.runs._records import read_json, read_yaml
 from equimodal.studies.runs._seal import verify
+from equimodal.studies.runs._stored import named, read_environment, stored_config
 from equimodal.studies.runs._weights import load_weights
 from equimodal.studies.setup import RunConfig, seeded, sources
 
@@ -64,9 +65,8 @@ def load_companions(config: RunConfig, data: Dataset, folder: Path | None = None
 def _located(path: str, place: str, folder: Path | None) -> Path:
     """The folder that ``path`` leads to: from the run that uses it, from here, or from where that run was started."""
     starts = [Path()] if folder is None else [folder, Path()]
-    known = None if folder is None else folder / "environment.json"
-    if known is not None and known.exists():
-        starts.append(Path(read_json(known).get("directory") or "."))
+    if folder is not None:
+        starts.append(Path(read_environment(folder).get("directory") or "."))
     starts += [] if folder is None else list(folder.resolve().parents)
     for start in starts:
         run = Path(os.path.normpath(start / path))  # by the letters: the folder that uses it may not exist yet
@@ -80,17 +80,19 @@ def _located(path: str, place: str, folder: Path | None) -> Path:
 
 def _trained(run: Path, data: Dataset, place: str) -> Method:
     try:
+        check_folder(run)
         check_finished(run)
         verify(run)
     except DataError as error:
         raise DataError(f"`uses.{place}`: {error}") from error
-    stored = read_json(run / "environment.json").get("data", {}).get("fingerprint")
+    stored = read_environment(run).get("data", {}).get("fingerprint")
     if stored != data.fingerprint:
         raise DataError(
             f"`uses.{place}`: expected a run on the same data (fingerprint {data.fingerprint[:12]}). Found "
             f"{str(stored)[:12]} in `{run}`, whose training may have seen other splits. Train one on these data."
         )
     # a copy, as the task of the data is shared, and companions do not train
-    method = copy.deepcopy(seeded(RunConfig.from_dict(read_yaml(run / "config.yaml")), data))
+    with named(run / "config.yaml"):
+        method = copy.deepcopy(seeded(stored_config(run), data))
     load_weights(method, run / WEIGHTS)
     return method

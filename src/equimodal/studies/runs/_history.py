@@ -12,7 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from equimodal.lightning import EpochMeans, MethodModule
-from equimodal.studies.runs._records import append_line, read_lines, write_text
+from equimodal.studies.runs._records import append_line, write_text
+from equimodal.studies.runs._stored import read_history
 
 
 class History(Callback):
@@ -31,6 +32,8 @@ class History(Callback):
         self._means = EpochMeans()
         self._started = time.perf_counter()
         self._earlier = 0.0
+        self.begun = False
+        """Whether training has begun, and so all of a checkpoint was restored."""
 
     def state_dict(self) -> dict[str, Any]:
         """Sums of an epoch that is not over, for a checkpoint inside it."""
@@ -44,13 +47,17 @@ class History(Callback):
 
     def keep_until(self, epoch: int) -> None:
         """Forget lines after ``epoch``, which a resumed run writes again."""
-        kept = [r for r in read_lines(self.path) if r.get("epoch", 0) <= epoch]
+        kept = [r for r in read_history(self.path) if r.get("epoch", 0) <= epoch]
         write_text(self.path, "".join(json.dumps(r, sort_keys=True) + "\n" for r in kept))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the sums."""
         self._means.clear()
         self._started, self._earlier = time.perf_counter(), 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Everything is restored."""
+        self.begun = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

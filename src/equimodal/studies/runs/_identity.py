@@ -9,14 +9,15 @@ from typing import Any
 
 from equimodal.data import Dataset, available
 from equimodal.errors import DataError
-from equimodal.studies.runs._records import plain, read_json, read_yaml
+from equimodal.studies.runs._records import plain
+from equimodal.studies.runs._stored import read_environment, stored_config
 from equimodal.studies.setup import DataConfig, RunConfig, resolved_options
 
 
 def check_config(config: RunConfig, folder: Path) -> None:
     """Refuse to take the run that ``folder`` holds for another one."""
     known = folder / "config.yaml"
-    differing = list(_differences(_resolved(RunConfig.from_dict(read_yaml(known))), _resolved(config)))
+    differing = list(_differences(_resolved(stored_config(folder)), _resolved(config)))
     if differing:
         raise DataError(
             f"`{folder}`: expected the configuration of the run that it holds. Found other values of "
@@ -39,7 +40,7 @@ def _differences(stored: Any, own: Any, name: str = "") -> Iterator[str]:
 
 def check_fingerprint(folder: Path, data: Dataset) -> None:
     """Refuse data that are not those of the run in ``folder``."""
-    stored = read_json(folder / "environment.json").get("data", {}).get("fingerprint")
+    stored = read_environment(folder).get("data", {}).get("fingerprint")
     if stored != data.fingerprint:
         raise DataError(
             f"`{folder}`: the data have changed since this run was started (fingerprint {str(stored)[:12]} then, "
@@ -70,8 +71,7 @@ def located(config: DataConfig, folder: Path) -> DataConfig:
     Raises:
         DataError: the data are at none of these places.
     """
-    known = folder / "environment.json"
-    started = read_json(known).get("directory") if known.exists() else None
+    started = read_environment(folder).get("directory")
     places = [*([Path(started)] if started else []), *folder.resolve().parents]
     found: dict[str, Any] = {}
     for name in ("name", "card", "missing_file"):

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equimodal._utils.schema import check
 from equimodal.errors import DataError
 from equimodal.methods import get
 from equimodal.studies.runs._companions import WEIGHTS
 from equimodal.studies.runs._records import read_json
 from equimodal.studies.runs._seal import SEAL, is_sealed
+from equimodal.studies.runs._stored import AGAIN, Metrics
 from equimodal.studies.setup import RunConfig
 
 METRICS = "metrics.json"
@@ -32,8 +34,9 @@ def read_metrics(folder: Path, config: RunConfig) -> dict[str, Any]:
     """
     path = folder / METRICS
     found = read_json(path)
-    if not isinstance(found, Mapping):
-        raise DataError(f"`{path}`: expected a mapping written by equimodal. Found {type(found).__name__}.")
+    check(found, Metrics, file=f"`{path}`", step=AGAIN)
+    others = {k: v for k, v in found["test"].items() if k not in ("unimodal", "unimodal_samples")}
+    check(others, dict[str, float | None], "test", f"`{path}`", step=AGAIN)
     for field, expected in (("method", get(config.method).__name__), ("seed", config.seed)):
         if found.get(field) != expected:
             raise DataError(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from equimodal._utils.arrays import check_npz
+from equimodal._utils.outside import read_bytes
 from equimodal.diagnostics import Outcomes
 from equimodal.errors import DataError
 from equimodal.studies.runs._records import write_bytes
@@ -35,12 +38,15 @@ def read_outcomes(path: Path) -> dict[str, Outcomes]:
     """
     if not path.exists():
         return {}
+    check_npz(path)
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
+            for name in stored.files:
+                check_npz(path, name)
             arrays = {name: stored[name] for name in stored.files}
             names = [n.removeprefix("numerator/") for n in arrays if n.startswith("numerator/")]
             return {n: Outcomes(arrays[f"numerator/{n}"], arrays[f"denominator/{n}"]) for n in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(
             f"`{path}`: expected outcomes written by equimodal. Found {type(error).__name__}: {error}. Delete the "
             "run's folder to run it again."

@@ -9,12 +9,16 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from equimodal._utils.files import append_line as append_whole_line
 from equimodal._utils.files import write_bytes as write_whole
+from equimodal._utils.outside import read_bytes, refuse_special
+from equimodal._utils.outside import read_json as read_text_as_json
+from equimodal._utils.outside import read_text as read_whole_text
 from equimodal._utils.plain_yaml import read_yaml as read_text_as_yaml
 from equimodal._utils.plain_yaml import text_of
+from equimodal._utils.schema import check
 from equimodal.errors import CheckpointError, DataError, StorageError
 
 RESUME = "Nothing was lost; free space or choose another folder, then resume."
@@ -47,17 +51,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"`{path}`: expected a readable history. Found {error}.") from error
-    lines, records = content.split(b"\n"), []
+    lines, records = read_bytes(path).split(b"\n"), []
     for number, line in enumerate(lines, 1):
         if number == len(lines):  # nothing after the last line end, or what an interrupted write left
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
+            record = read_text_as_json(line, "")
+        except DataError:
             record = None
         if not isinstance(record, dict):
             raise DataError(
@@ -80,10 +80,7 @@ def text_of_json(value: Any) -> str:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file; errors name the file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"`{path}`: expected a JSON file written by equimodal. Found {error}.") from error
+    return read_text_as_json(read_whole_text(path), f"`{path}`")
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> Path:
@@ -95,20 +92,17 @@ def write_yaml(path: Path, value: Mapping[str, Any]) -> Path:
     try:
         text = text_of(plain(value), "Writing a configuration")
     except DataError as error:
+        name = path.name.removeprefix(".").removesuffix(".new")  # as it will be called
         raise DataError(
-            f"`{path.name}`: {error} Give an inference rule of your own by name, from a package with the entry-point "
-            "group 'equimodal.rules'; leave modules out."
+            f"`{name}`: {error} Give an inference rule of your own by name, from a package with the entry-point group "
+            "'equimodal.rules'; leave modules out."
         ) from error
     return write_text(path, text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; errors name the file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`{path}`: expected a YAML configuration. Found: {error}.") from error
-    value = read_text_as_yaml(text, f"`{path}`", "Reading a configuration")
+    value = read_text_as_yaml(read_whole_text(path), f"`{path}`", "Reading a configuration")
     if not isinstance(value, dict):
         raise DataError(f"`{path}`: expected a mapping. Found {type(value).__name__}.")
     return value
@@ -152,6 +146,17 @@ def environment() -> dict[str, Any]:
     }
 
 
+class _Checkpoint(TypedDict, total=False):
+    epoch: Required[int]
+    global_step: Required[int]
+    state_dict: Required[dict[str, Any]]
+    callbacks: dict[str, dict[str, Any]]
+    optimizer_states: Required[list[dict[str, Any]]]
+    lr_schedulers: list[dict[str, Any]]
+    loops: dict[str, dict[str, Any]]
+    inside_epoch: bool
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A Lightning checkpoint, without executing pickles.
 
@@ -163,17 +168,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     import torch
 
+    refuse_special(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of foreign files
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        AttributeError,
+        TypeError,
+        IndexError,
+        RecursionError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"`{path}`: expected a checkpoint of tensors and plain values. It is truncated, corrupt or holds "
             "code, and was "
             f"not loaded ({first}). Delete it to start anew, or point to another checkpoint."
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"`{path}`: expected a Lightning checkpoint with a `state_dict`. Found another content.")
-    return content
+    check(content, _Checkpoint, file=f"`{path}`", error=CheckpointError, step="Delete it to begin anew.")
+    return dict(content)

@@ -14,20 +14,19 @@ from typing import Any
 
 import torch
 
+from equimodal._utils.outside import check_folder
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
 from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_outcomes, sample_outcomes
 from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
 from equimodal.studies.runs._companions import WEIGHTS, load_companions
-from equimodal.studies.runs._identity import check_config, check_fingerprint, check_finished, located
+from equimodal.studies.runs._identity import check_config, check_fingerprint, located
 from equimodal.studies.runs._metrics import METRICS, is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, write_outcomes
 from equimodal.studies.runs._records import (
     environment,
     plain,
-    read_lines,
-    read_yaml,
     write_json,
     write_text,
     write_yaml,
@@ -35,7 +34,8 @@ from equimodal.studies.runs._records import (
 from equimodal.studies.runs._seal import SEAL, SEALED_SINCE, hashes_of, seal, verify, warn_versions
 from equimodal.studies.runs._select import load_selected
 from equimodal.studies.runs._signals import PREVIOUS, Terminated, Termination, locked
-from equimodal.studies.runs._weights import load_weights, save_weights
+from equimodal.studies.runs._stored import read_history
+from equimodal.studies.runs._weights import save_weights
 from equimodal.studies.setup import (
     RunConfig,
     TrainingConfig,
@@ -87,6 +87,7 @@ def run(
     """
     folder = Path(folder)
     config = dataclasses.replace(config, options=resolved_options(config.method, config.options))
+    check_folder(folder)
     if resume and is_finished(folder):
         verify(folder)
         check_config(config, folder)
@@ -106,28 +107,6 @@ def run(
             best = fit(method, data.train, data.validation, config, folder, resume=resume, progress=progress, bar=bar,
                        loggers=loggers, termination=termination)  # fmt: skip
         return conclude(method, data, config, folder, best)
-
-
-def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
-    """Configuration, data and trained method of a finished run.
-
-    Raises:
-        DataError: the folder holds no finished run, or its data or one of its files have changed since.
-
-    Warns:
-        EquimodalWarning: it was made with other versions of this library or of torch.
-    """
-    folder = Path(folder)
-    check_finished(folder)
-    verify(folder)
-    warn_versions([folder])
-    config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
-    data = build_data(located(config.data, folder))
-    check_fingerprint(folder, data)
-    with own_randomness():
-        method = seeded(config, data)
-    load_weights(method, folder / WEIGHTS)
-    return config, data, method
 
 
 def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool) -> None:
@@ -223,7 +202,7 @@ def fit(
         raise missing_extra("lightning", "cli", "Training with the Trainer") from error
     from equimodal.lightning import MethodModule
     from equimodal.studies.runs._average import Pause, WeightAverage
-    from equimodal.studies.runs._checkpoint import LAST, Keeper, epoch_of, newest
+    from equimodal.studies.runs._checkpoint import LAST, Keeper, epoch_of, newest, restoring
     from equimodal.studies.runs._history import Checkpoints, History
 
     settings = config.training
@@ -268,7 +247,7 @@ def fit(
     level = quiet.level
     quiet.setLevel(logging.WARNING)
     on_interrupt = signal.getsignal(signal.SIGINT)
-    with warnings.catch_warnings():
+    with restoring(resumed, history), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
         warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
@@ -349,7 +328,7 @@ def conclude(method: Method, data: Dataset, config: RunConfig, folder: Path, bes
         best: what :func:`fit` returned.
     """
     metrics, outcomes = _finish(method, data, config, best)
-    metrics["seconds"] = sum(record["seconds"] for record in read_lines(folder / "history.jsonl"))
+    metrics["seconds"] = sum(record["seconds"] for record in read_history(folder / "history.jsonl"))
     save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
     write_outcomes(folder / OUTCOMES, outcomes)
     write_json(folder / METRICS, metrics)

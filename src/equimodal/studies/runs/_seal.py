@@ -6,8 +6,10 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from equimodal._utils.outside import check_inside, open_regular
+from equimodal._utils.schema import check
 from equimodal.errors import DataError, EquimodalWarning
 from equimodal.studies.runs._records import environment, read_json, text_of_json, write_json, write_text
 
@@ -15,6 +17,10 @@ SEAL = "content.json"
 SEALED_SINCE = 2
 """``format`` in environment.json of runs that have a seal; those of version 0.1 have neither."""
 _COMPARED = ("equimodal", "torch")
+
+
+class _Seal(TypedDict):
+    sha256: dict[str, str]
 
 
 def seal(folder: Path, names: Iterable[str]) -> Path:
@@ -122,14 +128,12 @@ def _needs_seal(folder: Path) -> bool:
 def _stored(folder: Path) -> dict[str, str]:
     path = folder / SEAL
     content: Any = read_json(path)
-    hashes = content.get("sha256") if isinstance(content, Mapping) else None
-    if not isinstance(hashes, Mapping) or not all(isinstance(v, str) for v in hashes.values()):
-        raise DataError(
-            f"`{path}`: field `sha256`: expected file names with their hashes. Found {str(content)[:60]!r}."
-        )
-    return dict(hashes)
+    check(content, _Seal, file=f"`{path}`")
+    for name in content["sha256"]:
+        check_inside(folder / name, folder)
+    return dict(content["sha256"])
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from equimodal.errors import CheckpointError
 from equimodal.methods import Method
-from equimodal.studies.runs._records import read_checkpoint, read_lines
+from equimodal.studies.runs._records import read_checkpoint
+from equimodal.studies.runs._stored import read_history
 
 Selection = Literal["best", "last", "average"]
 SELECTIONS: Mapping[str, str] = {
@@ -50,6 +51,13 @@ def load_selected(method: Method, folder: Path, selection: str) -> dict[str, Any
                 f"epochs makes. Found none after epoch {epoch + 1}. Use selection last, or train to the end."
             )
         state |= {name: value for name, value in mean.items() if name in state}
-    method.load_state_dict(state)
-    scores = {r["epoch"]: r["validation"]["score"] for r in read_lines(folder / "history.jsonl")}
+    try:
+        method.load_state_dict(state)
+    except (RuntimeError, TypeError, KeyError, ValueError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"`{checkpoints}`: expected the state of this method and model. Found another: {said}. Build the method "
+            "with the options it was trained with, or train again in another folder."
+        ) from error
+    scores = {r["epoch"]: r["validation"]["score"] for r in read_history(folder / "history.jsonl")}
     return {"by": _BY[selection], "epoch": epoch, "score": None if selection == "average" else scores.get(epoch)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from equimodal._utils.outside import check_folder
 from equimodal.errors import DataError, EquimodalWarning, StorageError, missing_extra
 
 REQUEUE = 75
@@ -103,6 +104,7 @@ def locked(folder: Path) -> Iterator[None]:
         from filelock import FileLock, Timeout
     except ImportError as error:
         raise missing_extra("filelock", "cli", "Keeping other processes out of a folder") from error
+    check_folder(folder)
     path = folder / ".lock"
     lock = FileLock(path, timeout=0.2, poll_interval=0.02)  # again where its owner has just removed the file
     try:

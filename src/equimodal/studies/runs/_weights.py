@@ -9,9 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equimodal.errors import CheckpointError, missing_extra
+from equimodal._utils.outside import read_json, refuse_special, shortened, size_text
+from equimodal._utils.schema import check
+from equimodal.errors import CheckpointError, EquimodalError, missing_extra
 from equimodal.methods import Method
 from equimodal.studies.runs._records import write_bytes
+
+_TIMES, _HEADER = 4, 64 << 20  # how much larger than the model a file of its weights may be
 
 
 def save_weights(method: nn.Module, path: Path, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -37,15 +41,40 @@ def load_weights(method: nn.Module, path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no safetensors file, or names and shapes that are not this method's; nothing is loaded then.
     """
-    header, found = _read(path)
-    own, _ = _parts(method)
+    own, extra = _parts(method)
+    header, found = _read(path, own)
     if isinstance(method, Method):  # earlier versions had other names for some buffers
         found = method.current_state(found)
     weights = dict(method.named_parameters()) | {n: b for n, b in method.named_buffers() if n.startswith("model.")}
+    stored = header.get("extra", {})
+    check(stored, dict[str, Any], "extra", f"`{path}`", error=CheckpointError)
+    for name in stored:
+        if name not in extra or not _alike(extra[name], stored[name]):
+            raise CheckpointError(
+                f"`{path}`: field `extra.{name}`: expected the state of a part of this method, like "
+                f"{shortened(extra.get(name, sorted(extra)))}. Found {shortened(stored[name])}. Restore the file."
+            )
     _copy(own, found, weights, path, "this method and model", "Build the method with the options it was trained with.")
-    for name, value in header.get("extra", {}).items():
-        method.get_submodule(name).set_extra_state(value)
+    for name, value in stored.items():
+        try:
+            method.get_submodule(name).set_extra_state(value)
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+            raise CheckpointError(
+                f"`{path}`: field `extra.{name}`: expected the state of this part of the method. Found "
+                f"{shortened(value)} ({type(error).__name__}: {error}). Restore the file."
+            ) from error
     return header
+
+
+def _alike(own: Any, found: Any) -> bool:
+    """Whether a stored state is built as that of a new method; what has no value yet says nothing."""
+    if own is None or own == {} or own == []:
+        return own is None or type(found) is type(own)
+    if isinstance(own, Mapping):
+        return isinstance(found, Mapping) and all(_alike(own[k], found[k]) for k in own if k in found)
+    if isinstance(own, (int, float)) and not isinstance(own, bool):
+        return isinstance(found, (int, float)) and not isinstance(found, bool)
+    return type(own) is type(found)
 
 
 def load_model_weights(model: nn.Module, path: Path) -> dict[str, Any]:
@@ -68,16 +97,29 @@ def load_model_weights(model: nn.Module, path: Path) -> dict[str, Any]:
     return header
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path, own: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors; a file much larger than ``own`` is not read."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise missing_extra("safetensors", "cli", "Loading weights") from error
+    refuse_special(path)
+    if own is not None and path.exists():
+        needed = sum(t.numel() * t.element_size() for t in own.values())
+        size = path.stat().st_size
+        if size > _TIMES * needed + _HEADER:
+            raise CheckpointError(
+                f"`{path}`: expected about {size_text(needed)}, the weights of this method and model. Found "
+                f"{size_text(size)}, which was not read. Build the method with the options it was trained with."
+            )
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("equimodal", "{}"))
+            header = read_json((file.metadata() or {}).get("equimodal", "{}"), f"`{path}`: header")
+            check(header, dict[str, Any], file=f"`{path}`: header", error=CheckpointError)
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, no mapping)
-    except (OSError, SafetensorError, ValueError) as error:
+    except EquimodalError:
+        raise
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"`{path}`: expected a safetensors file. Found: {error}.") from error
     return dict(header), found
 

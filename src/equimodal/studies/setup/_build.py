@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,6 +65,12 @@ def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
             encoder = for_modality(spec, **own)
         except TypeError as error:
             raise ModelError(f"`model.encoders.{name}`: {error}.") from error
+        except ModelError as error:
+            option = re.match(r"`(\w+)`", str(error))
+            field = f"model.encoders.{name}" + (f".{option[1]}" if option is not None else "")
+            raise ModelError(
+                f"{error} Here this is the field `{field}`: --{field} VALUE, or in a configuration."
+            ) from error
         encoders[name], sizes[name] = encoder, encoder.out_features
     fusion = build_fusion(config.fusion, config.fusion_options, sizes, data.task, config.head_hidden)
     features = {m: _sample_features(data, m, encoder) for m, encoder in encoders.items()}

@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any, Literal
 
 from equimodal._utils.arguments import check_number
+from equimodal._utils.outside import check_path
+from equimodal._utils.schema import check
 from equimodal.data import Dataset
 from equimodal.data.augment import Augmentation
 from equimodal.errors import MethodError, unknown_name
@@ -51,6 +53,10 @@ class DataConfig:
     missing_seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("name", "card", "missing_file"):
+            value = getattr(self, name)
+            if value is not None:
+                check_path(f"data.{name}", str(value))
         check_number("data.missing_seed", self.missing_seed, at_least=0, at_most=_LARGEST_SEED, whole=True)
 
 
@@ -192,6 +198,7 @@ class RunConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """The inverse of :meth:`to_dict`; unknown fields are refused with suggestions."""
         parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+        check(values, dict[str, Any], "configuration", error=MethodError)
         own = dict(values)
         for name, kind in parts.items():
             if isinstance(own.get(name), Mapping):
@@ -290,5 +297,6 @@ def _make(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
     known = [f.name for f in dataclasses.fields(kind)]
     for name in values:
         if name not in known:
-            raise unknown_name(f"field {prefix}", name, known)
+            raise unknown_name(f"field {prefix}", str(name), known)
+    check(values, kind, prefix.removesuffix("."), error=MethodError)
     return kind(**values)

@@ -16,7 +16,7 @@ from equimodal.tasks import Task, distribution_of, score
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class RunEnsemble:
     """Runs whose predictions are averaged.
 
     Args:
@@ -74,7 +74,7 @@ def greedy_selection(task: Task, outputs: Mapping[str, Tensor], target: Tensor, 
         Name -> how often it counts.
 
     References:
-        .. [Caruana2004] Ensemble selection from libraries of models, ICML 2004.
+        .. [Caruana2004] Caruana et al., ensemble selection from libraries of models, ICML 2004.
 
     Example:
         >>> from equimodal import Classification
@@ -97,7 +97,7 @@ def greedy_selection(task: Task, outputs: Mapping[str, Tensor], target: Tensor, 
     return {} if best is None else best[1]
 
 
-def select_ensemble(bench: Bench, outputs: Mapping[str, Tensor], size: int) -> Ensemble:
+def select_ensemble(bench: Bench, outputs: Mapping[str, Tensor], size: int) -> RunEnsemble:
     """An ensemble of runs, and what it gains over one run, measured where it was not chosen.
 
     Args:
@@ -120,4 +120,6 @@ def select_ensemble(bench: Bench, outputs: Mapping[str, Tensor], size: int) -> E
     if several is None or one is None:
         raise ValueError("no folds")
     gain = paired_difference([bench.outcomes(several)], [bench.outcomes(one)])
-    return Ensemble(members, bench.score(average(task, outputs, members)), bench.score(several), bench.score(one), gain)
+    return RunEnsemble(
+        members, bench.score(average(task, outputs, members)), bench.score(several), bench.score(one), gain
+    )

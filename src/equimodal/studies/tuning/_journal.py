@@ -82,7 +82,7 @@ def _damaged(path: Path, found: str) -> DataError:
 
 
 def spent(study: optuna.Study) -> float:
-    """Joint epochs of all trials, as far as they were looked at; a part that failed counts as a whole one."""
+    """The joint epochs of all trials, as far as they were looked at; a part that failed counts as a whole one."""
     total = 0.0
     for trial in study.get_trials(deepcopy=False):
         if "cost" in trial.user_attrs:

@@ -197,7 +197,7 @@ class Search:
         return None
 
     def left(self) -> float:
-        """Joint epochs that are not promised to any trial."""
+        """The joint epochs that are not promised to any trial."""
         promised = [j.cost * (self._length - j.done) for j in (*self._ready, *self._running.values())]
         return remaining(self._config.budget, spent(self._study), promised)
 

@@ -30,7 +30,7 @@ from equimodal.studies.runs import (
 )
 from equimodal.studies.setup import RunConfig, seeded
 from equimodal.studies.tuning._candidates import Bench, Candidate
-from equimodal.studies.tuning._ensemble import Ensemble, average
+from equimodal.studies.tuning._ensemble import RunEnsemble, average
 from equimodal.studies.tuning._outputs import collect, groups_of, read_outputs
 from equimodal.studies.tuning._trial import OUTPUTS, with_candidate
 from equimodal.tasks import distribution_of, score
@@ -166,7 +166,7 @@ def difference_on_test(data: Dataset, first: Path, second: Path) -> Difference:
     return paired_difference([one], [other], groups=None if groups is None else groups.tolist())
 
 
-def ensemble_on_test(trials: Mapping[str, Finished], chosen: Ensemble, data: Dataset) -> float:
+def ensemble_on_test(trials: Mapping[str, Finished], chosen: RunEnsemble, data: Dataset) -> float:
     """Test score of the ensemble; each member's rule is fitted on validation data.
 
     Args:

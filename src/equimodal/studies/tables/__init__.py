@@ -1,0 +1,13 @@
+"""From a table to a run, and from a run to predictions for new rows."""
+
+from equimodal.studies.tables._fit import BUDGET, encoders_for, fit_table, train_table
+from equimodal.studies.tables._predictor import Predictor, load
+
+__all__ = [
+    "BUDGET",
+    "Predictor",
+    "encoders_for",
+    "fit_table",
+    "load",
+    "train_table",
+]
