@@ -54,7 +54,9 @@ def checkpoint() -> Writer:
     from equimodal.studies.runs._checkpoint import LAST, WholeFiles, newest
 
     def write(folder: Path, state: int) -> None:
-        WholeFiles().save_checkpoint({"state_dict": {"w": torch.full((500,), float(state))}}, folder / LAST)
+        content = {"epoch": state, "global_step": state, "optimizer_states": []}
+        tensors = {"w": torch.full((500,), float(state))}
+        WholeFiles().save_checkpoint({**content, "state_dict": tensors}, folder / LAST)
 
     def read(folder: Path) -> int:
         found = newest(folder)
