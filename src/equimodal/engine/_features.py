@@ -150,8 +150,8 @@ def _check_dense(module: nn.Module) -> None:
             owners = [m for m in modalities if any(p is part.weight for p in model.parameters_of(m))]
             where = f", in the encoder of {owners[0]!r}," if owners else ""
             raise UnsupportedError(
-                f"`model`: expected dense gradients. Found `{name}`{where} with sparse=True, whose norm cannot be taken. "
-                "Make it with sparse=False."
+                f"`model`: expected dense gradients. Found `{name}`{where} with sparse=True, whose norm cannot be "
+                "taken. Make it with sparse=False."
             )
 
 
