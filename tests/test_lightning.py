@@ -266,14 +266,21 @@ def test_max_steps_means_the_same_number_of_batches_for_every_method(accumulate:
 @pytest.mark.parametrize("number", [3, 4])
 def test_a_loader_of_unknown_length_trains_as_one_that_knows_it(number: int, tmp_path: Path) -> None:
     found = []
+    told: list[bool] = []
+
+    class Told(Callback):
+        def on_train_batch_end(self, run: Trainer, module: Any, *_: Any) -> None:
+            told.append(module.last_report is not None)
+
     for train in (as_loader(batches(number=number)), DataLoader(NoLength(batches(number=number)), batch_size=None)):
         method = make_method("MLA", 2, alpha_schedule="constant")  # the other one needs to know the length
         module = MethodModule(method, adam, accumulate=2)
-        run = trainer()
+        run = trainer(callbacks=[Told()])
         run.fit(module, train)
         run.save_checkpoint(tmp_path / "a.ckpt")
         assert run.global_step == 4
         found.append(weights(module.method))
+    assert sum(told) == 8  # the last update of an epoch is made with its last batch
     assert_identical(*found)
 
 
