@@ -11,11 +11,12 @@ from typing import Any, cast
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from equimodal import Batch, PlainEngine
-from equimodal.errors import MethodError, NonFiniteError, UnsupportedError
+from equimodal.errors import CheckpointError, EquimodalError, MethodError, NonFiniteError, UnsupportedError
 from equimodal.lightning import MethodModule
 from equimodal.methods import EpochContext, Method
 from tests.helpers import assert_identical, assert_near, make_batch, make_method, split, weights
@@ -222,3 +223,191 @@ def test_double_precision_trains_in_float64(tmp_path: Path) -> None:
 
     metrics = run(config("MLA", precision="64-true", epochs=1), tmp_path / "run", loggers=False)
     assert 0 <= metrics["test"]["score"] <= 1
+
+
+# ---- steps, schedules, loaders ---------------------------------------------------------------------------------------
+
+
+class NoLength(IterableDataset[Batch]):
+    """Batches that do not say how many they are."""
+
+    def __init__(self, found: list[Batch]) -> None:
+        self._found = found
+
+    def __iter__(self) -> Any:
+        return iter(self._found)
+
+
+def trainer(**options: Any) -> Trainer:
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "max_epochs": 2, "num_sanity_val_steps": 0,
+    }  # fmt: skip
+    return Trainer(**{**quiet, **options})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_max_steps_means_the_same_number_of_batches_for_every_method(accumulate: int) -> None:
+    for name in ("Joint", "MLA", "MIE", "Ensemble", "CGGM"):
+        seen: list[int] = []
+
+        class Count(Callback):
+            def on_train_batch_end(self, *arguments: Any) -> None:
+                seen.append(arguments[-1])  # noqa: B023
+
+        run = trainer(max_steps=4, max_epochs=-1, callbacks=[Count()])
+        run.fit(MethodModule(make_method(name, 2), adam, accumulate=accumulate), as_loader(batches(number=6)))
+        assert (len(seen), run.global_step) == (4 * accumulate, 4), name
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("number", [3, 4])
+def test_a_loader_of_unknown_length_trains_as_one_that_knows_it(number: int, tmp_path: Path) -> None:
+    found = []
+    told: list[bool] = []
+
+    class Told(Callback):
+        def on_train_batch_end(self, run: Trainer, module: Any, *_: Any) -> None:
+            told.append(module.last_report is not None)
+
+    for train in (as_loader(batches(number=number)), DataLoader(NoLength(batches(number=number)), batch_size=None)):
+        method = make_method("MLA", 2, alpha_schedule="constant")  # the other one needs to know the length
+        module = MethodModule(method, adam, accumulate=2)
+        run = trainer(callbacks=[Told()])
+        run.fit(module, train)
+        run.save_checkpoint(tmp_path / "a.ckpt")
+        assert run.global_step == 4
+        found.append(weights(module.method))
+    assert sum(told) == 8  # the last update of an epoch is made with its last batch
+    assert_identical(*found)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_plateau_lowers_the_rate_and_needs_something_to_look_at() -> None:
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+    for scheduler, expected in (
+        (lambda o: plateau(o, factor=0.5, patience=0, threshold=1e9, threshold_mode="abs"), 0.025),
+        (lambda o: plateau(o, mode="max", factor=0.5, patience=0, threshold=9.0, threshold_mode="abs"), 0.025),
+        (
+            lambda o: {"scheduler": torch.optim.lr_scheduler.StepLR(o, 1, 0.5), "interval": "step", "frequency": 2},
+            0.0125,
+        ),
+    ):
+        module = MethodModule(make_method("Joint", 2), lambda g: torch.optim.SGD(g, lr=0.1), scheduler=scheduler)
+        run = trainer(max_epochs=3)
+        run.fit(module, as_loader(batches(number=2)), as_loader(batches(number=1)))
+        assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(expected)
+    with pytest.raises(MethodError, match="expected validation data.*validation/loss"):
+        fit(make_method("Joint", 2), batches(), scheduler=plateau)
+    for made, message in (
+        (lambda o: {"scheduler": plateau(o), "interval": "step"}, "ReduceLROnPlateau"),
+        (lambda o: {"scheduler": plateau(o), "interval": "year"}, "interval.*'year'"),
+        (lambda o: {"scheduler": plateau(o), "frequency": 0}, "frequency.*Found 0"),
+        (lambda o: {"scheduler": plateau(o), "often": 1}, "often"),
+        (lambda o: o, "lr_scheduler"),
+    ):
+        with pytest.raises(EquimodalError, match=message):
+            fit(make_method("Joint", 2), batches(), validation=batches(), scheduler=made)
+
+
+# ---- test, predict, log ----------------------------------------------------------------------------------------------
+
+
+class Recorder(Logger):
+    """What any logger of Lightning is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    name, version = "recorder", 0
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:
+        self.rows.append((step, dict(metrics)))
+
+    def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_logged_is_what_the_steps_reported() -> None:
+    reports: list[Any] = []
+    recorder = Recorder()
+
+    class Keep(Callback):
+        def on_train_batch_end(self, run: Trainer, module: Any, *_: Any) -> None:
+            reports.append(module.last_report)
+
+    method = make_method("CGGM", 2, window=1)
+    run = trainer(max_epochs=1, logger=[recorder], log_every_n_steps=1, callbacks=[Keep()])
+    run.fit(MethodModule(method, adam), as_loader(batches(number=3)), as_loader(batches(number=1)))
+    steps = [row for _, row in recorder.rows if "step/loss" in row]
+    assert [row["step/loss"] for row in steps] == pytest.approx([float(r.loss) for r in reports])
+    assert {row["step/lr"] for row in steps if "step/lr" in row} <= {1e-2}
+    epoch = next(row for _, row in recorder.rows if "training/loss" in row)
+    assert epoch["training/loss"] == pytest.approx(sum(float(r.loss) for r in reports) / 3)
+    for kind in ("training/loss/", "training/coefficient/", "training/lr"):
+        assert [name for name in epoch if name.startswith(kind)], kind
+    for name, values in reports[0].coefficients.items():
+        for m in values:
+            expected = sum(float(r.coefficients[name][m]) for r in reports) / 3
+            assert epoch[f"training/coefficient/{name}/{m}"] == pytest.approx(expected, rel=1e-5)
+    assert any("validation/score" in row for _, row in recorder.rows)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_loggers_of_lightning_write_it(tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    loggers = [CSVLogger(tmp_path, "csv", ""), TensorBoardLogger(tmp_path, "board", "")]
+    run = trainer(logger=loggers, log_every_n_steps=2)
+    run.fit(MethodModule(make_method("MLA", 2), adam), as_loader(batches(number=4)), as_loader(batches(number=1)))
+    header = next((tmp_path / "csv").rglob("metrics.csv")).read_text().splitlines()[0]
+    for name in ("step/loss", "training/loss", "training/lr", "validation/score"):
+        assert name in header.split(",")
+    assert any((tmp_path / "board").rglob("events.*"))
+
+
+def test_nothing_is_added_up_where_nothing_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    from equimodal.lightning import EpochMeans
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(EpochMeans, "add", refuse)
+    fit(make_method("Joint", 2), batches())
+    with pytest.raises(AssertionError):
+        fit(make_method("Joint", 2), batches(), log=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_trainer_tests_and_predicts() -> None:
+    method = make_method("MLA", 2)
+    module, whole = MethodModule(method, adam), make_batch(2, 13, seed=9)
+    parts = [Batch.of(b) for b in split(whole, 4)]
+    found = trainer().test(module, as_loader(parts), verbose=False)[0]
+    prediction = method.predict(whole.inputs)
+    assert whole.target is not None
+    assert found["test/score"] == pytest.approx(float((prediction.output.argmax(1) == whole.target).double().mean()))
+    assert {f"test/score/{m}" for m in prediction.unimodal} <= set(found)
+    told = trainer().predict(module, as_loader([{"inputs": b.inputs} for b in parts]))
+    assert torch.allclose(torch.cat([p["output"] for p in cast("Any", told)]), prediction.output)
+    assert torch.equal(module(whole.inputs), method(whole.inputs))
+    with pytest.raises(UnsupportedError, match="one loader. Found 2"):
+        trainer().test(module, [as_loader(parts), as_loader(parts)], verbose=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_another_method_or_model_is_refused(tmp_path: Path) -> None:
+    run = trainer()
+    run.fit(MethodModule(make_method("MLA", 2), adam), as_loader(batches()))
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    own = MethodModule.load_from_checkpoint(tmp_path / "a.ckpt", method=make_method("MLA", 2), optimizer=adam)
+    assert_identical(weights(own.method), weights(cast("MethodModule", run.lightning_module).method))
+    for other, message in ((make_method("MIE", 2), "of MIE. Found one of MLA"), (make_method("MLA", 3), "this model")):
+        with pytest.raises(CheckpointError, match=message):
+            trainer(max_epochs=3).fit(
+                MethodModule(other, adam), as_loader(batches(3)), ckpt_path=tmp_path / "a.ckpt", weights_only=True
+            )

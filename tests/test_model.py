@@ -212,3 +212,29 @@ def test_a_single_modality_is_a_model_too() -> None:
     encoders = make_encoders(1)
     model = MultimodalModel(encoders, Sum(dict.fromkeys(encoders, WIDTH)), nn.Linear(WIDTH, 2))
     assert model({NAMES[0]: torch.zeros(4, 5)}).shape == (4, 2)
+
+
+def test_lazy_encoders_and_sparse_gradients_are_refused_by_name() -> None:
+    from equimodal import Batch, Classification, PlainEngine
+    from equimodal.errors import UnsupportedError
+    from equimodal.methods import MIE, MLA, Joint
+
+    class Words(nn.Module):
+        def __init__(self, sparse: bool) -> None:
+            super().__init__()
+            self.table = nn.Embedding(20, 8, sparse=sparse)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = self.table(x)
+            return features.mean(1)
+
+    batch = Batch({"a": torch.randn(8, 6), "t": torch.randint(0, 20, (8, 5))}, torch.arange(8) % 3)
+    for kind in (Joint, MLA, MIE):
+        lazy = MultimodalModel({"a": nn.LazyLinear(8), "t": Words(False)}, Concat({"a": 8, "t": 8}), nn.Linear(16, 3))
+        with pytest.raises(ModelError, match=r"parameters_of\('a'\).*lazy module"):
+            kind(lazy, Classification(3))
+        model = MultimodalModel({"a": nn.Linear(6, 8), "t": Words(True)}, Concat({"a": 8, "t": 8}), nn.Linear(16, 3))
+        method = kind(model, Classification(3))
+        engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=0.1))
+        with pytest.raises(UnsupportedError, match="encoder of 't', with sparse=True"):
+            method.training_step(batch, engine)

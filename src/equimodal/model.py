@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from equimodal._utils.modules import QuickParameters, parameters_in
 from equimodal.batch import Presence, Tokens, Tree, tree_map, tree_tensors
@@ -252,6 +253,11 @@ def check_parts(model: Multimodal) -> None:
     owner: dict[int, str] = {}
     for m in model.modalities:
         for p in model.parameters_of(m):
+            if is_lazy(p):
+                raise ModelError(
+                    f"`parameters_of({m!r})`: expected parameters that have their shapes. Found one of a lazy module. "
+                    "Call the encoder once on a batch before the method is made."
+                )
             if owner.setdefault(id(p), m) != m:
                 raise ModelError(
                     f"`parameters_of({m!r})`: expected parameters of its own. Found one that is {owner[id(p)]!r}'s "

@@ -140,6 +140,21 @@ class Examined(NamedTuple):
     sharded: tuple[str, ...]
 
 
+def _check_dense(module: nn.Module) -> None:
+    """Norms and projections of gradients are over all of their entries."""
+    for name, part in module.named_modules():
+        trained = any(p.requires_grad for p in part.parameters(recurse=False))
+        if trained and isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.sparse:
+            model: Any = getattr(module, "multimodal", None)
+            modalities = () if model is None else model.modalities
+            owners = [m for m in modalities if any(p is part.weight for p in model.parameters_of(m))]
+            where = f", in the encoder of {owners[0]!r}," if owners else ""
+            raise UnsupportedError(
+                f"`model`: expected dense gradients. Found `{name}`{where} with sparse=True, whose norm cannot be "
+                "taken. Make it with sparse=False."
+            )
+
+
 def examine(module: nn.Module, autocast: torch.dtype | None, scaled: bool, compiled_loss: bool) -> Examined:
     """Refuse what the method cannot do.
 
@@ -154,6 +169,7 @@ def examine(module: nn.Module, autocast: torch.dtype | None, scaled: bool, compi
             than :func:`~equimodal.engine.check_sharding` allows.
     """
     check_wrappers(module)
+    _check_dense(module)
     sharded = check_sharding(module)
     if scaled and any(p.dtype == torch.float16 for p in module.parameters()):
         raise UnsupportedError(

@@ -12,7 +12,6 @@ from torch import Tensor
 from equimodal.batch import Batch, Tree
 from equimodal.data import first_samples, real_samples
 from equimodal.engine import average_statistics, is_distributed, is_schedule_free
-from equimodal.inference import Prediction
 from equimodal.lightning._batches import one_loader
 from equimodal.methods import Method, Validation, ValidationSums
 
@@ -72,9 +71,9 @@ class Evaluation(LightningModule):
         """Log the scores and losses; the method is not told."""
         self._show("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
-        """The prediction for a batch, which needs no target."""
-        return self.method.predict(batch.inputs, batch.present)
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """The fields of the prediction for a batch, which needs no target."""
+        return dict(vars(self.method.predict(batch.inputs, batch.present)))  # the Trainer takes no frozen dataclass
 
     def _begin(self, loaders: Any, name: str) -> None:
         loader = one_loader(loaders, name)

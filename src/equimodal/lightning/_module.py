@@ -54,7 +54,7 @@ class MethodModule(Evaluation):
         CheckpointError: a checkpoint of another method or model.
 
     The batches may be :class:`~equimodal.Batch` or what ``Batch.of`` takes; those of ``Trainer.predict`` need no
-    target, and it returns a :class:`~equimodal.inference.Prediction` for each.
+    target, and it returns the fields of a :class:`~equimodal.inference.Prediction` for each, as a mapping.
 
     ``Trainer.fit`` and ``validate`` log ``validation/score`` and ``validation/loss``, and the same per modality;
     monitor ``validation/score`` (higher is better). ``Trainer.test`` logs ``test/...``. With several processes they are
