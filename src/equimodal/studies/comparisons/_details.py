@@ -18,10 +18,13 @@ from equimodal.diagnostics import (
     reliability,
     worst_samples,
 )
-from equimodal.studies.runs import OUTCOMES, read_sample_predictions
+from equimodal.studies.runs import OUTCOMES, read_json, read_sample_predictions
 
 MATRIX = 20
 """Classes up to which the whole confusion matrix is kept; above, the pairs that are confused most."""
+
+EVALUATION = "evaluation.json"
+"""Numbers of ``equimodal evaluate --out`` that a report shows, if they are in the folder of the run."""
 
 PAIRS, WORST, POINTS, CLASSES = 20, 12, 250, 40
 """Confused pairs, worst samples, points of a scatter plot and classes with a line of their own that are kept."""
@@ -55,6 +58,23 @@ def run_record(
         "parameters": metrics.get("parameters"), "seconds": metrics["seconds"],
         "parts": parts_of(outcomes, parts), "details": {} if found is None else details_of(found),
     }  # fmt: skip
+
+
+def with_evaluations(study: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The record of a comparison, with what ``equimodal evaluate`` left beside its runs, as ``evaluation.json``.
+
+    Args:
+        study: that ``compare`` stored.
+        folder: of the comparison.
+
+    Raises:
+        DataError: such a file is damaged.
+    """
+    runs = []
+    for run in study.get("runs") or ():
+        path = folder / str(run.get("folder")) / EVALUATION
+        runs.append({**run, "evaluation": read_json(path)} if run.get("folder") and path.is_file() else run)
+    return {**study, "runs": runs}
 
 
 def parts_of(outcomes: Mapping[str, Outcomes], names: Sequence[str]) -> dict[str, float]:

@@ -18,8 +18,8 @@ def rule_advice(
 ) -> dict[str, Any] | None:
     """The documented and the recommended rule of an entry; ``None`` where the runs recorded fewer than two rules.
 
-    The recommended rule has the highest mean score on validation data, among equals the lowest loss. The documented one, which is in force, is kept
-    if it is behind by no more than one standard error, as the runs measured it on validation data.
+    The recommended rule has the highest mean score on validation data, among equals the lowest loss. The documented
+    one, which is in force, is kept if it is behind by no more than one standard error, as the runs measured it.
 
     Args:
         metrics: ``metrics.json`` of each run.
