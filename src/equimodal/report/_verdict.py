@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from equimodal._utils.printing import printable
+from equimodal.report._controls import role_of
 from equimodal.report._leaderboard import interval_text, number_text, recommended_rule
 from equimodal.report._next import Step, next_steps
 from equimodal.report._study import Row, Study, interval_of, read_study
@@ -88,7 +89,8 @@ def statements(record: Study) -> list[Statement]:
         )
     if record.difference(judged.label, SINGLE) is not None:
         found.append(_against(record, judged, SINGLE, f"the {SINGLE}", "Take the modality alone"))
-    below = [row.label for row in record.rows if (d := record.difference(row.label, SINGLE)) and d["high"] < 0]
+    joint = [row for row in record.rows if role_of(row.kind) != "single"]
+    below = [row.label for row in joint if (d := record.difference(row.label, SINGLE)) and d["high"] < 0]
     if below:
         text = f"{', '.join(map(printable, below))}."
         found.append(Statement(f"Below the {SINGLE}", f"Below the {SINGLE} by more than chance: ", text, "bad"))
@@ -169,13 +171,14 @@ def _rule(record: Study, row: Row) -> list[Statement]:
 
 def _gaining(record: Study, judged: Row) -> str:
     """The other rows that a rule beside the documented one makes better by more than chance."""
-    found = []
+    found: dict[str, list[str]] = {}
     for row in record.rows:
         own = interval_of(row.advice.get("difference"))
         if row is not judged and own is not None and own["low"] > 0:
             gain = spread_text(record, (own["mean"], 0.0), 1, signed=True, difference=True)
-            found.append(f"{printable(row.label)} {gain} ({printable(str(row.advice.get('recommended')))})")
-    return f" With another rule gain on test data: {', '.join(found)}." if found else ""
+            rule = printable(str(row.advice.get("recommended")))
+            found.setdefault(rule, []).append(f"{printable(row.label)} {gain}")
+    return "".join(f" {rule} gains on test data for {', '.join(rows)}." for rule, rows in found.items())
 
 
 def _difference(record: Study, found: Mapping[str, float]) -> str:

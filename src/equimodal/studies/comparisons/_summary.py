@@ -87,7 +87,7 @@ def summarise(
         })  # fmt: skip
     rivals = [label for label in found if get(entries[label].method).info.control]
     study: dict[str, Any] = plain({
-        "title": f"{data.name}: {len(rows)} entries, {len(config.seeds)} seed(s)",
+        "title": f"{data.name}: {_counted(rows, 'entry', 'entries')}, {_counted(config.seeds, 'seed', 'seeds')}",
         "created": time.strftime("%Y-%m-%d %H:%M"),
         "metric": {"name": data.task.main_metric, "higher_is_better": data.task.higher_is_better},
         "dataset": {"name": data.name, "target": data.target, "fingerprint": data.fingerprint, "samples": data.parts,
@@ -132,6 +132,10 @@ def _sum_of_phases(losses: Mapping[str, float]) -> float:
     """The loss of an epoch on record by a version that did not say which of its losses are phases."""
     parts = ("task", "fused", "direction")  # what the methods of that version reported beside their phases
     return sum(value for name, value in losses.items() if "/" not in name and name not in parts)
+
+
+def _counted(items: Sequence[Any], one: str, many: str) -> str:
+    return f"{len(items)} {one if len(items) == 1 else many}"
 
 
 def _interval(by_seed: Mapping[int, Mapping[str, Outcomes]]) -> list[float] | None:
