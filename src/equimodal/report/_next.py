@@ -32,6 +32,8 @@ class Step:
 
 def next_steps(record: Study, folder: str) -> list[Step]:
     """At most three steps, the most important first: complete the comparison, then what its numbers ask for."""
+    if record.alone:
+        return _of_run(record, folder)
     again = f"equimodal compare --out {shlex.quote(folder)}"
     steps = []
     if any(reason.startswith(("failed:", "left out:")) for reason in record.incomplete):
@@ -49,6 +51,27 @@ def next_steps(record: Study, folder: str) -> list[Step]:
     if methods:
         steps += _of_method(record, methods[0], again)
     return steps[:_MOST]
+
+
+def _of_run(record: Study, folder: str) -> list[Step]:
+    """A run by itself: compare it, and see what it can do with less."""
+    words = ["equimodal", "compare"]
+    for name, value in (record.facts.get("data") or {}).items():
+        words += [f"--data.{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+    words += ["--methods", ",".join(row.kind for row in record.rows), "--seeds", "0,1,2", "--out", f"{folder}-compared"]
+    return [
+        Step("compare it with the controls, without which a score says little", shlex.join(words)),
+        _evaluation(folder),
+    ]
+
+
+def _evaluation(folder: str) -> Step:
+    """The scores that the next report of the run shows too."""
+    words = ["equimodal", "evaluate", folder, "--subsets", "--missing-rates", "0.1,...,0.9"]
+    return Step(
+        "see what it can do when modalities are missing, here too after equimodal report",
+        shlex.join([*words, "--out", f"{folder}/evaluation.json"]),
+    )
 
 
 def _of_method(record: Study, row: Row, again: str) -> list[Step]:
@@ -74,9 +97,7 @@ def _of_method(record: Study, row: Row, again: str) -> list[Step]:
     runs = [run for run in record.runs if run.method == row.label and run.folder]
     if runs:
         run = max(runs, key=lambda r: (r.record.get("selection") or {}).get("score") or float("-inf"))
-        place = shlex.quote(f"{shlex.split(again)[-1]}/{run.folder}")
-        steps.append(Step("see what it can do when modalities are missing",
-                          f"equimodal evaluate {place} --subsets --missing-rates 0.1,...,0.9"))  # fmt: skip
+        steps.append(_evaluation(f"{shlex.split(again)[-1]}/{run.folder}"))
     return steps
 
 
