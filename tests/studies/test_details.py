@@ -35,7 +35,7 @@ def test_details_of_classes() -> None:
     assert found["confused"] == [[0, 1, 1], [1, 0, 1]]
     assert found["worst"] == [[103, 1, 0, 0.95], [101, 0, 1, 0.8]]
     assert found["classes"]["recall"] == [0.5, 0.5]
-    assert found["calibration"]["prediction"]["bins"] == [[0.7, 1.0, 1], [0.8, 0.0, 1], [0.925, 0.5, 2]]
+    assert found["calibration"]["prediction"]["bins"] == [[0.7, 1, 1], [0.8, 0, 1], [0.9, 1, 1], [0.95, 0, 1]]
     json.dumps(found)
 
 
