@@ -206,12 +206,15 @@ def readings(method: Method, data: Dataset) -> dict[str, Outcomes]:
     seen, final = rule_outcomes(method, validation, validation), rule_outcomes(method, validation, test)
     method.fit_inference(validation)
     found = {"pool": final["skill"][1], "own rule": final[method.inference.rule][1]}
-    if "fused" in final:
-        found["joint head"] = final["fused"][1]
-    single = max((r for r in seen if r.startswith("alone:") and "+" not in r), key=lambda r: seen[r][0])
-    found["best single on validation"] = final[single][1]
+    alone = [r for r in seen if r.startswith("alone:") and "+" not in r]
+    single = max(alone, key=lambda r: seen[r][0]) if alone else None
+    for label, rule in (("joint head", "fused"), ("best single on validation", single)):
+        if rule in final:
+            found[label] = final[rule][1]
     chosen = "skill"
-    for rule in (single, *(r for r in ("fused",) if r in seen)):
+    for rule in (single, "fused"):
+        if rule is None or rule not in seen:
+            continue
         ahead = paired_difference([seen[rule][1]], [seen["skill"][1]], groups=groups_of(data))
         better_so_far = chosen == "skill" or seen[rule][0] > seen[chosen][0]
         chosen = rule if ahead.better and better_so_far else chosen

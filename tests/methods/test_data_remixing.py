@@ -99,6 +99,27 @@ def step(method: Any, batch: Batch, rows: list[int], kept: tuple[str, ...], weig
             p -= 0.1 * g
 
 
+@pytest.mark.parametrize("absent", [False, True])
+def test_samples_that_stay_complete(absent: bool) -> None:
+    """A drawn share of the samples keeps all that it has; the others keep one modality, as without the share."""
+    method, batch = made(3, keep_joint=0.4, seed=7), data(3, absent, 90)
+    expected = assigned_by_loops(method, batch)
+    kept = torch.rand(90, generator=torch.Generator().manual_seed(7)) < 0.4
+    source = ToyData([batch])
+    method.on_train_epoch_start(source.context(1))
+    seen: dict[int, set[str]] = {i: set() for i in range(90)}
+    for b in source.epoch():
+        assert b.index is not None and b.present is not None
+        for m in method.modalities:
+            for i in b.index[b.present.get(m, torch.ones(len(b), dtype=torch.bool))].tolist():
+                seen[i].add(m)
+    for i in range(90):
+        whole = {m for m in method.modalities if has(batch, m, i)}
+        assert seen[i] == (whole if kept[i] else {expected[i]}), i
+    with pytest.raises(MethodError, match="`keep_joint`"):
+        made(2, keep_joint=1.5)
+
+
 def test_equal_predictions() -> None:
     """All say nothing: the first, in the released variant the last."""
     for variant, m in (("paper", "a"), ("released", "b")):
