@@ -106,6 +106,30 @@ def paired_difference(
     return Difference(mean, low, high, p, len(first), samples)
 
 
+def score_interval(
+    outcomes: Sequence[Outcomes], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Ends of the bootstrap interval of a mean score, over seeds and samples as in :func:`paired_difference`.
+
+    Args:
+        outcomes: of one model, one entry per seed, of the same samples.
+        level: of the interval, between 0 and 1.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        MethodError: no outcomes, or an argument is out of its range.
+
+    Example:
+        >>> low, high = score_interval([Outcomes(np.arange(100)[:, None] % 2, np.ones((100, 1)))])
+        >>> low < 0.5 < high
+        True
+    """
+    nothing = [Outcomes(np.zeros_like(o.numerator), o.denominator) for o in outcomes]
+    found = paired_difference(outcomes, nothing, level=level, draws=draws, seed=seed)
+    return found.low, found.high
+
+
 @lru_cache(maxsize=8)
 def _sample_counts(samples: int, groups: tuple[str, ...] | None, draws: int, seed: int) -> NDArray[np.float64]:
     """How often each sample is drawn, (draws, samples)."""
