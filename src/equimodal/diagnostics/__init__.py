@@ -7,10 +7,12 @@ from equimodal.diagnostics._figure import draw_curves
 from equimodal.diagnostics._missing import missing_curves
 from equimodal.diagnostics._outcomes import Outcomes, sample_terms
 from equimodal.diagnostics._paired import Difference, average_ranks, holm, paired_difference
-from equimodal.diagnostics._probe import probe_scores, under_training
+from equimodal.diagnostics._probe import probe_outcomes, probe_scores, under_training
 from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
 from equimodal.diagnostics._sweep import checked_levels as checked_levels
 from equimodal.diagnostics._sweep import checked_whole as checked_whole
+from equimodal.diagnostics.checks import Finding, check
+from equimodal.diagnostics.checks import Report as Report
 from equimodal.diagnostics.noise import Corruption, Spread, input_spread, noise_curves
 
 __all__ = [
@@ -18,10 +20,12 @@ __all__ = [
     "Curve",
     "Difference",
     "Evaluation",
+    "Finding",
     "Outcomes",
     "Spread",
     "SubsetScore",
     "average_ranks",
+    "check",
     "draw_curves",
     "effective_robustness",
     "evaluate",
@@ -30,6 +34,7 @@ __all__ = [
     "missing_curves",
     "noise_curves",
     "paired_difference",
+    "probe_outcomes",
     "probe_scores",
     "relative_robustness",
     "rule_outcomes",

@@ -42,7 +42,9 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Collected:
+class Collected:
+    """All outputs of a method on some samples, as its rule reads and makes them."""
+
     fused: Tensor | None
     raw: dict[str, Tensor]
     output: Tensor
@@ -54,7 +56,8 @@ class _Collected:
 
 
 @torch.no_grad()
-def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
+def collect(method: Method, batches: Iterable[BatchLike]) -> Collected:
+    """One pass over ``batches``, in evaluation mode."""
     device = next(method.parameters()).device
     fused: list[Tensor] = []
     output: list[Tensor] = []
@@ -86,7 +89,7 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
         target.append(cast(Tensor, batch.target))
     if not target:
         raise BatchError("`batches`: expected at least one batch. Found none.")
-    return _Collected(
+    return Collected(
         torch.cat(fused) if fused else None,
         {m: torch.cat(z) for m, z in raw.items()},
         torch.cat(output),
@@ -120,7 +123,7 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
         >>> evaluate(Ensemble(model, Classification(2)), [Batch({"a": torch.eye(2)}, torch.tensor([0, 1]))]).samples
         2
     """
-    found = _collect(method, batches)
+    found = collect(method, batches)
     unimodal = {}
     for m, z in found.unimodal.items():
         rows = found.there[m]
@@ -179,7 +182,7 @@ def rule_outcomes(
         output = fit.output_of(rule, final.fused, final.unimodal, final.present)
         results[rule] = (found.score, sample_terms(method.task, output, final.target))
     if method.inference.custom is not None:  # as it is: what it fits, it has fitted
-        on_validation, on_test = _collect(method, validation), _collect(method, test)
+        on_validation, on_test = collect(method, validation), collect(method, test)
         chosen = _score(method, on_validation.output, on_validation.target)
         results[method.inference.rule] = (chosen, sample_terms(method.task, on_test.output, on_test.target))
     return results
@@ -196,7 +199,11 @@ def sample_outcomes(method: Method, batches: Iterable[BatchLike]) -> dict[str, O
     Returns:
         ``"prediction"`` and ``"unimodal/MODALITY"`` -> outcomes; samples without the modality do not count there.
     """
-    found = _collect(method, batches)
+    return outcomes_of(method, collect(method, batches))
+
+
+def outcomes_of(method: Method, found: Collected) -> dict[str, Outcomes]:
+    """As :func:`sample_outcomes`, of outputs that are there already."""
     outcomes = {"prediction": sample_terms(method.task, found.output, found.target)}
     for m, z in found.unimodal.items():
         own = sample_terms(method.task, z, found.target)

@@ -16,7 +16,7 @@ import torch
 
 from equimodal._utils.outside import check_folder
 from equimodal.data import Dataset, TestSplit, TrainSplit, ValidationSplit, loader, require
-from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_outcomes, sample_outcomes
+from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_outcomes, rule_outcomes, sample_outcomes
 from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError, StorageError, missing_extra
 from equimodal.methods import Method, refuse_incomplete
@@ -372,7 +372,10 @@ def _finish(
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
     }
+    outcomes = sample_outcomes(method, test) | {f"rule/{r}": o for r, (_, o) in rules.items()}
     if config.probe:
         train = loader(data.train, size, shuffle=False)
-        metrics["probe"] = probe_scores(method, train, validation, test)
-    return plain(metrics), sample_outcomes(method, test) | {f"rule/{r}": o for r, (_, o) in rules.items()}
+        probes = probe_outcomes(method, train, validation, test)
+        metrics["probe"] = {m: float(o.score()) for m, o in probes.items()}
+        outcomes |= {f"probe/{m}": o for m, o in probes.items()}
+    return plain(metrics), outcomes
