@@ -18,10 +18,12 @@ from equimodal.diagnostics._predictions import (
     reliability,
 )
 from equimodal.diagnostics._predictions import worst_samples as worst_samples
-from equimodal.diagnostics._probe import probe_scores, under_training
+from equimodal.diagnostics._probe import probe_outcomes, probe_scores, under_training
 from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
 from equimodal.diagnostics._sweep import checked_levels as checked_levels
 from equimodal.diagnostics._sweep import checked_whole as checked_whole
+from equimodal.diagnostics.checks import Finding, check
+from equimodal.diagnostics.checks import Report as Report
 from equimodal.diagnostics.noise import Corruption, Spread, input_spread, noise_curves
 
 __all__ = [
@@ -30,12 +32,14 @@ __all__ = [
     "Curve",
     "Difference",
     "Evaluation",
+    "Finding",
     "Outcomes",
     "Reliability",
     "SamplePredictions",
     "Spread",
     "SubsetScore",
     "average_ranks",
+    "check",
     "class_scores",
     "confusion_matrix",
     "draw_curves",
@@ -47,6 +51,7 @@ __all__ = [
     "missing_curves",
     "noise_curves",
     "paired_difference",
+    "probe_outcomes",
     "probe_scores",
     "relative_robustness",
     "reliability",

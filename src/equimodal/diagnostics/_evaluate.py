@@ -45,6 +45,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Collected:
+    """All outputs of a method on some samples, as its rule reads and makes them."""
+
     fused: Tensor | None
     raw: dict[str, Tensor]
     output: Tensor
@@ -58,6 +60,7 @@ class Collected:
 
 @torch.no_grad()
 def collect(method: Method, batches: Iterable[BatchLike]) -> Collected:
+    """One pass over ``batches``, in evaluation mode."""
     device = next(method.parameters()).device
     fused: list[Tensor] = []
     output: list[Tensor] = []
@@ -255,6 +258,7 @@ def _compact(values: Tensor) -> NDArray[Any]:
 
 
 def outcomes_of(method: Method, found: Collected) -> dict[str, Outcomes]:
+    """As :func:`sample_outcomes`, of outputs that are there already."""
     outcomes = {"prediction": sample_terms(method.task, found.output, found.target)}
     for m, z in found.unimodal.items():
         own = sample_terms(method.task, z, found.target)

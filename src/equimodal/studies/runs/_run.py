@@ -21,7 +21,7 @@ from equimodal.diagnostics import (
     Outcomes,
     SamplePredictions,
     evaluate,
-    probe_scores,
+    probe_outcomes,
     rule_outcomes,
     sample_records,
 )
@@ -380,8 +380,11 @@ def _finish(
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
     }
+    outcomes, predictions = sample_records(method, test)
+    outcomes |= {f"rule/{r}": o for r, (_, o) in rules.items()}
     if config.probe:
         train = loader(data.train, size, shuffle=False)
-        metrics["probe"] = probe_scores(method, train, validation, test)
-    outcomes, predictions = sample_records(method, test)
-    return plain(metrics), outcomes | {f"rule/{r}": o for r, (_, o) in rules.items()}, predictions
+        probes = probe_outcomes(method, train, validation, test)
+        metrics["probe"] = {m: float(o.score()) for m, o in probes.items()}
+        outcomes |= {f"probe/{m}": o for m, o in probes.items()}
+    return plain(metrics), outcomes, predictions
