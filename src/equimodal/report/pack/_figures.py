@@ -95,7 +95,7 @@ def _curves(record: Study) -> Any:
     drawn = [(row, record.series(row.label, lambda epoch: epoch.get("validation_score"))) for row in record.rows]
     if not any(series is not None for _, series in drawn):
         return None
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, max(4.0, 0.5 + 0.15 * len(drawn))), layout="constrained")
     axes = figure.add_subplot()
     for row, series in drawn:
         if series is None:
@@ -106,10 +106,10 @@ def _curves(record: Study) -> Any:
         axes.plot(epochs, mean, color=colour, linestyle=dash, linewidth=1.3, marker=marker,
                   label=_label(row.label, row.control))  # fmt: skip
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{printable(record.metric)}{', %' if record.percent else ''}, validation data, mean over seeds")
+    axes.set_ylabel(f"{printable(record.metric)}{', %' if record.percent else ''}, validation data")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, linewidth=0.5, alpha=0.5)
-    figure.legend(loc="outside right upper", fontsize=7)
+    figure.legend(loc="outside right upper", fontsize=7, handlelength=3)
     return figure
 
 
