@@ -109,7 +109,8 @@ def test_samples_that_stay_complete(absent: bool) -> None:
     method.on_train_epoch_start(source.context(1))
     seen: dict[int, set[str]] = {i: set() for i in range(90)}
     for b in source.epoch():
-        assert b.index is not None and b.present is not None
+        assert b.index is not None
+        assert b.present is not None
         for m in method.modalities:
             for i in b.index[b.present.get(m, torch.ones(len(b), dtype=torch.bool))].tolist():
                 seen[i].add(m)
