@@ -88,7 +88,6 @@ WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 132, 16, 44
 COLORS = {"prediction": "#1d4ed8", "image": "#b45309", "audio": "#047857"}
 DASHES = {"prediction": "", "image": "6 3", "audio": "2 3"}
-FLOOR = 0.2  # scores below are drawn on the lower edge
 
 
 def picture(name: str, curves: Mapping[str, Sequence[float]], controls: Mapping[str, Sequence[float]]) -> str:
@@ -99,7 +98,7 @@ def picture(name: str, curves: Mapping[str, Sequence[float]], controls: Mapping[
         return LEFT + (WIDTH - LEFT - RIGHT) * (epoch - 1) / max(epochs - 1, 1)
 
     def y(score: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (max(score, FLOOR) - FLOOR) / (1 - FLOOR))
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - score)
 
     said = "; ".join(f"{output} {values[-1]:.2f}" for output, values in curves.items())
     parts = [
@@ -109,7 +108,7 @@ def picture(name: str, curves: Mapping[str, Sequence[float]], controls: Mapping[
         f'<desc id="d">After the last epoch: {escape(said)}.</desc>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#fff"/>',
     ]
-    for tick in (0.2, 0.4, 0.6, 0.8, 1.0):
+    for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
         parts.append(f'<path d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}" stroke="#e5e7eb"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end" fill="#4b5563">{100 * tick:.0f}</text>')
     for epoch in range(1, epochs + 1):

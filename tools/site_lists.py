@@ -1,4 +1,4 @@
-"""Write what follows from the pages: the lists in the navigation of mkdocs.yml, and docs/llms.txt.
+"""Write what follows from the pages: the lists in the navigation of mkdocs.yml, docs/llms.txt, and the results of README.md.
 
 `python tools/site_lists.py` writes what has changed. With `--check` it writes nothing, and its exit code is 1 if a list is
 not up to date.
@@ -17,6 +17,10 @@ from method_pages import PACKAGES
 from site_pages import sources
 
 ROOT = Path(__file__).resolve().parents[1]
+README, BENCHMARKS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+ROWS = ("Joint", "MultiLoss", "Ensemble", "ExpertPool", "MMPareto", "CGGM", "MLA", "MIE")  # of README.md: controls, the
+# method to begin with, the best of the others, and the founding ones
+HIDDEN = ("rank", "cost")
 NAVIGATION, OVERVIEW = ROOT / "mkdocs.yml", ROOT / "docs" / "llms.txt"
 FOLDERS = ("methods", "gallery", "datasets")
 
@@ -83,8 +87,28 @@ def head(place: str) -> tuple[str, str]:
     plain = re.sub(r"^```.*?^```", "", text[title.end() :], flags=re.MULTILINE | re.DOTALL)
     prose = [p for p in plain.split("\n\n") if p.strip() and not re.match(r"\s*([#|`!<>*-]|\d+\.|    )", p)]
     words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(prose[0].split())) if prose else ""
-    sentence = re.match(r".+?[.:](?=\s|$)", words)
+    sentence = re.match(r".+?\.(?=\s|$)", words)
     return title[1].strip(), (sentence[0] if sentence else words).rstrip(":.")
+
+
+def results(text: str) -> str:
+    """README.md with the rows :data:`ROWS` of the overview of docs/benchmarks.md."""
+    table = _marked(BENCHMARKS.read_text(encoding="utf-8"), "overview")[1].strip().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    shown = [i for i, name in enumerate(rows[0]) if name not in HIDDEN]
+    found = {row[0].strip("*"): row for row in rows[2:]}
+    chosen = [rows[0], ["---"] + ["---:"] * (len(rows[0]) - 1), *(found[name] for name in ROWS if name in found)]
+    lines = "".join("| " + " | ".join(row[i] for i in shown) + " |\n" for row in chosen)
+    before, _, after = _marked(text, "results")
+    return before + lines + after
+
+
+def _marked(text: str, name: str) -> tuple[str, str, str]:
+    """What stands before, between and after the marks of a table."""
+    match = re.search(rf"(<!-- {name}: begin -->\n)(.*?)(<!-- {name}: end -->)", text, flags=re.DOTALL)
+    if match is None:
+        raise SystemExit(f"expected the lines `<!-- {name}: begin -->` and `<!-- {name}: end -->`.")
+    return text[: match.end(1)], match[2], text[match.start(3) :]
 
 
 def llms() -> str:
@@ -113,7 +137,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a list is not up to date")
     check = parser.parse_args(arguments).check
-    made = {NAVIGATION: filled(NAVIGATION.read_text(encoding="utf-8")), OVERVIEW: llms()}
+    made = {
+        NAVIGATION: filled(NAVIGATION.read_text(encoding="utf-8")),
+        OVERVIEW: llms(),
+        README: results(README.read_text(encoding="utf-8")),
+    }
     stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")
