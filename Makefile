@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help demo test lint types pytest bench bench-data docs pages clean
 
 help:
-	@echo 'make demo    train six methods on the embedded data, print a table and a verdict, write an HTML report'
+	@echo 'make demo    train methods and controls on the embedded data, print a table and a verdict, write an HTML report'
 	@echo 'make test    lint, types, the whole test suite, and which lines of methods/, functional/ and engine/ it ran'
 	@echo 'make lint | types | pytest    one part of it (PYTEST_ARGS="-k name -n 0" narrows the last)'
 	@echo 'make test-faults   twenty times as many hostile inputs of each kind as make test tries'

@@ -12,6 +12,7 @@ method behaves, not which is better: for that see docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -110,9 +111,13 @@ def picture(name: str, curves: Mapping[str, Sequence[float]], controls: Mapping[
     ]
     for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
         parts.append(f'<path d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}" stroke="#e5e7eb"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end" fill="#4b5563">{100 * tick:.0f}</text>')
-    for epoch in range(1, epochs + 1):
-        parts.append(f'<text x="{x(epoch):.1f}" y="{HEIGHT - 26}" text-anchor="middle" fill="#4b5563">{epoch}</text>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end" fill="#4b5563">{100 * tick:.0f}</text>'
+        )
+    parts += [
+        f'<text x="{x(epoch):.1f}" y="{HEIGHT - 26}" text-anchor="middle" fill="#4b5563">{epoch}</text>'
+        for epoch in range(1, epochs + 1)
+    ]
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
     parts.append(f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle" fill="#4b5563">epoch</text>')
     parts.append(
@@ -142,7 +147,7 @@ def spread(heights: Sequence[float], least: float = 15) -> list[float]:
     """The heights of labels, moved so far apart that none covers another."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     placed = list(heights)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         placed[after] = max(placed[after], placed[before] + least)
     excess = max(0.0, placed[order[-1]] - (HEIGHT - BOTTOM))
     return [height - excess for height in placed]

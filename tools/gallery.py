@@ -1,7 +1,7 @@
 """Run the examples of docs/gallery and draw their pictures: python tools/gallery.py [NAME ...].
 
-A page's blocks run as one session, as in the tests. Its last block makes a matplotlib figure named `figure`, which is saved
-to docs/images/gallery/NAME.svg.
+A page's blocks run as one session, as in the tests. Its last block makes a matplotlib figure named `figure`, which is
+saved to docs/images/gallery/NAME.svg.
 """
 
 from __future__ import annotations

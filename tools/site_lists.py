@@ -1,7 +1,7 @@
-"""Write what follows from the pages: the lists in the navigation of mkdocs.yml, docs/llms.txt, and the results of README.md.
+"""Write what follows from the pages: the lists of mkdocs.yml, docs/llms.txt, and the results of README.md.
 
-`python tools/site_lists.py` writes what has changed. With `--check` it writes nothing, and its exit code is 1 if a list is
-not up to date.
+`python tools/site_lists.py` writes what has changed. With `--check` it writes nothing, and its exit code is 1 if a list
+is not up to date.
 """
 
 from __future__ import annotations
@@ -25,17 +25,10 @@ NAVIGATION, OVERVIEW = ROOT / "mkdocs.yml", ROOT / "docs" / "llms.txt"
 FOLDERS = ("methods", "gallery", "datasets")
 
 
-class _Names(yaml.SafeLoader):
-    """Reads mkdocs.yml whatever tags its builders know."""
-
-
-_Names.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: suffix)
-
-
 def navigation(text: str) -> list[tuple[str, str, str]]:
     """Section, title and place of every page in the navigation, in its order; an empty title is that of the page."""
     entries: list[tuple[str, str, str]] = []
-    for section in yaml.load(text, _Names)["nav"]:  # a SafeLoader
+    for section in yaml.safe_load(text)["nav"]:
         ((name, below),) = section.items()
         for entry in below if isinstance(below, list) else [section]:
             title, place = next(iter(entry.items())) if isinstance(entry, dict) else ("", entry)
@@ -47,6 +40,8 @@ def filled(text: str) -> str:
     """mkdocs.yml with its lists between the marks."""
     places = set(sources().values())
     lists = {folder: [p for p in sorted(places) if _in(p, folder)] for folder in FOLDERS}
+    order = (ROOT / "docs/gallery/index.md").read_text(encoding="utf-8")  # the gallery has an order of its own
+    lists["gallery"].sort(key=lambda place: order.find(f"]({Path(place).name})"))
     for name, found in lists.items():
         text = between(text, name, [f"{_name(place)}: {place}" for place in found])
     text = between(text, "api", [f"{package}: api/{package}.md" for package in sorted(PACKAGES)])
@@ -74,7 +69,9 @@ def between(text: str, name: str, lines: list[str]) -> str:
         raise SystemExit(f"mkdocs.yml: expected the lines `# {name}: begin` and `# {name}: end`.")
     space = match[1]
     inside = "".join(f"{space}- {line}\n" for line in lines)
-    return f"{text[: match.start()]}{space}# {name}: begin{match[2]}\n{inside}{space}# {name}: end\n{text[match.end() :]}"
+    return (
+        f"{text[: match.start()]}{space}# {name}: begin{match[2]}\n{inside}{space}# {name}: end\n{text[match.end() :]}"
+    )
 
 
 def head(place: str) -> tuple[str, str]:
@@ -114,7 +111,7 @@ def _marked(text: str, name: str) -> tuple[str, str, str]:
 def llms() -> str:
     """The list of all pages for language models, in the format of llmstxt.org."""
     text = NAVIGATION.read_text(encoding="utf-8")
-    summary = yaml.load(text, _Names)["site_description"]
+    summary = yaml.safe_load(text)["site_description"]
     return "\n".join(["# equimodal", "", f"> {summary}", *_entries(filled(text)), ""])
 
 

@@ -44,7 +44,7 @@ def sources() -> dict[str, str]:
 
 
 def page(name: str, problems: list[str], files: dict[str, Path]) -> str:
-    """The text of a Markdown file of the repository as the site has it; files that it links to are added to ``files``."""
+    """A Markdown file of the repository as the site has it; other files that it links to are added to ``files``."""
     places = sources()
     here = places[name]
 
@@ -178,7 +178,14 @@ def main(arguments: list[str] | None = None) -> int:
     for place, path in ({k: v for k, v in shared.items() if v.suffix != ".md"} | files).items():
         (PAGES / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, PAGES / place)
+    listed = (ROOT / "docs" / "llms.txt").read_text(encoding="utf-8")  # its links lead to files; here to pages
+    (PAGES / "llms.txt").write_text(re.sub(r"(?m)^(- \[.*?\]\()([^)]+)", _address, listed), encoding="utf-8")
     return 0
+
+
+def _address(entry: re.Match[str]) -> str:
+    place = sources()[(ROOT / "docs" / entry[2]).resolve().relative_to(ROOT).as_posix()]
+    return entry[1] + re.sub(r"(^|/)index$", r"\1", place.removesuffix(".md")).rstrip("/") + "/"
 
 
 if __name__ == "__main__":
