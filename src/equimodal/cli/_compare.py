@@ -69,9 +69,16 @@ def study_config(values: Mapping[str, Any]) -> StudyConfig:
 
 
 def run_and_report(
-    config: StudyConfig, folder: Path, workers: int, context: Context, resume: str, *, cost: bool = True
+    config: StudyConfig,
+    folder: Path,
+    workers: int,
+    context: Context,
+    resume: str,
+    *,
+    cost: bool = True,
+    advice: str = "",
 ) -> int:
-    """Run what is not finished, print the table, write the reports; the path of the report is printed last."""
+    """Run what is not finished, print table, verdict and ``advice``, write the reports; their path is printed last."""
     from equimodal.report import markdown_table, render_report, text_table, verdict
 
     failed: StudyError | None = None
@@ -89,6 +96,8 @@ def run_and_report(
         render_report(study, folder / "report.html")
     if failed is not None:
         raise failed
+    if advice:
+        print(f"{advice}\n")
     print(f"report: {folder / 'report.html'}" if sys.stdout.isatty() else folder / "report.html")
     return 0
 

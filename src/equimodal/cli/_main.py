@@ -24,7 +24,6 @@ COMMANDS = {
     "fit": "train on a table of your own, of numbers, texts, and paths of pictures, sound and arrays",
     "train": "one run: a method on a dataset, with checkpoints and records in one folder",
     "compare": "methods x seeds on one dataset, with the controls, restartable",
-    "report": "the page of a comparison again, from its record: answer, leaderboard, curves, runs",
     "tune": "search for the best composition with a budget, controls first, and say whether it beats them",
     "report": "a finished comparison as page, LaTeX, Markdown, CSV, JSON or a pack for reviewers; several, ranked",
     "reproduce": "re-make a published table from raw data: its cells, what they cost, and the runs",
