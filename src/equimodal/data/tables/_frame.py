@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,8 +16,11 @@ from equimodal.data.tables._preparation import Preparation, fit_preparation
 from equimodal.data.tables._report import TableReport, table_report
 from equimodal.data.tables._split import drawn_split, split_by_column, strata_of
 from equimodal.data.tables._table import Array, Table, as_table, read_table
-from equimodal.data.tables._target import TaskName, fit_target, standardised, target_values
+from equimodal.data.tables._target import TaskName, fit_target, standardised, target_values, unit_options
 from equimodal.errors import DataError, DataWarning, unknown_name
+
+if TYPE_CHECKING:
+    from equimodal.tasks import Task
 
 SHARES = (0.7, 0.15, 0.15)
 
@@ -25,7 +28,8 @@ SHARES = (0.7, 0.15, 0.15)
 class TableDataset(Dataset):
     """A dataset of :func:`from_dataframe`, which knows how new rows are prepared and what was found in the table.
 
-    ``preparation`` is what was learnt from the training rows, as plain values; ``report`` says what was found.
+    ``preparation`` is what was learnt from the training rows, as plain values; ``report`` says what was found. Scores
+    and predictions of numbers are in the unit of the target column; losses are of the standardised numbers.
     """
 
     def __init__(self, base: Dataset, preparation: Preparation, report: TableReport) -> None:
@@ -35,6 +39,9 @@ class TableDataset(Dataset):
         )  # fmt: skip
         self.preparation = preparation
         self.report = report
+
+    def _make_task(self, options: Mapping[str, Any]) -> Task:
+        return super()._make_task({**unit_options(self.preparation.target), **options})
 
 
 def from_dataframe(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from equimodal.data import Dataset, from_arrays
-from equimodal.data.tables import Preparation, Table, as_table, in_unit, read_pieces
+from equimodal.data.tables import Preparation, Table, as_table, read_pieces, unit_options
 from equimodal.errors import DataError, DataWarning, StorageError, unknown_name
 from equimodal.methods import Method
 from equimodal.studies.runs import load_weights, own_randomness, read_json, read_yaml, verify, warn_versions
@@ -208,10 +208,10 @@ class Predictor:
         return np.full(size, None, dtype=object) if self.classes else np.full(size, np.nan)
 
     def _named(self, values: Any) -> Any:
-        """Names of classes, or numbers in the unit of the target."""
+        """Names of classes, or numbers, which the task gives in the unit of the target."""
         if self.classes:
             return np.array(self.classes, dtype=object)[values.argmax(1)]
-        return in_unit(self.preparation.target, values[:, 0] if values.ndim > 1 else values)
+        return values
 
 
 def load(folder: str | Path) -> Predictor:
@@ -237,8 +237,7 @@ def load(folder: str | Path) -> Predictor:
     config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
     preparation = Preparation.from_dict(read_json(folder / PREPARATION))
     data = blank(preparation)
-    if config.data.task:
-        data.choose_task(**config.data.task)
+    data.choose_task(**{**unit_options(preparation.target), **config.data.task})
     with own_randomness():
         method = seeded(config, data)
     load_weights(method, folder / "weights.safetensors")
