@@ -111,6 +111,8 @@ def encoders_for(data: TableDataset, model: ModelConfig) -> ModelConfig:
         if own["kind"] == "text":
             given = {"encoder": "conv1d", **given}
             given.setdefault("vocabulary", own["state"]["vocabulary"])
+            if data.preparation.padding(name):
+                given.setdefault("padding", data.preparation.padding(name))
         elif own["kind"] == "audio":
             given = {"stride": 2, **given}
         elif own["kind"] == "table":
