@@ -3,10 +3,10 @@
     python benchmarks/tables.py run --data-dir DIR --out runs/tables [--tables ...] [--seeds 0,1,2]
     python benchmarks/tables.py report --data-dir DIR --out runs/tables
 
-By hand means: arrays that are prepared without `equimodal.data.tables` (means and deviations by the bundle, pictures by
-Pillow, the words and their numbers that the dataset itself brings), then `from_arrays` and `run`. Method, encoders,
-budget, split and seeds are the same. ``run`` is restartable. ``report`` writes ``benchmarks/results/tables.json`` and the
-table of ``docs/your-data.md`` between its markers.
+By hand means: arrays that are prepared without `equimodal.data.tables` (means and deviations by the bundle, pictures
+by Pillow, the words and their numbers that the dataset itself brings), then `from_arrays` and `run`. Method, encoders,
+budget, split and seeds are the same. ``run`` is restartable. ``report`` writes ``benchmarks/results/tables.json`` and
+the table of ``docs/your-data.md`` between its markers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from PIL import Image
 
 from equimodal.data import Dataset, from_arrays
 from equimodal.methods import default_method
-from equimodal.report import markdown_table
 from equimodal.studies import DataConfig, ModelConfig, RunConfig, TrainingConfig, fit_table, run
 
 PAGE, RESULT = Path("docs/your-data.md"), Path("benchmarks/results/tables.json")
@@ -67,7 +66,7 @@ def wikidoc(folder: Path, _: Path) -> Job:
 
 
 def digits(_: Path, work: Path) -> Job:
-    """Scikit-learn's handwritten digits: paths of pictures, of which 30 % are absent, and the ink of their ten parts."""
+    """Scikit-learn's handwritten digits: paths of pictures, 30 % of them absent, and the ink of ten parts."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -150,45 +149,40 @@ def measure(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def finished(arguments: argparse.Namespace, name: str, way: str) -> list[float]:
+    """Scores in the order of the seeds."""
+    folders = sorted((arguments.out / name).glob(f"{way}-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return [json.loads((folder / "score.json").read_text())["accuracy"] for folder in folders]
+
+
 def report(arguments: argparse.Namespace) -> int:
     found: dict[str, Any] = {}
     for name in arguments.tables.split(","):
-        ways = {
-            way: [
-                json.loads(p.read_text())["accuracy"]
-                for p in sorted((arguments.out / name).glob(f"{way}-*/score.json"))
-            ]
-            for way in ("short", "long")
-        }
+        ways = {way: finished(arguments, name, way) for way in ("short", "long")}
         job = TABLES[name](arguments.data_dir, arguments.out / name / "files")
         means = {way: 100 * statistics.mean(scores) for way, scores in ways.items()}
+        apart = [100 * (a - b) for a, b in zip(ways["short"], ways["long"], strict=True)]
         found[name] = {
-            "rows": len(job.frame), "modalities": list(job.bundle.modalities), "seeds": len(ways["short"]),
-            "accuracy": ways, "mean": {way: round(mean, 2) for way, mean in means.items()},
+            "rows": len(job.frame),
+            "modalities": list(job.bundle.modalities),
+            "accuracy": ways,
+            "mean": {way: round(mean, 2) for way, mean in means.items()},
+            "difference": round(statistics.mean(apart), 2),
+            "standard_error": round(statistics.stdev(apart) / len(apart) ** 0.5, 2),
             "within_margin": means["short"] >= means["long"] - MARGIN,
-        }  # fmt: skip
-    about = {
-        "method": default_method(),
-        "epochs": TRAINING.epochs,
-        "margin_points": MARGIN,
-        "unit": "share of test rows",
-    }
+        }
+    about = {"method": default_method(), "epochs": TRAINING.epochs, "margin_points": MARGIN, "accuracy": "on test rows"}
     RESULT.write_text(json.dumps({**about, "tables": found}, indent=1) + "\n")
-    rows = [
-        [
-            name,
-            f"{own['rows']}",
-            ", ".join(own["modalities"]),
-            f"{own['mean']['short']:.1f}",
-            f"{own['mean']['long']:.1f}",
-        ]
-        for name, own in found.items()
-    ]
-    table = markdown_table(["table", "rows", "modalities", "`fit_table`, %", "by hand, %"], rows)
+    lines = ["| table | rows | modalities | seeds | `fit_table`, % | by hand, % | difference, points |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, own in found.items():
+        scores = " | ".join(f"{own['mean'][way]:.1f}" for way in ("short", "long"))
+        about_it = f"{own['rows']} | {', '.join(own['modalities'])} | {len(own['accuracy']['short'])}"
+        lines.append(f"| {name} | {about_it} | {scores} | {own['difference']:+.1f} ± {own['standard_error']:.1f} |")
     begin, end = "<!-- tables: begin -->", "<!-- tables: end -->"
-    page = PAGE.read_text()
-    before, _, rest = page.partition(begin)
-    PAGE.write_text(f"{before}{begin}\n\n{table.strip()}\n\n{end}{rest.partition(end)[2]}")
+    before, _, rest = PAGE.read_text().partition(begin)
+    text = "\n".join(lines)
+    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
     return 0 if all(own["within_margin"] for own in found.values()) else 1
 
 
