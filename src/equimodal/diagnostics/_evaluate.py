@@ -17,7 +17,7 @@ from equimodal.diagnostics._predictions import SamplePredictions
 from equimodal.errors import BatchError, SmallValidationWarning
 from equimodal.inference import Inference
 from equimodal.methods import BatchLike, Method, evaluating, outputs_on
-from equimodal.tasks import distribution_of, score
+from equimodal.tasks import distribution_of, score, target_in_unit
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
     values: dict[str, float] = {}
     if metrics:
         collection = method.task.metrics().to(found.output.device)
-        computed = collection(method.task.probabilities(found.output), found.target)
+        computed = collection(method.task.probabilities(found.output), target_in_unit(method.task, found.target))
         values = {name: float(value) for name, value in computed.items()}
     return Evaluation(
         _score(method, found.output, found.target),
