@@ -1,6 +1,7 @@
 """Looks at a model from outside and leaves no trace in it: probes, subsets of modalities, missing rates, noise."""
 
 from equimodal.diagnostics._curve import Curve, effective_robustness, relative_robustness
+from equimodal.diagnostics._details import score_details
 from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_outcomes, rule_scores, sample_outcomes
 from equimodal.diagnostics._figure import FORMATS as FORMATS
 from equimodal.diagnostics._figure import draw_curves
@@ -8,6 +9,8 @@ from equimodal.diagnostics._missing import missing_curves
 from equimodal.diagnostics._outcomes import Outcomes, sample_terms
 from equimodal.diagnostics._paired import Difference, average_ranks, holm, paired_difference
 from equimodal.diagnostics._probe import probe_scores, under_training
+from equimodal.diagnostics._rate import RATE_RULE as RATE_RULE
+from equimodal.diagnostics._rate import RateTest, find_rate
 from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
 from equimodal.diagnostics._sweep import checked_levels as checked_levels
 from equimodal.diagnostics._sweep import checked_whole as checked_whole
@@ -19,12 +22,14 @@ __all__ = [
     "Difference",
     "Evaluation",
     "Outcomes",
+    "RateTest",
     "Spread",
     "SubsetScore",
     "average_ranks",
     "draw_curves",
     "effective_robustness",
     "evaluate",
+    "find_rate",
     "holm",
     "input_spread",
     "missing_curves",
@@ -36,6 +41,7 @@ __all__ = [
     "rule_scores",
     "sample_outcomes",
     "sample_terms",
+    "score_details",
     "subset_scores",
     "subset_table",
     "subsets_of",

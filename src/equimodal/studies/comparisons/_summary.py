@@ -76,6 +76,8 @@ def summarise(
             "own_output_samples": metrics[0]["test"].get("unimodal_samples"),
             "under_trained": _by_modality(gaps),
             "rules": _rules(metrics),
+            "metrics": _by_modality([{n: v for n in config.metrics if (v := m["test"].get(n)) is not None}
+                                     for m in metrics]),
             "cost": costs.get(label),
             "seconds": statistics.fmean(m["seconds"] for m in metrics),
         })  # fmt: skip

@@ -5,20 +5,32 @@ from equimodal.studies.setup._build import (
     build_method,
     build_model,
     check_device,
+    fixed_rate,
     optimizer_factory,
     scheduler_factory,
     seeded,
 )
 from equimodal.studies.setup._cells import cell_folder, check_labels
-from equimodal.studies.setup._config import DataConfig, Entry, ModelConfig, RunConfig, StudyConfig, TrainingConfig
+from equimodal.studies.setup._config import (
+    LOGGERS,
+    DataConfig,
+    Entry,
+    LoaderConfig,
+    ModelConfig,
+    RunConfig,
+    StudyConfig,
+    TrainingConfig,
+)
 from equimodal.studies.setup._fusion import fusion_options
 from equimodal.studies.setup._options import companion_options, method_options, resolved_options
 from equimodal.studies.setup._recipes import recipe, recipes, task_options
 from equimodal.studies.setup._uses import renamed, sources
 
 __all__ = [
+    "LOGGERS",
     "DataConfig",
     "Entry",
+    "LoaderConfig",
     "ModelConfig",
     "RunConfig",
     "StudyConfig",
@@ -30,6 +42,7 @@ __all__ = [
     "check_device",
     "check_labels",
     "companion_options",
+    "fixed_rate",
     "fusion_options",
     "method_options",
     "optimizer_factory",

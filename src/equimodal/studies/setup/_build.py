@@ -153,14 +153,33 @@ def _absent(used: str | Mapping[str, str]) -> Companions:
     return Companions.absent(used if isinstance(used, Mapping) else {"": used})
 
 
+def fixed_rate(config: TrainingConfig) -> float:
+    """The learning rate, which must be a number here.
+
+    Raises:
+        MethodError: it is ``auto``.
+    """
+    if config.lr == "auto":
+        raise MethodError(
+            "`training.lr`: expected a number. Found 'auto', which single runs find on their training data. Call "
+            "equimodal train --find-rate, and give what it suggests: --rate NUMBER."
+        )
+    return config.lr
+
+
 def optimizer_factory(config: TrainingConfig) -> Callable[[list[dict[str, Any]]], Optimizer]:
-    """Makes the configured optimizer from parameter groups."""
+    """Makes the configured optimizer from parameter groups.
+
+    Raises:
+        MethodError: the learning rate is still to be found.
+    """
+    rate = fixed_rate(config)
 
     def make(groups: list[dict[str, Any]]) -> Optimizer:
         if config.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
+            return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=config.weight_decay)
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        return kind(groups, lr=config.lr, weight_decay=config.weight_decay)
+        return kind(groups, lr=rate, weight_decay=config.weight_decay)
 
     return make
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from equimodal.data import TableDataset, from_dataframe, loader
+from equimodal.data import TableDataset, from_dataframe
+from equimodal.data import loader as batches_of
 from equimodal.data.tables import in_unit, load_table
 from equimodal.errors import DataError
 from equimodal.methods import Method, default_method
 from equimodal.studies.runs import Progress, fit, own_randomness, run, seal, write_json
-from equimodal.studies.setup import DataConfig, ModelConfig, RunConfig, TrainingConfig, resolved_options, seeded
+from equimodal.studies.setup import (
+    DataConfig,
+    LoaderConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+    resolved_options,
+    seeded,
+)
 from equimodal.studies.tables._predictor import PREPARATION, TABLE, Predictor, load
 
 BUDGET = TrainingConfig(epochs=40, batch_size=64, lr=1e-3, patience=8)
@@ -32,6 +41,9 @@ def fit_table(
     model: ModelConfig | None = None,
     training: TrainingConfig | None = None,
     seed: int = 0,
+    metrics: Sequence[str] = (),
+    logger: Sequence[str] = (),
+    loader: LoaderConfig | None = None,
     progress: Progress | None = None,
     **data_options: Any,
 ) -> Predictor:
@@ -51,6 +63,10 @@ def fit_table(
             :class:`~equimodal.encoders.Conv2d` for pictures, :class:`~equimodal.encoders.Conv1d` for sound.
         training: default 40 epochs of AdamW that end after 8 without a better validation score.
         seed: decides the split, initial weights and the order of the batches.
+        metrics: names of further metrics for the record, see :func:`equimodal.tasks.named_metrics`; of a regression in
+            units of the standardised target.
+        logger: names of loggers, of csv, tensorboard, wandb and mlflow.
+        loader: workers that prepare batches.
         progress: called after every epoch.
         **data_options: of :func:`equimodal.data.from_dataframe`: columns, root, group, split, task ...
 
@@ -77,8 +93,11 @@ def fit_table(
         training or dataclasses.replace(BUDGET),
         seed,
         probe=False,
+        metrics=list(metrics),
+        logger=list(logger),
+        loader=loader or LoaderConfig(),
     )
-    run(config, folder, data=data, progress=progress, loggers=False)
+    run(config, folder, data=data, progress=progress)
     write_json(folder / PREPARATION, data.preparation.to_dict())
     seal(folder, (PREPARATION,))
     made = load(folder)
@@ -97,7 +116,7 @@ def train_table(data: TableDataset, config: RunConfig, folder: Path) -> Method:
     with own_randomness():
         method = seeded(config, data)
         fit(method, data.train, data.validation, config, folder, loggers=False)
-        method.fit_inference(loader(data.validation, 256))
+        method.fit_inference(batches_of(data.validation, 256))
     return method.eval()
 
 
@@ -124,7 +143,7 @@ def test_scores(method: Method, data: TableDataset) -> dict[str, float]:
     goal = data.preparation.target
     device = next(method.parameters()).device
     found, true = [], []
-    for batch in loader(data.test, 256):
+    for batch in batches_of(data.test, 256):
         batch = batch.to(device)
         prediction = method.predict(batch.inputs, batch.present)
         found.append(method.task.probabilities(prediction.output).cpu().double().numpy())
