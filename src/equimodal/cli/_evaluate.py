@@ -21,7 +21,7 @@ from equimodal.cli._robustness import (
     percents,
     subsets,
 )
-from equimodal.cli._shared import add_metrics, measured, of_samples
+from equimodal.cli._shared import add_metrics, add_trust, measured, of_samples
 from equimodal.data import Missing, loader, take_away
 from equimodal.diagnostics import FORMATS, draw_curves, evaluate
 from equimodal.diagnostics.noise import NOISES
@@ -94,6 +94,7 @@ def _parser() -> CommandParser:
     parser.add("--data.missing_file", str | None, None, "Mask of what is present. [short: --missing-file]")
     parser.add("--data.missing_seed", int, 0, "Which samples lose modalities. [short: --missing-seed]")
     add_metrics(parser)
+    add_trust(parser)
     parser.flag("--subsets", "Score every subset of the modalities too.")
     parser.add("--subset-limit", int, 255, "Number of subsets above which some are left out.")
     parser.add("--missing-rates", levels_list, None, "Scores with modalities missing at these rates: 0.1,...,0.9.")

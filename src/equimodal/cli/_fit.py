@@ -11,7 +11,7 @@ from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list
 from equimodal.cli._progress import Progress
-from equimodal.cli._shared import TRAINING_NOTES, add_metrics, add_running, loggers, shown
+from equimodal.cli._shared import MODEL_NOTES, TRAINING_NOTES, add_metrics, add_running, add_trust, loggers, shown
 from equimodal.data.tables import load_table
 from equimodal.studies import LoaderConfig, ModelConfig, TrainingConfig
 from equimodal.studies.tables import BUDGET, fit_table
@@ -78,8 +78,9 @@ def _parser() -> CommandParser:
     parser.add("--text_length", int, 128, "Most ids per text.")
     parser.add("--method", str | None, None, "Name of the method; default the one to begin with.")
     parser.add("--options", dict[str, Any] | None, None, "Its options, as {weight: 0.5}: equimodal describe METHOD.")
-    parser.add_all("model.", ModelConfig, "model", notes={"fusion": "short: --fusion"})
+    parser.add_all("model.", ModelConfig, "model", notes=MODEL_NOTES)
     parser.add_all("training.", TrainingConfig, "training; it ends early, see patience", notes=TRAINING_NOTES)
+    add_trust(parser)
     add_metrics(parser)
     add_running(parser)
     parser.defaults({"logger": ["none"], "training": dataclasses.asdict(BUDGET)})

@@ -21,6 +21,10 @@ _DATA_NOTES = {
     "missing": "short: --missing",
     "missing_file": "short: --missing-file", "missing_seed": "short: --missing-seed",
 }  # fmt: skip
+MODEL_NOTES = {
+    "fusion": "short: --fusion", "own_encoders": "short: --encoder MODALITY=MODULE:NAME(OPTION=VALUE)",
+    "own_model": "short: --model MODULE:NAME(OPTION=VALUE)",
+}  # fmt: skip
 TRAINING_NOTES = {"devices": "short: --devices", "lr": "short: --rate"}
 
 
@@ -33,7 +37,7 @@ def add_parts(parser: CommandParser, data: bool = True) -> None:
     """Data, model and training, as in a run's ``config.yaml``."""
     if data:
         parser.add_all("data.", DataConfig, "data", notes=_DATA_NOTES)
-    parser.add_all("model.", ModelConfig, "model", notes={"fusion": "short: --fusion"})
+    parser.add_all("model.", ModelConfig, "model", notes=MODEL_NOTES)
     parser.add_all("training.", TrainingConfig, "training (the same for every method of a comparison)",
                    notes=TRAINING_NOTES)  # fmt: skip
 
@@ -42,6 +46,12 @@ def add_metrics(parser: CommandParser) -> None:
     """``--metrics``."""
     text = "Further metrics of torchmetrics, as f1,auroc,calibration_error or fbeta(beta=2.0)."
     parser.add("--metrics", call_list, [], text)
+
+
+def add_trust(parser: CommandParser) -> None:
+    """``--trust``, which is taken off the command line before it is parsed."""
+    text = "Modules of yours that may be imported, as mymodule; those that a file names are not."
+    parser.add("--trust", str | None, None, text)
 
 
 def add_running(parser: CommandParser) -> None:

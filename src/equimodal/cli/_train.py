@@ -15,6 +15,7 @@ from equimodal.cli._shared import (
     add_metrics,
     add_parts,
     add_running,
+    add_trust,
     clean_options,
     loggers,
     measured,
@@ -49,6 +50,7 @@ def run(argv: Sequence[str], context: Context) -> int:
     values = _parser(method, name, target, stored, advice).parse(argv)
     out, resume, _ = values.pop("out"), values.pop("resume"), values.pop("recommended")
     find = values.pop("find_rate")
+    del values["trust"]
     values |= {
         "method": method,
         "options": clean_options(values.get("options", {})),
@@ -118,6 +120,7 @@ def _parser(
         "--recommended", "Take the options that the method recommends for the task; those that are given count."
     )
     parser.flag("--find-rate", "Only test learning rates on the training data, and print a suggestion.")
+    add_trust(parser)
     add_metrics(parser)
     add_running(parser)
     add_method_options(parser, method)

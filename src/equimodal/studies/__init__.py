@@ -31,6 +31,7 @@ from equimodal.studies.setup import (
     recipe,
     recipes,
     task_options,
+    trusting,
 )
 from equimodal.studies.setup import cell_folder as cell_folder
 from equimodal.studies.setup import companion_options as companion_options
@@ -76,6 +77,7 @@ __all__ = [
     "suggest_rate",
     "summarise",
     "task_options",
+    "trusting",
     "tune",
     "write_predictions",
 ]

@@ -49,6 +49,7 @@ from equimodal.studies.setup import (
     fixed_rate,
     renamed,
     sources,
+    trusted_modules,
 )
 from equimodal.tasks import named_metrics
 
@@ -271,7 +272,10 @@ def _run_cells(
 
     def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
         with signals_waiting():  # processes are started here
-            return {pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers): c for c in schedule.take()}
+            return {
+                pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, trusted_modules()): c
+                for c in schedule.take()
+            }
 
     with worker_pool(min(workers, len(unfinished))) as pool:
         running = submit(pool)

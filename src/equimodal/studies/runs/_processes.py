@@ -21,7 +21,7 @@ from equimodal.engine import FEATURES, all_sum, departures, is_distributed
 from equimodal.errors import EquimodalError, EquimodalWarning, MethodError, UnsupportedError
 from equimodal.methods import get
 from equimodal.studies.runs._signals import STOPPED, Terminated, Termination
-from equimodal.studies.setup import RunConfig
+from equimodal.studies.setup import RunConfig, trusted_modules, trusting
 
 PATIENCE = 20.0
 """Seconds that the processes have to end after they were asked to; then they are killed."""
@@ -144,7 +144,8 @@ def launch(
         processes = [
             spawn.Process(
                 target=_work, name=f"device {rank}",
-                args=(rank, count, place, threads, sender, function, config, folder, progress is not None, options),
+                args=(rank, count, place, threads, sender, function, config, folder, progress is not None, options,
+                      trusted_modules()),
             )
             for rank, (_, sender) in enumerate(pipes)
         ]  # fmt: skip
@@ -205,6 +206,7 @@ def _followed(
 def _work(
     rank: int, count: int, place: str, threads: int, sender: Any, function: Callable[..., dict[str, Any]],
     config: RunConfig, folder: Path, tells: bool, options: dict[str, Any],
+    modules: list[str],
 ) -> None:  # fmt: skip
     """What one of the processes does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -222,7 +224,8 @@ def _work(
             world_size=count,
         )  # fmt: skip
         tell = (lambda event: sender.send(("progress", dict(event)))) if tells else None
-        sender.send(("done", function(config, folder, progress=tell, **options)))
+        with trusting(modules):
+            sender.send(("done", function(config, folder, progress=tell, **options)))
     except (Exception, SystemExit) as error:  # noqa: BLE001 (raised in the parent)
         sender.send(("error", error))
     finally:

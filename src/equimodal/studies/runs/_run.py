@@ -39,8 +39,10 @@ from equimodal.studies.setup import (
     RunConfig,
     build_data,
     check_device,
+    check_trust,
     resolved_options,
     seeded,
+    trusting,
 )
 from equimodal.tasks import named_metrics
 
@@ -95,6 +97,7 @@ def run(
         verify(folder)
         check_config(config, folder)
         return read_metrics(folder, config)
+    check_trust(config.model.own_encoders, config.model.own_model)
     check_device(config.training.device)
     check_processes(config)
     if loggers:
@@ -112,7 +115,11 @@ def run(
     if "test" not in data.parts:
         require(data.test, TestSplit, "test")  # refused now, not after the training
     named_metrics(data.task, config.metrics)
-    with contextlib.ExitStack() as stack, Termination(f"equimodal train --resume --out {folder}") as termination:
+    with (
+        contextlib.ExitStack() as stack,
+        trusting((), folder),
+        Termination(f"equimodal train --resume --out {folder}") as termination,
+    ):
         with own_randomness():
             method = seeded(config, data, load_companions(config, data, folder))
             refuse_incomplete(method, data.train.present)

@@ -18,6 +18,7 @@ from equimodal.methods import default_method, get
 from equimodal.report import required_controls
 from equimodal.studies.setup._cells import path_to_cell
 from equimodal.studies.setup._fusion import check_fusion
+from equimodal.studies.setup._own_code import module_of
 from equimodal.studies.setup._uses import check_circles, check_uses, renamed, sources
 
 _NONE_ALLOWED = ("checkpoint_every", "clip_norm", "patience")
@@ -78,6 +79,11 @@ class ModelConfig:
         fusion_options: options of the fusion: fill, and sequences (Concat, Sum), main (FiLM, Gated), out_features
             (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention), hidden
             (LateTransformer, beside width, heads, layers, dropout).
+        own_encoders: modality -> import path of an encoder of yours, as ``mymodule:MyEncoder(width=64)``.
+        own_model: import path of a function of yours that is given the dataset and returns the whole model, as
+            ``mymodule:build(width=64)``; then the other fields do not count.
+
+    What the last two name is imported only where the caller names the module too (``trust``, ``--trust``).
     """
 
     feature_size: int = 64
@@ -86,11 +92,17 @@ class ModelConfig:
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     fusion: str = "Concat"
     fusion_options: dict[str, Any] = field(default_factory=dict)
+    own_encoders: dict[str, str] = field(default_factory=dict)
+    own_model: str | None = None
 
     def __post_init__(self) -> None:
         check_number("model.feature_size", self.feature_size, at_least=1, at_most=_LARGEST_WIDTH, whole=True)
         check_number("model.head_hidden", self.head_hidden, at_least=0, at_most=_LARGEST_WIDTH, whole=True)
         self.fusion = check_fusion(self.fusion, self.fusion_options)  # complains now
+        for name, text in self.own_encoders.items():
+            module_of(text, f"model.own_encoders.{name}")
+        if self.own_model is not None:
+            module_of(self.own_model, "model.own_model")
 
 
 @dataclass
