@@ -1,6 +1,7 @@
 """Looks at a model from outside and leaves no trace in it: probes, subsets of modalities, missing rates, noise."""
 
 from equimodal.diagnostics._curve import Curve, effective_robustness, relative_robustness
+from equimodal.diagnostics._details import score_details
 from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_outcomes, rule_scores, sample_outcomes
 from equimodal.diagnostics._evaluate import sample_records as sample_records
 from equimodal.diagnostics._figure import FORMATS as FORMATS
@@ -18,10 +19,14 @@ from equimodal.diagnostics._predictions import (
     reliability,
 )
 from equimodal.diagnostics._predictions import worst_samples as worst_samples
-from equimodal.diagnostics._probe import probe_scores, under_training
+from equimodal.diagnostics._probe import probe_outcomes, probe_scores, under_training
+from equimodal.diagnostics._rate import RATE_RULE as RATE_RULE
+from equimodal.diagnostics._rate import RateTest, find_rate
 from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
 from equimodal.diagnostics._sweep import checked_levels as checked_levels
 from equimodal.diagnostics._sweep import checked_whole as checked_whole
+from equimodal.diagnostics.checks import Finding, check
+from equimodal.diagnostics.checks import Report as Report
 from equimodal.diagnostics.noise import Corruption, Spread, input_spread, noise_curves
 
 __all__ = [
@@ -30,23 +35,28 @@ __all__ = [
     "Curve",
     "Difference",
     "Evaluation",
+    "Finding",
     "Outcomes",
+    "RateTest",
     "Reliability",
     "SamplePredictions",
     "Spread",
     "SubsetScore",
     "average_ranks",
+    "check",
     "class_scores",
     "confusion_matrix",
     "draw_curves",
     "effective_robustness",
     "evaluate",
+    "find_rate",
     "holm",
     "input_spread",
     "label_scores",
     "missing_curves",
     "noise_curves",
     "paired_difference",
+    "probe_outcomes",
     "probe_scores",
     "relative_robustness",
     "reliability",
@@ -54,6 +64,7 @@ __all__ = [
     "rule_scores",
     "sample_outcomes",
     "sample_terms",
+    "score_details",
     "score_interval",
     "subset_scores",
     "subset_table",

@@ -94,7 +94,7 @@ def paired_difference(
         raise MethodError(f"`groups`: expected one entry for each of {samples} samples. Found {len(groups)}.")
     if not 0 < level < 1 or draws < 1:
         raise MethodError(f"`level`, `draws`: expected 0 < level < 1 and draws >= 1. Found {level} and {draws}.")
-    counts = _sample_counts(samples, None if groups is None else tuple(map(str, groups)), draws, seed)
+    counts = _counts(samples, None if groups is None else tuple(map(str, groups)), draws, seed)
     each = np.stack([a.score(counts) - b.score(counts) for a, b in zip(first, second, strict=True)], axis=1)
     drawn = (each * _seed_weights(len(first), draws, seed)).sum(1)
     drawn = drawn[~np.isnan(drawn)]
@@ -130,8 +130,13 @@ def score_interval(
     return found.low, found.high
 
 
+def sample_counts(samples: int, draws: int, seed: int = 0) -> NDArray[np.float64]:
+    """How often each of the samples is in a draw of the bootstrap, (draws, samples)."""
+    return _counts(samples, None, draws, seed)
+
+
 @lru_cache(maxsize=8)
-def _sample_counts(samples: int, groups: tuple[str, ...] | None, draws: int, seed: int) -> NDArray[np.float64]:
+def _counts(samples: int, groups: tuple[str, ...] | None, draws: int, seed: int) -> NDArray[np.float64]:
     """How often each sample is drawn, (draws, samples)."""
     generator = np.random.default_rng([seed, 0])
     members = np.arange(samples) if groups is None else np.unique(groups, return_inverse=True)[1]

@@ -62,7 +62,7 @@ def summarise(
             for m, p in zip(metrics, probes, strict=True)
             if m["seed"] in alone
         ]
-        rows.append(row_of(label, entries[label], metrics, outcomes[label], gaps, costs.get(label)))
+        rows.append(row_of(label, entries[label], metrics, outcomes[label], gaps, costs.get(label), config.metrics))
     rivals = [label for label in found if get(entries[label].method).info.control]
     study: dict[str, Any] = plain({
         "title": f"{data.name}: {_counted(rows, 'entry', 'entries')}, {_counted(config.seeds, 'seed', 'seeds')}",
@@ -94,6 +94,7 @@ def row_of(
     outcomes: Mapping[int, Mapping[str, Outcomes]],
     gaps: Sequence[Mapping[str, float]] = (),
     cost: float | None = None,
+    shown: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One row: mean and spread over the runs of an entry.
 
@@ -104,6 +105,7 @@ def row_of(
         outcomes: seed -> outcomes on test data.
         gaps: modality -> how far its probe lies below that of the same encoder trained alone, run by run.
         cost: of a step, in joint steps.
+        shown: names of further metrics that the row has.
     """
     info = get(entry.method).info
     mean, std = _spread([m["test"]["score"] for m in metrics])
@@ -126,6 +128,7 @@ def row_of(
         "under_trained": _by_modality(gaps),
         "rules": _rules(metrics),
         "rule_advice": rule_advice(metrics, outcomes),
+        "metrics": _by_modality([{n: v for n in shown if (v := m["test"].get(n)) is not None} for m in metrics]),
         "cost": cost,
         "seconds": statistics.fmean(m["seconds"] for m in metrics),
     }
