@@ -3,7 +3,7 @@
     equimodal demo --out study
     python scripts/report_picture.py study docs/images/report.png
 
-Needs the extra `browser`, and Chromium on the PATH. The picture is the top of the page, 1,400 pixels wide, in 128 colours.
+Needs the extra `browser`, and Chromium on the PATH. The picture is the top of the page, 1,400 pixels wide.
 """
 
 from __future__ import annotations
