@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from equimodal.diagnostics import Curve, SubsetScore
 from equimodal.errors import DataError
 from equimodal.report import render_report
 from equimodal.report._palette import Stroke, strokes
@@ -58,19 +59,17 @@ def test_a_regression_has_a_cloud_residuals_and_errors() -> None:
 
 
 def test_parts_subsets_and_missing_rates_are_shown_when_recorded() -> None:
-    evaluation = {
-        "subsets": [
-            {"subset": ["audio"], "score": 0.5, "samples": 8},
-            {"subset": ["video"], "score": None, "samples": 0},
-        ],
-        "missing": [{"name": "audio", "levels": [0.1, 0.5], "mean": [0.8, 0.6], "spread": [0.0, 0.1]}],
-    }
+    curve = Curve("audio", "missing", [0.1, 0.5], [[0.8, 0.8], [0.5, 0.7]])
+    subsets = [SubsetScore(("audio",), 0.5, None, 8), SubsetScore(("video", "audio"), None, None, 0)]
+    evaluation = {"split": "test", "subsets": [s.record() for s in subsets], "missing": [curve.record()]}
     page = pages(run("MLA", parts={"tumour": 0.75}, evaluation=evaluation, details={}))[0]
     assert page["parts"] == [("tumour", "75.0")]
-    assert page["subsets"] == [("audio", "50.0", 8), ("video", "-", 0)]
+    assert page["subsets"] == {"rows": [("audio", "50.0", 8), ("video + audio", "-", 0)], "part": ""}
     assert [c["caption"] for c in page["charts"]] == ["Modalities missing"]
     assert 'data-values="80 60"' in page["charts"][0]["svg"]
     assert not page["recorded"]
+    other = pages(run("MLA", evaluation={**evaluation, "split": "validation"}, details={}))[0]
+    assert other["charts"][0]["caption"] == "Modalities missing, validation samples"
 
 
 def test_cells_link_to_sections_that_exist_up_to_a_limit(tmp_path: Path) -> None:

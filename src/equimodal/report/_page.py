@@ -59,7 +59,7 @@ def render_report(study: Mapping[str, Any], path: str | Path, folder: str | Path
         shown={
             "difference": any(row["difference"]["text"] not in ("-", "reference") for row in table),
             "rule": any(row["rule"]["text"] != "-" for row in table),
-            "rank": any(row["rank"]["text"] != "-" for row in table),
+            "rank": len(table) > 1 and any(row["rank"]["text"] != "-" for row in table),
             "gap": any(row.under_trained for row in record.rows),
             "cost": any(row.cost is not None for row in record.rows),
             "runs": bool(record.runs),
