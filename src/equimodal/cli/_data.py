@@ -17,7 +17,7 @@ from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list
 from equimodal.cli._signature import options_of
 from equimodal.data import describe, load, unpack_bundle, write_bundle
-from equimodal.errors import DataError
+from equimodal.errors import DataError, did_you_mean
 
 _BUNDLE = """Write own arrays as a bundle with its card, checked before anything is written. An array is FILE.npy, or
 FILE.npz:NAME. Example: equimodal data bundle mine.npz --inputs.image images.npy --inputs.audio sound.npy --target
@@ -42,7 +42,7 @@ def run(argv: Sequence[str], context: Context) -> int:
         return 0
     raise UsageError(
         "equimodal data: error: expected prepare, check, preset, bundle, unpack or describe. "
-        f"Found {argv[0] if argv else 'nothing'!r}. {text}"
+        f"Found {argv[0] if argv else 'nothing'!r}.{did_you_mean(argv[0], actions) if argv else ''} {text}"
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equimodal._utils.plugins import Plugins
-from equimodal.errors import MethodError, NonFiniteError, PluginError, UnsupportedError
+from equimodal.errors import MethodError, NonFiniteError, PluginError, UnsupportedError, did_you_mean
 from equimodal.inference._named import PAPER_RULES, PaperRule, paper_rule
 from equimodal.inference._rules import ALONE, RULES, RuleName
 from equimodal.tasks import Distribution, Task
@@ -132,6 +132,7 @@ def custom_rule(rule: Rule) -> InferenceRule | None:
         names = ", ".join((*RULES, *PAPER_RULES, *_OUTSIDE.packages()))
         raise MethodError(
             f"`inference`: expected one of {names}, or a rule of your own, which is called. Found {rule!r}."
+            f"{did_you_mean(rule, rule_names())}"
         )
     # of a class, every method gets an object of its own, with a state of its own
     return cast(InferenceRule, entry() if isinstance(entry, type) else entry)

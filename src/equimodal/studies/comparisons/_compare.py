@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -25,7 +26,9 @@ from equimodal.studies.runs import (
     Termination,
     check_config,
     is_finished,
+    located,
     locked,
+    own_randomness,
     plain,
     read_json,
     read_lines,
@@ -47,6 +50,7 @@ from equimodal.studies.setup import (
     check_device,
     check_labels,
     renamed,
+    seeded,
     sources,
 )
 
@@ -92,8 +96,10 @@ def compare(
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
     check_device(config.training.device)
-    data = build_data(config.data)
+    places = _located(config.data, folder)
+    data = build_data(places)
     check_labels(config.rows(data))
+    _check_companions(config, data)
     cells = config.cells(data)
     again = f"equimodal compare --out {folder}"
     again += (f" --workers {workers}" if workers > 1 else "") + ("" if cost else " --cost false")
@@ -103,7 +109,9 @@ def compare(
         costs = _costs(alone, folder, data) if cost else {}
         if termination.requested:
             raise Terminated(folder)
-        schedule = _run_cells(cells, config.requirements(data), folder, workers, progress, loggers, data, termination)
+        schedule = _run_cells(
+            cells, config.requirements(data), folder, workers, progress, loggers, data, places, termination
+        )
         failures = schedule.failures
         costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
@@ -148,6 +156,7 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
             "fingerprint": data.fingerprint,
         }
     )  # fmt: skip
+    started: Any = os.getcwd()
     if path.exists():
         stored = read_yaml(path)
         check(stored, StudyConfig, file=f"`{path}`", step="Restore it, or choose another folder.")
@@ -161,8 +170,32 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
                 "seeds may "
                 f"change, these may not. Compare with {path}, or choose another folder."
             )
+        started = stored.get("directory")
     entries = {label: vars(entry) for label, entry in config.rows(data).items()}
-    write_yaml(path, {**described, "entries": entries, "seeds": config.seeds, "controls": config.controls})
+    chosen = {"entries": entries, "seeds": config.seeds, "controls": config.controls}
+    write_yaml(path, {**described, **chosen, "directory": started})
+
+
+def _located(config: DataConfig, folder: Path) -> DataConfig:
+    """The data of a comparison that is continued, which may have been started in another directory."""
+    path = folder / "study.yaml"
+    if not path.exists():
+        return config
+    stored = read_yaml(path)
+    started = stored.get("directory") if isinstance(stored, Mapping) else None
+    return located(config, folder, started if isinstance(started, str) else None)
+
+
+def _check_companions(config: StudyConfig, data: Dataset) -> None:
+    """Refuse companions that their method does not take, before what they need is trained."""
+    for label, entry in config.rows(data).items():
+        if entry.uses:
+            one = RunConfig(get(entry.method).__name__, dict(entry.options), config.data, config.model, uses=entry.uses)
+            try:
+                with own_randomness():
+                    seeded(one, data)
+            except EquimodalError as error:
+                raise type(error)(f"Entry {label!r}: {error}") from error
 
 
 def _by_use(config: StudyConfig, folder: Path, data: Dataset) -> tuple[dict[str, RunConfig], dict[str, RunConfig]]:
@@ -221,6 +254,7 @@ def _run_cells(
     progress: Callable[[int, int, str], None] | None,
     loggers: bool,
     data: Dataset,
+    places: DataConfig,
     termination: Termination,
 ) -> Schedule:
     """Run what is not finished, the cells that others use first; the schedule knows what failed."""
@@ -266,7 +300,10 @@ def _run_cells(
 
     def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
         with signals_waiting():  # processes are started here
-            return {pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers): c for c in schedule.take()}
+            return {
+                pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, vars(places)): c
+                for c in schedule.take()
+            }
 
     with worker_pool(min(workers, len(unfinished))) as pool:
         running = submit(pool)

@@ -1,7 +1,7 @@
 """One run: training with selection on validation data, its checkpoints and its records."""
 
 from equimodal.studies.runs._companions import load_companions
-from equimodal.studies.runs._identity import check_config
+from equimodal.studies.runs._identity import check_config, located
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes
@@ -44,6 +44,7 @@ __all__ = [
     "load_run",
     "load_selected",
     "load_weights",
+    "located",
     "locked",
     "own_randomness",
     "plain",
