@@ -17,7 +17,7 @@ WRONG: dict[str, Any] = {
     "mapping": {},
     "mappings": {"a": {"b": None}, "__class__": 1},
     "huge": 10**30,
-    "large": 10**7,
+    "large": 10**13,
     "negative": -1,
     "fraction": 0.5,
     "nan": float("nan"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from equimodal import Batch, PlainEngine, Regression
-from equimodal.data import Dataset, from_arrays, loader
+from equimodal.data import from_arrays, loader
 from equimodal.diagnostics import evaluate, probe_scores
 from equimodal.errors import TargetError
 from equimodal.methods import available, get
@@ -27,7 +27,8 @@ SPLIT = np.array(["train"] * 48 + ["validation"] * 24 + ["test"] * 24)
 def test_loss_and_residual_are_those_of_the_standardised_target(loss: RegressionLoss, size: int) -> None:
     for rng in many(5, seed=5):
         m, d = rng.normal(size=size) * 100, rng.uniform(0.01, 50, size=size)
-        task, plain = Regression(size, loss=loss, mean=m.tolist(), deviation=d.tolist()), Regression(size, loss=loss)
+        task: Any = Regression(size, loss=loss, mean=m.tolist(), deviation=d.tolist())
+        plain = Regression(size, loss=loss)
         task.double()
         m, d = task.mean.numpy(), task.deviation.numpy()  # as they are kept
         y = torch.from_numpy(m + d * rng.normal(size=(7, size)))
@@ -61,8 +62,9 @@ def test_every_method_trains_as_on_standardised_targets(name: str) -> None:
     case = Case(get(name), {}, companions_of(name))
     if "regression" not in case.method.info.tasks:
         pytest.skip("not for regressions")
-    plain, task = (Regression(2, loss="gaussian_nll", **options) for options in ({}, UNIT))
-    made = {}
+    plain: Any = Regression(2, loss="gaussian_nll")
+    task: Any = Regression(2, loss="gaussian_nll", **UNIT)  # type: ignore[arg-type]
+    made: dict[Any, Any] = {}
     for own in (plain, task):
         batches = [task_batch("gaussian", plain, 2, 8, seed, 0.2) for seed in range(3)]
         if own is task:
@@ -79,7 +81,7 @@ def test_every_method_trains_as_on_standardised_targets(name: str) -> None:
     assert torch.allclose(guess, plain.probabilities(expected) * task.deviation + task.mean, rtol=1e-9)
 
 
-def dataset(y: Any) -> Dataset:
+def dataset(y: Any) -> Any:
     x = {"a": np.random.default_rng(0).normal(size=(len(SPLIT), 3)), "b": np.random.default_rng(1).normal(size=(96, 2))}
     return from_arrays(x, y, SPLIT, task="regression")
 
@@ -91,7 +93,7 @@ def test_a_dataset_gives_the_unit_of_targets_that_are_far_from_an_output() -> No
         far = near * float(rng.choice([1, 1e4, 1e-4])) + float(rng.choice([-1, 1])) * 10.0 ** int(rng.integers(2, 12))
         data = dataset(far)
         assert len(set(data.train.target.tolist())) == len(np.unique(far[:48]))  # none of them is rounded into another
-        task: Any = data.task
+        task = data.task
         assert float(task.mean) == pytest.approx(far[:48].mean(), rel=1e-6)
         assert float(task.deviation) == pytest.approx(far[:48].std(), rel=1e-4)
         nothing = torch.zeros(48, 1)  # what an untrained model says: the error of the mean, not of the number 0
@@ -120,9 +122,9 @@ def test_options_of_the_unit() -> None:
 def test_predictions_and_probes_are_in_the_unit_and_weights_keep_it() -> None:
     rng = np.random.default_rng(3)
     a = rng.normal(size=(96, 3))
-    data = from_arrays({"a": a, "b": rng.normal(size=(96, 2))}, 1300 + 2 * a[:, 0], SPLIT, task="regression")
+    data: Any = from_arrays({"a": a, "b": rng.normal(size=(96, 2))}, 1300 + 2 * a[:, 0], SPLIT, task="regression")
     torch.manual_seed(0)
-    method = get("Joint")(plain_model({"a": 3, "b": 2}, 8, 1).float(), data.task)
+    method: Any = get("Joint")(plain_model({"a": 3, "b": 2}, 8, 1).float(), data.task)
     batches = list(loader(data.train, 16, seed=0))
     first = method.eval().predict(batches[0].inputs)
     assert float((data.task.probabilities(first.output) - 1300).abs().max()) < 10
@@ -130,9 +132,9 @@ def test_predictions_and_probes_are_in_the_unit_and_weights_keep_it() -> None:
     found = evaluate(method.eval(), loader(data.test, 16), metrics=True)
     assert found.metrics["mae"] == pytest.approx(-found.score, rel=1e-4)
     assert 0 < found.metrics["mae"] < 1
-    parts = [list(loader(part, 16, shuffle=False)) for part in (data.train, data.validation, data.test)]
+    parts: Any = [list(loader(part, 16, shuffle=False)) for part in (data.train, data.validation, data.test)]
     assert -1 < probe_scores(method, *parts)["a"] < 0
-    other = get("Joint")(plain_model({"a": 3, "b": 2}, 8, 1).float(), Regression(mean=5.0, deviation=3.0))
+    other: Any = get("Joint")(plain_model({"a": 3, "b": 2}, 8, 1).float(), Regression(mean=5.0, deviation=3.0))
     other.load_state_dict(method.state_dict())
     torch.testing.assert_close(
         other.task.probabilities(other.eval().predict(batches[0].inputs).output),

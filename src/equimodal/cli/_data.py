@@ -36,13 +36,14 @@ def run(argv: Sequence[str], context: Context) -> int:
     actions = {"bundle": _bundle, "describe": _describe, "unpack": _unpack}
     if argv and argv[0] in actions:
         return actions[argv[0]](argv[1:])
+    every = ["prepare", "check", "preset", *actions]
     text = "usage: equimodal data prepare|check|preset|bundle|unpack|describe [options]; each has --help"
     if argv and argv[0] in ("-h", "--help"):
         print(text)
         return 0
     raise UsageError(
         "equimodal data: error: expected prepare, check, preset, bundle, unpack or describe. "
-        f"Found {argv[0] if argv else 'nothing'!r}.{did_you_mean(argv[0], actions) if argv else ''} {text}"
+        f"Found {argv[0] if argv else 'nothing'!r}.{did_you_mean(argv[0], every) if argv else ''} {text}"
     )
 
 

@@ -165,6 +165,8 @@ class Predictor(nn.Module):
         self, fused: Tensor | None, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
     ) -> Prediction:
         """The prediction that the inference rule makes of what :meth:`outputs` returned."""
+        if fused is not None and self.inference.rule in ("skill", "auto"):
+            check_output(fused, self.task)  # before it is pooled with others
         prediction: Prediction = self.inference(fused, unimodal, present)
         return prediction
 
@@ -179,6 +181,7 @@ class Predictor(nn.Module):
         if unknown or not inputs:
             raise BatchError(
                 f"`inputs`: expected some of the modalities {list(self.modalities)}. Found {list(inputs)}."
+                f"{did_you_mean(unknown, self.modalities)}"
             )
         strange = sorted(set(present or ()) - set(self.modalities))
         if strange:

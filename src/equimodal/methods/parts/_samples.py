@@ -27,8 +27,8 @@ class SampleTable(Float32Buffers):
             size, here or by :meth:`reserve` or :meth:`reserve_for`.
 
     Raises:
-        MethodError: no columns, repeated ones, or a text instead of a list of names; (in an update) an unknown column, values that are not one number per
-            sample, or no size on a device where the table does not grow.
+        MethodError: no columns, repeated ones, or a text instead of a list of names; (in an update) an unknown column,
+            values that are not one number per sample, or no size on a device where the table does not grow.
         DataError: a negative index.
 
     Attributes:

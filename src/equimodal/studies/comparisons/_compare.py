@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -156,7 +155,7 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
             "fingerprint": data.fingerprint,
         }
     )  # fmt: skip
-    started: Any = os.getcwd()
+    started: Any = str(Path.cwd())
     if path.exists():
         stored = read_yaml(path)
         check(stored, StudyConfig, file=f"`{path}`", step="Restore it, or choose another folder.")
@@ -190,7 +189,7 @@ def _check_companions(config: StudyConfig, data: Dataset) -> None:
     """Refuse companions that their method does not take, before what they need is trained."""
     for label, entry in config.rows(data).items():
         if entry.uses:
-            one = RunConfig(get(entry.method).__name__, dict(entry.options), config.data, config.model, uses=entry.uses)
+            one = RunConfig(entry.method, dict(entry.options), config.data, config.model, uses=entry.uses)
             try:
                 with own_randomness():
                     seeded(one, data)
