@@ -32,6 +32,11 @@ def small() -> MultimodalModel:
     return plain_model({"audio": 3, "video": 2}, 4, 2).float()
 
 
+def make(name: str, **options: Any) -> Any:
+    method: Any = get(name)
+    return method(small(), Classification(2), **options)
+
+
 def predicted(inputs: Any, **more: Any) -> Any:
     return Joint(small(), Classification(2)).predict(inputs, **more)
 
@@ -44,7 +49,7 @@ PYTHON: dict[str, tuple[str, Callable[[str], Any]]] = {
     "rule": ("uncertainty", lambda n: Joint(small(), Classification(2), inference=n)),  # type: ignore[arg-type]
     "rule alone": ("precision", lambda n: Inference(("a", "b"), n)),  # type: ignore[arg-type]
     "measure": ("entropy", lambda n: Inference(("a", "b"), "uncertainty", measure=n)),  # type: ignore[arg-type]
-    "option of a method": ("strong_first", lambda n: get("MLA")(small(), Classification(2), order=n)),
+    "option of a method": ("strong_first", lambda n: make("MLA", order=n)),
     "modality of inputs": ("audio", lambda n: predicted({n: AUDIO, "video": VIDEO})),
     "modality of present": ("audio", lambda n: predicted({"audio": AUDIO, "video": VIDEO}, present={n: ALL})),
     "modality of a batch": ("audio", lambda n: Batch({"audio": AUDIO}).only(n)),
@@ -52,15 +57,15 @@ PYTHON: dict[str, tuple[str, Callable[[str], Any]]] = {
     "modality of Unimodal": ("audio", lambda n: Unimodal(small(), Classification(2), modality=n)),
     "encoder of a model": ("audio", lambda n: small().encoder(n)),
     "kind of an encoder": ("conv2d", lambda n: for_modality(DATA.modalities["image"], encoder=n)),  # type: ignore[arg-type]
-    "option of an encoder": ("dropout", lambda n: for_modality(DATA.modalities["image"], **{n: 0.1})),
+    "option of an encoder": ("dropout", lambda n: for_modality(DATA.modalities["image"], **{n: 0.1})),  # type: ignore[arg-type]
     "size of an encoder": ("small", lambda n: for_modality(DATA.modalities["image"], size=n)),  # type: ignore[arg-type]
     "loss of a regression": ("gaussian_nll", lambda n: Regression(loss=n)),  # type: ignore[arg-type]
     "option of a task": ("label_smoothing", lambda n: DATA.choose_task(**{n: 0.1})),
     "word of an option": ("balanced", lambda n: DATA.choose_task(class_weight=n)),
     "task of arrays": ("classification", lambda n: from_arrays(X, Y, SPLIT, task=n)),  # type: ignore[arg-type]
     "modality of arrays": ("audio", lambda n: from_arrays(X, Y, SPLIT, present={n: np.ones(12)})),
-    "option of a dataset": ("redundancy", lambda n: load("synthetic", **{n: 1})),
-    "regime": ("redundant", lambda n: synthetic(2, regime=n)),
+    "option of a dataset": ("redundancy", lambda n: load("synthetic", **{n: 1})),  # type: ignore[arg-type]
+    "regime": ("redundant", lambda n: synthetic(2, regime=n)),  # type: ignore[arg-type]
     "missing modality": ("audio", lambda n: from_arrays(X, Y, SPLIT, missing={n: 0.5})),
     "augmented modality": ("image", lambda n: loader(DATA.train, 8, augment={n: ["flip"]})),
     "augmentation": ("spec_mask", lambda n: loader(DATA.train, 8, augment={"audio": [n]})),
@@ -68,7 +73,7 @@ PYTHON: dict[str, tuple[str, Callable[[str], Any]]] = {
     "companion of a model": (
         "audio", lambda n: Companions.of({n: nn.Linear(3, 4)}, small()).features(Batch(BOTH)),
     ),
-    "teacher": ("audio", lambda n: get("UMT")(small(), Classification(2), teachers={n: small(), "video": small()})),
+    "teacher": ("audio", lambda n: make("UMT", teachers={n: small(), "video": small()})),
     "column": ("audio", lambda n: SampleTable(["audio", "video"]).update({n: None})),
 }  # fmt: skip
 

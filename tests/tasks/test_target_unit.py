@@ -63,12 +63,15 @@ def test_every_method_trains_as_on_standardised_targets(name: str) -> None:
     if "regression" not in case.method.info.tasks:
         pytest.skip("not for regressions")
     plain: Any = Regression(2, loss="gaussian_nll")
-    task: Any = Regression(2, loss="gaussian_nll", **UNIT)  # type: ignore[arg-type]
+    task: Any = Regression(2, loss="gaussian_nll", **UNIT)
     made: dict[Any, Any] = {}
     for own in (plain, task):
         batches = [task_batch("gaussian", plain, 2, 8, seed, 0.2) for seed in range(3)]
         if own is task:
-            y = [b.target * torch.tensor(UNIT["deviation"]) + torch.tensor(UNIT["mean"]) for b in batches]
+            y = [
+                torch.as_tensor(b.target) * torch.tensor(UNIT["deviation"]) + torch.tensor(UNIT["mean"])
+                for b in batches
+            ]
             batches = [Batch(b.inputs, own_y, b.present, b.index) for b, own_y in zip(batches, y, strict=True)]
         method: Any = case.for_task("gaussian", 2, own)
         train(method, sgd(method, 0.01), range(2), batches, 2)
@@ -115,8 +118,8 @@ def test_options_of_the_unit() -> None:
     task = dataset(same).choose_task()
     assert task.deviation.tolist() == [1.0, 1e6]  # of a number that is the same for all
     for values in (1e200 * np.arange(96.0), np.full(96, 1e-300) * np.arange(96)):
-        data, message = attempt(lambda y=values: dataset(y).task)
-        assert message or not data.rescales or np.isfinite(float(data.deviation))
+        found, message = attempt(lambda y=values: dataset(y).task)
+        assert found is None or not found.rescales or np.isfinite(float(found.deviation)), message
 
 
 def test_predictions_and_probes_are_in_the_unit_and_weights_keep_it() -> None:
