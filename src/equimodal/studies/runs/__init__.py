@@ -2,7 +2,7 @@
 
 from equimodal.studies.runs._companions import load_companions
 from equimodal.studies.runs._fit import Progress, fit
-from equimodal.studies.runs._identity import check_config
+from equimodal.studies.runs._identity import check_config, located
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
@@ -48,6 +48,7 @@ __all__ = [
     "load_run",
     "load_selected",
     "load_weights",
+    "located",
     "locked",
     "own_randomness",
     "plain",
