@@ -146,12 +146,12 @@ def test_numbers_and_labels_are_kept_and_maps_are_not() -> None:
 def test_the_interval_of_a_score_holds_it_and_shrinks_with_samples() -> None:
     widths = []
     for count in (50, 1000):
-        values = (np.arange(count) % 4 == 0).astype(float)[:, None]
-        low, high = score_interval([Outcomes(values, np.ones((count, 1)))])
+        values = (np.arange(count) % 4 == 0).astype(np.float32)[:, None]
+        low, high = score_interval([Outcomes(values, np.ones_like(values))])
         assert low < 0.26
         assert high > 0.24
         widths.append(high - low)
     assert widths[1] < widths[0] / 3
-    one = Outcomes(np.ones((10, 1)), np.ones((10, 1)))
+    one = Outcomes(np.ones((10, 1), np.float32), np.ones((10, 1), np.float32))
     assert score_interval([one, one]) == (1.0, 1.0)
     assert paired_difference([one], [one]).mean == 0
