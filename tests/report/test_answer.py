@@ -52,7 +52,15 @@ def test_the_rule_is_that_of_validation_data_and_its_gain_that_of_test_data() ->
 def test_other_rows_that_a_rule_makes_better_are_named() -> None:
     same = advice(recommended="mean", difference=None)
     record = study(row("MLA", 0.9, rule_advice=same), row("CGGM", 0.8, rule_advice=advice()))
-    assert line_of(record, "Inference rule").endswith(" product gains on test data for CGGM +1.0.")
+    assert " product gains on test data for CGGM +1.0." in line_of(record, "Inference rule")
+
+
+def test_the_best_row_under_its_own_rule_is_named_if_it_is_another() -> None:
+    rules = {"mean": {"validation": 0.7, "test": 0.71}, "product": {"validation": 0.75, "test": 0.95}}
+    record = study(row("MLA", 0.9, rules={}, rule_advice=None), row("CGGM", 0.8, rules=rules, rule_advice=advice()))
+    record["rows"][-2] |= {"rules": {k: {"validation": 0.9, "test": 0.9} for k in ("mean", "product")}}
+    record["rows"][-2] |= {"rule_advice": advice(recommended="mean", difference=None)}
+    assert line_of(record, "Inference rule").endswith(" Each row under its own, CGGM is best (95.0).")
 
 
 def test_steps_come_in_order_and_their_folder_is_quoted() -> None:

@@ -59,7 +59,7 @@ def test_a_regression_has_a_cloud_residuals_and_errors() -> None:
 
 
 def test_parts_subsets_and_missing_rates_are_shown_when_recorded() -> None:
-    curve = Curve("audio", "missing", [0.1, 0.5], [[0.8, 0.8], [0.5, 0.7]])
+    curve = Curve("audio", "missing", (0.1, 0.5), ((0.8, 0.8), (0.5, 0.7)))
     subsets = [SubsetScore(("audio",), 0.5, None, 8), SubsetScore(("video", "audio"), None, None, 0)]
     evaluation = {"split": "test", "subsets": [s.record() for s in subsets], "missing": [curve.record()]}
     page = pages(run("MLA", parts={"tumour": 0.75}, evaluation=evaluation, details={}))[0]

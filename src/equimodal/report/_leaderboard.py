@@ -100,7 +100,7 @@ def _best(study: Study) -> dict[str, Any]:
     ranks = list(ranks_of(study).values())
     found: dict[str, Any] = {
         "score": max((row.score[0] for row in study.rows), default=None),
-        "rule": max((t for row in study.rows if (t := _test_of_rule(row)) is not None), default=None),
+        "rule": max((t for row in study.rows if (t := score_of_rule(row)) is not None), default=None),
         "rank": min(ranks, default=None),
         "cost": min(costs, default=None),
     }
@@ -124,7 +124,8 @@ def _score(study: Study, row: Row, best: float | None, span: tuple[float, float]
     return cell
 
 
-def _test_of_rule(row: Row) -> float | None:
+def score_of_rule(row: Row) -> float | None:
+    """The test score under the recommended rule; None for fewer than two rules."""
     rule = recommended_rule(row)
     if rule is None:
         return None
@@ -132,7 +133,7 @@ def _test_of_rule(row: Row) -> float | None:
 
 
 def _rule(study: Study, row: Row, best: float | None) -> dict[str, Any]:
-    rule, test = recommended_rule(row), _test_of_rule(row)
+    rule, test = recommended_rule(row), score_of_rule(row)
     if rule is None or test is None:
         return {"text": "-", "name": "", "sort": "", "best": False, "gain": "", "changed": False}
     changed = rule != row.advice.get("documented", rule)

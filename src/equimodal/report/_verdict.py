@@ -9,7 +9,7 @@ from typing import Any
 
 from equimodal._utils.printing import printable
 from equimodal.report._controls import role_of
-from equimodal.report._leaderboard import interval_text, number_text, recommended_rule
+from equimodal.report._leaderboard import interval_text, number_text, recommended_rule, score_of_rule
 from equimodal.report._next import Step, next_steps
 from equimodal.report._study import Row, Study, interval_of, read_study
 from equimodal.report._tables import metric_text, score_text, spread_text
@@ -170,7 +170,7 @@ def _rule(record: Study, row: Row) -> list[Statement]:
 
 
 def _gaining(record: Study, judged: Row) -> str:
-    """The other rows that a rule beside the documented one makes better by more than chance."""
+    """The other rows that another rule makes better by more than chance, and the best row if that changes it."""
     found: dict[str, list[str]] = {}
     for row in record.rows:
         own = interval_of(row.advice.get("difference"))
@@ -178,7 +178,13 @@ def _gaining(record: Study, judged: Row) -> str:
             gain = spread_text(record, (own["mean"], 0.0), 1, signed=True, difference=True)
             rule = printable(str(row.advice.get("recommended")))
             found.setdefault(rule, []).append(f"{printable(row.label)} {gain}")
-    return "".join(f" {rule} gains on test data for {', '.join(rows)}." for rule, rows in found.items())
+    said = "".join(f" {rule} gains on test data for {', '.join(rows)}." for rule, rows in found.items())
+    scores = {row.label: score for row in record.rows if (score := score_of_rule(row)) is not None}
+    best = max(record.rows, key=lambda row: scores.get(row.label, row.score[0]))
+    if best is not record.rows[0]:
+        name = f"{printable(best.label)}{', a control,' if best.control else ''}"
+        said += f" Each row under its own, {name} is best ({number_text(record, scores[best.label])})."
+    return said
 
 
 def _difference(record: Study, found: Mapping[str, float]) -> str:
