@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from equimodal.errors import DataError
 from equimodal.report import verdict
 from equimodal.report._leaderboard import leaderboard, ranks_of
 from equimodal.report._next import next_steps
@@ -127,3 +128,22 @@ def test_the_difference_says_whether_it_is_chance() -> None:
         marks.append(made[0]["difference"]["mark"])
         assert made[1]["difference"]["text"] == "reference"
     assert marks == ["▲", "≈", "▼"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": None},
+        {"differences": {"MLA": [1]}},
+        {"runs": [run("MLA", selection=[]), run("MLA", selection={"score": "high"})]},
+        {"kind": "run", "data": [1]},
+    ],
+)
+def test_a_record_with_odd_fields_still_has_an_answer(changes: dict[str, Any]) -> None:
+    record = study(row("MLA", 0.9, rule_advice=advice(gain="much")), **changes)
+    assert verdict(record, "folder").startswith("Verdict: MLA is the best of 6 rows")
+
+
+def test_differences_that_are_none_are_refused() -> None:
+    with pytest.raises(DataError, match="`differences`: expected a mapping"):
+        verdict(study(row("MLA"), differences=[1]))

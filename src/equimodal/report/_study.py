@@ -114,7 +114,7 @@ class Study:
 
     def difference(self, label: str, rival: str) -> Mapping[str, float] | None:
         """``mean``, ``low`` and ``high`` of the paired difference to a rival; None where it was not computed."""
-        found = (self.facts.get("differences") or {}).get(label) or {}
+        found = (self.facts.get("differences") or {}).get(label)
         own = found.get(rival) if isinstance(found, Mapping) else None
         return interval_of(own)
 
@@ -185,6 +185,7 @@ def read_study(study: Mapping[str, Any]) -> Study:
         label = _text(record, "method", field_name)
         histories.setdefault(label, []).append(epochs)
         curves.append({"method": label, "seed": record.get("seed"), "epochs": epochs})
+    _mapping(study, "differences", optional=True)
     incomplete = [str(reason) for reason in _list(study, "incomplete", optional=True)]
     alone = study.get("kind") == "run"  # a run by itself is no table that could lack a row
     missing = [] if alone else missing_controls(study)

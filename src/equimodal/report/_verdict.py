@@ -11,7 +11,7 @@ from equimodal._utils.printing import printable
 from equimodal.report._controls import role_of
 from equimodal.report._leaderboard import interval_text, number_text, recommended_rule, score_of_rule
 from equimodal.report._next import Step, next_steps
-from equimodal.report._study import Row, Study, interval_of, read_study
+from equimodal.report._study import Row, Study, interval_of, number, read_study
 from equimodal.report._tables import metric_text, score_text, spread_text
 
 SINGLE = "best single modality"
@@ -159,7 +159,7 @@ def _rule(record: Study, row: Row) -> list[Statement]:
     if chosen == documented:
         text = f"the documented one, {printable(str(chosen))}; no other is better on validation data."
         return [Statement("Inference rule", lead, text + others, "good")]
-    gain = spread_text(record, (float(advice.get("gain") or 0.0), 0.0), 1, signed=True, difference=True)
+    gain = spread_text(record, (number(advice.get("gain")) or 0.0, 0.0), 1, signed=True, difference=True)
     text = f"{printable(chosen)} instead of {printable(str(documented))}: {gain} on validation data"
     found = interval_of(advice.get("difference"))
     if found is not None:
