@@ -25,7 +25,7 @@ from equimodal.studies.runs._run import DETAILS, conclude, own_randomness, prepa
 from equimodal.studies.runs._seal import seal, verify, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
-from equimodal.studies.runs._stored import read_history, stored_config
+from equimodal.studies.runs._stored import read_environment, read_history, stored_config
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "own_randomness",
     "plain",
     "prepare_folder",
+    "read_environment",
     "read_history",
     "read_json",
     "read_lines",
