@@ -1,7 +1,7 @@
 """One run: training with selection on validation data, its checkpoints and its records."""
 
 from equimodal.studies.runs._companions import load_companions
-from equimodal.studies.runs._identity import check_config
+from equimodal.studies.runs._identity import check_config, check_finished
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes
@@ -22,7 +22,7 @@ from equimodal.studies.runs._run import Progress, conclude, fit, own_randomness,
 from equimodal.studies.runs._seal import seal, verify, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
-from equimodal.studies.runs._stored import read_history, stored_config
+from equimodal.studies.runs._stored import read_environment, read_history, stored_config
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Terminated",
     "Termination",
     "check_config",
+    "check_finished",
     "conclude",
     "environment",
     "fit",
@@ -48,6 +49,7 @@ __all__ = [
     "own_randomness",
     "plain",
     "prepare_folder",
+    "read_environment",
     "read_history",
     "read_json",
     "read_lines",
