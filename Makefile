@@ -98,7 +98,7 @@ docs: $(DEV_STAMP)
 	$(BIN)/python -m pytest -n 0 tests/test_documentation.py
 
 # In this order: the names of the methods stand in the package before the reference is made from it.
-PAGES := method_lists method_pages feature_matrix dataset_pages audit_page
+PAGES := method_lists method_pages feature_matrix dataset_pages audit_page check_pages
 
 pages: $(DEV_STAMP)
 	@for page in $(PAGES); do PYTHONPATH=src $(BIN)/python tools/$$page.py || exit 1; done
