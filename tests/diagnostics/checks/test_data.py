@@ -85,6 +85,8 @@ def test_copies_of_one_modality_count_where_samples_differ_in_it() -> None:
     (found,) = run("EQ016", subject(told(), parts | {"test": batches(target, test)}))
     assert found.where == "a"
     assert found.number == pytest.approx(19 / 192)
+    rounded = {m: x.round() for m, x in train.items()}
+    assert run("EQ016", subject(told(), {p: batches(target, rounded) for p in ("train", "test")})) == []
     few = {m: x.round() for m, x in train.items()}  # three different inputs: equal ones are no copies
     some = {"a": logits(target, seed=9), "b": test["b"].round()}
     assert run("EQ016", subject(told(), {"train": batches(target, few), "test": batches(target, some)})) == []
