@@ -157,7 +157,7 @@ class Conflict(Check):
         modalities, `equimodal train --method {baseline}`.
 
     References:
-        Wei and Hu, Boosting multi-modal model performance with innocent unimodal assistance, ICML 2024 [Wei2024].
+        Wei and Hu, Boosting multimodal learning with innocent unimodal assistance, ICML 2024 [Wei2024].
         Yu et al., Gradient surgery for multi-task learning, NeurIPS 2020 [Yu2020].
     """
 
