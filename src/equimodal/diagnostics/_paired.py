@@ -106,6 +106,30 @@ def paired_difference(
     return Difference(mean, low, high, p, len(first), samples)
 
 
+def score_interval(
+    outcomes: Sequence[Outcomes], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Ends of the bootstrap interval of a mean score, over seeds and samples as in :func:`paired_difference`.
+
+    Args:
+        outcomes: of one model, one entry per seed, of the same samples.
+        level: of the interval, between 0 and 1.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        MethodError: no outcomes, or an argument is out of its range.
+
+    Example:
+        >>> low, high = score_interval([Outcomes(np.arange(100)[:, None] % 2, np.ones((100, 1)))])
+        >>> low < 0.5 < high
+        True
+    """
+    nothing = [Outcomes(np.zeros_like(o.numerator), o.denominator) for o in outcomes]
+    found = paired_difference(outcomes, nothing, level=level, draws=draws, seed=seed)
+    return found.low, found.high
+
+
 def sample_counts(samples: int, draws: int, seed: int = 0) -> NDArray[np.float64]:
     """How often each of the samples is in a draw of the bootstrap, (draws, samples)."""
     return _counts(samples, None, draws, seed)

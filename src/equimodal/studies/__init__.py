@@ -11,14 +11,15 @@ from equimodal.studies.comparisons import (
     ratios,
     summarise,
 )
-from equimodal.studies.outputs import export_run, predict_run, write_predictions
+from equimodal.studies.outputs import export_run, predict_run, write_pack, write_predictions
 from equimodal.studies.reproduction import published_table, published_tables
 from equimodal.studies.runs import OUTCOMES as OUTCOMES
-from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights
+from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights, suggest_rate
 from equimodal.studies.runs import read_outcomes as read_outcomes
 from equimodal.studies.setup import (
     DataConfig,
     Entry,
+    LoaderConfig,
     ModelConfig,
     RunConfig,
     StudyConfig,
@@ -31,6 +32,7 @@ from equimodal.studies.setup import (
     recipe,
     recipes,
     task_options,
+    trusting,
 )
 from equimodal.studies.setup import cell_folder as cell_folder
 from equimodal.studies.setup import companion_options as companion_options
@@ -41,6 +43,7 @@ __all__ = [
     "CONTROLS",
     "DataConfig",
     "Entry",
+    "LoaderConfig",
     "ModelConfig",
     "Predictor",
     "RunConfig",
@@ -76,8 +79,11 @@ __all__ = [
     "recipes",
     "run",
     "save_weights",
+    "suggest_rate",
     "summarise",
     "task_options",
+    "trusting",
     "tune",
+    "write_pack",
     "write_predictions",
 ]
