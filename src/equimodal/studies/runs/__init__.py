@@ -2,7 +2,7 @@
 
 from equimodal.studies.runs._companions import load_companions
 from equimodal.studies.runs._fit import Progress, fit
-from equimodal.studies.runs._identity import check_config, located
+from equimodal.studies.runs._identity import check_config, check_finished, located
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
@@ -39,6 +39,7 @@ __all__ = [
     "Terminated",
     "Termination",
     "check_config",
+    "check_finished",
     "conclude",
     "environment",
     "fit",
