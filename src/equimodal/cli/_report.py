@@ -37,8 +37,8 @@ def run(argv: Sequence[str], _: Context) -> int:
     for folder in folders:
         if not (folder / "study.json").is_file():
             raise DataError(
-                f"`{folder}`: expected the folder of a comparison. Found no study.json in it. Name the --out of equimodal "
-                "compare."
+                f"`{folder}`: expected the folder of a comparison. Found no study.json in it. Name the --out of "
+                "equimodal compare."
             )
     return _one(folders[0], values) if len(folders) == 1 else _several(folders, values)
 
