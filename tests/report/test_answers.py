@@ -25,8 +25,9 @@ def test_what_the_record_has_is_answered_with_its_number() -> None:
     found = answers_of(record())
     assert len(found) == len(QUESTIONS) == 9
     assert "+3.0 points [-1.0, +7.0], p = 0.250 after Holm" in found[ENSEMBLE].text
-    assert "90.0 with a standard deviation of 1.2 over 3 seeds; 95 % interval over seeds and test samples [85.0, 95.0]" in (
-        found[SPREAD].text
+    assert (
+        "90.0 with a standard deviation of 1.2 over 3 seeds; 95 % interval over seeds and test samples [85.0, 95.0]"
+        in (found[SPREAD].text)
     )
     assert found[COST].text.startswith("1.25 steps of joint training per step; 3.0 s")
     assert "audio 70.0 (gap 0.0 points); video 50.0 (gap +12.3 points)".replace("gap 0.0", "gap +0.0") in (

@@ -12,7 +12,7 @@ import pytest
 
 from equimodal.errors import UnsupportedError
 from equimodal.report import format_tables
-from equimodal.report.formats import COLUMNS, TABLES, csv_text, latex_escaped, tables_of
+from equimodal.report.formats import COLUMNS, TABLES, TableName, csv_text, latex_escaped, tables_of
 from tests.report.records import row, study
 
 HOSTILE = r"[a_b] 50% & #1 $x^2$ {y} \input{z} ~tilde <b>|`=1+1"
@@ -59,11 +59,11 @@ def test_an_error_is_given_as_the_metric_and_its_interval_in_order() -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_csv_has_one_line_per_observation_and_reads_back(table: str) -> None:
+def test_csv_has_one_line_per_observation_and_reads_back(table: TableName) -> None:
     tables = tables_of(record())
-    found = read(format_tables(record(), "csv", table))  # type: ignore[arg-type]
-    expected = tables.table(table)  # type: ignore[arg-type]
-    assert tuple(found[0]) == COLUMNS[table] == tuple(expected[0])  # type: ignore[index]
+    found = read(format_tables(record(), "csv", table))
+    expected = tables.table(table)
+    assert tuple(found[0]) == COLUMNS[table] == tuple(expected[0])
     assert len(found) == len(expected)
     for line, one in zip(found, expected, strict=True):
         for name, value in one.items():
@@ -113,7 +113,7 @@ def test_the_advice_on_record_names_the_documented_rule() -> None:
 
 def test_why_a_table_is_incomplete_is_said() -> None:
     for format_ in ("markdown", "latex", "json"):
-        assert "MLA/seed1: NaN" in format_tables(record(incomplete=["MLA/seed1: NaN"]), format_)  # type: ignore[arg-type]
+        assert "MLA/seed1: NaN" in format_tables(record(incomplete=["MLA/seed1: NaN"]), format_)
 
 
 # ---- LaTeX ----------------------------------------------------------------------------------------------------------
@@ -166,7 +166,9 @@ def test_latex_of_plain_and_of_hostile_labels() -> None:
     )  # fmt: skip
     text = format_tables(evil, "latex")
     check_latex(text)
-    assert r"{}[a\_b] 50\% \& \#1 \$x\textasciicircum{}2\$ \{y\} \textbackslash{}input\{z\} \textasciitilde{}tilde" in text
+    assert (
+        r"{}[a\_b] 50\% \& \#1 \$x\textasciicircum{}2\$ \{y\} \textbackslash{}input\{z\} \textasciitilde{}tilde" in text
+    )
 
 
 @pytest.mark.parametrize("mark", list(r"_%&#${}\~^<>|`\""))
@@ -190,9 +192,9 @@ def test_labels_cannot_break_markdown_or_run_in_a_spreadsheet() -> None:
     assert line.startswith(r"| x \| \*y\* \| z | **90.0")
     entries = [r["entry"] for r in read(format_tables(evil, "csv"))]
     assert entries == ["x | *y* | z", "'=HYPERLINK(1)"]
-    assert csv_text([{"a,\"b": "c,\"d"}], ['a,"b']) == '"a,""b"\n"c,""d"\n'
+    assert csv_text([{'a,"b': 'c,"d'}], ['a,"b']) == '"a,""b"\n"c,""d"\n'
 
 
 def test_the_same_record_gives_the_same_text() -> None:
     for format_ in ("markdown", "latex", "csv", "json"):
-        assert format_tables(record(), format_) == format_tables(record(), format_)  # type: ignore[arg-type]
+        assert format_tables(record(), format_) == format_tables(record(), format_)
