@@ -10,10 +10,11 @@ from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser
 from equimodal.errors import DataError
-from equimodal.report import draw_ranking, format_tables, rank_studies, ranking_text, render_report
+from equimodal.report import draw_ranking, format_tables, rank_studies, ranking_text, render_report, verdict
 from equimodal.report.formats import FORMATS, TABLES
 from equimodal.report.ranking import FIGURES, Budgets
 from equimodal.studies import load_study, write_pack
+from equimodal.studies.comparisons import with_evaluations
 from equimodal.studies.runs import ELSEWHERE, write_text
 
 _ABOUT = """The report of a finished comparison as a page, as tables for papers and programs, or as a folder for
@@ -62,7 +63,9 @@ def _one(folder: Path, values: dict[str, Any]) -> int:
                          "has all tables. Leave --table out.")  # fmt: skip
     study = load_study(folder)
     if format_ == "html":
-        print(render_report(study, Path(values["out"] or folder / "report.html")))
+        whole = with_evaluations(study, folder)
+        print(f"{verdict(whole, folder)}\n")
+        print(render_report(whole, Path(values["out"] or folder / "report.html"), folder))
         return 0
     return _written(format_tables(study, format_, values["table"]), values["out"])
 

@@ -46,9 +46,12 @@ from equimodal.studies.setup import (
     cell_folder,
     check_device,
     check_labels,
+    fixed_rate,
     renamed,
     sources,
+    trusted_modules,
 )
+from equimodal.tasks import named_metrics
 
 STUDY = "study.json"
 
@@ -92,7 +95,9 @@ def compare(
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
     check_device(config.training.device)
+    fixed_rate(config.training)  # complains now
     data = build_data(config.data)
+    named_metrics(data.task, config.metrics)  # complains now
     check_labels(config.rows(data))
     cells = config.cells(data)
     again = f"equimodal compare --out {folder}"
@@ -162,7 +167,8 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
                 f"change, these may not. Compare with {path}, or choose another folder."
             )
     entries = {label: vars(entry) for label, entry in config.rows(data).items()}
-    write_yaml(path, {**described, "entries": entries, "seeds": config.seeds, "controls": config.controls})
+    write_yaml(path, {**described, "entries": entries, "seeds": config.seeds, "controls": config.controls,
+                      "metrics": config.metrics})  # fmt: skip
 
 
 def _by_use(config: StudyConfig, folder: Path, data: Dataset) -> tuple[dict[str, RunConfig], dict[str, RunConfig]]:
@@ -266,7 +272,10 @@ def _run_cells(
 
     def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
         with signals_waiting():  # processes are started here
-            return {pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers): c for c in schedule.take()}
+            return {
+                pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, trusted_modules()): c
+                for c in schedule.take()
+            }
 
     with worker_pool(min(workers, len(unfinished))) as pool:
         running = submit(pool)
