@@ -182,7 +182,8 @@ def test_links_resolve(page: Path) -> None:
     assert not broken
 
 
-def test_method_pages_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+def test_method_pages_are_up_to_date(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     path = ROOT / "tools" / "method_pages.py"
     spec = importlib.util.spec_from_file_location("method_pages", path)
     assert spec is not None
