@@ -46,8 +46,8 @@ def measured(name: str) -> list[str]:
     if info.role == "single":
         return [
             *lines,
-            "A control of every comparison. The [benchmark](../benchmarks.md#real-data) compares every method with the best "
-            "single modality.\n",
+            "A control of every comparison. The [benchmark](../benchmarks.md#real-data) compares every method with the "
+            "best single modality.\n",
         ]
     if not rows:
         return [*lines, "Not measured yet: no row of the [benchmark](../benchmarks.md#real-data) is of this method.\n"]
