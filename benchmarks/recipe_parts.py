@@ -3,7 +3,7 @@
     python benchmarks/recipe_parts.py run --data-dir DIR --out runs/parts [--sets ...] [--variants ...] [--seeds 5]
     python benchmarks/recipe_parts.py report --out runs/parts
 
-Trainings, all of the default method with a constant weight and changed in one thing: :data:`VARIANTS`. Readings of each:
+Trainings, all of the default method with a constant weight and changed in one thing: :data:`VARIANTS`. Each is read by
 the fitted pool, the joint head alone, the choice of ``auto``, and a gate that leaves the pool for the joint head or the
 best single expert only where the paired 95 % interval on validation data lies above zero. Constructed sets are those of
 ``benchmarks/stress.py``, real ones have the budgets of their recipes. A finished cell is not run again. ``report``

@@ -183,7 +183,10 @@ def test_links_resolve(page: Path) -> None:
 
 
 @pytest.mark.parametrize("tool", ["method_pages", "check_pages"])
-def test_generated_pages_are_up_to_date(tool: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generated_pages_are_up_to_date(
+    tool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     path = ROOT / "tools" / f"{tool}.py"
     spec = importlib.util.spec_from_file_location(tool, path)
     assert spec is not None
