@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from equimodal import Regression
+from equimodal import Batch, MultimodalModel, Regression
+from equimodal.diagnostics import evaluate
 from equimodal.errors import TargetError
+from equimodal.fusion import Concat
+from equimodal.methods import Joint
 
 Z = torch.tensor([[0.5], [-2.0], [3.0], [0.1]], dtype=torch.float64)
 Y = torch.tensor([1.0, -2.0, 1.0, 0.0], dtype=torch.float64)
@@ -139,3 +143,32 @@ def test_bad_targets(size: int, options: dict[str, Any], target: Any, found: str
 def test_bad_arguments(arguments: dict[str, Any], name: str) -> None:
     with pytest.raises(TargetError, match=f"`{name}`"):
         Regression(**arguments)
+
+
+def test_scores_and_predictions_are_in_the_unit_that_targets_were_standardised_from() -> None:
+    """y = 8, 14 with mean 10 and deviation 2 are trained on as -1, 2; predicted 0, 1 means 10, 12: errors 2, 2."""
+    task = Regression(unit=(10.0, 2.0))
+    output, target = torch.tensor([[0.0], [1.0]]), torch.tensor([-1.0, 2.0])
+    assert task.probabilities(output).tolist() == [10.0, 12.0]
+    assert float(task.score(output, target)) == -2.0
+    assert float(task.loss(output, target)) == 1.0  # of what is trained on
+    log = Regression(unit=(0.0, 1.0), log=True)
+    assert float(log.score(torch.zeros(1, 1), torch.tensor([2.0]).log())) == pytest.approx(-1.0)
+    assert torch.isfinite(log.probabilities(torch.full((1, 1), 1e6))).all()
+    for wrong in ({"unit": (0.0, 0.0)}, {"unit": (math.nan, 1.0)}, {"unit": (1.0, 2.0), "limits": (0.0, 1.0)}):
+        with pytest.raises(TargetError):
+            Regression(**wrong)  # type: ignore[arg-type]
+
+
+def test_metrics_are_in_the_unit_of_the_target() -> None:
+    pytest.importorskip("torchmetrics")
+    encoder = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(encoder.weight)
+    head = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(head.weight)
+    model = MultimodalModel({"a": encoder}, Concat({"a": 1}), head)
+    method = Joint(model, Regression(unit=(10.0, 2.0)))
+    batch = Batch({"a": torch.tensor([[0.0], [1.0]])}, torch.tensor([-1.0, 2.0]))
+    found = evaluate(method, [batch], metrics=True)
+    assert found.score == -2.0
+    assert found.metrics["mae"] == 2.0

@@ -16,6 +16,7 @@ from equimodal.cli._shared import add_parts, check_options, featured, recipe
 from equimodal.errors import unknown_name
 from equimodal.methods import get
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, StudyError, TrainingConfig, compare
+from equimodal.studies.comparisons import with_evaluations
 from equimodal.studies.runs import write_text
 from equimodal.studies.setup import build_data
 
@@ -89,8 +90,9 @@ def run_and_report(
     except StudyError as error:
         failed, study = error, error.study
     if study["rows"]:
-        print(f"{text_table(study)}\n\n{verdict(study)}\n")
-        write_text(folder / "table.md", f"{markdown_table(study)}\n{verdict(study)}\n")
+        study = with_evaluations(study, folder)
+        print(f"{text_table(study)}\n\n{verdict(study, folder)}\n")
+        write_text(folder / "table.md", f"{markdown_table(study)}\n{verdict(study, folder)}\n")
         render_report(study, folder / "report.html")
     if failed is not None:
         raise failed

@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "one run: a method on a dataset, with checkpoints and records in one folder",
     "compare": "methods x seeds on one dataset, with the controls, restartable",
     "tune": "search for the best composition with a budget, controls first, and say whether it beats them",
+    "report": "a finished comparison as page, LaTeX, Markdown, CSV, JSON or a pack for reviewers; several, ranked",
     "reproduce": "re-make a published table from raw data: its cells, what they cost, and the runs",
     "evaluate": "scores of a finished run, per modality and per subset of modalities",
     "predict": "probabilities of a finished run for any subset of modalities, or of a table of new rows",

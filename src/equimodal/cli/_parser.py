@@ -61,10 +61,12 @@ class CommandParser:
         if config:
             self._parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
-    def add(self, name: str, hint: Any = str, default: Any = None, text: str = "", group: Any = None) -> None:
-        """One argument; without dashes it is positional."""
+    def add(
+        self, name: str, hint: Any = str, default: Any = None, text: str = "", group: Any = None, *, many: bool = False
+    ) -> None:
+        """One argument; without dashes it is positional, and with ``many`` a list of at least one."""
         to = self._parser if group is None else group
-        settings: dict[str, Any] = {"help": text}
+        settings: dict[str, Any] = {"help": text} | ({"nargs": "+"} if many else {})
         if name.startswith("-"):
             settings["default"] = default
             self.known.append(name.lstrip("-"))

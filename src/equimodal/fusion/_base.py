@@ -152,6 +152,22 @@ def check_positive(**sizes: object) -> None:
             raise ModelError(f"`{name}`: expected a positive integer. Found {size!r}.")
 
 
+ATTENTION_REFUSES: Mapping[str, str] = {
+    "zeros": "a zero token would still take a share of the attention. Use fill='renormalise', which leaves absent "
+    "modalities out, or 'learnt'."
+}
+"""What fusions by attention refuse as ``fill``, and why."""
+
+
+def check_attention(width: int, heads: int, layers: int, dropout: float) -> None:
+    """Refuse layers of attention that cannot be built, by the parameter's name."""
+    check_positive(width=width, heads=heads, layers=layers)
+    if width % heads:
+        raise ModelError(f"`width`: expected a multiple of heads={heads}. Found {width}.")
+    if not 0 <= dropout < 1:
+        raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout}.")
+
+
 def _positive(width: object) -> bool:
     numbers = width if isinstance(width, tuple) else (width,)
     return bool(numbers) and all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in numbers)

@@ -4,6 +4,7 @@ from equimodal.tasks._classification import Classification
 from equimodal.tasks._multilabel import MultiLabel
 from equimodal.tasks._protocol import Distribution, Task, distribution_of, mean_ratio, score
 from equimodal.tasks._protocol import counting_dtype as counting_dtype
+from equimodal.tasks._protocol import target_in_unit as target_in_unit
 from equimodal.tasks._regression import Regression, RegressionLoss
 from equimodal.tasks._segmentation import Segmentation
 

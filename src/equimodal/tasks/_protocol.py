@@ -19,7 +19,7 @@ number without any uncertainty."""
 class Task(Protocol):
     """What a method asks of a task. Implement it to bring your own.
 
-    Three more members are read where a task has them:
+    Four more members are read where a task has them:
 
     * ``distribution``: what an output is, one of :data:`Distribution`; without it ``"categorical"``. It decides how the
       inference rules combine outputs.
@@ -28,6 +28,7 @@ class Task(Protocol):
       exactly as one batch. Without them, or where ``loss_weights`` returns ``None``, every sample counts the same.
     * ``relative_score``: ``True`` where the score has the unit of the target, so that only relative changes mean
       anything.
+    * ``in_unit(values)``: numbers as they are trained on in the unit that users read, where the two differ.
     """
 
     @property
@@ -70,7 +71,7 @@ class Task(Protocol):
         """Raise :class:`~equimodal.errors.TargetError` for a target of the wrong kind, shape or range."""
 
     def metrics(self) -> Any:
-        """A ``torchmetrics.MetricCollection`` fed with (probabilities, target)."""
+        """A ``torchmetrics.MetricCollection`` fed with (probabilities, target), both in the unit that users read."""
 
 
 def mean_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -108,6 +109,18 @@ def distribution_of(task: Task) -> Distribution:
     if found not in get_args(Distribution):
         raise TargetError(f"`task.distribution`: expected one of {', '.join(get_args(Distribution))}. Found {found!r}.")
     return cast(Distribution, found)
+
+
+def target_in_unit(task: Task, target: Tensor) -> Tensor:
+    """Targets in the unit of ``task.probabilities``: of most tasks as they are.
+
+    Example:
+        >>> from equimodal.tasks import Regression
+        >>> target_in_unit(Regression(unit=(10.0, 2.0)), torch.tensor([0.5]))
+        tensor([11.])
+    """
+    convert = getattr(task, "in_unit", None)
+    return target if convert is None else cast(Tensor, convert(target))
 
 
 def counting_dtype(device: torch.device) -> torch.dtype:

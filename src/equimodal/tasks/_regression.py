@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,7 @@ from equimodal.tasks._protocol import (
     score,
 )
 
+_LARGEST_LOGARITHM = 80.0  # its exponential, and a mean of such, is a number in float32
 RegressionLoss = Literal["l1", "mse", "huber", "gaussian_nll"]
 
 
@@ -46,8 +48,11 @@ class Regression(nn.Module):
         delta: where the Huber loss becomes linear, in the unit of the target; 1, as in PyTorch.
         limits: (lowest, highest) value that a target can have, in the unit of the target; ``None`` does not check.
         sentiment: report the metrics of the sentiment literature too; needs D = 1 and targets in [-3, 3].
+        unit: (mean m, deviation s > 0) that the targets were standardised with before training: a target is
+            t = (y - m) / s. Losses are of t; scores, metrics and predictions are of y. Default (0, 1): t is y.
+        log: the targets were standardised after their logarithm was taken: t = (log y - m) / s.
 
-    Targets are numbers (B,), or (B, D). Their unit is that of the loss and of the metrics; nothing is rescaled.
+    Targets are numbers (B,), or (B, D). Nothing is rescaled but what ``unit`` and ``log`` say.
 
     Metrics: ``mae``, ``pearson`` (mean over the D numbers; 0 where one side is constant); with ``sentiment``,
     ``accuracy2_with_zero`` (negative against non-negative), ``accuracy2_without_zero`` (negative against positive,
@@ -79,6 +84,8 @@ class Regression(nn.Module):
         delta: float = 1.0,
         limits: tuple[float, float] | None = None,
         sentiment: bool = False,
+        unit: tuple[float, float] = (0.0, 1.0),
+        log: bool = False,
     ) -> None:
         super().__init__()
         self.size = positive_integer("size", size)
@@ -90,8 +97,13 @@ class Regression(nn.Module):
             raise TargetError(f"`limits`: expected (lowest, highest). Found {limits}.")
         if sentiment and size != 1:
             raise TargetError(f"`sentiment`: expected one number per sample. Found size={size}.")
+        if len(unit) != 2 or not all(map(math.isfinite, unit)) or not unit[1] > 0:
+            raise TargetError(f"`unit`: expected (mean, deviation > 0). Found {unit}.")
+        if limits is not None and (tuple(unit) != (0.0, 1.0) or log):
+            raise TargetError(f"`limits`: expected None for targets that were standardised. Found {limits}.")
         self.kind = loss
         self.delta = delta
+        self.mean, self.deviation, self.log = float(unit[0]), float(unit[1]), bool(log)
         self.limits = (-3.0, 3.0) if sentiment and limits is None else limits
         self.sentiment = sentiment
 
@@ -152,18 +164,30 @@ class Regression(nn.Module):
 
     def score_terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Minus the sum of absolute errors, and the number of samples; each (D,)."""
-        y = self._like(output, target)
-        error = output[:, : self.size] - y
-        numerator = -at_least_float32(error).abs().sum(0)
+        y, z = at_least_float32(self._like(output, target)), at_least_float32(output[:, : self.size])
+        error = self.in_unit(z) - self.in_unit(y) if self.log else (z - y) * self.deviation
+        numerator = -error.abs().sum(0)
         return numerator, torch.full_like(numerator, output.shape[0])
 
     def score(self, output: Tensor, target: Tensor) -> Tensor:
         """Minus the MAE, in the unit of the target; a scalar tensor."""
         return score(self, output, target)
 
+    def in_unit(self, values: Tensor) -> Tensor:
+        """Numbers as they are trained on, in the unit of the target: m + s t, or with ``log`` its exponential.
+
+        Example:
+            >>> Regression(unit=(10.0, 2.0)).in_unit(torch.tensor([-1.0, 0.0, 1.0]))
+            tensor([ 8., 10., 12.])
+        """
+        if self.mean == 0 and self.deviation == 1 and not self.log:
+            return values
+        found = values * self.deviation + self.mean
+        return found.clamp(max=_LARGEST_LOGARITHM).exp() if self.log else found
+
     def probabilities(self, output: Tensor) -> Tensor:
-        """The predicted numbers: (B,) if D = 1, else (B, D); in float32 at least."""
-        mean = at_least_float32(output[:, : self.size]).contiguous()
+        """The predicted numbers in the unit of the target: (B,) if D = 1, else (B, D); in float32 at least."""
+        mean = self.in_unit(at_least_float32(output[:, : self.size])).contiguous()
         return mean[:, 0] if self.size == 1 else mean
 
     def check_target(self, target: Tensor | None) -> None:

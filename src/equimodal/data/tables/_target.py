@@ -92,10 +92,11 @@ def standardised(state: dict[str, Any], values: Array, rows: Array) -> tuple[dic
     return state, (values - mean) / state["deviation"]
 
 
-def in_unit(state: Mapping[str, Any], values: Array) -> Array:
-    """Predicted numbers in the unit of the target."""
-    found: Array = np.asarray(values, np.float64) * state["deviation"] + state["mean"]
-    return np.exp(found) if state["log"] else found
+def unit_options(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the task by which scores and predictions are in the unit of the target; none for classes."""
+    if state["task"] != "regression":
+        return {}
+    return {"unit": (float(state["mean"]), float(state["deviation"])), "log": bool(state["log"])}
 
 
 def _are_measurements(table: Table, column: str, classes: list[str]) -> bool:

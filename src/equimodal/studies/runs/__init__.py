@@ -4,7 +4,7 @@ from equimodal.studies.runs._companions import load_companions
 from equimodal.studies.runs._identity import check_config
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
-from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes
+from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
 from equimodal.studies.runs._parts import train_part
 from equimodal.studies.runs._records import (
     ELSEWHERE,
@@ -13,6 +13,7 @@ from equimodal.studies.runs._records import (
     read_json,
     read_lines,
     read_yaml,
+    text_of_json,
     write_bytes,
     write_json,
     write_text,
@@ -53,11 +54,13 @@ __all__ = [
     "read_lines",
     "read_metrics",
     "read_outcomes",
+    "read_sample_predictions",
     "read_yaml",
     "run",
     "save_weights",
     "seal",
     "stored_config",
+    "text_of_json",
     "train_part",
     "verify",
     "warn_versions",
