@@ -121,6 +121,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "the recipe": (ExpertPool, {}),
     "no smoothing": (ExpertPool, {"smoothing": 0.0}),
     "weight 0.3": (ExpertPool, {"weight": 0.3}),
+    "weight 0.1": (ExpertPool, {"weight": 0.1}),
     "weight 3": (ExpertPool, {"weight": 3.0}),
     "weight 1 to 0": (Fading, {}),
     "weight 0 to 1": (Growing, {}),

@@ -12,7 +12,7 @@ from equimodal.cli._errors import Interrupted, UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list, peek, read_config, whole_numbers
 from equimodal.cli._progress import Progress
-from equimodal.cli._shared import add_parts, check_options, featured, recipe
+from equimodal.cli._shared import add_metrics, add_parts, add_trust, check_options, featured, recipe
 from equimodal.errors import unknown_name
 from equimodal.methods import get
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, StudyError, TrainingConfig, compare
@@ -65,6 +65,7 @@ def study_config(values: Mapping[str, Any]) -> StudyConfig:
         ModelConfig(**values["model"]),
         TrainingConfig(**values["training"]),
         values["controls"],
+        values["metrics"],
     )
 
 
@@ -114,6 +115,8 @@ def _parser() -> CommandParser:
     parser.add("--cost", bool, True, "Measure the cost of each entry in joint steps first.")
     parser.add("--workers", int, 1, "Processes, each with one thread.")
     parser.add("--out", str | None, None, "Folder of the comparison; one that is unfinished is continued.")
+    add_trust(parser)
+    add_metrics(parser)
     add_parts(parser)
     return parser
 

@@ -9,6 +9,7 @@ from typing import Literal
 from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list
+from equimodal.cli._shared import add_trust
 from equimodal.studies import export_run
 
 _ABOUT = """The inference model of a finished run as one file that runs without this library: encoders, what the
@@ -23,6 +24,7 @@ def run(argv: Sequence[str], _: Context) -> int:
     parser.add("--format", Literal["torch", "onnx"] | None, None, "Default: by the file's name.")
     parser.add("--modalities", comma_list, None, "The model takes these only, as audio,image; default: all.")
     parser.flag("--presence", "The model also takes which samples have which modality.")
+    add_trust(parser)
     values = parser.parse(argv)
     suffixes = {".pt2": "torch", ".onnx": "onnx"}
     found = suffixes.get(Path(values["out"]).suffix)

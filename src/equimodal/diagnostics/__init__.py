@@ -1,6 +1,7 @@
 """Looks at a model from outside and leaves no trace in it: probes, subsets of modalities, missing rates, noise."""
 
 from equimodal.diagnostics._curve import Curve, effective_robustness, relative_robustness
+from equimodal.diagnostics._details import score_details
 from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_outcomes, rule_scores, sample_outcomes
 from equimodal.diagnostics._evaluate import sample_records as sample_records
 from equimodal.diagnostics._figure import FORMATS as FORMATS
@@ -19,6 +20,8 @@ from equimodal.diagnostics._predictions import (
 )
 from equimodal.diagnostics._predictions import worst_samples as worst_samples
 from equimodal.diagnostics._probe import probe_outcomes, probe_scores, under_training
+from equimodal.diagnostics._rate import RATE_RULE as RATE_RULE
+from equimodal.diagnostics._rate import RateTest, find_rate
 from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
 from equimodal.diagnostics._sweep import checked_levels as checked_levels
 from equimodal.diagnostics._sweep import checked_whole as checked_whole
@@ -34,6 +37,7 @@ __all__ = [
     "Evaluation",
     "Finding",
     "Outcomes",
+    "RateTest",
     "Reliability",
     "SamplePredictions",
     "Spread",
@@ -45,6 +49,7 @@ __all__ = [
     "draw_curves",
     "effective_robustness",
     "evaluate",
+    "find_rate",
     "holm",
     "input_spread",
     "label_scores",
@@ -59,6 +64,7 @@ __all__ = [
     "rule_scores",
     "sample_outcomes",
     "sample_terms",
+    "score_details",
     "score_interval",
     "subset_scores",
     "subset_table",

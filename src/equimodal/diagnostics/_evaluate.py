@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equimodal.diagnostics._details import score_details
 from equimodal.diagnostics._outcomes import Outcomes, sample_terms
 from equimodal.diagnostics._predictions import SamplePredictions
 from equimodal.errors import BatchError, SmallValidationWarning
 from equimodal.inference import Inference
 from equimodal.methods import BatchLike, Method, evaluating, outputs_on
-from equimodal.tasks import distribution_of, score, target_in_unit
+from equimodal.tasks import distribution_of, named_metrics, score
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Evaluation:
         samples: how many samples were seen.
         rule: the inference rule in force.
         counts: modality -> how many samples have it, which are those that its own output is scored over.
+        details: what stands behind the score, see :func:`~equimodal.diagnostics.score_details`; empty unless asked for.
     """
 
     score: float
@@ -41,6 +43,7 @@ class Evaluation:
     samples: int
     rule: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,25 @@ def _score(method: Method, output: Tensor, target: Tensor) -> float:
     return float(score(method.task, output, target))
 
 
-def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False) -> Evaluation:
+def evaluate(
+    method: Method,
+    batches: Iterable[BatchLike],
+    metrics: bool | Sequence[str] = False,
+    details: bool = False,
+    classes: Sequence[str] = (),
+) -> Evaluation:
     """Scores of ``method`` over all samples of ``batches``, in evaluation mode.
 
     Args:
         method: trained.
         batches: any iterable of batches with targets; the whole of it counts, whatever the batch sizes.
-        metrics: compute the task's torchmetrics too (needs the ``cli`` extra).
+        metrics: compute the task's torchmetrics too (needs the ``cli`` extra); names add others, as ``["f1",
+            "auroc"]``, see :func:`equimodal.tasks.named_metrics`.
+        details: say what stands behind the score too.
+        classes: names of the classes, for the details.
+
+    Raises:
+        UnknownNameError: no such metric for the task.
 
     Example:
         >>> import torch
@@ -139,8 +154,11 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
     values: dict[str, float] = {}
     if metrics:
         collection = method.task.metrics().to(found.output.device)
-        computed = collection(method.task.probabilities(found.output), target_in_unit(method.task, found.target))
+        probabilities, target = method.task.probabilities(found.output), found.target
+        computed = collection(probabilities, target)
         values = {name: float(value) for name, value in computed.items()}
+        others = named_metrics(method.task, [] if isinstance(metrics, bool) else metrics)
+        values |= {name: metric(probabilities, target) for name, metric in others.items() if name not in values}
     return Evaluation(
         _score(method, found.output, found.target),
         float(method.task.loss(found.output, found.target)),
@@ -149,6 +167,7 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
         len(found.target),
         found.rule,
         {m: int(found.there[m].sum()) for m in unimodal},
+        score_details(method.task, found.output, found.target, classes) if details else {},
     )
 
 

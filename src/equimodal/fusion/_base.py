@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equimodal._utils.shapes import line_up
 from equimodal.batch import Tokens, Tree, tree_map, tree_tensors
-from equimodal.errors import ModelError, UnsupportedError
+from equimodal.errors import ModelError, UnsupportedError, did_you_mean
 from equimodal.features import Width, check_feature, kind_of, single_width
 
 Fill = Literal["zeros", "learnt", "renormalise"]
@@ -76,7 +76,10 @@ class Fusion(nn.Module):
             if name == modality:
                 return slice(start, start + _total(width))
             start += _total(width)
-        raise ModelError(f"`modality`: expected one of {list(self.feature_sizes)}. Found {modality!r}.")
+        raise ModelError(
+            f"`modality`: expected one of {list(self.feature_sizes)}. Found {modality!r}."
+            f"{did_you_mean(modality, self.feature_sizes)}"
+        )
 
     def forward(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tree:
         """What the head reads, from the features of some modalities; one that is left out counts as absent."""

@@ -82,6 +82,8 @@ def summarise(
             "under_trained": _by_modality(gaps),
             "rules": _rules(metrics),
             "rule_advice": rule_advice(metrics, outcomes[label]),
+            "metrics": _by_modality([{n: v for n in config.metrics if (v := m["test"].get(n)) is not None}
+                                     for m in metrics]),
             "cost": costs.get(label),
             "seconds": statistics.fmean(m["seconds"] for m in metrics),
         })  # fmt: skip
