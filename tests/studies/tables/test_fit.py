@@ -115,6 +115,37 @@ def test_a_file_is_predicted_in_pieces_in_a_fresh_process(made: Predictor, folde
     np.testing.assert_allclose(found["p_p"], expected["p_p"], rtol=1e-4)
 
 
+def test_a_table_that_cannot_be_used_leaves_no_folder(tmp_path: Path) -> None:
+    for table in (frame().assign(label="p"), frame().head(0), tmp_path / "none.csv"):
+        with pytest.raises(DataError):
+            fit_table(table, "label", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_file_is_read_and_predicted_piece_by_piece(
+    made: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call sees more rows than a piece has, whatever the length of the file; progress counts them all."""
+    new = pd.concat([frame(700, seed=9)] * 3)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    new.to_parquet(tmp_path / "new.parquet")
+    sizes: list[int] = []
+    predict = made.method.predict
+
+    def watched(inputs: Any, present: Any = None) -> Any:
+        sizes.append(len(inputs["table"]))
+        return predict(inputs, present)
+
+    monkeypatch.setattr(made.method, "predict", watched)
+    for name in ("new.csv", "new.parquet"):
+        sizes.clear()
+        done: list[int] = []
+        out = made.predict_file(tmp_path / name, tmp_path / f"{name}.out.csv", progress=done.append)
+        assert max(sizes) <= 512
+        assert done == [512, 1024, 1536, 2048, 2100]
+        assert len(pd.read_csv(out)) == 2100
+
+
 def test_nothing_half_written(made: Predictor, tmp_path: Path) -> None:
     new = frame(700, seed=9).astype({"size": object})
     new.loc[650, "size"] = "big"

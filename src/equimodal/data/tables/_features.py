@@ -14,7 +14,7 @@ LARGEST = 20.0
 """Deviations from the mean beyond which a number is cut."""
 MOST_VALUES = 64
 RARE = 3
-_DAY = 86_400_000_000_000  # nanoseconds
+_DAY = 86_400_000_000  # microseconds
 State = dict[str, Any]
 
 
@@ -39,8 +39,15 @@ def fit_column(table: Table, column: str, kind: str, rows: Array) -> State:
     else:
         values, gaps = own.numbers(column)
     filled = values[~gaps]
-    mean = float(filled.mean()) if len(filled) else 0.0
-    deviation = float(filled.std()) if len(filled) else 0.0
+    with np.errstate(over="ignore"):
+        mean = float(filled.mean()) if len(filled) else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = float(filled.std()) if len(filled) else 0.0
+    if not np.isfinite(mean) or not np.isfinite(deviation):
+        row = int(np.flatnonzero(np.abs(values) == np.abs(filled).max())[0])
+        raise own.refusal(
+            column, row, "numbers whose squares can be added", own.cells(column)[row], "Correct or empty the cell."
+        )
     spread = max(abs(mean), 1.0) * 1e-12
     return state | {
         "mean": mean,
@@ -87,7 +94,7 @@ def _scaled(values: Array, state: Mapping[str, Any]) -> Array:
 
 def days_since_1970(dates: Any) -> Array:
     """Days of a DatetimeIndex in UTC since 1970-01-01, with their fraction."""
-    days: Array = dates.as_unit("ns").asi8 / _DAY
+    days: Array = dates.as_unit("us").asi8 / _DAY
     return days
 
 
@@ -95,5 +102,5 @@ def _circles(dates: Any, clock: bool) -> list[Array]:
     """Sine and cosine of the place in the year and the week, and in the day if ``clock``."""
     parts = [np.asarray(dates.day_of_year, np.float64) / 365.25, np.asarray(dates.day_of_week, np.float64) / 7]
     if clock:
-        parts.append((dates.as_unit("ns").asi8 % _DAY) / _DAY)
+        parts.append((dates.as_unit("us").asi8 % _DAY) / _DAY)
     return [wave(2 * np.pi * part) for part in parts for wave in (np.sin, np.cos)]
