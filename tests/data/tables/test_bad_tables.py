@@ -18,7 +18,7 @@ pytest.importorskip("tokenizers")
 def changed(column: str, row: int, value: Any) -> Any:
     table = frame()
     table[column] = table[column].astype(object)
-    table.loc[row, column] = value
+    table.at[row, column] = value
     return table
 
 
