@@ -9,6 +9,7 @@ from typing import Literal
 from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list
+from equimodal.cli._shared import add_trust
 from equimodal.studies import export_run, load
 from equimodal.studies.tables import PREPARATION
 
@@ -28,6 +29,7 @@ def run(argv: Sequence[str], _: Context) -> int:
     parser.flag(
         "--presence", "The model also takes which samples have which modality; of a run of equimodal fit always."
     )
+    add_trust(parser)
     values = parser.parse(argv)
     suffixes = {".pt2": "torch", ".onnx": "onnx"}
     found = suffixes.get(Path(values["out"]).suffix)

@@ -11,9 +11,9 @@ from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list
 from equimodal.cli._progress import Progress
-from equimodal.cli._shared import shown
+from equimodal.cli._shared import MODEL_NOTES, TRAINING_NOTES, add_metrics, add_running, add_trust, loggers, shown
 from equimodal.data.tables import load_table
-from equimodal.studies import ModelConfig, TrainingConfig
+from equimodal.studies import LoaderConfig, ModelConfig, TrainingConfig
 from equimodal.studies.tables import BUDGET, fit_table
 
 _ABOUT = """Train on a table of your own (.csv, .tsv, .parquet): numbers, categories and dates are one modality, each
@@ -37,6 +37,7 @@ def run(argv: Sequence[str], context: Context) -> int:
         made = fit_table(
             table, target, folder, method=values["method"], options=values["options"] or {},
             model=ModelConfig(**values["model"]), training=TrainingConfig(**values["training"]), seed=values["seed"],
+            metrics=values["metrics"], logger=loggers(values["logger"]), loader=LoaderConfig(**values["loader"]),
             progress=lambda e: progress(e["epoch"], e["epochs"], f"validation {shown(e['score'])}"), **data,
         )  # fmt: skip
     print(made.report)
@@ -80,9 +81,12 @@ def _parser() -> CommandParser:
     parser.add("--sequence_length", int, 1000, "Most steps of sequences of several lengths.")
     parser.add("--method", str | None, None, "Name of the method; default the one to begin with.")
     parser.add("--options", dict[str, Any] | None, None, "Its options, as {weight: 0.5}: equimodal describe METHOD.")
-    parser.add_all("model.", ModelConfig, "model", notes={"fusion": "short: --fusion"})
-    parser.add_all("training.", TrainingConfig, "training; it ends early, see patience")
-    parser.defaults({"training": dataclasses.asdict(BUDGET)})
+    parser.add_all("model.", ModelConfig, "model", notes=MODEL_NOTES)
+    parser.add_all("training.", TrainingConfig, "training; it ends early, see patience", notes=TRAINING_NOTES)
+    add_trust(parser)
+    add_metrics(parser)
+    add_running(parser)
+    parser.defaults({"logger": ["none"], "training": dataclasses.asdict(BUDGET)})
     return parser
 
 

@@ -15,7 +15,7 @@ from equimodal.data import ALL
 from equimodal.errors import BatchError, MethodError
 from equimodal.methods import BatchLike, Method, evaluating
 from equimodal.model import MultimodalModel
-from equimodal.tasks import counting_dtype, mean_ratio, target_in_unit
+from equimodal.tasks import counting_dtype, mean_ratio
 
 Mask = npt.NDArray[np.bool_]
 
@@ -42,7 +42,7 @@ class Tally:
         known = self._terms
         self._terms = (numerator, denominator) if known is None else (known[0] + numerator, known[1] + denominator)
         if self._metric is not None:
-            self._metric.update(self._task.probabilities(output), target_in_unit(self._task, target))
+            self._metric.update(self._task.probabilities(output), target)
         self.samples += len(target)
 
     @property

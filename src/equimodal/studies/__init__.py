@@ -10,14 +10,15 @@ from equimodal.studies.comparisons import (
     ratios,
     summarise,
 )
-from equimodal.studies.outputs import export_run, predict_run, write_predictions
+from equimodal.studies.outputs import export_run, predict_run, write_pack, write_predictions
 from equimodal.studies.reproduction import published_table, published_tables
 from equimodal.studies.runs import OUTCOMES as OUTCOMES
-from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights
+from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights, suggest_rate
 from equimodal.studies.runs import read_outcomes as read_outcomes
 from equimodal.studies.setup import (
     DataConfig,
     Entry,
+    LoaderConfig,
     ModelConfig,
     RunConfig,
     StudyConfig,
@@ -30,6 +31,7 @@ from equimodal.studies.setup import (
     recipe,
     recipes,
     task_options,
+    trusting,
 )
 from equimodal.studies.setup import cell_folder as cell_folder
 from equimodal.studies.setup import companion_options as companion_options
@@ -40,6 +42,7 @@ __all__ = [
     "CONTROLS",
     "DataConfig",
     "Entry",
+    "LoaderConfig",
     "ModelConfig",
     "Predictor",
     "RunConfig",
@@ -71,8 +74,11 @@ __all__ = [
     "recipes",
     "run",
     "save_weights",
+    "suggest_rate",
     "summarise",
     "task_options",
+    "trusting",
     "tune",
+    "write_pack",
     "write_predictions",
 ]

@@ -16,7 +16,7 @@ from equimodal.data.tables._preparation import Preparation, fit_preparation
 from equimodal.data.tables._report import TableReport, table_report
 from equimodal.data.tables._split import drawn_split, split_by_column, strata_of
 from equimodal.data.tables._table import Array, Table, as_table, read_table
-from equimodal.data.tables._target import TaskName, fit_target, standardised, target_values, unit_options
+from equimodal.data.tables._target import TaskName, fit_target, target_values, unit_options, with_moments
 from equimodal.errors import DataError, DataWarning, unknown_name
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def from_dataframe(
             f"{int((parts == 'validation').sum())} of {len(table)}. Give more rows, or a `split` column."
         )
     if goal["task"] == "regression":
-        goal, values = standardised(goal, values, train)
+        goal = with_moments(goal, values, train)
     proposal = propose(table.take(train), columns, [c for c in (target, group, split) if c is not None])
     options = {
         "image_size": image_size, "audio_seconds": audio_seconds, "video_frames": video_frames,

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from equimodal.data import TableDataset, from_dataframe, loader
+from equimodal.data import TableDataset, from_dataframe
+from equimodal.data import loader as batches_of
 from equimodal.data.tables import load_table
 from equimodal.errors import DataError
 from equimodal.methods import Method, default_method
 from equimodal.studies.runs import Progress, fit, own_randomness, run, seal, write_json
-from equimodal.studies.setup import DataConfig, ModelConfig, RunConfig, TrainingConfig, resolved_options, seeded
+from equimodal.studies.setup import (
+    DataConfig,
+    LoaderConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+    resolved_options,
+    seeded,
+)
 from equimodal.studies.tables._predictor import PREPARATION, TABLE, Predictor, load
 
 BUDGET = TrainingConfig(epochs=40, batch_size=64, lr=1e-3, patience=8)
@@ -31,6 +38,9 @@ def fit_table(
     model: ModelConfig | None = None,
     training: TrainingConfig | None = None,
     seed: int = 0,
+    metrics: Sequence[str] = (),
+    logger: Sequence[str] = (),
+    loader: LoaderConfig | None = None,
     progress: Progress | None = None,
     **data_options: Any,
 ) -> Predictor:
@@ -51,6 +61,9 @@ def fit_table(
             :class:`~equimodal.encoders.Conv2d` for pictures, :class:`~equimodal.encoders.Conv1d` for sound.
         training: default 40 epochs of AdamW that end after 8 without a better validation score.
         seed: decides the split, initial weights and the order of the batches.
+        metrics: names of further metrics for the record, see :func:`equimodal.tasks.named_metrics`.
+        logger: names of loggers, of csv, tensorboard, wandb and mlflow.
+        loader: workers that prepare batches.
         progress: called after every epoch.
         **data_options: of :func:`equimodal.data.from_dataframe`: columns, root, group, split, task ...
 
@@ -77,12 +90,15 @@ def fit_table(
         training or dataclasses.replace(BUDGET),
         seed,
         probe=False,
+        metrics=list(metrics),
+        logger=list(logger),
+        loader=loader or LoaderConfig(),
     )
-    metrics = run(config, folder, data=data, progress=progress, loggers=False)
+    found = run(config, folder, data=data, progress=progress)
     write_json(folder / PREPARATION, data.preparation.to_dict())
     seal(folder, (PREPARATION,))
     made = load(folder)
-    scores = test_scores(metrics, data)
+    scores = test_scores(found, data)
     unit = None if made.classes else f"of the column {target!r}; `loss` is of standardised numbers"
     about = {"report": data.report.to_dict(), "test": scores, "unit": unit, "text": str(data.report)}
     write_json(folder / TABLE, about)
@@ -99,7 +115,7 @@ def train_table(data: TableDataset, config: RunConfig, folder: Path) -> Method:
     with own_randomness():
         method = seeded(config, data)
         fit(method, data.train, data.validation, config, folder, loggers=False)
-        method.fit_inference(loader(data.validation, 256))
+        method.fit_inference(batches_of(data.validation, 256))
     return method.eval()
 
 
@@ -128,8 +144,7 @@ def test_scores(metrics: Mapping[str, Any], data: TableDataset) -> dict[str, flo
     score = float(metrics["test"]["score"])
     if data.preparation.target["task"] == "classification":
         return {"accuracy": score, "constant": float((test == train.bincount().argmax()).double().mean())}
-    middle = torch.full((len(test), 1), float(train.quantile(0.5)))
-    return {"mae": -score, "constant": -float(data.task.score(middle, test))}
+    return {"mae": -score, "constant": float((test - train.quantile(0.5)).abs().double().mean())}
 
 
 def _data_config(name: str, target: str, options: Mapping[str, Any]) -> DataConfig:

@@ -19,7 +19,7 @@ from equimodal.errors import DataError, DataWarning, StorageError, unknown_name
 from equimodal.export import Format
 from equimodal.methods import Method
 from equimodal.studies.runs import load_weights, own_randomness, read_json, read_yaml, verify, warn_versions
-from equimodal.studies.setup import RunConfig, seeded
+from equimodal.studies.setup import RunConfig, check_trust, seeded, trusting
 from equimodal.studies.tables._graph import export_table
 
 PREPARATION = "preparation.json"
@@ -259,6 +259,7 @@ def load(folder: str | Path) -> Predictor:
     Raises:
         DataError: no finished run, one that was not made from a table, or a file that has changed since.
         CheckpointError: weights that are not those of the run.
+        MethodError: its model is code that the caller has not named, see :func:`equimodal.studies.trusting`.
 
     Warns:
         EquimodalWarning: it was made with other versions of this library or of torch.
@@ -272,10 +273,11 @@ def load(folder: str | Path) -> Predictor:
     verify(folder)
     warn_versions([folder])
     config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
+    check_trust(config.model.own_encoders, config.model.own_model)
     preparation = Preparation.from_dict(read_json(folder / PREPARATION))
     data = blank(preparation)
     data.choose_task(**{**unit_options(preparation.target), **config.data.task})
-    with own_randomness():
+    with own_randomness(), trusting((), folder):
         method = seeded(config, data)
     load_weights(method, folder / "weights.safetensors")
     known = read_json(folder / TABLE) if (folder / TABLE).is_file() else {}
