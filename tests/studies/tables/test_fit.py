@@ -16,7 +16,7 @@ from equimodal.cli import main
 from equimodal.data import from_dataframe
 from equimodal.errors import DataError, DataWarning, UnknownNameError
 from equimodal.studies import ModelConfig, Predictor, TrainingConfig, fit_table
-from tests.data.tables.helpers import frame, pd, with_images
+from tests.data.tables.helpers import film, foreign_tokenizer, frame, pd, with_images
 
 for library in ("tokenizers", "lightning", "safetensors", "yaml"):
     pytest.importorskip(library)
@@ -209,6 +209,32 @@ def test_a_log_target_comes_back(tmp_path: Path) -> None:
     assert found.min() > 0
     assert made.test["mae"] == pytest.approx(error, rel=1e-4)
     assert np.corrcoef(np.log(found), size)[0, 1] > 0.9
+
+
+@pytest.mark.slow
+def test_videos_lists_and_a_foreign_tokenizer_from_training_to_prediction(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    film(tmp_path / "dark.mp4", [20, 40])
+    film(tmp_path / "light.mp4", [200, 240])
+    label = np.arange(40) % 2
+    table = pd.DataFrame(
+        {
+            "clip": [None if i % 5 == 0 else ("dark.mp4", "light.mp4")[k] for i, k in enumerate(label)],
+            "walk": [None if i % 5 == 1 else [float(k)] * (2 + i % 4) for i, k in enumerate(label)],
+            "say": [None if i % 5 == 2 else ("red apple", "green sea")[k] for i, k in enumerate(label)],
+            "label": np.array(["no", "yes"])[label],
+        }
+    )
+    folder = foreign_tokenizer(tmp_path / "tokenizer", "<pad>", 3)
+    run = tmp_path / "run"
+    fit_table(table, "label", run, root=tmp_path, image_size=8, video_frames=2, tokenizer=folder, model=SMALL,
+              training=SHORT, columns={"say": "text"})  # fmt: skip
+    made = equimodal.load(run)
+    found = made.predict(table, root=tmp_path)
+    assert (found["prediction"] == table["label"]).mean() > 0.8
+    for name, rest in (("clip", 0), ("walk", 1), ("say", 2)):
+        assert (found[f"present_{name}"] == (np.arange(40) % 5 != rest)).all()
+    made.predict(table.assign(clip="none.mp4"), root=tmp_path, modalities=["walk", "say"])  # is not opened
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

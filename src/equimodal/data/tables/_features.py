@@ -39,7 +39,7 @@ def fit_column(table: Table, column: str, kind: str, rows: Array) -> State:
     else:
         values, gaps = own.numbers(column)
     filled = values[~gaps]
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         mean = float(filled.mean()) if len(filled) else 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         deviation = float(filled.std()) if len(filled) else 0.0
