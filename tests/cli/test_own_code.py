@@ -78,7 +78,7 @@ def test_an_encoder_and_a_whole_model(place: Path, cli: CLI) -> None:
     with pytest.raises(MethodError, match="trusting"):
         load_run("one")
     with trusting(["users_own"]):
-        assert load_run("one")[2].model.feature_sizes["m1"] == 5  # type: ignore[index]
+        assert load_run("one")[2].model.feature_sizes["m1"] == 5
     cli([*TRAIN, "--method", "MultiLoss", "--model", "users_own:build(width=2)", "--out", "two"])
     with trusting(["users_own"]):
         assert len(predict_run("two")["prediction"]) == 24
