@@ -192,9 +192,8 @@ def test_method_pages_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None
     assert module.main(["--check"]) == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods/index.md"])
-def test_every_method_is_listed(page: str) -> None:
-    listed = {link for link in links(ROOT / page) if "methods" in link or "/" not in link}
+def test_every_method_is_listed() -> None:
+    listed = {link for link in links(ROOT / "docs" / "methods" / "index.md") if "/" not in link}
     missing = [n for n in methods.available() if not any(link.endswith(f"{n.lower()}.md") for link in listed)]
     assert not missing
 

@@ -49,6 +49,15 @@ SECTIONS = (
     *(Section(title, title.lower(), SectionType.SINGULAR) for title in ("Returns", "Example", "References", "Shapes")),
 )
 HAND_WRITTEN = {"index.md"}
+PICTURE = """\
+![Validation accuracy of {name} over the epochs on avdigits, and of each modality, with Joint and Ensemble in \
+grey](../images/methods/{file}.svg)
+
+*Validation accuracy on MNIST digits paired with recorded ones: the prediction, and each modality alone. In grey the
+controls. One seed, six epochs, the same encoders and budget for every method, defaults, nothing tuned: it shows how the
+method behaves, not how good it is. Made by `scripts/method_pictures.py`; scores with intervals:
+[benchmarks](../benchmarks.md).*
+"""
 
 
 def pages() -> dict[Path, str]:
@@ -80,6 +89,8 @@ def method_page(name: str, method: type[Method]) -> str:
     } | ({"Order of the encoders": info.order} if info.order else {})
     lines.append("| | |\n|---|---|\n" + "\n".join(f"| {k} | {cell(v)} |" for k, v in facts.items()) + "\n")
     lines.append(markdown(body) + "\n")
+    if (ROOT / f"docs/images/methods/{name.lower()}.svg").exists():
+        lines.append(PICTURE.format(name=name, file=name.lower()))
     lines.append("## Arguments\n")
     lines.append("`model` and `task` come first; all others are keyword-only.\n")
     lines.append(arguments(method, sections.get("Args", "")) + "\n")

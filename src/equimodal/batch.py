@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from equimodal._utils.shapes import line_up
-from equimodal.errors import BatchError, NonFiniteError
+from equimodal.errors import BatchError, NonFiniteError, did_you_mean
 
 Tree = Any
 """A tensor, or any nesting of dicts, lists and tuples of tensors, with samples on the first axis."""
@@ -217,6 +217,7 @@ class Batch:
             if unknown:
                 raise BatchError(
                     f"`present`: expected the modalities of `inputs` {sorted(self.inputs)}. Found unknown {unknown}."
+                    f"{did_you_mean(unknown, self.inputs)}"
                 )
             if not isinstance(self.present, Presence):
                 object.__setattr__(self, "present", Presence(self.present, tuple(self.inputs), self.index))
@@ -275,7 +276,10 @@ class Batch:
     def only(self, modality: str) -> Batch | None:
         """The samples that have ``modality``, with this input alone; ``None`` when no sample has it."""
         if modality not in self.inputs:
-            raise BatchError(f"`modality`: expected one of {list(self.inputs)}. Found {modality!r}.")
+            raise BatchError(
+                f"`modality`: expected one of {list(self.inputs)}. Found {modality!r}."
+                f"{did_you_mean(modality, self.inputs)}"
+            )
         rows = self.rows(modality)
         alone = self._like(inputs={modality: self.inputs[modality]}, present=None)
         if rows is None:

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from equimodal._utils.modules import QuickParameters, parameters_in
 from equimodal.batch import Presence, Tokens, Tree, tree_map, tree_tensors
-from equimodal.errors import BatchError, ModelError
+from equimodal.errors import BatchError, ModelError, did_you_mean
 from equimodal.features import Kind, Width, check_feature
 
 
@@ -134,7 +134,10 @@ class MultimodalModel(QuickParameters):
             found[modality] = size
         unknown = sorted(set(sizes) - set(found))
         if unknown:
-            raise ModelError(f"`feature_sizes`: expected the modalities {list(found)}. Found unknown {unknown}.")
+            raise ModelError(
+                f"`feature_sizes`: expected the modalities {list(found)}. Found unknown {unknown}."
+                f"{did_you_mean(unknown, found)}"
+            )
         return found
 
     @property
@@ -151,7 +154,10 @@ class MultimodalModel(QuickParameters):
         """The encoder of ``modality``."""
         position = self._positions.get(modality)
         if position is None:
-            raise BatchError(f"`modality`: expected one of {list(self._names)}. Found {modality!r}.")
+            raise BatchError(
+                f"`modality`: expected one of {list(self._names)}. Found {modality!r}."
+                f"{did_you_mean(modality, self._names)}"
+            )
         encoder: nn.Module = self.encoders._modules[position]
         return encoder
 
@@ -168,7 +174,10 @@ class MultimodalModel(QuickParameters):
         """modality -> features; rows of absent samples are zero and their encoder does not see them."""
         if not self._positions.keys() >= inputs.keys():
             unknown = sorted(set(inputs) - set(self._names))
-            raise BatchError(f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}.")
+            raise BatchError(
+                f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}."
+                f"{did_you_mean(unknown, self._names)}"
+            )
         presence = Presence.of(present)
         wanted = [m for m in self._names if m in inputs] if modalities is None else list(modalities)
         missing = [m for m in wanted if m not in inputs]

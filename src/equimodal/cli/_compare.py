@@ -16,6 +16,7 @@ from equimodal.cli._shared import add_metrics, add_parts, add_trust, check_optio
 from equimodal.errors import unknown_name
 from equimodal.methods import get
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, StudyError, TrainingConfig, compare
+from equimodal.studies.comparisons import with_evaluations
 from equimodal.studies.runs import write_text
 from equimodal.studies.setup import build_data
 
@@ -69,9 +70,16 @@ def study_config(values: Mapping[str, Any]) -> StudyConfig:
 
 
 def run_and_report(
-    config: StudyConfig, folder: Path, workers: int, context: Context, resume: str, *, cost: bool = True
+    config: StudyConfig,
+    folder: Path,
+    workers: int,
+    context: Context,
+    resume: str,
+    *,
+    cost: bool = True,
+    advice: str = "",
 ) -> int:
-    """Run what is not finished, print the table, write the reports; the path of the report is printed last."""
+    """Run what is not finished, print table, verdict and ``advice``, write the reports; their path is printed last."""
     from equimodal.report import markdown_table, render_report, text_table, verdict
 
     failed: StudyError | None = None
@@ -83,11 +91,14 @@ def run_and_report(
     except StudyError as error:
         failed, study = error, error.study
     if study["rows"]:
-        print(f"{text_table(study)}\n\n{verdict(study)}\n")
-        write_text(folder / "table.md", f"{markdown_table(study)}\n{verdict(study)}\n")
+        study = with_evaluations(study, folder)
+        print(f"{text_table(study)}\n\n{verdict(study, folder)}\n")
+        write_text(folder / "table.md", f"{markdown_table(study)}\n{verdict(study, folder)}\n")
         render_report(study, folder / "report.html")
     if failed is not None:
         raise failed
+    if advice:
+        print(f"{advice}\n")
     print(f"report: {folder / 'report.html'}" if sys.stdout.isatty() else folder / "report.html")
     return 0
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from equimodal.data._card import FORMAT
 from equimodal.data._columns import is_missing, missing_names, names, numbers, plain_array
 from equimodal.data._modality import channels_last
-from equimodal.errors import DataError, DataWarning
+from equimodal.errors import DataError, DataWarning, did_you_mean
 
 Array = npt.NDArray[Any]
 TaskKind = Literal["classification", "multilabel", "regression", "segmentation"]
@@ -40,14 +40,21 @@ def describe_arrays(
     classes: Sequence[str] | None,
     validation: Mapping[str, Any] | None,
     provenance: dict[str, Any],
+    masks: Mapping[str, npt.ArrayLike] | None = None,
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays of a bundle under their names, and its card as plain values."""
     if not isinstance(inputs, Mapping) or not inputs:
         raise DataError("`inputs`: expected a mapping from modality name to an array, with at least one entry.")
-    for argument, mapping in (("present", present), ("kinds", kinds), ("units", units), ("standardise", standardise)):
+    named = (
+        ("present", present), ("kinds", kinds), ("units", units), ("standardise", standardise), ("masks", masks)
+    )  # fmt: skip
+    for argument, mapping in named:
         unknown = sorted(set(mapping or {}) - set(inputs))
         if unknown:
-            raise DataError(f"`{argument}`: expected modalities of `inputs` {sorted(inputs)}. Found unknown {unknown}.")
+            raise DataError(
+                f"`{argument}`: expected modalities of `inputs` {sorted(inputs)}. Found unknown {unknown}."
+                f"{did_you_mean(unknown, inputs)}"
+            )
     arrays: dict[str, Array] = {}
     modalities: dict[str, Any] = {}
     for key, value in inputs.items():
@@ -62,6 +69,9 @@ def describe_arrays(
         }
         if units and key in units:
             modalities[key]["units"] = units[key]
+        if masks and key in masks:
+            arrays[f"mask_{key}"] = numbers_of_mask(masks[key], key)
+            modalities[key]["mask"] = f"mask_{key}"
     arrays["target"], goal = _goal(target, task, classes)
     arrays["split"], protocol = _split(split, validation)
     card: dict[str, Any] = {"format": FORMAT, "name": name, **provenance, "modalities": modalities}
@@ -116,6 +126,16 @@ def kind_of_array(array: Array, key: str) -> str:
     return kind
 
 
+def numbers_of_mask(value: npt.ArrayLike, key: str) -> Array:
+    """Lengths (N,), or which steps are real (N, T)."""
+    array = plain_array(value, f"masks[{key!r}]")
+    if array.dtype.kind not in "biu" or array.ndim not in (1, 2):
+        raise DataError(
+            f"`masks[{key!r}]`: expected lengths (N,), or booleans (N, T). Found {array.dtype} {array.shape}."
+        )
+    return array
+
+
 def _flags(value: npt.ArrayLike, name: str) -> Array:
     array = plain_array(value, name)
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
@@ -127,7 +147,10 @@ def _flags(value: npt.ArrayLike, name: str) -> Array:
 def _goal(target: npt.ArrayLike, task: str, classes: Sequence[str] | None) -> tuple[Array, dict[str, Any]]:
     """The targets, and what the card says of them."""
     if task not in get_args(TaskKind):
-        raise DataError(f"`task`: expected one of {', '.join(get_args(TaskKind))}. Found {task!r}.")
+        raise DataError(
+            f"`task`: expected one of {', '.join(get_args(TaskKind))}. Found {task!r}."
+            f"{did_you_mean(task, get_args(TaskKind))}"
+        )
     if task == "classification":
         labels, names = _classes(target, classes)
         return labels, {"classes": names}

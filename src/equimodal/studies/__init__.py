@@ -10,7 +10,7 @@ from equimodal.studies.comparisons import (
     ratios,
     summarise,
 )
-from equimodal.studies.outputs import export_run, predict_run, write_predictions
+from equimodal.studies.outputs import export_run, predict_run, write_pack, write_predictions
 from equimodal.studies.reproduction import published_table, published_tables
 from equimodal.studies.runs import OUTCOMES as OUTCOMES
 from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights, suggest_rate
@@ -79,5 +79,6 @@ __all__ = [
     "task_options",
     "trusting",
     "tune",
+    "write_pack",
     "write_predictions",
 ]

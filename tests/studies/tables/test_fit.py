@@ -13,6 +13,7 @@ import pytest
 
 import equimodal
 from equimodal.cli import main
+from equimodal.data import from_dataframe
 from equimodal.errors import DataError, DataWarning, UnknownNameError
 from equimodal.studies import ModelConfig, Predictor, TrainingConfig, fit_table
 from tests.data.tables.helpers import frame, pd, with_images
@@ -154,10 +155,29 @@ def test_pictures_and_a_number_in_its_unit(tmp_path: Path) -> None:
     assert float(found["prediction"].max()) < 1070
     assert set(made.test) == {"mae", "constant"}
     assert made.test["mae"] < 60
+    kept = json.loads((run / "metrics.json").read_text())
+    rows = from_dataframe(table, "price", root=tmp_path, image_size=16, columns={"weight": "number"}).test.rows.numpy()
+    error = (found["prediction"] - table["price"]).abs().iloc[rows].mean()
+    assert kept["test"]["mae"] == pytest.approx(error, rel=1e-4)
+    assert made.test["mae"] == pytest.approx(-kept["test"]["score"])
+    assert made.test["constant"] > 10
+    assert "'price'" in json.loads((run / "table.json").read_text())["unit"]
     table.loc[1, "photo"] = "none.png"
     with pytest.raises(DataError, match="column 'photo', row 1"):
         made.predict(table, root=tmp_path)
     made.predict(table, root=tmp_path, modalities=["table"])  # a picture that is not used is not opened
+
+
+def test_a_log_target_comes_back(tmp_path: Path) -> None:
+    size = np.random.default_rng(0).normal(size=120)
+    table = pd.DataFrame({"size": size, "price": np.exp(3 * size + 5)})
+    made = fit_table(table, "price", tmp_path / "run", model=SMALL, training=SHORT, log_target=True)
+    found = equimodal.load(tmp_path / "run").predict(table)["prediction"].to_numpy(float)
+    rows = from_dataframe(table, "price", log_target=True).test.rows.numpy()
+    error = np.abs(found - table["price"].to_numpy())[rows].mean()
+    assert found.min() > 0
+    assert made.test["mae"] == pytest.approx(error, rel=1e-4)
+    assert np.corrcoef(np.log(found), size)[0, 1] > 0.9
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from equimodal.data.tables._kinds import KINDS, Group, Proposal, propose
 from equimodal.data.tables._preparation import Preparation
 from equimodal.data.tables._report import TableReport
 from equimodal.data.tables._table import FORMATS, Table, as_table, count_rows, read_pieces, read_table
-from equimodal.data.tables._target import in_unit
+from equimodal.data.tables._target import unit_options
 
 __all__ = [
     "FORMATS",
@@ -19,9 +19,9 @@ __all__ = [
     "as_table",
     "count_rows",
     "from_dataframe",
-    "in_unit",
     "load_table",
     "propose",
     "read_pieces",
     "read_table",
+    "unit_options",
 ]

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from equimodal.data import Dataset
-from equimodal.diagnostics import Outcomes
+from equimodal.diagnostics import Outcomes, score_interval
 from equimodal.errors import DataError
 from equimodal.methods import get
+from equimodal.studies.comparisons._details import run_record
 from equimodal.studies.comparisons._differences import differences
+from equimodal.studies.comparisons._rules import rule_advice
 from equimodal.studies.runs import (
     OUTCOMES,
     SELECTIONS,
@@ -31,8 +33,9 @@ def summarise(
     config: StudyConfig, folder: Path, data: Dataset, costs: Mapping[str, float], failures: Mapping[str, str]
 ) -> dict[str, Any]:
     """The study as plain data: rows with mean and spread over seeds, histories, what is missing."""
-    rows, histories, incomplete = [], [], [f"failed: {c}: {why}" for c, why in failures.items()]
+    rows, histories, runs, incomplete = [], [], [], [f"failed: {c}: {why}" for c, why in failures.items()]
     entries, cells = config.rows(data), config.cells(data)
+    parts = list(getattr(data.task, "regions", ()))
     found: dict[str, list[dict[str, Any]]] = {}
     outcomes: dict[str, dict[int, dict[str, Outcomes]]] = {}
     for label in entries:
@@ -47,7 +50,8 @@ def summarise(
                 incomplete.append(f"left out: {name}: {error}")
                 continue
             found.setdefault(label, []).append(read)
-            outcomes.setdefault(label, {})[seed] = read_outcomes(cell / OUTCOMES)
+            own = outcomes.setdefault(label, {}).setdefault(seed, read_outcomes(cell / OUTCOMES))
+            runs.append(run_record(label, read, cell.relative_to(folder).as_posix(), cell, own, parts))
             histories.append({"method": label, "seed": seed, "epochs": epochs_of(cell / "history.jsonl")})
     independent = next((label for label, e in entries.items() if get(e.method).info.role == "independent"), "")
     alone = {m["seed"]: m["probe"] for m in found.get(independent, []) if "probe" in m}
@@ -67,6 +71,7 @@ def summarise(
             "role": get(entries[label].method).info.role,
             "uses": entries[label].uses,
             "seeds": len(metrics),
+            "score_interval": _interval(outcomes[label]),
             "score_mean": mean,
             "score_std": std,
             "scores": [m["test"]["score"] for m in metrics],
@@ -76,6 +81,7 @@ def summarise(
             "own_output_samples": metrics[0]["test"].get("unimodal_samples"),
             "under_trained": _by_modality(gaps),
             "rules": _rules(metrics),
+            "rule_advice": rule_advice(metrics, outcomes[label]),
             "metrics": _by_modality([{n: v for n in config.metrics if (v := m["test"].get(n)) is not None}
                                      for m in metrics]),
             "cost": costs.get(label),
@@ -87,7 +93,8 @@ def summarise(
         "created": time.strftime("%Y-%m-%d %H:%M"),
         "metric": {"name": data.task.main_metric, "higher_is_better": data.task.higher_is_better},
         "dataset": {"name": data.name, "target": data.target, "fingerprint": data.fingerprint, "samples": data.parts,
-                    "modalities": list(data.modalities), "classes": len(data.classes)},
+                    "modalities": list(data.modalities), "classes": len(data.classes),
+                    "class_names": list(map(str, data.classes))},
         "protocol": {"name": data.protocol.name, "description": data.protocol.description,
                      "validation": getattr(data.protocol, "validation", None)},
         "selection": SELECTIONS[config.training.selection] + "; inference rules and temperatures fitted on "
@@ -97,6 +104,7 @@ def summarise(
         "rows": rows,
         "differences": differences(outcomes, rivals, independent),
         "histories": histories,
+        "runs": runs,
         "incomplete": incomplete,
         "environment": environment(),
     })  # fmt: skip
@@ -126,6 +134,12 @@ def _sum_of_phases(losses: Mapping[str, float]) -> float:
     """The loss of an epoch on record by a version that did not say which of its losses are phases."""
     parts = ("task", "fused", "direction")  # what the methods of that version reported beside their phases
     return sum(value for name, value in losses.items() if "/" not in name and name not in parts)
+
+
+def _interval(by_seed: Mapping[int, Mapping[str, Outcomes]]) -> list[float] | None:
+    """Of the mean score over seeds and samples, 95 %; ``None`` where the runs recorded no outcomes."""
+    own = [o["prediction"] for o in by_seed.values() if "prediction" in o]
+    return list(score_interval(own)) if own and len({o.numerator.shape for o in own}) == 1 else None
 
 
 def _trained_probes(metrics: Mapping[str, Any], entry: Entry) -> dict[str, float]:

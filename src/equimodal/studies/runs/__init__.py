@@ -2,10 +2,10 @@
 
 from equimodal.studies.runs._companions import load_companions
 from equimodal.studies.runs._fit import Progress, fit
-from equimodal.studies.runs._identity import check_config
+from equimodal.studies.runs._identity import check_config, located
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
-from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes
+from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
 from equimodal.studies.runs._parts import train_part
 from equimodal.studies.runs._randomness import own_randomness
 from equimodal.studies.runs._rate import suggest_rate
@@ -16,6 +16,7 @@ from equimodal.studies.runs._records import (
     read_json,
     read_lines,
     read_yaml,
+    text_of_json,
     write_bytes,
     write_json,
     write_text,
@@ -48,6 +49,7 @@ __all__ = [
     "load_run",
     "load_selected",
     "load_weights",
+    "located",
     "locked",
     "own_randomness",
     "plain",
@@ -57,12 +59,14 @@ __all__ = [
     "read_lines",
     "read_metrics",
     "read_outcomes",
+    "read_sample_predictions",
     "read_yaml",
     "run",
     "save_weights",
     "seal",
     "stored_config",
     "suggest_rate",
+    "text_of_json",
     "train_part",
     "verify",
     "warn_versions",

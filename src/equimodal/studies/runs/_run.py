@@ -10,7 +10,15 @@ from typing import Any
 
 from equimodal._utils.outside import check_folder
 from equimodal.data import Dataset, TestSplit, loader, require
-from equimodal.diagnostics import Evaluation, Outcomes, evaluate, probe_scores, rule_outcomes, sample_outcomes
+from equimodal.diagnostics import (
+    Evaluation,
+    Outcomes,
+    SamplePredictions,
+    evaluate,
+    probe_outcomes,
+    rule_outcomes,
+    sample_records,
+)
 from equimodal.errors import DataError
 from equimodal.methods import Method, refuse_incomplete
 from equimodal.studies.runs._companions import WEIGHTS, load_companions
@@ -188,10 +196,10 @@ def conclude(method: Method, data: Dataset, config: RunConfig, folder: Path, bes
         folder: of the run, with its history.
         best: what :func:`fit` returned.
     """
-    metrics, details, outcomes = _finish(method, data, config, best)
+    metrics, details, outcomes, predictions = _finish(method, data, config, best)
     metrics["seconds"] = sum(record["seconds"] for record in read_history(folder / "history.jsonl"))
     save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
-    write_outcomes(folder / OUTCOMES, outcomes)
+    write_outcomes(folder / OUTCOMES, outcomes, predictions)
     if details:
         write_json(folder / DETAILS, details)
     write_json(folder / METRICS, metrics)
@@ -210,7 +218,7 @@ def _scores(found: Evaluation) -> dict[str, Any]:
 
 def _finish(
     method: Method, data: Dataset, config: RunConfig, best: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Outcomes]]:
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Outcomes], SamplePredictions | None]:
     """Fit the inference rule on validation data, then look at the test split, once."""
     size = max(256, config.training.batch_size)
     validation = loader(data.validation, size)
@@ -237,11 +245,11 @@ def _finish(
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
     }
+    outcomes, predictions = sample_records(method, test)
+    outcomes |= {f"rule/{r}": o for r, (_, o) in rules.items()}
     if config.probe:
         train = loader(data.train, size, shuffle=False)
-        metrics["probe"] = probe_scores(method, train, validation, test)
-    return (
-        plain(metrics),
-        plain(details),
-        sample_outcomes(method, test) | {f"rule/{r}": o for r, (_, o) in rules.items()},
-    )
+        probes = probe_outcomes(method, train, validation, test)
+        metrics["probe"] = {m: float(o.score()) for m, o in probes.items()}
+        outcomes |= {f"probe/{m}": o for m, o in probes.items()}
+    return plain(metrics), plain(details), outcomes, predictions

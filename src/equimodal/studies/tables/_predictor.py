@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from equimodal.batch import Tree, tree_map
 from equimodal.data import Dataset, from_arrays
-from equimodal.data.tables import Preparation, Table, as_table, in_unit, read_pieces
+from equimodal.data.tables import Preparation, Table, as_table, read_pieces, unit_options
 from equimodal.errors import DataError, DataWarning, StorageError, unknown_name
 from equimodal.methods import Method
 from equimodal.studies.runs import load_weights, own_randomness, read_json, read_yaml, verify, warn_versions
@@ -167,8 +168,13 @@ class Predictor:
     def experts(self) -> tuple[str, ...]:
         """What the inference rule weighs: modalities, and the joint head under its key; empty if it weighs nothing."""
         arrays = {n: np.zeros((1, *m["shape"]), _type(m)) for n, m in self.preparation.modalities.items()}
+        return tuple(self.method.predict(self._tensors(arrays)).weights)
+
+    def _tensors(self, arrays: Mapping[str, Any]) -> dict[str, Tree]:
+        """Prepared samples on the device of the model."""
         device = next(self.method.parameters()).device
-        return tuple(self.method.predict({n: torch.from_numpy(x).to(device) for n, x in arrays.items()}).weights)
+        made = {n: self.preparation.tensor(n, x) for n, x in arrays.items()}
+        return {n: tree_map(lambda t: t.to(device), x) for n, x in made.items()}
 
     @torch.no_grad()
     def _piece(self, table: Table, root: Path, wanted: set[str]) -> Any:
@@ -189,7 +195,7 @@ class Predictor:
 
     def _predict(self, arrays: Any, present: Any, rows: Any, columns: dict[str, Any]) -> None:
         device = next(self.method.parameters()).device
-        inputs = {m: torch.from_numpy(np.ascontiguousarray(x[rows])).to(device) for m, x in arrays.items()}
+        inputs = self._tensors({m: x[rows] for m, x in arrays.items()})
         masks = {m: torch.from_numpy(mask[rows]).to(device) for m, mask in present.items()}
         prediction = self.method.predict(inputs, masks)
         values = self.method.task.probabilities(prediction.output).cpu().double().numpy()
@@ -208,10 +214,10 @@ class Predictor:
         return np.full(size, None, dtype=object) if self.classes else np.full(size, np.nan)
 
     def _named(self, values: Any) -> Any:
-        """Names of classes, or numbers in the unit of the target."""
+        """Names of classes, or numbers, which the task gives in the unit of the target."""
         if self.classes:
             return np.array(self.classes, dtype=object)[values.argmax(1)]
-        return in_unit(self.preparation.target, values[:, 0] if values.ndim > 1 else values)
+        return values
 
 
 def load(folder: str | Path) -> Predictor:
@@ -239,8 +245,7 @@ def load(folder: str | Path) -> Predictor:
     check_trust(config.model.own_encoders, config.model.own_model)
     preparation = Preparation.from_dict(read_json(folder / PREPARATION))
     data = blank(preparation)
-    if config.data.task:
-        data.choose_task(**config.data.task)
+    data.choose_task(**{**unit_options(preparation.target), **config.data.task})
     with own_randomness(), trusting((), folder):
         method = seeded(config, data)
     load_weights(method, folder / "weights.safetensors")
@@ -264,8 +269,10 @@ def blank(preparation: Preparation) -> Dataset:
             task=target["task"],
             kinds={name: preparation.kind(name) for name in inputs},
             standardise=dict.fromkeys(inputs, "none"),
+            masks={name: np.full(rows, own["shape"][0]) for name, own in preparation.modalities.items()
+                   if preparation.steps(name)},
             classes=target.get("classes") or None,
-        )
+        )  # fmt: skip
 
 
 def _type(modality: Mapping[str, Any]) -> type[Any]:
