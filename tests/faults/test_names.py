@@ -156,7 +156,8 @@ def test_what_is_near() -> None:
     "bounds",
     [
         {"above": 1, "below": 0}, {"at_least": 1, "at_most": 0}, {"above": 1, "at_most": 1},
-        {"at_least": 1, "below": 1}, {"above": 0, "at_least": 1}, {"below": 0, "at_most": 1}, {"above": float("nan")}, {"at_most": float("nan")},
+        {"at_least": 1, "below": 1}, {"above": 0, "at_least": 1}, {"below": 0, "at_most": 1},
+        {"above": float("nan")}, {"at_most": float("nan")},
     ],
 )  # fmt: skip
 def test_bounds_that_no_number_is_between_are_refused(bounds: dict[str, float]) -> None:
