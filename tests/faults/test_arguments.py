@@ -28,29 +28,10 @@ from equimodal.methods import Joint
 from tests.faults.families import attempt, many
 
 NAN, INF = float("nan"), float("inf")
-WRONG = [
-    None,
-    "a",
-    "",
-    NAN,
-    INF,
-    -INF,
-    -1,
-    0,
-    1,
-    2,
-    0.5,
-    1e300,
-    True,
-    [],
-    [1],
-    ["a", 1],
-    [NAN, 1.0],
-    (1, 0),
-    {},
-    {"a": 1},
-]
-WRONG += [object(), b"x", 1j, np.float32(2), np.array([1.0, 2.0]), torch.tensor(3.0), range(3), {"a": (0, 9)}, [[1], 2]]
+WRONG: list[Any] = [
+    None, "a", "", b"x", NAN, INF, -INF, -1, 0, 1, 2, 0.5, 1e300, 1j, True, [], [1], ["a", 1], [NAN, 1.0], [[1], 2],
+    (1, 0), {}, {"a": 1}, {"a": (0, 9)}, range(3), object(), np.float32(2), np.array([1.0, 2.0]), torch.tensor(3.0),
+]  # fmt: skip
 TASKS: list[Callable[..., Any]] = [Classification, MultiLabel, Regression, Segmentation]
 SIZES = {"num_classes": 3, "num_labels": 3, "size": 2}
 

@@ -50,10 +50,10 @@ def test_a_wrong_unit_is_refused() -> None:
         {"mean": "a"},
     ):
         with pytest.raises(TargetError, match=f"`{next(iter(options))}`: expected"):
-            Regression(**options)  # type: ignore[arg-type]
+            Regression(**options)
 
 
-UNIT = {"mean": [400.0, -3.0], "deviation": [50.0, 50.0]}
+UNIT: dict[str, Any] = {"mean": [400.0, -3.0], "deviation": [50.0, 50.0]}
 
 
 @pytest.mark.parametrize("name", available(outside=False))

@@ -17,7 +17,7 @@ from equimodal.errors import DataError
 from equimodal.studies.runs._records import write_bytes
 
 OUTCOMES = "outcomes.npz"
-_HINT = "What was written before still is; free space and continue with --resume."
+_HINT = "What was written before still is; free space and call again (train: with --resume)."
 
 
 def write_outcomes(path: Path, outcomes: Mapping[str, Outcomes]) -> Path:
