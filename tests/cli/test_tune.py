@@ -58,7 +58,7 @@ def test_the_page_needs_nothing_else_and_says_everything(tuned: Path) -> None:
     page, found = (tuned / "report.html").read_text(), record(tuned)
     assert not re.search(r"(?:src|href)=\"(?!#)", page)
     assert "http" not in page
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
     for trial in found["trials"]:
         if trial["score"] is not None:
             assert f"<td>{trial['number']} {trial['method']}" in page
@@ -78,7 +78,7 @@ def test_what_a_record_says_is_escaped(tuned: Path, tmp_path: Path) -> None:
     found["title"] = "<script>alert(1)</script>"
     found["trials"][0]["method"] = "<b>\x1b[31mJoint"
     page = render_tuning(found, tmp_path / "page.html").read_text()
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
     assert "<b>" not in page
     assert "\x1b" not in page
     assert "\x1b" not in tuning_table({**found, "verdict": {**found["verdict"], "words": "\x1b[31mTake"}})
