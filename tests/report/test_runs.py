@@ -45,6 +45,13 @@ def test_many_classes_have_pairs_instead_of_a_matrix() -> None:
     assert page["pairs"] == [("0", "1", 1), ("2", "0", 1)]
 
 
+def test_a_task_with_maps_has_the_confusion_of_its_pixels() -> None:
+    page = pages(run("CGGM", details={"kind": "map", "confusion": [[900, 100], [0, 50]]}))[0]
+    assert [c["count"] for c in page["confusion"]["rows"][0]["cells"]] == [900, 100]
+    assert page["pixels"]
+    assert not page["recorded"]
+
+
 def test_a_regression_has_a_cloud_residuals_and_errors() -> None:
     details = {
         "kind": "point", "samples": 400, "points": [[[0.0, 0.5], [1.0, 0.5]]],

@@ -62,9 +62,11 @@ def _page(study: Study, run: Run, line: Stroke, epochs: Sequence[Mapping[str, An
         "charts": charts, "rules": _rules(study, record), "confusion": None, "pairs": [], "classes": None,
         "worst": None, "errors": [],
         "parts": [(str(n), number_text(study, float(v))) for n, v in (record.get("parts") or {}).items()],
-        "subsets": _subsets(study, record), "recorded": bool(details),
+        "subsets": _subsets(study, record), "recorded": bool(details) and kind != "map", "pixels": kind == "map",
     }  # fmt: skip
     page["charts"] += _missing(study, record, line)
+    if kind == "map":
+        page["confusion"] = _confusion(study, details)
     if kind == "categorical":
         page["charts"] += _calibration(details, line)
         page["confusion"] = _confusion(study, details)

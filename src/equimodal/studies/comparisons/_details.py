@@ -18,7 +18,7 @@ from equimodal.diagnostics import (
     reliability,
     worst_samples,
 )
-from equimodal.studies.runs import OUTCOMES, read_json, read_sample_predictions
+from equimodal.studies.runs import DETAILS, OUTCOMES, read_json, read_sample_predictions
 
 MATRIX = 20
 """Classes up to which the whole confusion matrix is kept; above, the pairs that are confused most."""
@@ -56,7 +56,7 @@ def run_record(
         "unimodal": test["unimodal"], "probe": metrics.get("probe", {}), "rule": metrics.get("rule"),
         "rules": metrics.get("rules", {}), "selection": metrics.get("selection", {}),
         "parameters": metrics.get("parameters"), "seconds": metrics["seconds"],
-        "parts": parts_of(outcomes, parts), "details": {} if found is None else details_of(found),
+        "parts": parts_of(outcomes, parts), "details": _of_maps(cell) if found is None else details_of(found),
     }  # fmt: skip
 
 
@@ -95,6 +95,13 @@ def details_of(found: SamplePredictions) -> dict[str, Any]:
         scores = label_scores(found.target, found.value["prediction"])
         return {"kind": found.kind, "samples": len(found.target), "classes": _classes(scores)}
     return _of_numbers(found)
+
+
+def _of_maps(cell: Path) -> dict[str, Any]:
+    """The confusion of pixels that a run of a task with maps keeps; empty where it keeps none."""
+    stored = read_json(cell / DETAILS).get("test") or {} if (cell / DETAILS).is_file() else {}
+    confusion = stored.get("confusion")
+    return {"kind": "map", "confusion": confusion} if confusion and len(confusion) <= MATRIX else {}
 
 
 def _of_classes(found: SamplePredictions) -> dict[str, Any]:
