@@ -7,6 +7,7 @@ from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
 from equimodal.studies.runs._parts import train_part
+from equimodal.studies.runs._randomness import own_randomness
 from equimodal.studies.runs._rate import suggest_rate
 from equimodal.studies.runs._records import (
     ELSEWHERE,
@@ -21,7 +22,7 @@ from equimodal.studies.runs._records import (
     write_text,
     write_yaml,
 )
-from equimodal.studies.runs._run import DETAILS, conclude, own_randomness, prepare_folder, run
+from equimodal.studies.runs._run import DETAILS, conclude, prepare_folder, run
 from equimodal.studies.runs._seal import seal, verify, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked

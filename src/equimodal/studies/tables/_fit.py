@@ -61,8 +61,7 @@ def fit_table(
             :class:`~equimodal.encoders.Conv2d` for pictures, :class:`~equimodal.encoders.Conv1d` for sound.
         training: default 40 epochs of AdamW that end after 8 without a better validation score.
         seed: decides the split, initial weights and the order of the batches.
-        metrics: names of further metrics for the record, see :func:`equimodal.tasks.named_metrics`; of a regression in
-            units of the standardised target.
+        metrics: names of further metrics for the record, see :func:`equimodal.tasks.named_metrics`.
         logger: names of loggers, of csv, tensorboard, wandb and mlflow.
         loader: workers that prepare batches.
         progress: called after every epoch.
