@@ -39,6 +39,7 @@ def test_a_modality_that_was_better_before_was_forgotten() -> None:
 
 def test_the_chosen_epoch_counts_not_the_last() -> None:
     assert run("EQ013", of(history([0.5, 0.9, 0.7, 0.5]), validation=[(0.5, 200)], selected=[1])) == []
+    assert run("EQ013", of(history([0.5, 0.9, 0.7, 0.5]), selected=[1])) == []  # also without an interval
 
 
 def test_what_grows_or_falls_by_chance_is_not_forgotten() -> None:
