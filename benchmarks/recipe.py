@@ -124,7 +124,9 @@ def read(arguments: argparse.Namespace, name: str) -> dict[str, Any] | None:
     names = sorted({n for o in found[single].values() for n in o if n.startswith("unimodal/")})
     alone = {n: {s: o[n] for s, o in found[single].items() if n in o} for n in names}
     best = max(names, key=lambda n: score(alone[n]))
-    rivals = {"best control": readings[label][reading], "best single": alone[best], "Joint": readings["Joint"]["paper"]}
+    rivals = {"best control": readings[label][reading], "Joint": readings["Joint"]["paper"]}
+    if SETTINGS[name].missing is None:  # else a modality alone answers for fewer samples than the others
+        rivals["best single"] = alone[best]
     recipes = [k for k in readings if config.entries[k].method == own]
     return {
         "seeds": {k: len(v) for k, v in found.items()},
@@ -171,7 +173,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         scores, recipes = f["scores"], list(f["differences"])
         cells = [str(f["seeds"][recipes[0]]), *(show(scores.get(c, {}).get("paper", [])) for c in
                  ("Joint", "MultiLoss", "Ensemble")), f["best control"]]  # fmt: skip
-        cells.append(f"{f['best single']} {factor * f['best single score']:.{digits}f}")
+        single = f"{f['best single']} {factor * f['best single score']:.{digits}f}"
+        cells.append(single if SETTINGS[name].missing is None else "-")
         for own in (recipes[0], recipes[1] if len(recipes) > 1 else ""):
             differences = f["differences"].get(own, {})
             cells.append(show(scores[own]["paper"]) if own else "-")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import re
@@ -17,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 from equimodal._utils.outside import reason, shortened
 from equimodal._utils.printing import printed_streams
 from equimodal.cli._errors import Interrupted, UsageError
-from equimodal.errors import EquimodalError, EquimodalWarning, UnknownNameError
+from equimodal.errors import EquimodalError, EquimodalWarning, UnknownNameError, did_you_mean
 
 COMMANDS = {
     "demo": "train five methods on the embedded data, print a table, write an HTML report",
@@ -28,6 +27,7 @@ COMMANDS = {
     "report": "a finished comparison as page, LaTeX, Markdown, CSV, JSON or a pack for reviewers; several, ranked",
     "reproduce": "re-make a published table from raw data: its cells, what they cost, and the runs",
     "evaluate": "scores of a finished run, per modality and per subset of modalities",
+    "check": "what is wrong with a trained model: numbered findings with numbers and next steps",
     "predict": "probabilities of a finished run for any subset of modalities, or of a table of new rows",
     "export": "the inference model of a finished run as one file: torch.export or ONNX",
     "list": "the methods and datasets",
@@ -119,9 +119,9 @@ def _run(arguments: list[str], context: Context) -> int:
         return 0
     name = arguments.pop(0)
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"error: unknown command {name!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+        raise UsageError(
+            f"error: unknown command {name!r}.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}."
+        )
     module = importlib.import_module(f"equimodal.cli._{name}")
     try:
         code = _called(name, module, arguments, context)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from equimodal._utils.plain_yaml import read_yaml
 from equimodal._utils.schema import check
 from equimodal.cli._errors import UsageError
 from equimodal.cli._signature import Option, options_of
-from equimodal.errors import DataError, missing_extra
+from equimodal.errors import DataError, did_you_mean, missing_extra
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -130,14 +129,24 @@ class CommandParser:
         unknown = re.search(r"unrecognized arguments: (.*)", text) or re.search(r"Option '(\S+)' is not accepted", text)
         if unknown:
             name = unknown[1].split()[0].split("=")[0]
-            near = difflib.get_close_matches(name.lstrip("-"), self.known, n=1, cutoff=0.6)
             dashes = "--" if name.startswith("--") else ""
-            hint = f" Did you mean {dashes + near[0]!r}?" if near else ""
+            hint = did_you_mean(name, [dashes + known for known in self.known])
             kind = "option" if name.startswith("-") else "field or argument"
             text = f"unknown {kind} {name!r}.{hint}"
         text = re.sub(r"Parser key \"(\S+)\":", r"`\1`:", text)
         text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"Expected one of \1", text)
         text = re.sub(r"<class '(\w+)'>", r"\1", text).rstrip(".")
+        union = re.search(
+            r": Does not validate against any of the Union subtypes.*?Errors: - (.*) Given value: (.*)$", text
+        )
+        if union:
+            kinds = [k.removeprefix("Expected ") for k in re.sub(r" Given value type:.*", "", union[1]).split(" - ")]
+            kinds = ["nothing" if k == "a NoneType" else re.sub(r"^(.*?)\. Got value.*$", r"\1", k) for k in kinds]
+            text = f"{text[: union.start()]}: Expected {', or '.join(kinds)}. Got value: {union[2]}"
+        choice = re.search(r"Expected one of (.*?)\. Got value: '?([^'\s]+)", text)
+        if choice:
+            allowed = re.findall(r"'([^']+)'", choice[1])
+            text = f"{text}.{did_you_mean(choice[2], allowed)}"
         return UsageError(f"{self.prog}: error: {text}{'' if text.endswith('?') else '.'} See: {self.see}")
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from equimodal.data._card import FORMAT
 from equimodal.data._columns import is_missing, missing_names, names, numbers, plain_array
 from equimodal.data._modality import channels_last
-from equimodal.errors import DataError, DataWarning
+from equimodal.errors import DataError, DataWarning, did_you_mean
 
 Array = npt.NDArray[Any]
 TaskKind = Literal["classification", "multilabel", "regression", "segmentation"]
@@ -51,7 +51,10 @@ def describe_arrays(
     for argument, mapping in named:
         unknown = sorted(set(mapping or {}) - set(inputs))
         if unknown:
-            raise DataError(f"`{argument}`: expected modalities of `inputs` {sorted(inputs)}. Found unknown {unknown}.")
+            raise DataError(
+                f"`{argument}`: expected modalities of `inputs` {sorted(inputs)}. Found unknown {unknown}."
+                f"{did_you_mean(unknown, inputs)}"
+            )
     arrays: dict[str, Array] = {}
     modalities: dict[str, Any] = {}
     for key, value in inputs.items():
@@ -144,7 +147,10 @@ def _flags(value: npt.ArrayLike, name: str) -> Array:
 def _goal(target: npt.ArrayLike, task: str, classes: Sequence[str] | None) -> tuple[Array, dict[str, Any]]:
     """The targets, and what the card says of them."""
     if task not in get_args(TaskKind):
-        raise DataError(f"`task`: expected one of {', '.join(get_args(TaskKind))}. Found {task!r}.")
+        raise DataError(
+            f"`task`: expected one of {', '.join(get_args(TaskKind))}. Found {task!r}."
+            f"{did_you_mean(task, get_args(TaskKind))}"
+        )
     if task == "classification":
         labels, names = _classes(target, classes)
         return labels, {"classes": names}

@@ -18,7 +18,7 @@ from equimodal.diagnostics._predictions import SamplePredictions
 from equimodal.errors import BatchError, SmallValidationWarning
 from equimodal.inference import Inference
 from equimodal.methods import BatchLike, Method, evaluating, outputs_on
-from equimodal.tasks import distribution_of, named_metrics, score, target_in_unit
+from equimodal.tasks import distribution_of, named_metrics, score
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def evaluate(
     values: dict[str, float] = {}
     if metrics:
         collection = method.task.metrics().to(found.output.device)
-        probabilities, target = method.task.probabilities(found.output), target_in_unit(method.task, found.target)
+        probabilities, target = method.task.probabilities(found.output), found.target
         computed = collection(probabilities, target)
         values = {name: float(value) for name, value in computed.items()}
         others = named_metrics(method.task, [] if isinstance(metrics, bool) else metrics)

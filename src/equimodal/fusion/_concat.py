@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from equimodal.batch import Tokens, Tree
-from equimodal.errors import ModelError
+from equimodal.errors import ModelError, did_you_mean
 from equimodal.features import Width, as_tokens, clean, kind_of, pool
 from equimodal.fusion._base import Fill, Fusion, spread
 
@@ -58,6 +58,8 @@ class Concat(Fusion):
         return sum(sum(d) if isinstance(d, tuple) else d for d in self.feature_sizes.values())
 
     def combine(self, filled: list[Tree]) -> Tree:
+        if all(isinstance(f, Tensor) and f.ndim == 2 for f in filled):
+            return torch.cat(filled, dim=1)
         kinds = {kind_of(f) for f in filled}
         if "multiscale" in kinds:
             scales = same_scales(filled)
@@ -76,7 +78,10 @@ class Concat(Fusion):
 def check_sequences(found: str, allowed: tuple[str, ...]) -> None:
     """Refuse an unknown treatment of tokens."""
     if found not in allowed:
-        raise ModelError(f"`sequences`: expected one of {', '.join(map(repr, allowed))}. Found {found!r}.")
+        raise ModelError(
+            f"`sequences`: expected one of {', '.join(map(repr, allowed))}. Found {found!r}."
+            f"{did_you_mean(found, allowed)}"
+        )
 
 
 def same_scales(filled: list[Tree]) -> list[list[Tensor]]:

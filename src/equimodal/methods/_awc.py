@@ -30,7 +30,7 @@ from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import encoder_parameters, lacking, zero_features
-from equimodal.tasks import Task, mean_ratio, target_in_unit
+from equimodal.tasks import Task, mean_ratio
 
 
 class AWC(Stateful, Joint):
@@ -160,7 +160,7 @@ class AWC(Stateful, Joint):
                 if self.task.name == "regression":
                     x = self.task.probabilities(output).reshape(len(target), -1)
                     x = x.to(widest_float(x.device))
-                    y = target_in_unit(self.task, target).reshape(len(target), -1).to(x)
+                    y = target.reshape(len(target), -1).to(x)
                     found.append(torch.stack([x.sum(0), y.sum(0), (x * y).sum(0), (x * x).sum(0), (y * y).sum(0)], -1))
                 else:
                     found.append(torch.stack(self.task.score_terms(output, target)))

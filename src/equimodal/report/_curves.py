@@ -99,7 +99,8 @@ def _by_method(
 ) -> Section:
     """One panel per method, in its colour; the kinds of dashes are the names of ``paths``."""
     kinds = dashes(list(paths))
-    panels, used = [], {}
+    panels: list[Panel] = []
+    used: dict[str, None] = {}
     for line in lines:
         found = [(kind, study.series(line.label, _nested(*paths[kind.label]))) for kind in kinds]
         drawn = [(replace(kind, colour=line.colour), series) for kind, series in found if series is not None]

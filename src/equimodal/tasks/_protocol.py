@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equimodal._utils.precision import widest_float
-from equimodal.errors import ModelError, TargetError
+from equimodal.errors import ModelError, TargetError, did_you_mean
 
 Distribution = Literal["categorical", "bernoulli", "gaussian", "point"]
 """What an output says about the target: softmax over axis 1, one sigmoid per channel, means and log-variances, or a
@@ -26,9 +26,9 @@ class Task(Protocol):
     * ``loss_terms(output, target)`` (T,) and ``loss_weights(target)`` (T,): means that sum to the loss, and what each
       of them averages over (the sum of class weights, say; additive over samples). They make micro-batches count
       exactly as one batch. Without them, or where ``loss_weights`` returns ``None``, every sample counts the same.
+    * ``in_deviations(target)``: the target in the unit of the outputs, where these have another one.
     * ``relative_score``: ``True`` where the score has the unit of the target, so that only relative changes mean
       anything.
-    * ``in_unit(values)``: numbers as they are trained on in the unit that users read, where the two differ.
     """
 
     @property
@@ -107,20 +107,17 @@ def distribution_of(task: Task) -> Distribution:
     """
     found = getattr(task, "distribution", "categorical")
     if found not in get_args(Distribution):
-        raise TargetError(f"`task.distribution`: expected one of {', '.join(get_args(Distribution))}. Found {found!r}.")
+        raise TargetError(
+            f"`task.distribution`: expected one of {', '.join(get_args(Distribution))}. Found {found!r}."
+            f"{did_you_mean(found, get_args(Distribution))}"
+        )
     return cast(Distribution, found)
 
 
-def target_in_unit(task: Task, target: Tensor) -> Tensor:
-    """Targets in the unit of ``task.probabilities``: of most tasks as they are.
-
-    Example:
-        >>> from equimodal.tasks import Regression
-        >>> target_in_unit(Regression(unit=(10.0, 2.0)), torch.tensor([0.5]))
-        tensor([11.])
-    """
-    convert = getattr(task, "in_unit", None)
-    return target if convert is None else cast(Tensor, convert(target))
+def in_output_unit(task: Task, target: Tensor) -> Tensor:
+    """The target as the numbers that outputs are compared with; what a task without a unit is given stays as it is."""
+    moved = getattr(task, "in_deviations", None)
+    return target if moved is None else cast(Tensor, moved(target))
 
 
 def counting_dtype(device: torch.device) -> torch.dtype:
@@ -165,7 +162,8 @@ def positive_weights(name: str, values: Any, count: int) -> Tensor | None:
     try:
         weight = torch.as_tensor(values, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values!r}.") from error
+        hint = did_you_mean(values, ["balanced"])  # of Dataset.choose_task
+        raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values!r}.{hint}") from error
     if weight.shape != (count,) or not bool((weight > 0).all()) or not bool(torch.isfinite(weight).all()):
         raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values}.")
     return weight

@@ -16,7 +16,7 @@ from equimodal.data.tables._preparation import Preparation, fit_preparation
 from equimodal.data.tables._report import TableReport, table_report
 from equimodal.data.tables._split import drawn_split, split_by_column, strata_of
 from equimodal.data.tables._table import Array, Table, as_table, read_table
-from equimodal.data.tables._target import TaskName, fit_target, standardised, target_values, unit_options
+from equimodal.data.tables._target import TaskName, fit_target, target_values, unit_options, with_moments
 from equimodal.errors import DataError, DataWarning, unknown_name
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def from_dataframe(
         "sequence_length": (sequence_length, 8, 1_000_000), "seed": (seed, 0, 2**63 - 1),
     }  # fmt: skip
     _check_options(whole, audio_seconds, class_weight)
+    if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
+        raise DataError(f"`tokenizer`: expected the path of a folder. Found {tokenizer!r}.")
     folder = Path.cwd() if root is None else Path(root)
     goal = fit_target(table, target, task, log_target)
     values = target_values(goal, table)
@@ -131,7 +133,7 @@ def from_dataframe(
         raise table.refusal(names, row, "the name of a group in every row", None, "Fill it.")
     if _column(table, split, "split") is None:
         strata = strata_of(values, len(goal["classes"]))
-        parts: Array = drawn_split(strata, groups, [float(s) for s in shares], seed)
+        parts: Array = drawn_split(strata, groups, shares, seed)
     else:
         parts = split_by_column(table, str(split))
     train = np.flatnonzero(parts == "train")
@@ -141,7 +143,7 @@ def from_dataframe(
             f"{int((parts == 'validation').sum())} of {len(table)}. Give more rows, or a `split` column."
         )
     if goal["task"] == "regression":
-        goal, values = standardised(goal, values, train)
+        goal = with_moments(goal, values, train)
     proposal = propose(table.take(train), columns, [c for c in (target, group, split) if c is not None])
     options = {
         "image_size": image_size, "audio_seconds": audio_seconds, "video_frames": video_frames,

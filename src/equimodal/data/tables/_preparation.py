@@ -136,7 +136,7 @@ class Preparation:
         return Tokens(values.nan_to_num(0.0), ~values.isnan().any(-1))
 
     def _is_array(self, modality: str) -> bool:
-        return self.modalities[modality]["kind"] == "array"
+        return bool(self.modalities[modality]["kind"] == "array")
 
     def missing(self, table: Table) -> list[str]:
         """Modalities of which the table has no column."""

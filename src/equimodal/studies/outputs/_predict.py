@@ -20,7 +20,7 @@ from equimodal.errors import BatchError, DataError, unknown_name
 from equimodal.features import clean
 from equimodal.studies.runs import ELSEWHERE, load_run, write_bytes, write_text
 from equimodal.studies.setup import DataConfig, build_data
-from equimodal.tasks import Task, distribution_of, target_in_unit
+from equimodal.tasks import Regression, Task, distribution_of
 
 Table = dict[str, npt.NDArray[Any]]
 _PARTS = ("train", "validation", "test")
@@ -75,7 +75,7 @@ def predict_run(
             found: dict[str, Any] = {
                 "index": kept.index,
                 "part": np.full(len(kept), part),
-                "target": None if kept.target is None else target_in_unit(method.task, kept.target),
+                "target": kept.target,
                 **_read(method.task, prediction.output),
                 **{f"weight_{m}": w for m, w in prediction.weights.items()},
             }
@@ -96,7 +96,9 @@ def _read(task: Task, output: Tensor) -> dict[str, Tensor]:
     if kind == "bernoulli":
         return {"prediction": (values > 0.5).long(), "probabilities": values}
     if kind == "gaussian":
-        deviation = (output[:, output.shape[1] // 2 :] / 2).exp() * getattr(task, "deviation", 1.0)
+        deviation = (output[:, output.shape[1] // 2 :] / 2).exp()
+        if isinstance(task, Regression):
+            deviation = task.deviation_in_unit(deviation, values)
         return {"prediction": values, "deviation": deviation.reshape(values.shape)}
     return {"prediction": values}
 

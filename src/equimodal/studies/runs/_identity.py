@@ -69,16 +69,16 @@ def check_finished(folder: Path) -> None:
     raise DataError(f"`{folder}`: expected the folder of a finished run. Found {found}. {step}.")
 
 
-def located(config: DataConfig, folder: Path) -> DataConfig:
+def located(config: DataConfig, folder: Path, started: str | None = None) -> DataConfig:
     """``config`` with the paths that hold from here, for a run that may have been started in another directory.
 
     A relative path that leads nowhere from here is tried from the directory where the run was started, and from the
-    folders above the run.
+    folders above the run. ``started`` is that directory where the run does not say it, of a comparison.
 
     Raises:
         DataError: the data are at none of these places.
     """
-    started = read_environment(folder).get("directory")
+    started = started or read_environment(folder).get("directory")
     places = [*([Path(started)] if started else []), *folder.resolve().parents]
     found: dict[str, Any] = {}
     for name in ("name", "card", "missing_file"):
