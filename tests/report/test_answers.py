@@ -55,6 +55,7 @@ def test_other_entries_of_the_method_answer_order_and_sensitivity() -> None:
     others = (
         row("MLA, weak first", 0.85, **{"class": "MLA"}, options={"alpha": 0.1, "order": "weak_first"}),
         row("MLA, alpha 1", 0.7, **{"class": "MLA"}, options={"alpha": 1.0, "order": "fixed"}),
+        row("MLA, both", 0.6, **{"class": "MLA"}, options={"alpha": 1.0, "order": "shuffled"}),  # answers neither
     )
     found = answers_of(record(*others))
     assert found[ORDER].text == "with other orders: MLA, weak first (order 'weak_first') 85.0; this one 90.0"
