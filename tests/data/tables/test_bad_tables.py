@@ -86,6 +86,12 @@ def test_options_are_refused_by_name(options: dict[str, Any], message: str) -> N
         from_dataframe(frame(), "label", **options)
 
 
+def test_a_log_target_that_is_not_positive_is_shown_as_it_was_written() -> None:
+    table = frame().assign(price=[float(i) - 2.5 for i in range(90)])
+    with pytest.raises(DataError, match=r"row 0: expected a number above 0 for a log target\. Found -2\.5\."):
+        from_dataframe(table, "price", log_target=True)
+
+
 def test_what_is_unusual_and_right() -> None:
     table = frame().assign(nothing=None, sample_id=[i // 2 for i in range(90)], n=pd.array([1, None, 3] * 30, "Int64"))
     table.loc[5, "when"] = "9999-12-31"

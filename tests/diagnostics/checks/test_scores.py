@@ -54,10 +54,14 @@ def test_the_prediction_against_the_best_single_modality(right: int, a: int, tit
         assert found == []
 
 
-def test_one_trained_modality_is_no_case_for_fusion() -> None:
-    records = Records(outcomes=[{"prediction": earned(9)}], modalities=("a", "b"), trained=("a",), share=True)
+@pytest.mark.parametrize("code", ["EQ002", "EQ003"])
+def test_one_trained_modality_is_no_case_for_fusion(code: str) -> None:
+    records = Records(
+        outcomes=[{"prediction": earned(9)}], modalities=("a", "b"), trained=("a",), share=True,
+        alone=[{"prediction": earned(190)}],
+    )  # fmt: skip
     with pytest.raises(NotApplicable):
-        run("EQ002", Subject("one", records=records))
+        run(code, Subject("one", records=records))
 
 
 def test_an_ensemble_that_is_better_is_named_with_its_lead() -> None:

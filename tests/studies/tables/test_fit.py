@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 import equimodal
 from equimodal.cli import main
 from equimodal.data import from_dataframe
 from equimodal.errors import DataError, DataWarning, UnknownNameError
-from equimodal.studies import ModelConfig, Predictor, TrainingConfig, fit_table
+from equimodal.studies import ModelConfig, Predictor, TrainingConfig, build_model, fit_table
 from tests.data.tables.helpers import film, foreign_tokenizer, frame, pd, with_images
 from tests.faults.calls import Calls
 
@@ -292,3 +293,12 @@ def test_memory_is_flat(made: Predictor, tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]
+
+
+@pytest.mark.parametrize("encoder", [None, "conv1d", "transformer"])
+def test_any_command_reads_the_ids_of_a_text_without_being_told_how_many(encoder: str | None) -> None:
+    data = from_dataframe(frame(60), "label")
+    options = {} if encoder is None else {"title": {"encoder": encoder}}
+    model = build_model(data, ModelConfig(feature_size=16, size="small", encoders=options))
+    sizes = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
+    assert data.preparation.modalities["title"]["state"]["vocabulary"] in sizes

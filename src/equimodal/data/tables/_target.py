@@ -46,7 +46,7 @@ def fit_target(table: Table, column: str, task: TaskName, log: bool) -> dict[str
         if log and values.min() <= 0:
             row = int(values.argmin())
             raise table.refusal(
-                column, row, "a number above 0 for a log target", values[row], "Leave `log_target` out."
+                column, row, "a number above 0 for a log target", float(values[row]), "Leave `log_target` out."
             )
         if values.min() == values.max():
             raise DataError(

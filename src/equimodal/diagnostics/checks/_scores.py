@@ -199,6 +199,7 @@ class EnsembleBetter(Check):
 
     def run(self, subject: Subject) -> Iterable[Finding]:
         """The difference to the independent model."""
+        subject.several()
         theirs, own = _named(subject.alone, "prediction", "prediction"), subject.named("prediction")
         found = paired(subject, theirs, own)
         if found.better:

@@ -11,6 +11,7 @@ from equimodal.studies.comparisons._summary import epochs_of, row_of
 from equimodal.studies.runs import (
     OUTCOMES,
     SELECTIONS,
+    check_finished,
     plain,
     read_environment,
     read_json,
@@ -32,6 +33,8 @@ def study_of_run(folder: Path | str) -> dict[str, Any]:
         DataError: no finished run, or its files were changed since.
     """
     folder = Path(folder)
+    if not (folder / "metrics.json").exists():
+        check_finished(folder)
     verify(folder)
     config = stored_config(folder)
     metrics, outcomes = read_metrics(folder, config), read_outcomes(folder / OUTCOMES)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from equimodal.batch import Tree
-from equimodal.data import Dataset, Missing, load
+from equimodal.data import Dataset, Missing, TableDataset, load
 from equimodal.encoders import for_modality
 from equimodal.engine import Sharpness
 from equimodal.errors import MethodError, ModelError, unknown_name
@@ -67,7 +67,7 @@ def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
         if name in config.own_encoders:
             encoders[name], sizes[name] = _own_encoder(data, name, config.own_encoders[name])
             continue
-        own: dict[str, Any] = {**({"encoder": "unet"} if data.task.dense else {}), **config.encoders.get(name, {})}
+        own = {**({"encoder": "unet"} if data.task.dense else {}), **_text_options(data, name, config.encoders)}
         own = {"out_features": config.feature_size, "size": config.size, **with_steps(config.fusion, spec, own)}
         try:
             encoder = for_modality(spec, **own)
@@ -85,6 +85,18 @@ def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
     check_steps(fusion, features, data.modalities, config.encoders)
     head = build_head(fusion, features, data.task, config.head_hidden)
     return MultimodalModel(encoders, fusion, head)
+
+
+def _text_options(data: Dataset, modality: str, given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Options of the modality's encoder; where a text of a table has none that says its ids, those that fit it."""
+    own = dict(given.get(modality, {}))
+    if not isinstance(data, TableDataset) or data.preparation.modalities[modality]["kind"] != "text":
+        return own
+    if "vocabulary" in own or own.get("encoder", "conv1d") not in ("conv1d", "transformer"):
+        return own
+    own = {"encoder": "conv1d", "vocabulary": data.preparation.modalities[modality]["state"]["vocabulary"], **own}
+    padding = data.preparation.padding(modality)
+    return {"padding": padding, **own} if padding else own
 
 
 def _own_encoder(data: Dataset, modality: str, text: str) -> tuple[nn.Module, Width]:
