@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from equimodal.cli._parser import CommandParser, comma_list
 from equimodal.cli._progress import Progress
 from equimodal.cli._shared import MODEL_NOTES, TRAINING_NOTES, add_metrics, add_running, add_trust, loggers, shown
 from equimodal.data.tables import load_table
+from equimodal.errors import EquimodalWarning, StorageError
 from equimodal.studies import LoaderConfig, ModelConfig, TrainingConfig
 from equimodal.studies.tables import BUDGET, fit_table
 
@@ -47,7 +50,11 @@ def run(argv: Sequence[str], context: Context) -> int:
     (name, score), constant = next(iter(made.test.items())), made.test["constant"]
     both = [f"{100 * v:.1f} %" if name == "accuracy" else f"{v:.4g}" for v in (score, constant)]
     print(f"test {'accuracy' if name == 'accuracy' else 'mean absolute error'}: {both[0]} (best constant: {both[1]})")
-    print(f"report: {render_report(study_of_run(folder), folder / 'report.html')}")
+    try:
+        print(f"report: {render_report(study_of_run(folder), folder / 'report.html')}")
+    except StorageError as error:  # the run is whole all the same
+        again = f"Make the page again: equimodal report {shlex.quote(str(folder))}"
+        warnings.warn(f"The run is finished, its page is not. {error} {again}.", EquimodalWarning, stacklevel=2)
     print(f"predict new rows: equimodal predict {folder} NEW.csv --out predictions.csv")
     print(folder)
     return 0
