@@ -145,6 +145,15 @@ def test_an_ensemble_that_is_better_is_found_in_a_comparison(study: Path, tmp_pa
     assert found.number == 1.0
 
 
+def test_an_unfinished_cell_of_a_comparison_is_named(study: Path, tmp_path: Path) -> None:
+    assert check_study(study, records_only=True).subject == f"{study}, 3 entries"
+    target = tmp_path / "study"
+    shutil.copytree(study, target)
+    shutil.rmtree(target / "cells" / "MLA")
+    found = check_study(target, records_only=True)
+    assert found.subject == f"{target}, 2 entries, without 1 unfinished cell(s) (MLA/seed0)"
+
+
 def test_what_is_no_run_or_comparison_is_refused_by_name(one: Path, study: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         check_folder(tmp_path / "nothing")

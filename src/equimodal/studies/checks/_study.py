@@ -18,6 +18,7 @@ from equimodal.studies.runs import OUTCOMES, is_finished, load_run, read_metrics
 from equimodal.studies.setup import cell_folder
 
 Cells = dict[int, Path]
+_NAMED = 5
 
 
 def check_folder(
@@ -58,7 +59,7 @@ def check_study(folder: Path | str, *, ignore: Iterable[str] = (), records_only:
         UnknownNameError: ``ignore`` holds a code that is none.
     """
     folder = Path(folder)
-    entries = _entries(folder)
+    entries, unfinished = _entries(folder)
     data, why = (None, "") if records_only else _data(next(iter(entries.values())))
     hint = f"a comparison is checked by its records; the model of a cell: equimodal check {folder}/cells/ENTRY/seedN"
     metrics = {label: _metrics(cells) for label, cells in entries.items()}
@@ -85,7 +86,7 @@ def check_study(folder: Path | str, *, ignore: Iterable[str] = (), records_only:
         names = records.modalities
         subject = Subject(label, None, records=records, absence=hint)
         reports[label] = run_checks(subject, ignore=ignore)
-    joined = _joined(folder, reports)
+    joined = _joined(_named(folder, len(reports), unfinished), reports)
     return joined if data is None and not why else _with_data(joined, data, why, names, ignore)
 
 
@@ -101,8 +102,15 @@ def findings_of(folder: Path | str) -> list[Finding]:
     return list(check_study(folder, records_only=True).findings)
 
 
-def _entries(folder: Path) -> dict[str, Cells]:
-    """Label -> seed -> folder of the finished cells."""
+def _named(folder: Path, entries: int, unfinished: list[str]) -> str:
+    """What was checked, and which cells were not there to be checked."""
+    some = ", ".join(unfinished[:_NAMED]) + (" ..." if len(unfinished) > _NAMED else "")
+    left = f", without {len(unfinished)} unfinished cell(s) ({some})" if unfinished else ""
+    return f"{folder}, {entries} entries{left}"
+
+
+def _entries(folder: Path) -> tuple[dict[str, Cells], list[str]]:
+    """Label -> seed -> folder of the finished cells; the names of the others."""
     from equimodal.studies.runs import read_yaml
 
     if (folder / "study.json").exists():
@@ -115,9 +123,11 @@ def _entries(folder: Path) -> dict[str, Cells]:
     if not isinstance(labels, Mapping) or not isinstance(seeds, list):
         raise DataError(f"`{path}`: expected `entries` and `seeds`. Found {sorted(stored)}. Restore the file.")
     found: dict[str, Cells] = {}
+    unfinished: list[str] = []
     for label in labels:
         cells = {int(s): cell_folder(folder, str(label), int(s)) for s in seeds}
         finished = {s: cell for s, cell in cells.items() if is_finished(cell)}
+        unfinished += [f"{label}/seed{s}" for s in cells if s not in finished]
         if finished:
             found[str(label)] = finished
     if not found:
@@ -128,7 +138,7 @@ def _entries(folder: Path) -> dict[str, Cells]:
     for cells in found.values():
         for cell in cells.values():
             verify(cell)
-    return found
+    return found, unfinished
 
 
 def _metrics(cells: Cells) -> dict[int, dict[str, Any]]:
@@ -165,7 +175,7 @@ def _with_data(
     )
 
 
-def _joined(folder: Path, reports: Mapping[str, Report]) -> Report:
+def _joined(name: str, reports: Mapping[str, Report]) -> Report:
     """One report of all entries; what is about the data, and the same for all, is said once."""
     findings: list[Finding] = []
     unchecked: dict[tuple[str, str], list[str]] = {}
@@ -190,4 +200,4 @@ def _joined(folder: Path, reports: Mapping[str, Report]) -> Report:
             left.append(Unchecked(code, titles[code], why, "" if len(labels) == len(reports) else ", ".join(labels)))
     passed = tuple(code for code in sorted(ran) if code not in fired)
     ignored = next(iter(reports.values())).ignored
-    return Report(f"{folder}, {len(reports)} entries", in_order(findings), passed, tuple(left), ignored)
+    return Report(name, in_order(findings), passed, tuple(left), ignored)
