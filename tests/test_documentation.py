@@ -186,9 +186,13 @@ def test_links_resolve(page: Path) -> None:
     assert not broken
 
 
-def test_method_pages_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    path = ROOT / "tools" / "method_pages.py"
-    spec = importlib.util.spec_from_file_location("method_pages", path)
+@pytest.mark.parametrize("tool", ["method_pages", "check_pages"])
+def test_generated_pages_are_up_to_date(
+    tool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    path = ROOT / "tools" / f"{tool}.py"
+    spec = importlib.util.spec_from_file_location(tool, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -22,7 +22,7 @@ ROWS = ("Joint", "MultiLoss", "Ensemble", "ExpertPool", "MMPareto", "CGGM", "MLA
 # method to begin with, the best of the others, and the founding ones
 HIDDEN = ("rank", "cost")
 NAVIGATION, OVERVIEW = ROOT / "mkdocs.yml", ROOT / "docs" / "llms.txt"
-FOLDERS = ("methods", "gallery", "datasets")
+FOLDERS = ("methods", "gallery", "checks", "datasets")
 
 
 def navigation(text: str) -> list[tuple[str, str, str]]:
@@ -59,7 +59,7 @@ def _in(place: str, folder: str) -> bool:
 def _name(place: str) -> str:
     """The title of a page, for a method up to its colon; quoted for YAML."""
     title, _ = head(place)
-    short = title.split(":")[0] if place.startswith("methods/") else title
+    short = title.split(":")[0] if place.startswith(("methods/", "checks/")) else title
     return f'"{short}"' if re.search(r"[:#,\[\]{}\"']", short) else short
 
 
