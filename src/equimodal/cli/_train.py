@@ -87,6 +87,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> i
         raise Interrupted(
             f"everything up to the last whole epoch is kept. Continue with: equimodal train --resume --out {folder}"
         ) from None
+    if not metrics:  # of several processes, not the first
+        return 0
     chosen = metrics["selection"]
     print(f"{metrics['method']} on {metrics['data']} ({metrics['protocol']}), seed {metrics['seed']}")
     print(f"  selected: epoch {chosen['epoch'] + 1}, by {chosen['by']}, validation {shown(chosen['score'])}")

@@ -63,8 +63,8 @@ def find_rate(
     A deep copy of the method is trained for ``steps`` updates with rates
     :math:`\eta_k = \mathrm{low}\,(\mathrm{high}/\mathrm{low})^{k/(\mathrm{steps}-1)}`; groups of parameters keep their
     ratios. It ends where the smoothed loss is four times its lowest, or a loss is no number. The suggestion is a tenth
-    of the rate with the lowest smoothed loss. Method, its statistics, the loader's position and all generators are left
-    as they were.
+    of the rate with the lowest smoothed loss, the first nine steps aside. Method, its
+    statistics, the loader's position and all generators are left as they were.
 
     Args:
         method: is copied.
@@ -114,8 +114,10 @@ def find_rate(
             engine.prepare(copied)
             loader: Any = copy.copy(batches) if hasattr(batches, "full_pass") else batches
             copied.train()
+            sized: Any = loader if hasattr(loader, "__len__") else None
+            count = None if sized is None else max(1, len(sized) // accumulate)
             copied.on_train_epoch_start(
-                EpochContext(0, 1, None, loader=loader, engine=engine, validation=validation, accumulate=accumulate)
+                EpochContext(0, 1, count, loader=loader, engine=engine, validation=validation, accumulate=accumulate)
             )
             return _chosen(*_range(copied, engine, loader, lr, (low, high), steps, accumulate))
     finally:
@@ -185,11 +187,12 @@ def _chosen(rates: list[float], losses: list[float], smoothed: list[float]) -> R
             f"`low`: expected at least {_LEAST} steps before the loss is no number. Found {len(rates)}. Choose a lower "
             "rate to begin with, or check the data."
         )
-    place = min(range(len(smoothed)), key=smoothed.__getitem__)
-    if place < _LEAST:
+    before = sum(losses[:_LEAST]) / _LEAST  # steps that are too small to change anything
+    place = min(range(_LEAST - 1, len(smoothed)), key=smoothed.__getitem__)
+    if not smoothed[place] < before:
         raise MethodError(
-            f"`batches`: expected a rate that lowers the training loss. Found the lowest, {smoothed[place]:.4g}, in "
-            f"step {place + 1}, with a rate of {rates[place]:.3g}. Give a rate by hand, or a wider range, more steps "
-            "or larger batches."
+            f"`batches`: expected a rate that lowers the training loss, {before:.4g} in the first {_LEAST} steps. "
+            f"Found {smoothed[place]:.4g} at best, with a rate of {rates[place]:.3g}. Give a rate by hand, or a wider "
+            "range, more steps or larger batches."
         )
     return RateTest(tuple(rates), tuple(losses), tuple(smoothed), rates[place] / 10)

@@ -16,7 +16,7 @@ from equimodal.errors import ModelError
 from equimodal.methods import Method
 from equimodal.studies.runs._companions import WEIGHTS
 from equimodal.studies.runs._identity import check_fingerprint, check_finished, located
-from equimodal.studies.runs._run import own_randomness
+from equimodal.studies.runs._randomness import own_randomness
 from equimodal.studies.runs._seal import verify, warn_versions
 from equimodal.studies.runs._stored import named, stored_config
 from equimodal.studies.runs._weights import load_weights

@@ -22,7 +22,11 @@ def check_loggers(names: Sequence[str]) -> None:
     """
     for name in names:
         package, extra = _PACKAGES[name]
-        if importlib.util.find_spec(package) is None:
+        try:
+            found = importlib.util.find_spec(package) is not None
+        except ValueError:  # a module without a specification
+            found = False
+        if not found:
             raise missing_extra(package, extra, f"The logger {name!r}")
 
 

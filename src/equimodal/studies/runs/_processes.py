@@ -114,13 +114,16 @@ def check_processes(config: RunConfig) -> None:
             f"{settings.batch_size}. Give --training.batch_size {count * max(2, settings.batch_size // count)}."
         )
     method = get(config.method)
+    told = set()
     for feature in ("processes", "trainer"):
         for text in departures(method, feature, config.options):
             kind, _, sentence = text.partition(": ")
             said = f"{method.__name__} under {FEATURES[feature].title}: {sentence}"
             if kind == "refused":
                 raise UnsupportedError(f"{said.rstrip('.')}. Use --devices 1.")
-            warnings.warn(said, EquimodalWarning, stacklevel=3)
+            if sentence not in told and launched == 1:
+                warnings.warn(said, EquimodalWarning, stacklevel=3)
+            told.add(sentence)
 
 
 def launch(
@@ -136,7 +139,7 @@ def launch(
         EquimodalError: as the function does in any of them; or a process died.
         Terminated: after SIGTERM, which is handed on; the run goes on from its last whole epoch.
     """
-    spawn = multiprocessing.get_context("spawn")
+    spawn = _context()
     count = config.training.devices
     threads = max(1, torch.get_num_threads() // count)
     with tempfile.TemporaryDirectory() as place, Termination(f"equimodal train --resume --out {folder}") as termination:
@@ -162,6 +165,15 @@ def launch(
                 if process.is_alive():
                     process.kill()
                     process.join()
+
+
+def _context() -> Any:
+    """Processes from a server that has imported what they need, once for all of them, and has no threads."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["__main__", "equimodal.studies.runs._checkpoint"])
+    return found
 
 
 def _followed(

@@ -11,6 +11,7 @@ from equimodal.diagnostics import RateTest, find_rate
 from equimodal.errors import MethodError
 from equimodal.methods import refuse_incomplete
 from equimodal.studies.runs._companions import load_companions
+from equimodal.studies.runs._randomness import own_randomness
 from equimodal.studies.runs._stored import stored_config
 from equimodal.studies.setup import RunConfig, build_data, optimizer_factory, seeded
 
@@ -33,8 +34,6 @@ def suggest_rate(config: RunConfig, data: Dataset | None = None, *, folder: Path
         MethodError: no rate lowers the training loss.
         UnsupportedError: the model cannot be copied.
     """
-    from equimodal.studies.runs._run import own_randomness
-
     settings = dataclasses.replace(config.training, lr=_REFERENCE)
     data = build_data(config.data) if data is None else data
     with own_randomness():

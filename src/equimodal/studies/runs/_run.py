@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from equimodal._utils.outside import check_folder
 from equimodal.data import Dataset, TestSplit, loader, require
@@ -21,7 +19,6 @@ from equimodal.diagnostics import (
     rule_outcomes,
     sample_records,
 )
-from equimodal.engine import load_random_state, save_random_state
 from equimodal.errors import DataError
 from equimodal.methods import Method, refuse_incomplete
 from equimodal.studies.runs._companions import WEIGHTS, load_companions
@@ -32,6 +29,7 @@ from equimodal.studies.runs._loggers import check_loggers
 from equimodal.studies.runs._metrics import METRICS, is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, write_outcomes
 from equimodal.studies.runs._processes import check_processes, launch, own_share
+from equimodal.studies.runs._randomness import own_randomness
 from equimodal.studies.runs._rate import RATE, with_rate
 from equimodal.studies.runs._records import (
     environment,
@@ -178,6 +176,7 @@ def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool)
                 "validation": getattr(data.protocol, "validation", None),
                 "fingerprint": data.fingerprint,
                 "samples": data.parts,
+                "classes": list(map(str, data.classes)),
                 "present": data.presence,
             },
         },
@@ -186,18 +185,6 @@ def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool)
     written = {"config.yaml": partial, "environment.json": folder / "environment.json"}
     write_json(folder / SEAL, {"sha256": hashes_of(written)})
     partial.replace(known)  # last: a folder with a configuration is a folder that can be resumed
-
-
-@contextlib.contextmanager
-def own_randomness() -> Iterator[None]:
-    """Leave the generators of the caller as they were."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    state = save_random_state()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        load_random_state(state)
 
 
 def conclude(method: Method, data: Dataset, config: RunConfig, folder: Path, best: Mapping[str, Any]) -> dict[str, Any]:
