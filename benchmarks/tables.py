@@ -167,7 +167,7 @@ def report(arguments: argparse.Namespace) -> int:
             "modalities": list(job.bundle.modalities),
             "accuracy": ways,
             "mean": {way: round(mean, 2) for way, mean in means.items()},
-            "difference": round(statistics.mean(apart), 2),
+            "difference": round(statistics.mean(apart), 2) + 0.0,  # no -0.0
             "standard_error": round(statistics.stdev(apart) / len(apart) ** 0.5, 2),
             "within_margin": means["short"] >= means["long"] - MARGIN,
         }
