@@ -105,7 +105,7 @@ docs-site: $(DEV_STAMP)
 	$(BIN)/zensical build --clean --strict
 
 # In this order: the names of the methods stand in the package before the reference is made from it.
-PAGES := method_lists method_pages feature_matrix dataset_pages audit_page site_lists
+PAGES := method_lists method_pages feature_matrix dataset_pages audit_page check_pages site_lists
 
 pages: $(DEV_STAMP)
 	@for page in $(PAGES); do PYTHONPATH=src $(BIN)/python tools/$$page.py || exit 1; done

@@ -3,7 +3,7 @@
     python benchmarks/recipe_parts.py run --data-dir DIR --out runs/parts [--sets ...] [--variants ...] [--seeds 5]
     python benchmarks/recipe_parts.py report --out runs/parts
 
-Trainings (all of them the default method, changed in one thing): see :data:`VARIANTS`. Readings of the same training:
+Trainings, all of the default method with a constant weight and changed in one thing: :data:`VARIANTS`. Each is read by
 the fitted pool, the joint head alone, the choice of ``auto``, and a gate that leaves the pool for the joint head or the
 best single expert only where the paired 95 % interval on validation data lies above zero. Constructed sets are those of
 ``benchmarks/stress.py``, real ones have the budgets of their recipes. A finished cell is not run again. ``report``
@@ -109,14 +109,6 @@ class Fading(ExpertPool):
         self.weight = 1 - context.epoch / max((context.epochs or 1) - 1, 1)
 
 
-class Growing(ExpertPool):
-    """The weight of the unimodal losses goes from 0 to 1."""
-
-    def on_train_epoch_start(self, context: EpochContext) -> None:
-        super().on_train_epoch_start(context)
-        self.weight = context.epoch / max((context.epochs or 1) - 1, 1)
-
-
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "the recipe": (ExpertPool, {}),
     "no smoothing": (ExpertPool, {"smoothing": 0.0}),
@@ -124,7 +116,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "weight 0.1": (ExpertPool, {"weight": 0.1}),
     "weight 3": (ExpertPool, {"weight": 3.0}),
     "weight 1 to 0": (Fading, {}),
-    "weight 0 to 1": (Growing, {}),
+    "weight 0 to 1": (ExpertPool, {"schedule": "growing"}),
     "bounded joint pull": (Bounded, {}),
     "apart at the end": (Apart, {}),
     "averaged weights": (ExpertPool, {}),
@@ -161,7 +153,8 @@ def trained(variant: str, setting: tuple[Dataset, ModelConfig, TrainingConfig], 
     torch.manual_seed(seed)
     model = build_model(data, config)
     torch.manual_seed(seed + 1_000_003)
-    method = kind(model, data.task, **options)
+    fixed = {"schedule": "constant"} if issubclass(kind, ExpertPool) else {}
+    method = kind(model, data.task, **{**fixed, **options})
     optimizer = torch.optim.AdamW(method.parameter_groups(budget.lr), lr=budget.lr, weight_decay=budget.weight_decay)
     epochs = max(budget.epochs // 2, 1) if variant == "two members, half the epochs" else budget.epochs
     cycle = max(epochs // 2, 1) if variant == "two snapshots of one run" else epochs

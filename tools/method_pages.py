@@ -17,6 +17,7 @@ from types import ModuleType
 
 from docstring_parser.common import DocstringMeta
 from docstring_parser.google import GoogleParser, Section, SectionType
+from method_results import measured, published
 
 from equimodal.errors import EquimodalError
 from equimodal.methods import Method, Within, available, get
@@ -99,6 +100,7 @@ def method_page(name: str, method: type[Method]) -> str:
             lines.append(f"## {title}\n")
             entries = [f"- `{kind}`: {markdown(text)}" for kind, text in named(sections[key]).items()]
             lines.append("\n".join(entries) + "\n")
+    lines += [*measured(name), *published(name)]
     lines.append("## What differs\n")
     lines.append("From the paper:\n\n" + bullets(info.deviations))
     lines.append("Authors' released code, against the paper:\n\n" + bullets(info.released))

@@ -22,7 +22,7 @@ ROWS = ("Joint", "MultiLoss", "Ensemble", "ExpertPool", "MMPareto", "CGGM", "MLA
 # method to begin with, the best of the others, and the founding ones
 HIDDEN = ("rank", "cost")
 NAVIGATION, OVERVIEW = ROOT / "mkdocs.yml", ROOT / "docs" / "llms.txt"
-FOLDERS = ("methods", "gallery", "datasets")
+FOLDERS = ("methods", "gallery", "checks", "datasets")
 
 
 def navigation(text: str) -> list[tuple[str, str, str]]:
@@ -44,6 +44,8 @@ def filled(text: str) -> str:
     lists["gallery"].sort(key=lambda place: order.find(f"]({Path(place).name})"))
     for name, found in lists.items():
         text = between(text, name, [f"{_name(place)}: {place}" for place in found])
+    checks = [p for p in sorted(places, key=lambda p: (not p.endswith("index.md"), p)) if p.startswith("checks/")]
+    text = between(text, "checks", [f"{_name(place)}: {place}" for place in checks])
     text = between(text, "api", [f"{package}: api/{package}.md" for package in sorted(PACKAGES)])
     text = between(text, "further", [])
     known = {place for _, _, place in navigation(text)}
@@ -57,7 +59,7 @@ def _in(place: str, folder: str) -> bool:
 def _name(place: str) -> str:
     """The title of a page, for a method up to its colon; quoted for YAML."""
     title, _ = head(place)
-    short = title.split(":")[0] if place.startswith("methods/") else title
+    short = title.split(":")[0] if place.startswith(("methods/", "checks/")) else title
     return f'"{short}"' if re.search(r"[:#,\[\]{}\"']", short) else short
 
 

@@ -141,18 +141,26 @@ def names() -> dict[str, list[str]]:
 
 
 def api_pages() -> Iterator[tuple[str, str]]:
-    """A page per package with the docstring of every public name, for mkdocstrings."""
+    """A page per package with the docstring of every public name, for mkdocstrings; a name has one place."""
     import inspect
 
-    for package, public in names().items():
+    where: dict[str, str] = {}  # a name in full -> the page that has it
+    for package, public in sorted(names().items(), key=lambda item: -item[0].count(".")):  # `equimodal` is last
         module = importlib.import_module(package)
         summary = " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split()).replace("``", "`")
         lines = [f"# {package}", "", re.sub(r":\w+:`~?([^`]+)`", r"`\1`", summary), ""]
+        elsewhere = []
         for name in public:
             value = getattr(module, name)
-            if inspect.isclass(value) or inspect.isfunction(value):
-                lines += [f"::: {value.__module__}.{value.__qualname__}", ""]
-        yield f"api/{package}.md", "\n".join(lines)
+            if not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            full = f"{value.__module__}.{value.__qualname__}"
+            if where.setdefault(full, package) == package:
+                lines += [f"::: {full}", ""]
+            else:
+                elsewhere.append(f"[`{name}`]({where[full]}.md#{full})")
+        also = [f"Also here: {', '.join(elsewhere)}.", ""] if elsewhere else []
+        yield f"api/{package}.md", "\n".join([*lines[:4], *also, *lines[4:]])
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -53,7 +53,12 @@ def tree_map(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
 
 def keep_rows(tree: Tree, mask: Tensor) -> Tree:
     """``tree`` with zeros (for masks of tokens: nothing) in the rows outside ``mask`` (B,)."""
-    return tree_map(lambda t: torch.where(line_up(mask, t), t, torch.zeros_like(t)), tree)
+
+    def kept(t: Tensor) -> Tensor:
+        rows = line_up(mask, t)  # ONNX Runtime has no `where` of booleans
+        return t & rows if t.dtype == torch.bool else torch.where(rows, t, torch.zeros_like(t))
+
+    return tree_map(kept, tree)
 
 
 def tree_tensors(tree: Tree) -> list[Tensor]:

@@ -16,9 +16,10 @@ from equimodal.studies.setup import build_data
 _ABOUT = """Train {methods} and all controls on the embedded dataset avdigits (handwritten and spoken digits),
 print one table, a verdict and the commands for your own data, and write an HTML report. Interrupted, it continues when
 it is called again."""
-_ADVICE = """On your own data:
-  equimodal fit TABLE.csv --target COLUMN                            a table: numbers, texts, paths of pictures
-  equimodal compare --data DATA.npz --methods {methods} --out study  arrays: see equimodal data bundle --help"""
+_ADVICE = """On your own data, a table of numbers, texts and paths of pictures:
+  equimodal fit TABLE.csv --target COLUMN
+arrays (equimodal data bundle --help says how they become DATA.npz):
+  equimodal compare --data DATA.npz --methods {methods} --out study"""
 
 
 def run(argv: Sequence[str], context: Context) -> int:

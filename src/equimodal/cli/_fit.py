@@ -23,6 +23,9 @@ new rows: equimodal predict RUN NEW.csv. Example: equimodal fit products.csv --t
 
 def run(argv: Sequence[str], context: Context) -> int:
     """Show what the table holds, train, and say how good it is."""
+    from equimodal.report import render_report
+    from equimodal.studies.comparisons import study_of_run
+
     values = _parser().parse(argv)
     table, target, dry = values.pop("table"), values.pop("target"), values.pop("dry")
     if target is None:
@@ -44,6 +47,7 @@ def run(argv: Sequence[str], context: Context) -> int:
     (name, score), constant = next(iter(made.test.items())), made.test["constant"]
     both = [f"{100 * v:.1f} %" if name == "accuracy" else f"{v:.4g}" for v in (score, constant)]
     print(f"test {'accuracy' if name == 'accuracy' else 'mean absolute error'}: {both[0]} (best constant: {both[1]})")
+    print(f"report: {render_report(study_of_run(folder), folder / 'report.html')}")
     print(f"predict new rows: equimodal predict {folder} NEW.csv --out predictions.csv")
     print(folder)
     return 0

@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "a finished comparison as page, LaTeX, Markdown, CSV, JSON or a pack for reviewers; several, ranked",
     "reproduce": "re-make a published table from raw data: its cells, what they cost, and the runs",
     "evaluate": "scores of a finished run, per modality and per subset of modalities",
+    "check": "what is wrong with a trained model: numbered findings with numbers and next steps",
     "predict": "probabilities of a finished run for any subset of modalities, or of a table of new rows",
     "export": "the inference model of a finished run as one file: torch.export or ONNX",
     "list": "the methods and datasets",

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser
 from equimodal.errors import DataError
 from equimodal.report import draw_ranking, format_tables, rank_studies, ranking_text, render_report, verdict
-from equimodal.report.formats import TableName
+from equimodal.report.formats import FORMATS, TABLES
 from equimodal.report.ranking import FIGURES, Budgets
 from equimodal.studies import load_study, write_pack
-from equimodal.studies.comparisons import with_evaluations
+from equimodal.studies.comparisons import study_of_run, with_evaluations
 from equimodal.studies.runs import ELSEWHERE, write_text
 
 _ABOUT = """The report of a finished comparison as a page, as tables for papers and programs, or as a folder for
-reviewers; of several comparisons, one per dataset, their ranking. Examples: equimodal report study --format latex;
-equimodal report study --pack reviewers; equimodal report digits speech --figure ranks.pdf"""
+reviewers; of one finished run, its page; of several comparisons, one per dataset, their ranking. Examples:
+equimodal report study --format latex; equimodal report study --pack reviewers; equimodal report digits speech
+--figure ranks.pdf"""
 _PROG = "equimodal report: error:"
+_FORMATS = ("html", *FORMATS)
 _OF_ONE, _OF_SEVERAL = ("table", "pack", "entry"), ("figure", "against", "margin", "budgets", "common")
 
 
@@ -29,12 +31,17 @@ def run(argv: Sequence[str], _: Context) -> int:
     values = _parser().parse(argv)
     folders = [Path(folder) for folder in values["study"]]
     given = {argument.partition("=")[0].lstrip("-").replace("-", "_") for argument in argv if argument.startswith("--")}
+    for option, known in (("format", _FORMATS), ("table", TABLES)):
+        if values[option] is not None and values[option] not in known:
+            raise UsageError(f"{_PROG} --{option}: expected one of {', '.join(known)}. Found {values[option]!r}.")
     for option in _OF_SEVERAL if len(folders) == 1 else _OF_ONE:
         if option in given:
             count = "several comparisons" if len(folders) == 1 else "one comparison"
             raise UsageError(
                 f"{_PROG} --{option}: expected {count}. Found {len(folders)}. Leave it out, or name others."
             )
+    if len(folders) == 1 and (folders[0] / "config.yaml").is_file():
+        return _of_run(folders[0], values)
     for folder in folders:
         if not (folder / "study.json").is_file():
             raise DataError(
@@ -64,6 +71,17 @@ def _one(folder: Path, values: dict[str, Any]) -> int:
         print(render_report(whole, Path(values["out"] or folder / "report.html"), folder))
         return 0
     return _written(format_tables(study, format_, values["table"]), values["out"])
+
+
+def _of_run(folder: Path, values: dict[str, Any]) -> int:
+    """The page of one run by itself."""
+    if values["format"] not in (None, "html") or any(values[option] is not None for option in _OF_ONE):
+        raise UsageError(f"{_PROG} `{folder}`: expected a comparison, which has tables and a pack. Found one run, "
+                         "which has a page. Leave --format, --table, --pack and --entry out.")  # fmt: skip
+    study = study_of_run(folder)
+    print(f"{verdict(study, folder)}\n")
+    print(render_report(study, Path(values["out"] or folder / "report.html"), folder))
+    return 0
 
 
 def _several(folders: Sequence[Path], values: dict[str, Any]) -> int:
@@ -99,10 +117,11 @@ def _written(text: str, out: str | None) -> int:
 
 def _parser() -> CommandParser:
     parser = CommandParser("report", _ABOUT, "STUDY [STUDY ...]", config=False)
-    parser.add("study", str, text="Folder of a comparison; several are ranked.", many=True)
-    text = "Of the tables. Default: html (STUDY/report.html) for one comparison, markdown for several."
-    parser.add("--format", Literal["html", "markdown", "latex", "csv", "json"] | None, None, text)
-    parser.add("--table", TableName | None, None, "One of the tables; default all, as CSV the leaderboard.")
+    parser.add("study", str, text="Folder of a comparison, or of a run; several are ranked.", many=True)
+    text = "Default: html (STUDY/report.html) for one comparison, markdown for several."
+    parser.add("--format", str | None, None, f"{', '.join(_FORMATS)}. {text}")
+    text = f"One of the tables: {', '.join(TABLES)}; default all, as CSV the leaderboard."
+    parser.add("--table", str | None, None, text)
     parser.add("--out", str | None, None, "File to write; default the standard output, for html STUDY/report.html.")
     parser.add("--pack", str | None, None, "Write a folder for reviewers: tables, figures, configuration, answers.")
     parser.add("--entry", str | None, None, "Which entry the answers of the pack are about; default the best method.")

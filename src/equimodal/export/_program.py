@@ -158,8 +158,17 @@ def _onnx_bytes(
     expected: Mapping[str, Tensor],
 ) -> bytes:
     names = [n for prefix, tree in zip(("", "present."), arguments, strict=False) for n in _names(tree, prefix)]
-    with _quiet():
-        made = torch.onnx.export(program, input_names=names, output_names=list(outputs), dynamo=True, verbose=False)
+    try:
+        with _quiet():
+            made = torch.onnx.export(program, input_names=names, output_names=list(outputs), dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise UnsupportedError(
+            f"The inference model could not be exported to ONNX: {str(cause).splitlines()[0][:300]} Use "
+            "format='torch', or another encoder for the modality."
+        ) from error
     if made is None:
         raise UnsupportedError("The inference model could not be exported to ONNX: the exporter returned nothing.")
     model = made.model_proto

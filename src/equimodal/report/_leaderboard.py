@@ -7,7 +7,7 @@ from typing import Any
 
 from equimodal.diagnostics import average_ranks
 from equimodal.report._palette import Stroke
-from equimodal.report._study import Row, Study, interval_of
+from equimodal.report._study import Row, Spread, Study, interval_of
 from equimodal.report._svg import swatch, whisker
 from equimodal.report._tables import column_names, score_text, spread_text
 
@@ -100,7 +100,7 @@ def _best(study: Study) -> dict[str, Any]:
     ranks = list(ranks_of(study).values())
     found: dict[str, Any] = {
         "score": max((row.score[0] for row in study.rows), default=None),
-        "rule": max((t for row in study.rows if (t := _test_of_rule(row)) is not None), default=None),
+        "rule": max((t for row in study.rows if (t := score_of_rule(row)) is not None), default=None),
         "rank": min(ranks, default=None),
         "cost": min(costs, default=None),
     }
@@ -124,7 +124,8 @@ def _score(study: Study, row: Row, best: float | None, span: tuple[float, float]
     return cell
 
 
-def _test_of_rule(row: Row) -> float | None:
+def score_of_rule(row: Row) -> float | None:
+    """The test score under the recommended rule; None for fewer than two rules."""
     rule = recommended_rule(row)
     if rule is None:
         return None
@@ -132,7 +133,7 @@ def _test_of_rule(row: Row) -> float | None:
 
 
 def _rule(study: Study, row: Row, best: float | None) -> dict[str, Any]:
-    rule, test = recommended_rule(row), _test_of_rule(row)
+    rule, test = recommended_rule(row), score_of_rule(row)
     if rule is None or test is None:
         return {"text": "-", "name": "", "sort": "", "best": False, "gain": "", "changed": False}
     changed = rule != row.advice.get("documented", rule)
@@ -167,13 +168,21 @@ def _modality(study: Study, row: Row, modality: str, best: Mapping[str, Any]) ->
     scale = 30.0 / study.gap_factor if study.percent else full  # a gap of 30 points fills its bar
     return {
         "modality": modality,
-        "probe": spread_text(study, probe, row.seeds), "probe_sort": _sort(probe and probe[0]),
+        "probe": spread_text(study, probe, 1), "probe_spread": _spread(study, probe, row.seeds),
+        "probe_sort": _sort(probe and probe[0]),
         "probe_best": probe is not None and probe[0] == best[f"probe {modality}"],
         "length": 0.0 if probe is None else max(0.0, min(1.0, (probe[0] - low) / full)),
-        "gap": spread_text(study, gap, row.seeds, signed=True, difference=True), "gap_sort": _sort(gap and gap[0]),
+        "gap": spread_text(study, gap, 1, signed=True, difference=True), "gap_spread": _spread(study, gap, row.seeds),
+        "gap_sort": _sort(gap and gap[0]),
         "gap_best": gap is not None and gap[0] == best[f"gap {modality}"],
         "depth": 0.0 if gap is None else max(0.0, min(1.0, gap[0] / scale)),
     }  # fmt: skip
+
+
+def _spread(study: Study, value: Spread | None, seeds: int) -> str:
+    """The deviation over seeds by itself."""
+    digits = 1 if study.percent else 3
+    return "" if value is None or seeds == 1 else f"± {value[1] * study.gap_factor:.{digits}f}"
 
 
 def _run(study: Study, run: Any, anchors: Mapping[tuple[str, int], str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from equimodal.methods import available, get
-from equimodal.report._study import Row, Study, interval_of
+from equimodal.report._study import Row, Run, Study, interval_of, number
 
 SEEDS = 3
 """Seeds below which more of them are the next step."""
@@ -32,6 +32,8 @@ class Step:
 
 def next_steps(record: Study, folder: str) -> list[Step]:
     """At most three steps, the most important first: complete the comparison, then what its numbers ask for."""
+    if record.alone:
+        return _of_run(record, folder)
     again = f"equimodal compare --out {shlex.quote(folder)}"
     steps = []
     if any(reason.startswith(("failed:", "left out:")) for reason in record.incomplete):
@@ -51,6 +53,28 @@ def next_steps(record: Study, folder: str) -> list[Step]:
     return steps[:_MOST]
 
 
+def _of_run(record: Study, folder: str) -> list[Step]:
+    """A run by itself: compare it, and see what it can do with less."""
+    words = ["equimodal", "compare"]
+    data = record.facts.get("data")
+    for name, value in data.items() if isinstance(data, Mapping) else ():
+        words += [f"--data.{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+    words += ["--methods", ",".join(row.kind for row in record.rows), "--seeds", "0,1,2", "--out", f"{folder}-compared"]
+    return [
+        Step("compare it with the controls, without which a score says little", shlex.join(words)),
+        _evaluation(folder),
+    ]
+
+
+def _evaluation(folder: str) -> Step:
+    """The scores that the next report of the run shows too."""
+    words = ["equimodal", "evaluate", folder, "--subsets", "--missing-rates", "0.1,...,0.9"]
+    return Step(
+        "see what it can do when modalities are missing, here too after equimodal report",
+        shlex.join([*words, "--out", f"{folder}/evaluation.json"]),
+    )
+
+
 def _of_method(record: Study, row: Row, again: str) -> list[Step]:
     steps = []
     entry = _with_rule(row)
@@ -67,17 +91,22 @@ def _of_method(record: Study, row: Row, again: str) -> list[Step]:
         why = "try methods against under-trained modalities" if weak else "try methods that may beat the control"
         steps.append(Step(why, f"{again} --methods {','.join(more)}"))
     elif weak or behind:
-        name = shlex.quote(str(record.facts.get("dataset", {}).get("name") or "DATA"))
+        name = shlex.quote(str((record.facts.get("dataset") or {}).get("name") or "DATA"))
         out = shlex.quote(f"{shlex.split(again)[-1]}-tuned")
         why = "search for a better composition, against the same controls"
         steps.append(Step(why, f"equimodal tune --data {name} --budget 60 --out {out}"))
     runs = [run for run in record.runs if run.method == row.label and run.folder]
     if runs:
-        run = max(runs, key=lambda r: (r.record.get("selection") or {}).get("score") or float("-inf"))
-        place = shlex.quote(f"{shlex.split(again)[-1]}/{run.folder}")
-        steps.append(Step("see what it can do when modalities are missing",
-                          f"equimodal evaluate {place} --subsets --missing-rates 0.1,...,0.9"))  # fmt: skip
+        run = max(runs, key=_validation_score)
+        steps.append(_evaluation(f"{shlex.split(again)[-1]}/{run.folder}"))
     return steps
+
+
+def _validation_score(run: Run) -> float:
+    """By which the epoch of a run was selected; the lowest where it is not on record."""
+    selection = run.record.get("selection")
+    score = number(selection.get("score")) if isinstance(selection, Mapping) else None
+    return float("-inf") if score is None else score
 
 
 def _with_rule(row: Row) -> Mapping[str, Any] | None:

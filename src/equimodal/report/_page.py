@@ -16,7 +16,7 @@ from equimodal.report._leaderboard import differences_of, leaderboard, rules_tab
 from equimodal.report._next import next_steps
 from equimodal.report._palette import strokes
 from equimodal.report._runs import RUNS, anchors_of, run_pages
-from equimodal.report._study import read_study
+from equimodal.report._study import Study, read_study
 from equimodal.report._svg import POINTS, swatch, whisker
 from equimodal.report._tables import column_names, metric_text
 from equimodal.report._verdict import Statement, statements
@@ -52,14 +52,14 @@ def render_report(study: Mapping[str, Any], path: str | Path, folder: str | Path
         study=record,
         metric=metric_text(record),
         columns=column_names(record),
-        statements=[_shown(s) for s in statements(record)],
+        statements=_answer(record),
         best={"label": record.rows[0].label, "swatch": swatch(lines[0])} if record.rows else None,
         steps=next_steps(record, place) if record.rows else [],
         table=table,
         shown={
             "difference": any(row["difference"]["text"] not in ("-", "reference") for row in table),
             "rule": any(row["rule"]["text"] != "-" for row in table),
-            "rank": any(row["rank"]["text"] != "-" for row in table),
+            "rank": len(table) > 1 and any(row["rank"]["text"] != "-" for row in table),
             "gap": any(row.under_trained for row in record.rows),
             "cost": any(row.cost is not None for row in record.rows),
             "runs": bool(record.runs),
@@ -78,6 +78,15 @@ def render_report(study: Mapping[str, Any], path: str | Path, folder: str | Path
     return write_bytes(path, page.encode(), hint)
 
 
+def _answer(record: Study) -> list[dict[str, Any]]:
+    """The statements as the page shows them; the best row and the best method are one."""
+    found = [_shown(s) for s in statements(record)]
+    for method in [s for s in found if s["title"] == "Best method"]:
+        found.remove(method)
+        found[0]["text"] += f" {method['text']}"
+    return found
+
+
 def _shown(statement: Statement) -> dict[str, Any]:
     """A statement as the page shows it, with its interval as a picture."""
     picture = ""
@@ -86,8 +95,9 @@ def _shown(statement: Statement) -> dict[str, Any]:
         reach = 1.15 * max(abs(low), abs(high)) or 1.0
         picture = whisker(low, mean, high, (-reach, reach), zero=True)
     mark = {"good": "✓", "bad": "✗", "open": "≈"}.get(statement.tone, "")
-    return {"title": statement.title, "text": statement.text, "lead": statement.lead, "tone": statement.tone,
-            "mark": mark, "picture": picture}  # fmt: skip
+    whole = statement.title in ("Modalities", "Inference rule")  # of the others the title says what the lead says
+    text = f"{statement.lead}{statement.text}" if whole else statement.text
+    return {"title": statement.title, "text": text, "tone": statement.tone, "mark": mark, "picture": picture}
 
 
 def page_of(template: str, **values: Any) -> str:

@@ -12,6 +12,7 @@ from equimodal.report._palette import Stroke, dashes
 from equimodal.report._study import Run, Study, number
 from equimodal.report._svg import Axis, Line, line_chart, swatch
 from equimodal.report._svg import number_text as four_digits
+from equimodal.report._tables import metric_text
 
 RUNS = 60
 """Runs with a section of their own; the page says so where there are more."""
@@ -42,7 +43,8 @@ def run_pages(study: Study, lines: Sequence[Stroke], anchors: Mapping[tuple[str,
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataError(
                 f"study: field `runs`: expected the details of {run.method!r}, seed {run.seed}, as compare wrote them. "
-                f"Found {type(error).__name__}: {error}. Run equimodal compare again in the same folder."
+                f"Found {type(error).__name__}: {error}. Run equimodal compare again in the same folder, without an "
+                "evaluation.json of another version in those of the runs."
             ) from error
     return pages
 
@@ -192,23 +194,31 @@ def _missing(study: Study, record: Mapping[str, Any], line: Stroke) -> list[dict
         curves = evaluation.get(name) or ()
         drawn = [
             Line(Stroke(s.label, line.colour, s.dash, s.width), [float(v) for v in c["levels"]],
-                 [float(v) * study.factor for v in c["mean"]], [float(v) * study.gap_factor for v in c["spread"]])
+                 [float(v) * study.factor for v in c["score"]["mean"]],
+                 [float(v) * study.gap_factor for v in c["score"]["std"]])
             for c, s in zip(curves, dashes([str(c["name"]) for c in curves]), strict=True)
         ]  # fmt: skip
         if drawn:
-            svg = line_chart(f"Score, {caption.lower()}", drawn, Axis(axis), Axis("score"))
+            svg = line_chart(f"Score, {caption.lower()}", drawn, Axis(axis), Axis(metric_text(study)))
             legend = [{"swatch": _dash(d.stroke), "label": d.stroke.label} for d in drawn]
-            charts.append({"caption": caption, "svg": svg, "legend": legend})
+            charts.append({"caption": caption + _of_part(evaluation), "svg": svg, "legend": legend})
     return charts
 
 
-def _subsets(study: Study, record: Mapping[str, Any]) -> list[tuple[str, str, int]]:
-    found = (record.get("evaluation") or {}).get("subsets") or ()
-    return [
+def _subsets(study: Study, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    evaluation = record.get("evaluation") or {}
+    rows = [
         (" + ".join(map(str, s["subset"])), "-" if s["score"] is None else number_text(study, float(s["score"])),
          int(s["samples"]))
-        for s in found
+        for s in evaluation.get("subsets") or ()
     ]  # fmt: skip
+    return {"rows": rows, "part": _of_part(evaluation)} if rows else None
+
+
+def _of_part(evaluation: Mapping[str, Any]) -> str:
+    """Which samples were scored, if not those of the test split."""
+    part = str(evaluation.get("split") or "test")
+    return "" if part == "test" else f", {part} samples"
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -92,6 +92,7 @@ class Study:
         runs: what is kept of every run.
         classes: names of the classes.
         missing: controls that the table lacks.
+        alone: whether it is one run by itself.
         incomplete: reasons why the table proves less than it could.
         facts: everything else of the record.
     """
@@ -109,10 +110,11 @@ class Study:
     classes: tuple[str, ...] = ()
     curves: Sequence[Mapping[str, Any]] = ()
     missing: tuple[str, ...] = ()
+    alone: bool = False
 
     def difference(self, label: str, rival: str) -> Mapping[str, float] | None:
         """``mean``, ``low`` and ``high`` of the paired difference to a rival; None where it was not computed."""
-        found = (self.facts.get("differences") or {}).get(label) or {}
+        found = (self.facts.get("differences") or {}).get(label)
         own = found.get(rival) if isinstance(found, Mapping) else None
         return interval_of(own)
 
@@ -183,11 +185,13 @@ def read_study(study: Mapping[str, Any]) -> Study:
         label = _text(record, "method", field_name)
         histories.setdefault(label, []).append(epochs)
         curves.append({"method": label, "seed": record.get("seed"), "epochs": epochs})
+    _mapping(study, "differences", optional=True)
     incomplete = [str(reason) for reason in _list(study, "incomplete", optional=True)]
-    missing = missing_controls(study)
+    alone = study.get("kind") == "run"  # a run by itself is no table that could lack a row
+    missing = [] if alone else missing_controls(study)
     if missing:
         incomplete.append(f"the table lacks the control(s) {', '.join(missing)}, without which no claim counts")
-    single = [row.label for row in rows if row.seeds == 1]
+    single = [row.label for row in rows if row.seeds == 1 and not alone]
     if single:
         incomplete.append(f"one seed only, so no spread: {', '.join(single)}")
     scores = [row.score[0] for row in rows] + [m for row in rows for m, _ in row.per_modality.values()]
@@ -200,11 +204,12 @@ def read_study(study: Mapping[str, Any]) -> Study:
         incomplete=tuple(incomplete),
         metric=str(_mapping(study, "metric", optional=True).get("name") or "score"),
         error=_mapping(study, "metric", optional=True).get("higher_is_better") is False,
-        facts={k: v for k, v in study.items() if k not in ("title", "rows", "histories", "incomplete", "runs")},
+        facts={k: v for k, v in study.items() if k not in ("kind", "title", "rows", "histories", "incomplete", "runs")},
         runs=tuple(_run(item, f"runs[{i}]") for i, item in enumerate(_list(study, "runs", optional=True))),
         classes=tuple(map(str, _list(_mapping(study, "dataset", optional=True), "class_names", optional=True))),
         curves=curves,
         missing=tuple(missing),
+        alone=alone,
     )
 
 

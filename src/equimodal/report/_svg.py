@@ -15,6 +15,7 @@ POINTS = 80
 
 _WIDTH, _HEIGHT = 380.0, 232.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 10.0, 36.0
+_ROWS = 5  # labels of the vertical axis, about
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,15 @@ def line_chart(
     ys = [v for line in lines for v in line.y] + [p[1] for p in points]
     ys += [v + s * sign for line in lines for v, s in zip(line.y, line.spread, strict=False) for sign in (-1, 1)]
     log = y.log and min(ys) > 0
-    across = _scale(x, xs, _LEFT, _WIDTH - _RIGHT, False, margin=0.0 if lines and not points else 0.03)
     up = _scale(y, ys, _HEIGHT - _BOTTOM, _TOP, log, margin=0.05)
-    parts = [*_axis(x, across, vertical=False), *_axis(y, up, vertical=True)]
+    left = _left(up, y)
+    across = _scale(x, xs, left, _WIDTH - _RIGHT, False, margin=0.0 if lines and not points else 0.03)
+    parts = [*_axis(x, across, left, vertical=False), *_axis(y, up, left, vertical=True)]
     if diagonal:
         low, high = max(across.low, up.low), min(across.high, up.high)
         parts.append(f'<path class="equal" d="M{_at(across(low), up(low))}L{_at(across(high), up(high))}"/>')
     if level is not None:
-        parts.append(f'<path class="equal" d="M{_LEFT:g} {_short(up(level))}H{_WIDTH - _RIGHT:g}"/>')
+        parts.append(f'<path class="equal" d="M{left:g} {_short(up(level))}H{_WIDTH - _RIGHT:g}"/>')
     if points:
         dots = "".join(f"M{_at(across(a), up(b))}h0" for a, b in points)
         parts.append(f'<path class="cloud" d="{dots}" stroke="{colour}"/>')
@@ -206,13 +208,19 @@ def _scale(axis: Axis, values: Sequence[float], start: float, end: float, log: b
     return _Scale(low, high if high > low else low + 1.0, start, end, log)
 
 
-def _axis(axis: Axis, scale: _Scale, vertical: bool) -> list[str]:
+def _left(scale: _Scale, axis: Axis) -> float:
+    """Room for the labels of the vertical axis, of 5.8 units a letter, and for its title."""
+    longest = max((len(number_text(value)) for value in _ticks(scale, axis.whole, _ROWS)), default=0)
+    return max(_LEFT, 22 + 5.8 * longest)
+
+
+def _axis(axis: Axis, scale: _Scale, left: float, vertical: bool) -> list[str]:
     parts = []
-    for value in _ticks(scale, axis.whole, 5 if vertical else 7):
+    for value in _ticks(scale, axis.whole, _ROWS if vertical else 7):
         at, label = _short(scale(value)), number_text(value)
         if vertical:
-            parts.append(f'<path class="grid" d="M{_LEFT:g} {at}H{_WIDTH - _RIGHT:g}"/>')
-            parts.append(f'<text x="{_LEFT - 6:g}" y="{_short(scale(value) + 3.5)}" text-anchor="end">{label}</text>')
+            parts.append(f'<path class="grid" d="M{left:g} {at}H{_WIDTH - _RIGHT:g}"/>')
+            parts.append(f'<text x="{left - 6:g}" y="{_short(scale(value) + 3.5)}" text-anchor="end">{label}</text>')
         else:
             parts.append(f'<path class="grid" d="M{at} {_TOP:g}V{_HEIGHT - _BOTTOM:g}"/>')
             parts.append(f'<text x="{at}" y="{_HEIGHT - _BOTTOM + 14:g}" text-anchor="middle">{label}</text>')
@@ -223,7 +231,7 @@ def _axis(axis: Axis, scale: _Scale, vertical: bool) -> list[str]:
             f'<text class="axis" transform="translate(10 {middle:g})rotate(-90)" text-anchor="middle">{title}</text>'
         )
     else:
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        middle = (left + _WIDTH - _RIGHT) / 2
         parts.append(f'<text class="axis" x="{middle:g}" y="{_HEIGHT - 6:g}" text-anchor="middle">{title}</text>')
     return parts
 

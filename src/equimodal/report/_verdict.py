@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from equimodal._utils.printing import printable
-from equimodal.report._leaderboard import interval_text, number_text, recommended_rule
+from equimodal.report._controls import role_of
+from equimodal.report._leaderboard import interval_text, number_text, recommended_rule, score_of_rule
 from equimodal.report._next import Step, next_steps
-from equimodal.report._study import Row, Study, interval_of, read_study
+from equimodal.report._study import Row, Study, interval_of, number, read_study
 from equimodal.report._tables import metric_text, score_text, spread_text
 
 SINGLE = "best single modality"
@@ -88,7 +89,8 @@ def statements(record: Study) -> list[Statement]:
         )
     if record.difference(judged.label, SINGLE) is not None:
         found.append(_against(record, judged, SINGLE, f"the {SINGLE}", "Take the modality alone"))
-    below = [row.label for row in record.rows if (d := record.difference(row.label, SINGLE)) and d["high"] < 0]
+    joint = [row for row in record.rows if role_of(row.kind) != "single"]
+    below = [row.label for row in joint if (d := record.difference(row.label, SINGLE)) and d["high"] < 0]
     if below:
         text = f"{', '.join(map(printable, below))}."
         found.append(Statement(f"Below the {SINGLE}", f"Below the {SINGLE} by more than chance: ", text, "bad"))
@@ -157,7 +159,7 @@ def _rule(record: Study, row: Row) -> list[Statement]:
     if chosen == documented:
         text = f"the documented one, {printable(str(chosen))}; no other is better on validation data."
         return [Statement("Inference rule", lead, text + others, "good")]
-    gain = spread_text(record, (float(advice.get("gain") or 0.0), 0.0), 1, signed=True, difference=True)
+    gain = spread_text(record, (number(advice.get("gain")) or 0.0, 0.0), 1, signed=True, difference=True)
     text = f"{printable(chosen)} instead of {printable(str(documented))}: {gain} on validation data"
     found = interval_of(advice.get("difference"))
     if found is not None:
@@ -168,14 +170,21 @@ def _rule(record: Study, row: Row) -> list[Statement]:
 
 
 def _gaining(record: Study, judged: Row) -> str:
-    """The other rows that a rule beside the documented one makes better by more than chance."""
-    found = []
+    """The other rows that another rule makes better by more than chance, and the best row if that changes it."""
+    found: dict[str, list[str]] = {}
     for row in record.rows:
         own = interval_of(row.advice.get("difference"))
         if row is not judged and own is not None and own["low"] > 0:
             gain = spread_text(record, (own["mean"], 0.0), 1, signed=True, difference=True)
-            found.append(f"{printable(row.label)} {gain} ({printable(str(row.advice.get('recommended')))})")
-    return f" With another rule gain on test data: {', '.join(found)}." if found else ""
+            rule = printable(str(row.advice.get("recommended")))
+            found.setdefault(rule, []).append(f"{printable(row.label)} {gain}")
+    said = "".join(f" {rule} gains on test data for {', '.join(rows)}." for rule, rows in found.items())
+    scores = {row.label: score for row in record.rows if (score := score_of_rule(row)) is not None}
+    best = max(record.rows, key=lambda row: scores.get(row.label, row.score[0]))
+    if best is not record.rows[0]:
+        name = f"{printable(best.label)}{', a control,' if best.control else ''}"
+        said += f" Each row under its own, {name} is best ({number_text(record, scores[best.label])})."
+    return said
 
 
 def _difference(record: Study, found: Mapping[str, float]) -> str:

@@ -1,6 +1,7 @@
 """Runs, comparisons and tuning: configuration, training with selection on validation data, records, cost."""
 
 from equimodal.report import CONTROLS
+from equimodal.studies.checks import check_folder, check_run, check_study, findings_of
 from equimodal.studies.comparisons import (
     StudyError,
     compare,
@@ -53,8 +54,12 @@ __all__ = [
     "build_data",
     "build_method",
     "build_model",
+    "check_folder",
+    "check_run",
+    "check_study",
     "compare",
     "export_run",
+    "findings_of",
     "fit",
     "fit_table",
     "fusion_options",

@@ -14,7 +14,7 @@ from equimodal.batch import Tokens
 from equimodal.data import from_arrays, from_dataframe
 from equimodal.data.tables import Preparation, as_table
 from equimodal.errors import DataError
-from tests.data.tables.helpers import pd
+from tests.data.tables.helpers import film, foreign_tokenizer, pd
 
 LABEL = ["a", "b"] * 20
 TONES = (300.0, 3000.0)
@@ -54,21 +54,6 @@ def test_sound_is_read_as_bands_and_absent_sound_is_not_opened(tmp_path: Path) -
     table.loc[2, "voice"] = "NAA.wav"
     with pytest.raises(DataError, match=r"column 'voice', row 2: expected a readable sound .*no such file"):
         from_dataframe(table, "label", root=tmp_path)
-
-
-def film(path: Path, brightness: list[int]) -> None:
-    """One second per brightness, 8 frames of it each."""
-    av = pytest.importorskip("av")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        for level in brightness:
-            for _ in range(8):
-                frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), level, np.uint8), format="rgb24")
-                for packet in stream.encode(frame):
-                    container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
 
 
 def test_frames_of_a_video_are_spread_over_its_length(tmp_path: Path) -> None:
@@ -170,21 +155,6 @@ def test_masks_of_arrays_given_by_hand() -> None:
         from_arrays({"walk": values}, [0, 1] * 3, parts, masks={"wlak": [1] * 6})
     with pytest.raises(DataError, match="lengths"):
         from_arrays({"walk": values}, [0, 1] * 3, parts, masks={"walk": ["a"] * 6})
-
-
-def foreign_tokenizer(folder: Path, padding: str, place: int) -> Path:
-    """A word tokenizer as `save_pretrained` leaves it, with what it puts around a text."""
-    library = pytest.importorskip("tokenizers")
-    words = ["[UNK]", "[CLS]", "[SEP]", "red", "apple", "green", "sea"]
-    words.insert(place, padding)
-    tokenizer = library.Tokenizer(library.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = library.pre_tokenizers.Whitespace()
-    around = [("[CLS]", words.index("[CLS]")), ("[SEP]", words.index("[SEP]"))]
-    tokenizer.post_processor = library.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=around)
-    tokenizer.enable_padding(pad_id=place, pad_token=padding, length=50)
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.mark.parametrize(("padding", "place"), [("[PAD]", 0), ("<pad>", 3)])

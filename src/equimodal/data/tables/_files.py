@@ -128,7 +128,7 @@ def _gaps(table: Table, column: str, kind: str) -> Mask:
     gaps = table.empty(column)
     if kind == "array" and table.nested(column):
         cells = table.cells(column)
-        gaps = gaps | np.array([not gap and np.size(cell) == 0 for gap, cell in zip(gaps, cells, strict=True)], bool)
+        gaps = gaps | np.array([hasattr(cell, "__len__") and len(cell) == 0 for cell in cells], bool)
     return gaps
 
 

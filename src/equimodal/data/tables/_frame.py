@@ -121,6 +121,8 @@ def from_dataframe(
         "sequence_length": (sequence_length, 8, 1_000_000), "seed": (seed, 0, 2**63 - 1),
     }  # fmt: skip
     _check_options(whole, audio_seconds, class_weight)
+    if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
+        raise DataError(f"`tokenizer`: expected the path of a folder. Found {tokenizer!r}.")
     folder = Path.cwd() if root is None else Path(root)
     goal = fit_target(table, target, task, log_target)
     values = target_values(goal, table)
@@ -131,7 +133,7 @@ def from_dataframe(
         raise table.refusal(names, row, "the name of a group in every row", None, "Fill it.")
     if _column(table, split, "split") is None:
         strata = strata_of(values, len(goal["classes"]))
-        parts: Array = drawn_split(strata, groups, [float(s) for s in shares], seed)
+        parts: Array = drawn_split(strata, groups, shares, seed)
     else:
         parts = split_by_column(table, str(split))
     train = np.flatnonzero(parts == "train")

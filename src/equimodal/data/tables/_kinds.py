@@ -183,6 +183,8 @@ def _said(
                 raise unknown_name("kind of a column", value, KINDS)
             said[name] = value
             continue
+        if not isinstance(value, (list, tuple)) or not value:
+            raise DataError(f"`columns`: expected a kind, or a list of columns, for {name!r}. Found {value!r}.")
         for column in value:
             if column not in table.columns:
                 raise unknown_name(f"column of {table.where}", column, table.columns)

@@ -182,9 +182,9 @@ class Duplicates(Check):
     """The same sample is in the training data and in the test data.
 
     Number:
-        The share of test samples all of whose modalities are, to the last bit, those of one training sample; and of
-        each modality alone, where nearly all training samples differ in it (so that equal ones are no coincidence of
-        a column with few values). Threshold 0.
+        The share of test samples all of whose modalities are, to the last bit, those of one training sample; and that
+        of each modality alone. Only where nearly all training samples differ, so that equal ones are no coincidence
+        of columns with few values. Threshold 0.
 
     Why:
         A model may answer from memory, and the larger it is the better it does ([Barz2020]: 3 to 10 % of the test
@@ -214,7 +214,7 @@ class Duplicates(Check):
         for name in (whole, *subject.modalities):
             pick = (lambda row: tuple(row.items())) if name == whole else (lambda row, m=name: row.get(m))
             seen, asked = ([v for v in map(pick, rows) if v] for rows in (train, test))
-            if not asked or (name != whole and len(set(seen)) < self.distinct * len(seen)):
+            if not asked or len(set(seen)) < self.distinct * len(seen):
                 continue
             share = shared_share(asked, seen)
             if share > self.allowed:

@@ -15,7 +15,7 @@ from equimodal.batch import Batch
 from equimodal.diagnostics.checks._finding import Finding, NotApplicable, NotMeasured, Severity
 from equimodal.diagnostics.checks._formulas import mean_interval, wilson
 from equimodal.diagnostics.checks._registry import Check, control, register
-from equimodal.diagnostics.checks._subject import Subject
+from equimodal.diagnostics.checks._subject import Subject, constant
 from equimodal.methods import Method, Within
 
 Gradients = list[Tensor]
@@ -157,8 +157,8 @@ class Conflict(Check):
         modalities, `equimodal train --method {baseline}`.
 
     References:
-        Wei and Hu, MMPareto, ICML 2024 [Wei2024]. Yu et al., Gradient surgery for multi-task learning, NeurIPS 2020
-        [Yu2020].
+        Wei and Hu, Boosting multimodal learning with innocent unimodal assistance, ICML 2024 [Wei2024].
+        Yu et al., Gradient surgery for multi-task learning, NeurIPS 2020 [Yu2020].
     """
 
     code: ClassVar[str] = "EQ012"
@@ -231,7 +231,8 @@ class SharpnessDiffers(Check):
         Ratio of the largest to the smallest sharpness of two encoders. Sharpness of an encoder is how much the loss
         of the prediction grows when its weights move by `radius` times their length along their gradient
         ([Foret2021]). The 95 % interval of the mean of log ratios over training batches (Student's t) must not lie
-        above the threshold.
+        above the threshold. Where no encoder's sharpness is `least` of the loss of a constant prediction, all are flat,
+        and nothing is said.
 
     Why:
         Modalities reach minima of different flatness; the sharp one generalises worse and is disturbed more by what
@@ -253,6 +254,8 @@ class SharpnessDiffers(Check):
     ratio: Annotated[float, Within(above=1), "an order of magnitude; encoders of one kind differ by less"] = 10.0
     radius: Annotated[float, Within(above=0), "0.05, as in the paper, as a share of the weights' length"] = 0.05
 
+    least: Annotated[float, Within(at_least=0), "a hundredth: a growth that moves no prediction"] = 0.01
+
     def run(self, subject: Subject) -> Iterable[Finding]:
         """Growth of the loss for each encoder, batch by batch."""
         subject.slow("takes gradients")
@@ -268,6 +271,8 @@ class SharpnessDiffers(Check):
             raise NotMeasured(f"needs {_FEWEST} training batches. Found {count}")
         means = {m: sum(values) / count for m, values in growth.items()}
         sharp, flat = max(means, key=lambda m: means[m]), min(means, key=lambda m: means[m])
+        if means[sharp] < self.least * _constant_loss(method, subject.training_batches()[0]):
+            return
         if means[flat] <= 0:
             raise NotApplicable(f"does not apply: the loss does not grow along the gradient at the encoder of {flat!r}")
         pairs = [(a, b) for a, b in zip(growth[sharp], growth[flat], strict=True) if a > 0 and b > 0]
@@ -281,6 +286,13 @@ class SharpnessDiffers(Check):
                 f"Look for flat minima: --options.sharpness.mode full; or take a method that does ({_ADVICE}).",
                 interval=(math.exp(low), math.exp(min(high, 700.0))), where=f"{sharp}, {flat}",
             )  # fmt: skip
+
+
+@torch.no_grad()
+def _constant_loss(method: Method, batch: Batch) -> float:
+    """The loss of a prediction that is the same for all samples."""
+    output = method.combine(*method.outputs(batch.inputs, batch.present)).output
+    return float(method.task.loss(constant(method.task, output), batch.target))  # type: ignore[arg-type]
 
 
 def _growth(method: Method, batch: Batch, modality: str, radius: float) -> float:

@@ -65,8 +65,11 @@ class Check(ABC):
 
     @classmethod
     def _marks(cls) -> dict[str, tuple[Any, ...]]:
-        hints = typing.get_type_hints(cls, include_extras=True)
-        return {f.name: getattr(hints[f.name], "__metadata__", ()) for f in dataclasses.fields(cls)}
+        try:
+            hints = typing.get_type_hints(cls, include_extras=True)
+        except NameError:  # a class made where its names cannot be looked up: its thresholds have no ranges
+            hints = {}
+        return {f.name: getattr(hints.get(f.name), "__metadata__", ()) for f in dataclasses.fields(cls)}
 
     @abstractmethod
     def run(self, subject: Subject) -> Iterable[Finding]:

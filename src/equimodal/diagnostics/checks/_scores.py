@@ -50,8 +50,9 @@ class BelowProbe(Check):
         is a paired bootstrap over seeds and samples; its lower end is compared with the threshold.
 
     Why:
-        Joint training stops learning a modality once another one explains the labels ([Wang2020], [Peng2022]). The
-        features may know more than the head reads (first comparison), or the encoder itself was left behind (second).
+        Training on one joint loss stops learning a modality once another one explains the labels ([Wang2020],
+        [Peng2022]). The features may know more than the head reads (first comparison), or the encoder itself was left
+        behind (second).
 
     Next:
         Head too weak: `equimodal train --method {baseline}`, which gives each modality a loss of its own. Encoder left
@@ -130,7 +131,7 @@ class NotAboveSingle(Check):
         within `ceiling` of a perfect score nothing is said.
 
     Why:
-        Then the other modalities cost data, encoders and time, and give nothing. Joint training below the best single
+        Then the other modalities cost data, encoders and time, and give nothing. A joint model below the best single
         modality is the observation that began this field ([Wang2020]).
 
     Next:
@@ -188,7 +189,7 @@ class EnsembleBetter(Check):
 
     References:
         Hessel and Lee, Does my multimodal model learn cross-modal interactions?, EMNLP 2020 [Hessel2020].
-        Hua et al., ReconBoost: Boosting can achieve modality reconcilement, ICML 2024 [Hua2024].
+        Hua et al., Boosting can achieve modality reconcilement, ICML 2024 [Hua2024].
     """
 
     code: ClassVar[str] = "EQ003"
@@ -203,7 +204,7 @@ class EnsembleBetter(Check):
         if found.better:
             yield self.finding(
                 found.mean, 0.0,
-                f"Unimodal models, averaged, score {subject.shown(mean_score(theirs))}, this model "
+                f"Models of one modality each, averaged, score {subject.shown(mean_score(theirs))}, this model "
                 f"{subject.shown(mean_score(own))}: {interval_text(subject, found)} less.",
                 f"Use the ensemble (equimodal train --method {control('independent')}), or pool this model's outputs: "
                 "--options.inference skill.",

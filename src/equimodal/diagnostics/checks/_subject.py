@@ -23,7 +23,7 @@ from equimodal.diagnostics._subsets import subsets_of
 from equimodal.diagnostics._sweep import readers
 from equimodal.diagnostics.checks._finding import NotApplicable, NotMeasured
 from equimodal.methods import BatchLike, Method
-from equimodal.tasks import distribution_of
+from equimodal.tasks import Task, distribution_of
 
 T = TypeVar("T")
 Data = Iterable[BatchLike] | Split
@@ -214,7 +214,7 @@ class Subject:
                 if there.any():
                     outputs[subset].append(reader.predict(kept)[0])
         target = torch.cat(targets)
-        nothing = sample_terms(method.task, self._constant(torch.cat(outputs[names]), len(target)), target)
+        nothing = sample_terms(method.task, constant(method.task, torch.cat(outputs[names]), len(target)), target)
         found: dict[tuple[str, ...], Outcomes] = {(): nothing}
         for subset in wanted:
             mask = np.concatenate(rows[subset])
@@ -224,17 +224,6 @@ class Subject:
                 numerator[mask], denominator[mask] = own.numerator, own.denominator
             found[subset] = Outcomes(numerator, denominator)
         return found
-
-    def _constant(self, output: Tensor, count: int) -> Tensor:
-        """The mean prediction, which knows nothing of a sample, ``count`` times."""
-        kind = distribution_of(self.method.task)
-        if kind == "categorical":
-            mean = torch.softmax(output, 1).mean(0, keepdim=True).log()
-        elif kind == "bernoulli":
-            mean = torch.logit(torch.sigmoid(output).mean(0, keepdim=True), eps=1e-6)
-        else:
-            mean = output.mean(0, keepdim=True)
-        return mean.expand(count, *output.shape[1:])
 
     def single(self, modality: str) -> list[Outcomes]:
         """What the model says of a modality alone: its own output, or its prediction from that modality only."""
@@ -356,6 +345,18 @@ class Subject:
     def twin(self) -> Method:
         """A copy of the method, for what leaves traces."""
         return copy.deepcopy(self.method)
+
+
+def constant(task: Task, output: Tensor, count: int | None = None) -> Tensor:
+    """The mean of predictions, which knows nothing of a sample, ``count`` times (as often as there are predictions)."""
+    kind = distribution_of(task)
+    if kind == "categorical":
+        mean = torch.softmax(output, 1).mean(0, keepdim=True).log()
+    elif kind == "bernoulli":
+        mean = torch.logit(torch.sigmoid(output).mean(0, keepdim=True), eps=1e-6)
+    else:
+        mean = output.mean(0, keepdim=True)
+    return mean.expand(len(output) if count is None else count, *output.shape[1:])
 
 
 def _part(outcomes: Sequence[Named], prefix: str) -> list[dict[str, Outcomes]]:

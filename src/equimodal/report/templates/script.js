@@ -1,5 +1,5 @@
 "use strict";
-// Sorting of tables, values of charts on pointer and keyboard, and links to closed sections. Texts are set as text only.
+/* Sorting of tables, values of charts on pointer and keyboard, links to closed sections. Texts are set as text only. */
 (() => {
   const valueOf = (row, column) => {
     const cell = row.cells[column];
@@ -14,7 +14,7 @@
     const sign = up ? 1 : -1;
     const rows = [...body.rows].map((row) => [valueOf(row, head.cellIndex), row]);
     rows.sort(([a], [b]) => {
-      if (a === "" || b === "") return (a === "") - (b === ""); // what was not measured is last
+      if (a === "" || b === "") return (a === "") - (b === ""); /* what was not measured is last */
       return sign * (numeric ? a - b : a.localeCompare(b, undefined, { numeric: true }));
     });
     for (const [, row] of rows) body.append(row);
@@ -22,8 +22,9 @@
   for (const button of document.querySelectorAll("button.sort")) button.addEventListener("click", () => sort(button));
 
   const tip = document.getElementById("tip");
+  let shown = null; /* the chart that the tip is about */
   const hide = (chart) => {
-    tip.hidden = true;
+    if (shown === chart) tip.hidden = true;
     chart.querySelector(".guide")?.remove();
   };
   const linesOf = (chart) => [...chart.querySelectorAll(".line")].map((path) => ({
@@ -41,8 +42,9 @@
     lines.sort((a, b) => b.value - a.value);
     tip.textContent = [`${chart.dataset.x} ${at}`, ...lines.map((l) => `${l.label}: ${l.value}`)].join("\n");
     tip.hidden = false;
+    shown = chart;
     chart.querySelector(".guide")?.remove();
-    const guide = document.createElementNS("http" + "://www.w3.org/2000/svg", "path");
+    const guide = document.createElementNS(chart.namespaceURI, "path");
     guide.setAttribute("class", "guide");
     guide.setAttribute("d", `M${lines[0].x} 10V196`);
     chart.append(guide);
@@ -64,7 +66,7 @@
       });
       if (best) show(chart, best[1]);
     });
-    chart.addEventListener("pointerleave", () => hide(chart));
+    chart.addEventListener("pointerleave", () => document.activeElement === chart || hide(chart));
     chart.addEventListener("blur", () => hide(chart));
     chart.addEventListener("focus", () => {
       const places = placesOf(chart);

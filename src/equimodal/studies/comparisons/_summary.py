@@ -62,34 +62,10 @@ def summarise(
             for m, p in zip(metrics, probes, strict=True)
             if m["seed"] in alone
         ]
-        mean, std = _spread([m["test"]["score"] for m in metrics])
-        rows.append({
-            "method": label,
-            "class": entries[label].method,
-            "options": resolved_options(entries[label].method, entries[label].options),
-            "control": get(entries[label].method).info.control,
-            "role": get(entries[label].method).info.role,
-            "uses": entries[label].uses,
-            "seeds": len(metrics),
-            "score_interval": _interval(outcomes[label]),
-            "score_mean": mean,
-            "score_std": std,
-            "scores": [m["test"]["score"] for m in metrics],
-            "validation_mean": _spread([m["validation"]["score"] for m in metrics])[0],
-            "per_modality": _by_modality(probes),
-            "own_outputs": _by_modality([m["test"]["unimodal"] for m in metrics]),
-            "own_output_samples": metrics[0]["test"].get("unimodal_samples"),
-            "under_trained": _by_modality(gaps),
-            "rules": _rules(metrics),
-            "rule_advice": rule_advice(metrics, outcomes[label]),
-            "metrics": _by_modality([{n: v for n in config.metrics if (v := m["test"].get(n)) is not None}
-                                     for m in metrics]),
-            "cost": costs.get(label),
-            "seconds": statistics.fmean(m["seconds"] for m in metrics),
-        })  # fmt: skip
+        rows.append(row_of(label, entries[label], metrics, outcomes[label], gaps, costs.get(label), config.metrics))
     rivals = [label for label in found if get(entries[label].method).info.control]
     study: dict[str, Any] = plain({
-        "title": f"{data.name}: {len(rows)} entries, {len(config.seeds)} seed(s)",
+        "title": f"{data.name}: {_counted(rows, 'entry', 'entries')}, {_counted(config.seeds, 'seed', 'seeds')}",
         "created": time.strftime("%Y-%m-%d %H:%M"),
         "metric": {"name": data.task.main_metric, "higher_is_better": data.task.higher_is_better},
         "dataset": {"name": data.name, "target": data.target, "fingerprint": data.fingerprint, "samples": data.parts,
@@ -109,6 +85,53 @@ def summarise(
         "environment": environment(),
     })  # fmt: skip
     return study
+
+
+def row_of(
+    label: str,
+    entry: Entry,
+    metrics: Sequence[Mapping[str, Any]],
+    outcomes: Mapping[int, Mapping[str, Outcomes]],
+    gaps: Sequence[Mapping[str, float]] = (),
+    cost: float | None = None,
+    shown: Sequence[str] = (),
+) -> dict[str, Any]:
+    """One row: mean and spread over the runs of an entry.
+
+    Args:
+        label: of the entry.
+        entry: what was run.
+        metrics: ``metrics.json`` of each run.
+        outcomes: seed -> outcomes on test data.
+        gaps: modality -> how far its probe lies below that of the same encoder trained alone, run by run.
+        cost: of a step, in joint steps.
+        shown: names of further metrics that the row has.
+    """
+    info = get(entry.method).info
+    mean, std = _spread([m["test"]["score"] for m in metrics])
+    return {
+        "method": label,
+        "class": entry.method,
+        "options": resolved_options(entry.method, entry.options),
+        "control": info.control,
+        "role": info.role,
+        "uses": entry.uses,
+        "seeds": len(metrics),
+        "score_interval": _interval(outcomes),
+        "score_mean": mean,
+        "score_std": std,
+        "scores": [m["test"]["score"] for m in metrics],
+        "validation_mean": _spread([m["validation"]["score"] for m in metrics])[0],
+        "per_modality": _by_modality([_trained_probes(m, entry) for m in metrics]),
+        "own_outputs": _by_modality([m["test"]["unimodal"] for m in metrics]),
+        "own_output_samples": metrics[0]["test"].get("unimodal_samples"),
+        "under_trained": _by_modality(gaps),
+        "rules": _rules(metrics),
+        "rule_advice": rule_advice(metrics, outcomes),
+        "metrics": _by_modality([{n: v for n in shown if (v := m["test"].get(n)) is not None} for m in metrics]),
+        "cost": cost,
+        "seconds": statistics.fmean(m["seconds"] for m in metrics),
+    }
 
 
 def epochs_of(path: Path) -> list[dict[str, Any]]:
@@ -134,6 +157,10 @@ def _sum_of_phases(losses: Mapping[str, float]) -> float:
     """The loss of an epoch on record by a version that did not say which of its losses are phases."""
     parts = ("task", "fused", "direction")  # what the methods of that version reported beside their phases
     return sum(value for name, value in losses.items() if "/" not in name and name not in parts)
+
+
+def _counted(items: Sequence[Any], one: str, many: str) -> str:
+    return f"{len(items)} {one if len(items) == 1 else many}"
 
 
 def _interval(by_seed: Mapping[int, Mapping[str, Outcomes]]) -> list[float] | None:

@@ -2,7 +2,7 @@
 
 from equimodal.studies.runs._companions import load_companions
 from equimodal.studies.runs._fit import Progress, fit
-from equimodal.studies.runs._identity import check_config, located
+from equimodal.studies.runs._identity import check_config, check_finished, located
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
@@ -26,7 +26,7 @@ from equimodal.studies.runs._run import DETAILS, conclude, prepare_folder, run
 from equimodal.studies.runs._seal import seal, verify, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
-from equimodal.studies.runs._stored import read_history, stored_config
+from equimodal.studies.runs._stored import read_environment, read_history, stored_config
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Terminated",
     "Termination",
     "check_config",
+    "check_finished",
     "conclude",
     "environment",
     "fit",
@@ -54,6 +55,7 @@ __all__ = [
     "own_randomness",
     "plain",
     "prepare_folder",
+    "read_environment",
     "read_history",
     "read_json",
     "read_lines",

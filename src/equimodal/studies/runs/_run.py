@@ -176,6 +176,7 @@ def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool)
                 "validation": getattr(data.protocol, "validation", None),
                 "fingerprint": data.fingerprint,
                 "samples": data.parts,
+                "classes": list(map(str, data.classes)),
                 "present": data.presence,
             },
         },

@@ -16,9 +16,11 @@ from equimodal.batch import Tree, tree_map
 from equimodal.data import Dataset, from_arrays
 from equimodal.data.tables import Preparation, Table, as_table, read_pieces, unit_options
 from equimodal.errors import DataError, DataWarning, StorageError, unknown_name
+from equimodal.export import Format
 from equimodal.methods import Method
 from equimodal.studies.runs import load_weights, own_randomness, read_json, read_yaml, verify, warn_versions
 from equimodal.studies.setup import RunConfig, check_trust, seeded, trusting
+from equimodal.studies.tables._graph import export_table
 
 PREPARATION = "preparation.json"
 TABLE = "table.json"
@@ -145,6 +147,35 @@ class Predictor:
             text = f"{path}: {bare} row(s) have no modality that the model knows; their prediction is empty."
             warnings.warn(text, DataWarning, stacklevel=2)
         return out
+
+    def export(
+        self,
+        path: str | Path,
+        format: Format = "onnx",  # noqa: A002 (the word users look for)
+        *,
+        modalities: Sequence[str] | None = None,
+    ) -> Path:
+        """Write the model with its preparation as one graph that runs without this library, in any number of rows.
+
+        In the graph: empty cells, means and deviations, places of categories, sines and cosines of dates, padding and
+        presence, standardisation of pictures, sound and arrays, the model and its inference rule, the unit of the
+        target. Before it: text to ids, categories to places, files to arrays
+        (:func:`equimodal.data.tables.raw_inputs`). What that needs is in the file's metadata, ``preparation``.
+
+        Args:
+            path: file to write, whole or not at all: ``.onnx``, or ``.pt2`` for torch.
+            format: ``"onnx"`` or ``"torch"``.
+            modalities: the ones that the graph takes; default all. A row's absent ones are NaN (a text: padding).
+
+        Returns:
+            ``path``. Outputs are ``prediction`` and, of classes, ``probabilities``; a row without anything has NaN and
+            the class -1.
+
+        Raises:
+            UnknownNameError: an unknown modality.
+            ModelError, UnsupportedError, MissingExtraError, StorageError: see :func:`equimodal.export.export`.
+        """
+        return export_table(self.method, self.preparation, path, format, modalities)
 
     def _wanted(self, table: Table, modalities: Sequence[str] | None) -> set[str]:
         """The modalities to use, of those that the table has."""
