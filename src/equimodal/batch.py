@@ -256,8 +256,9 @@ class Batch:
         )
 
     def __len__(self) -> int:
-        tensor = tree_tensors(next(iter(self.inputs.values())))[0]
-        return int(tensor.shape[0])
+        for tree in self.inputs.values():
+            return int((tree if isinstance(tree, Tensor) else tree_tensors(tree)[0]).shape[0])
+        return 0
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -271,7 +272,7 @@ class Batch:
 
     def rows(self, modality: str) -> Tensor | None:
         """Row indices of the samples that have ``modality``; ``None`` when all have it."""
-        return None if self.presence is None else self.presence.rows(modality)
+        return None if self.present is None else cast(Presence, self.present).rows(modality)
 
     def count(self, modality: str) -> int:
         """How many samples have ``modality``."""

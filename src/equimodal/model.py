@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from equimodal._utils.modules import QuickParameters, parameters_in
 from equimodal.batch import Presence, Tokens, Tree, tree_map, tree_tensors
 from equimodal.errors import BatchError, ModelError, did_you_mean
-from equimodal.features import Kind, Width, check_feature
+from equimodal.features import Kind, Width, check_feature, is_vector
 
 
 @runtime_checkable
@@ -65,7 +65,8 @@ class MultimodalModel(QuickParameters):
     Raises:
         ModelError: no encoder, an encoder without parameters, an encoder shared between two modalities, unknown
             feature sizes, or (when called) features of another kind or shape.
-        BatchError: (when called) an unknown modality, or a batch of one sample with batch normalisation.
+        BatchError: (when called) an unknown modality, inputs of a type or shape that the encoder does not take, or a
+            batch of one sample with batch normalisation.
 
     Presence: rows without a modality are gathered out before its encoder, so their content, even NaN, influences
     nothing; their features are zero and the fusion fills them by its declared rule.
@@ -91,8 +92,13 @@ class MultimodalModel(QuickParameters):
         feature_sizes: Mapping[str, Width] | None = None,
     ) -> None:
         super().__init__()
-        if not encoders:
-            raise ModelError("`encoders`: expected modality -> module with at least one entry. Found none.")
+        if not isinstance(encoders, Mapping) or not encoders:
+            found = "none" if isinstance(encoders, Mapping) else type(encoders).__name__
+            raise ModelError(f"`encoders`: expected modality -> module with at least one entry. Found {found}.")
+        parts = {f"encoders[{m!r}]": encoder for m, encoder in encoders.items()}
+        for name, module in {**parts, "fusion": fusion, "head": head}.items():
+            if not isinstance(module, nn.Module):
+                raise ModelError(f"`{name}`: expected a module. Found {type(module).__name__}.")
         self._names = tuple(encoders)
         self._positions = {m: str(i) for i, m in enumerate(self._names)}  # in a module list
         self.encoders = nn.ModuleList(encoders.values())  # by position: names may hold dots, spaces, "keys"
@@ -158,8 +164,8 @@ class MultimodalModel(QuickParameters):
                 f"`modality`: expected one of {list(self._names)}. Found {modality!r}."
                 f"{did_you_mean(modality, self._names)}"
             )
-        encoder: nn.Module = self.encoders._modules[position]
-        return encoder
+        encoder: nn.Module = self._modules["encoders"]._modules[position]  # type: ignore[union-attr, assignment]
+        return encoder  # of self.encoders, without the search
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """The parameters of the modality's encoder, found by object."""
@@ -179,11 +185,13 @@ class MultimodalModel(QuickParameters):
                 f"{did_you_mean(unknown, self._names)}"
             )
         presence = Presence.of(present)
-        wanted = [m for m in self._names if m in inputs] if modalities is None else list(modalities)
+        wanted = [m for m in self._names if m in inputs] if modalities is None else modalities
         missing = [m for m in wanted if m not in inputs]
         if missing:
             raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
-        return {m: self._encode_one(m, inputs[m], None if presence is None else presence.rows(m)) for m in wanted}
+        if presence is None:
+            return {m: self._call_encoder(m, inputs[m]) for m in wanted}
+        return {m: self._encode_one(m, inputs[m], presence.rows(m)) for m in wanted}
 
     def _encode_one(self, modality: str, inputs: Tree, rows: Tensor | None) -> Tree:
         width, kind = self._feature_sizes[modality], self._kinds.get(modality)
@@ -195,17 +203,32 @@ class MultimodalModel(QuickParameters):
         return _scattered(self.encoder(modality), lambda x: self._call_encoder(modality, x), inputs, rows)
 
     def _call_encoder(self, modality: str, inputs: Tree) -> Tree:
-        samples = tree_tensors(inputs)[0].shape[0]
+        samples = (inputs if isinstance(inputs, Tensor) else tree_tensors(inputs)[0]).shape[0]
         try:
             feature = self.encoder(modality)(inputs)
         except ValueError as error:
             if is_batch_of_one(error):
                 raise one_sample_error(f"inputs[{modality!r}]", "its encoder") from error
-            raise
-        self._kinds[modality] = check_feature(
-            feature, samples, self._feature_sizes[modality], f"encoders[{modality!r}]"
-        )
+            if type(error) is not ValueError:
+                raise
+            raise self._refused(modality, inputs, error) from error
+        except (RuntimeError, IndexError) as error:
+            if type(error) not in (RuntimeError, IndexError):  # memory, devices, what compiling says
+                raise
+            raise self._refused(modality, inputs, error) from error
+        width = self._feature_sizes[modality]
+        quick = is_vector(feature, samples, width)
+        self._kinds[modality] = "vector" if quick else check_feature(feature, samples, width, f"encoders[{modality!r}]")
         return feature
+
+    def _refused(self, modality: str, inputs: Tree, error: Exception) -> BatchError:
+        """The error of an encoder, with the modality and what it was given."""
+        encoder, said = type(self.encoder(modality)).__name__, " ".join(str(error).split())[:300]
+        found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in tree_tensors(inputs))
+        return BatchError(
+            f"`inputs[{modality!r}]`: expected what its encoder ({encoder}) takes. Found {found}, of which it says: "
+            f"{said}. Convert the inputs, or give the model an encoder for them."
+        )
 
     def fuse(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tree:
         """The fusion's output for these features, if the head can read it.

@@ -59,6 +59,8 @@ def describe_arrays(
     modalities: dict[str, Any] = {}
     for key, value in inputs.items():
         array = numbers(value, f"inputs[{key!r}]")
+        if 0 in array.shape[1:]:
+            raise DataError(f"`inputs[{key!r}]`: expected at least one number per sample. Found shape {array.shape}.")
         kind = (kinds or {}).get(key) or kind_of_array(array, key)
         arrays[f"input_{key}"] = array
         modalities[key] = {
@@ -146,6 +148,8 @@ def _flags(value: npt.ArrayLike, name: str) -> Array:
 
 def _goal(target: npt.ArrayLike, task: str, classes: Sequence[str] | None) -> tuple[Array, dict[str, Any]]:
     """The targets, and what the card says of them."""
+    if isinstance(classes, str):
+        raise DataError(f"`classes`: expected a list of names. Found the text {classes!r}.")
     if task not in get_args(TaskKind):
         raise DataError(
             f"`task`: expected one of {', '.join(get_args(TaskKind))}. Found {task!r}."
@@ -165,6 +169,8 @@ def _goal(target: npt.ArrayLike, task: str, classes: Sequence[str] | None) -> tu
     if task == "regression":
         if classes is not None:
             raise DataError(f"`classes`: expected None for a regression, whose targets are numbers. Found {classes}.")
+        if 0 in array.shape[1:]:
+            raise DataError(f"`target`: expected {expected} with D >= 1. Found shape {array.shape}.")
         return array, {}
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     if task == "multilabel" and (low < 0 or high > 1):

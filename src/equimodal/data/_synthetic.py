@@ -277,7 +277,7 @@ def _names(modalities: int | Sequence[str]) -> tuple[str, ...]:
     if isinstance(modalities, int) and not isinstance(modalities, bool):
         _whole("modalities", modalities, 1)
         return tuple(f"m{i + 1}" for i in range(modalities))
-    names = () if isinstance(modalities, (str, bool)) else tuple(modalities)
+    names = tuple(modalities) if isinstance(modalities, Sequence) and not isinstance(modalities, str) else ()
     if not names or len(set(names)) != len(names):
         raise DataError(f"`modalities`: expected a number of at least 1, or names that differ. Found {modalities!r}.")
     return names

@@ -82,6 +82,9 @@ class Inference(nn.Module):
         distribution: Distribution = "categorical",
     ) -> None:
         super().__init__()
+        names = [] if isinstance(modalities, str) else list(modalities)
+        if not names or len(set(names)) != len(names):
+            raise MethodError(f"`modalities`: expected different names, at least one. Found {modalities!r}.")
         custom = custom_rule(rule)
         if custom is not None:
             check_custom(custom, distribution)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import torch
@@ -152,6 +154,35 @@ def positive_integer(name: str, value: object, least: int = 1) -> int:
     """``value`` if it is an integer of at least ``least``; else :class:`~equimodal.errors.TargetError`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise TargetError(f"`{name}`: expected an integer >= {least}. Found {value!r}.")
+    return value
+
+
+def real_number(
+    name: str, value: object, least: float = -math.inf, most: float = math.inf, *, ends: str = "()"
+) -> float:
+    """``value`` if it is a finite number between two bounds; else :class:`~equimodal.errors.TargetError`.
+
+    Args:
+        name: of the parameter.
+        value: what was given.
+        least: the lower bound.
+        most: the upper bound.
+        ends: which of the bounds belong to the range, as in ``"[)"``.
+    """
+    wrong = isinstance(value, bool) or not isinstance(value, Real)
+    if not wrong and math.isfinite(number := float(value)):  # type: ignore[arg-type]
+        above = number >= least if ends[0] == "[" else number > least
+        if above and (number <= most if ends[1] == "]" else number < most):
+            return number
+    text = "a finite number" if math.isinf(least) else f"a number {'>=' if ends[0] == '[' else '>'} {least:g}"
+    text = text if math.isinf(most) else f"a number in {ends[0]}{least:g}, {most:g}{ends[1]}"
+    raise TargetError(f"`{name}`: expected {text}. Found {value!r}.")
+
+
+def truth(name: str, value: object) -> bool:
+    """``value`` if it is ``True`` or ``False``; else :class:`~equimodal.errors.TargetError`."""
+    if not isinstance(value, bool):
+        raise TargetError(f"`{name}`: expected True or False. Found {value!r}.")
     return value
 
 

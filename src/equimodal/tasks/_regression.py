@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,8 +16,10 @@ from equimodal.tasks._protocol import (
     at_least_float32,
     check_output,
     positive_integer,
+    real_number,
     refuse_entries,
     score,
+    truth,
 )
 
 RegressionLoss = Literal["l1", "mse", "huber", "gaussian_nll"]
@@ -96,15 +98,17 @@ class Regression(nn.Module):
     ) -> None:
         super().__init__()
         self.size = positive_integer("size", size)
-        if loss not in get_args(RegressionLoss):
+        if not isinstance(loss, str) or loss not in get_args(RegressionLoss):
             raise TargetError(
                 f"`loss`: expected one of {', '.join(get_args(RegressionLoss))}. Found {loss!r}."
                 f"{did_you_mean(loss, get_args(RegressionLoss))}"
             )
-        if not 0 < delta < float("inf"):
-            raise TargetError(f"`delta`: expected a number > 0. Found {delta}.")
-        if limits is not None and (len(limits) != 2 or not limits[0] < limits[1]):
-            raise TargetError(f"`limits`: expected (lowest, highest). Found {limits}.")
+        real_number("delta", delta, 0)
+        truth("sentiment", sentiment)
+        if limits is not None:
+            pair = list(limits) if isinstance(limits, (list, tuple)) else []
+            if len(pair) != 2 or not all(isinstance(v, Real) for v in pair) or not pair[0] < pair[1]:
+                raise TargetError(f"`limits`: expected (lowest, highest). Found {limits!r}.")
         if sentiment and size != 1:
             raise TargetError(f"`sentiment`: expected one number per sample. Found size={size}.")
         self.kind = loss
@@ -129,10 +133,11 @@ class Regression(nn.Module):
 
     def _numbers(self, name: str, value: float | Sequence[float]) -> tuple[float, ...]:
         """D finite numbers."""
-        numbers = [value] * self.size if isinstance(value, (int, float)) else list(value)
-        if len(numbers) != self.size or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers):
-            raise TargetError(f"`{name}`: expected a finite number, or {self.size} of them. Found {value!r}.")
-        return tuple(float(v) for v in numbers)
+        plain: Any = value.tolist() if hasattr(value, "tolist") else value
+        numbers = list(plain) if isinstance(plain, (list, tuple)) else [plain] * self.size
+        if len(numbers) != self.size:
+            raise TargetError(f"`{name}`: expected a number, or {self.size} of them. Found {value!r}.")
+        return tuple(real_number(name, v) for v in numbers)
 
     @property
     def distribution(self) -> Distribution:

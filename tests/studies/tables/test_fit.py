@@ -17,6 +17,7 @@ from equimodal.data import from_dataframe
 from equimodal.errors import DataError, DataWarning, UnknownNameError
 from equimodal.studies import ModelConfig, Predictor, TrainingConfig, fit_table
 from tests.data.tables.helpers import film, foreign_tokenizer, frame, pd, with_images
+from tests.faults.calls import Calls
 
 for library in ("tokenizers", "lightning", "safetensors", "yaml"):
     pytest.importorskip(library)
@@ -172,6 +173,27 @@ def test_the_folder_holds_plain_files_and_notices_changes(folder: Path, tmp_path
         equimodal.load(tmp_path / "none")
     with pytest.raises(DataError, match="expected an empty folder"):
         fit_table(frame(), "label", folder)
+
+
+@pytest.mark.parametrize("at", [1, 5, 30, 60, -8, -2])
+def test_a_fit_that_a_full_disk_ended_is_continued_by_the_same_call(
+    at: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In any of its writes: one line, and afterwards the predictions of a fit that nothing ended."""
+    frame(60).to_csv(tmp_path / "t.csv", index=False)
+    new = frame(10, seed=5).drop(columns="label")
+    small = ["--model.size", "small", "--model.feature_size", "8", "--training.epochs", "2", "--training.device", "cpu"]
+    command = ["fit", str(tmp_path / "t.csv"), "--target", "label", *small, "--quiet", "--out"]
+    with Calls()() as calls:
+        assert main([*command, str(tmp_path / "whole")]) == 0
+    with Calls(at if at > 0 else calls.count + at)():
+        code = main([*command, str(tmp_path / "run")])
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert (code, len(said)) in ((1, 1), (0, 0))
+    assert not code or "No space left" in said[0]
+    assert main([*command, str(tmp_path / "run")]) == (0 if code else 1)  # what is finished is not made again
+    expected, found = (equimodal.load(tmp_path / name).predict(new) for name in ("whole", "run"))
+    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_pictures_and_a_number_in_its_unit(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from equimodal.studies.runs._records import (
     write_yaml,
 )
 from equimodal.studies.runs._run import DETAILS, conclude, prepare_folder, run
-from equimodal.studies.runs._seal import seal, verify, warn_versions, write_sealed
+from equimodal.studies.runs._seal import is_sealed, seal, verify, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
 from equimodal.studies.runs._stored import read_environment, read_history, stored_config
@@ -45,6 +45,7 @@ __all__ = [
     "environment",
     "fit",
     "is_finished",
+    "is_sealed",
     "load_companions",
     "load_model_weights",
     "load_run",

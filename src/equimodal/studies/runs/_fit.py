@@ -147,7 +147,7 @@ def fit(
         except OSError as error:
             raise StorageError(
                 f"`{folder}`: a file could not be written ({error}). What was written before still is; free space and "
-                "continue with --resume."
+                "call again (train: with --resume)."
             ) from error
         except SystemExit as error:  # what the Trainer makes of Ctrl-C, after it has switched further ones off
             if threading.current_thread() is threading.main_thread():

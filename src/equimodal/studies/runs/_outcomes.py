@@ -21,7 +21,7 @@ from equimodal.studies.runs._records import write_bytes
 from equimodal.tasks import Distribution
 
 OUTCOMES = "outcomes.npz"
-_HINT = "What was written before still is; free space and continue with --resume."
+_HINT = "What was written before still is; free space and call again (train: with --resume)."
 
 
 def write_outcomes(path: Path, outcomes: Mapping[str, Outcomes], predictions: SamplePredictions | None = None) -> Path:

@@ -12,7 +12,7 @@ from equimodal.data import loader as batches_of
 from equimodal.data.tables import load_table
 from equimodal.errors import DataError
 from equimodal.methods import Method, default_method
-from equimodal.studies.runs import Progress, fit, own_randomness, run, seal, write_json
+from equimodal.studies.runs import Progress, fit, is_sealed, own_randomness, run, seal, write_json
 from equimodal.studies.setup import (
     DataConfig,
     LoaderConfig,
@@ -54,7 +54,7 @@ def fit_table(
     Args:
         table: a frame of pandas or polars, or the path of a .csv, .tsv or .parquet file.
         target: column to predict.
-        folder: where to leave the run; must hold none.
+        folder: where to leave the run; must hold none that is finished. One that was interrupted is continued.
         method: default the one to begin with, :func:`~equimodal.methods.default_method`.
         options: its hyperparameters.
         model: default encoders by kind: MLP for ``table``, :class:`~equimodal.encoders.TextConv` for text,
@@ -71,11 +71,11 @@ def fit_table(
         The predictor, as :func:`equimodal.load` gives it of the folder.
 
     Raises:
-        DataError: the table cannot be used, or the folder holds a run.
+        DataError: the table cannot be used, or the folder holds a run that is finished, or another one.
         MissingExtraError: the extras ``table`` and ``cli`` are not installed.
     """
     folder = Path(folder)
-    if (folder / "config.yaml").exists():
+    if (folder / TABLE).exists() and is_sealed(folder, TABLE):
         raise DataError(
             f"`{folder}`: expected an empty folder. Found the run of {folder / 'config.yaml'}. Choose another."
         )
@@ -94,7 +94,7 @@ def fit_table(
         logger=list(logger),
         loader=loader or LoaderConfig(),
     )
-    found = run(config, folder, data=data, progress=progress)
+    found = run(config, folder, resume=True, data=data, progress=progress)
     write_json(folder / PREPARATION, data.preparation.to_dict())
     seal(folder, (PREPARATION,))
     made = load(folder)
