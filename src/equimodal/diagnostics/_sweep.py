@@ -132,7 +132,7 @@ class Reader:
         step = max(1, (ROWS if addends is None else ADDED_ROWS) // size)
         for start in range(0, len(chosen), step):
             kept = self.available[None] & chosen[start : start + step, None]  # (subsets, B, M)
-            some = kept.any(axis=2)
+            some = np.asarray(kept.any(axis=2))
             counts = some.sum(axis=1).tolist()
             if addends is not None:
                 outputs = self._added(addends, chosen[start : start + step])
@@ -145,7 +145,7 @@ class Reader:
             else:
                 flat = some.reshape(-1)
                 found, target = self._predict(np.flatnonzero(flat) % size, kept.reshape(-1, kept.shape[2])[flat], None)
-                yield from zip(found.split(counts), target.split(counts), strict=True)
+                yield from zip(torch.split(found, counts), torch.split(target, counts), strict=True)
 
     def _addends(self) -> tuple[Tensor, Tensor] | None:
         """Each modality's share of the output (M, B, C), 0 in rows without it, and the output without any (1, C).

@@ -141,13 +141,14 @@ class OrthogonalProjector(Float32Buffers):
     @torch.no_grad()
     def update(self, feature_mean: Tensor, alpha: float, relative: bool) -> Tensor:
         """Take in the mean of one batch; returns alpha divided by the running mean of |hbar|^2."""
-        mean = feature_mean.to(self.matrix.dtype)
+        matrix, running = self.matrix, self.energy
+        mean = feature_mean.to(matrix.dtype)
         # the first mean counts whole, later ones a tenth
-        self.energy.lerp_(torch.dot(mean, mean), (1 - self.updates).clamp_min(0.1).to(mean.dtype))
+        running.lerp_(torch.dot(mean, mean), (1 - self.updates).clamp_min(0.1).to(mean.dtype))
         self.updates.add_(1)
-        energy = self.energy.clamp_min(1e-12)
-        removed = removed_direction(self.matrix, mean, alpha * energy if relative else alpha)
-        self.matrix.addr_(removed, removed, alpha=-1)
+        energy = running.clamp_min(1e-12)
+        removed = removed_direction(matrix, mean, alpha * energy if relative else alpha)
+        matrix.addr_(removed, removed, alpha=-1)
         return energy.reciprocal() * alpha if not relative else torch.full_like(energy, alpha)
 
     def plasticity(self) -> Tensor:

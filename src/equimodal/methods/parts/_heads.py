@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from equimodal._utils.modules import QuickParameters
+from equimodal._utils.modules import QuickParameters, parameters_in
 from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Objective, Phase
 from equimodal.errors import ModelError, UnsupportedError
@@ -165,7 +165,7 @@ def branch_phase(
         name=modality,
         objective=partial(of_samples, objective),
         second=None if second is None else partial(of_samples, second),
-        parameters=[*model.parameters_of(modality), *head.parameters()],
+        parameters=[*model.parameters_of(modality), *parameters_in(head)],
         count=lambda batch: count_of(batch, modality),
         modality=modality,
     )
