@@ -286,6 +286,29 @@ def test_what_a_rule_returns_is_checked(rule: Any, error: type[Exception], text:
         Inference(("a", "b"), rule)(None, Z, None)
 
 
+@pytest.mark.parametrize("where", ["a", "b", "present", "fused"])
+def test_a_rule_that_writes_into_what_it_is_given_is_refused(where: str) -> None:
+    """Also with a method, whose other outputs and scores it would change; taking entries out of a mapping is fine."""
+
+    def rule(unimodal: Any, present: Any, fused: Any, distribution: str) -> Any:
+        given = {**unimodal, "present": present["a"], "fused": fused}
+        given[where][0] = 0
+        return next(iter(unimodal.values())).clone(), {}
+
+    def greedy(unimodal: Any, present: Any, fused: Any, distribution: str) -> Any:
+        unimodal.pop("b")
+        present.clear()
+        return unimodal["a"], {}
+
+    rule.needs = ("fused", "unimodal")  # type: ignore[attr-defined]
+    outputs = {m: torch.ones(4, 3) for m in ("a", "b")}
+    masks = {m: torch.ones(4, dtype=torch.bool) for m in outputs}
+    with pytest.raises(MethodError, match=f"leave what it is given as it is.*wrote into '{where}'"):
+        Inference(("a", "b"), rule)(torch.ones(4, 3), outputs, masks)
+    prediction = Inference(("a", "b"), greedy)(None, outputs, masks)
+    assert set(prediction.unimodal) == set(masks) == {"a", "b"}
+
+
 def declaring(**attributes: Any) -> Any:
     rule = returns(GOOD, {})
     for name, value in attributes.items():

@@ -148,6 +148,17 @@ class Widens(Joint):
         return None if output is None else torch.cat([output, output[:, :1]], 1)
 
 
+class Writes(Joint):
+    """Changes the samples of the batch that it is given."""
+
+    info = info()
+
+    def prepare(self, batches: list[Batch]) -> list[Batch]:
+        for batch in batches:
+            cast(Tensor, batch.inputs[self.modalities[0]]).add_(1e-6)
+        return batches
+
+
 class Nudges(Joint):
     """Moves an encoder that is frozen."""
 
@@ -219,6 +230,7 @@ FAULTS: list[tuple[type[Method], str, str]] = [
     (Pretends, "runs_learns_and_predicts_on_a_task", "UnsupportedError: `task`: expected classes"),
     (Widens, "runs_learns_and_predicts", r"\(3 times\): ModelError: .*Found \(24, 4\)"),
     (Breaks, "compiled_loss", "compiled_loss.*: UserError: .*data-dependent"),
+    (Writes, "runs_learns_and_predicts", "training or prediction wrote into 'audio.raw'"),
     (Rude, "every_fusion_trains_or_is_refused", "begins with the parameter's name. Found: no thanks"),
     (Nudges, "a_frozen_encoder_keeps_still", "the frozen encoder"),
     (Unsourced, "options_are_documented", r"Missing: \['power', 'way'\]"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from equimodal._utils.shapes import line_up
-from equimodal.errors import BatchError, NonFiniteError
+from equimodal.errors import BatchError, NonFiniteError, did_you_mean
 
 Tree = Any
 """A tensor, or any nesting of dicts, lists and tuples of tensors, with samples on the first axis."""
@@ -53,7 +53,12 @@ def tree_map(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
 
 def keep_rows(tree: Tree, mask: Tensor) -> Tree:
     """``tree`` with zeros (for masks of tokens: nothing) in the rows outside ``mask`` (B,)."""
-    return tree_map(lambda t: torch.where(line_up(mask, t), t, torch.zeros_like(t)), tree)
+
+    def kept(t: Tensor) -> Tensor:
+        rows = line_up(mask, t)  # ONNX Runtime has no `where` of booleans
+        return t & rows if t.dtype == torch.bool else torch.where(rows, t, torch.zeros_like(t))
+
+    return tree_map(kept, tree)
 
 
 def tree_tensors(tree: Tree) -> list[Tensor]:
@@ -217,6 +222,7 @@ class Batch:
             if unknown:
                 raise BatchError(
                     f"`present`: expected the modalities of `inputs` {sorted(self.inputs)}. Found unknown {unknown}."
+                    f"{did_you_mean(unknown, self.inputs)}"
                 )
             if not isinstance(self.present, Presence):
                 object.__setattr__(self, "present", Presence(self.present, tuple(self.inputs), self.index))
@@ -276,7 +282,10 @@ class Batch:
     def only(self, modality: str) -> Batch | None:
         """The samples that have ``modality``, with this input alone; ``None`` when no sample has it."""
         if modality not in self.inputs:
-            raise BatchError(f"`modality`: expected one of {list(self.inputs)}. Found {modality!r}.")
+            raise BatchError(
+                f"`modality`: expected one of {list(self.inputs)}. Found {modality!r}."
+                f"{did_you_mean(modality, self.inputs)}"
+            )
         rows = self.rows(modality)
         alone = self._like(inputs={modality: self.inputs[modality]}, present=None)
         if rows is None:

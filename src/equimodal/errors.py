@@ -99,12 +99,30 @@ class BelowSingleWarning(EquimodalWarning):
     """On validation data the prediction is below the best single output, by more than chance; another rule is named."""
 
 
+def did_you_mean(found: object, known: Iterable[object], most: int = 1) -> str:
+    """The end of a message about a name that is not known: the nearest known ones, if there are any.
+
+    Args:
+        found: the name, or several, of which the first counts; what is no text is near nothing.
+        known: the names that there are.
+        most: how many are suggested.
+
+    Example:
+        >>> did_you_mean("auido", ["audio", "video"]), did_you_mean("x", ["audio"])
+        (" Did you mean 'audio'?", '')
+    """
+    name = found[0] if isinstance(found, (list, tuple)) and found else found
+    if not isinstance(name, str):
+        return ""
+    by_case = {n.lower(): n for n in known if isinstance(n, str)}
+    near = [by_case[n] for n in difflib.get_close_matches(name.lower()[:200], by_case, n=most, cutoff=0.5)]
+    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for ``name`` among ``known``, with the nearest names suggested."""
     names = sorted(known)
-    by_case = {n.lower(): n for n in names}
-    near = [by_case[n] for n in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)]
-    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    hint = did_you_mean(name, names, most=3)
     return UnknownNameError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
 
 

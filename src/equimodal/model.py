@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from equimodal._utils.modules import QuickParameters, parameters_in
 from equimodal.batch import Presence, Tokens, Tree, tree_map, tree_tensors
-from equimodal.errors import BatchError, ModelError
+from equimodal.errors import BatchError, ModelError, did_you_mean
 from equimodal.features import Kind, Width, check_feature, is_vector
 
 
@@ -65,7 +65,8 @@ class MultimodalModel(QuickParameters):
     Raises:
         ModelError: no encoder, an encoder without parameters, an encoder shared between two modalities, unknown
             feature sizes, or (when called) features of another kind or shape.
-        BatchError: (when called) an unknown modality, or a batch of one sample with batch normalisation.
+        BatchError: (when called) an unknown modality, inputs of a type or shape that the encoder does not take, or a
+            batch of one sample with batch normalisation.
 
     Presence: rows without a modality are gathered out before its encoder, so their content, even NaN, influences
     nothing; their features are zero and the fusion fills them by its declared rule.
@@ -91,8 +92,13 @@ class MultimodalModel(QuickParameters):
         feature_sizes: Mapping[str, Width] | None = None,
     ) -> None:
         super().__init__()
-        if not encoders:
-            raise ModelError("`encoders`: expected modality -> module with at least one entry. Found none.")
+        if not isinstance(encoders, Mapping) or not encoders:
+            found = "none" if isinstance(encoders, Mapping) else type(encoders).__name__
+            raise ModelError(f"`encoders`: expected modality -> module with at least one entry. Found {found}.")
+        parts = {f"encoders[{m!r}]": encoder for m, encoder in encoders.items()}
+        for name, module in {**parts, "fusion": fusion, "head": head}.items():
+            if not isinstance(module, nn.Module):
+                raise ModelError(f"`{name}`: expected a module. Found {type(module).__name__}.")
         self._names = tuple(encoders)
         self._positions = {m: str(i) for i, m in enumerate(self._names)}  # in a module list
         self.encoders = nn.ModuleList(encoders.values())  # by position: names may hold dots, spaces, "keys"
@@ -134,7 +140,10 @@ class MultimodalModel(QuickParameters):
             found[modality] = size
         unknown = sorted(set(sizes) - set(found))
         if unknown:
-            raise ModelError(f"`feature_sizes`: expected the modalities {list(found)}. Found unknown {unknown}.")
+            raise ModelError(
+                f"`feature_sizes`: expected the modalities {list(found)}. Found unknown {unknown}."
+                f"{did_you_mean(unknown, found)}"
+            )
         return found
 
     @property
@@ -151,7 +160,10 @@ class MultimodalModel(QuickParameters):
         """The encoder of ``modality``."""
         position = self._positions.get(modality)
         if position is None:
-            raise BatchError(f"`modality`: expected one of {list(self._names)}. Found {modality!r}.")
+            raise BatchError(
+                f"`modality`: expected one of {list(self._names)}. Found {modality!r}."
+                f"{did_you_mean(modality, self._names)}"
+            )
         encoder: nn.Module = self._modules["encoders"]._modules[position]  # type: ignore[union-attr, assignment]
         return encoder  # of self.encoders, without the search
 
@@ -168,7 +180,10 @@ class MultimodalModel(QuickParameters):
         """modality -> features; rows of absent samples are zero and their encoder does not see them."""
         if not self._positions.keys() >= inputs.keys():
             unknown = sorted(set(inputs) - set(self._names))
-            raise BatchError(f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}.")
+            raise BatchError(
+                f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}."
+                f"{did_you_mean(unknown, self._names)}"
+            )
         presence = Presence.of(present)
         wanted = [m for m in self._names if m in inputs] if modalities is None else modalities
         missing = [m for m in wanted if m not in inputs]
@@ -194,11 +209,26 @@ class MultimodalModel(QuickParameters):
         except ValueError as error:
             if is_batch_of_one(error):
                 raise one_sample_error(f"inputs[{modality!r}]", "its encoder") from error
-            raise
+            if type(error) is not ValueError:
+                raise
+            raise self._refused(modality, inputs, error) from error
+        except (RuntimeError, IndexError) as error:
+            if type(error) not in (RuntimeError, IndexError):  # memory, devices, what compiling says
+                raise
+            raise self._refused(modality, inputs, error) from error
         width = self._feature_sizes[modality]
         quick = is_vector(feature, samples, width)
         self._kinds[modality] = "vector" if quick else check_feature(feature, samples, width, f"encoders[{modality!r}]")
         return feature
+
+    def _refused(self, modality: str, inputs: Tree, error: Exception) -> BatchError:
+        """The error of an encoder, with the modality and what it was given."""
+        encoder, said = type(self.encoder(modality)).__name__, " ".join(str(error).split())[:300]
+        found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in tree_tensors(inputs))
+        return BatchError(
+            f"`inputs[{modality!r}]`: expected what its encoder ({encoder}) takes. Found {found}, of which it says: "
+            f"{said}. Convert the inputs, or give the model an encoder for them."
+        )
 
     def fuse(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tree:
         """The fusion's output for these features, if the head can read it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ WRONG: dict[str, Any] = {
     "mapping": {},
     "mappings": {"a": {"b": None}, "__class__": 1},
     "huge": 10**30,
-    "large": 10**7,
+    "large": 10**13,
     "negative": -1,
     "fraction": 0.5,
     "nan": float("nan"),
@@ -37,14 +38,26 @@ def deep(levels: int) -> Any:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of each value inside ``value``; of long lists the first entry stands for all."""
+    """The path of each value inside ``value``; two stand for all that are alike, and the first entry for a list."""
     if isinstance(value, dict):
+        seen: Counter[str] = Counter()
         for key, child in value.items():
+            if isinstance(child, dict):
+                seen[outline(child)] += 1
+                if seen[outline(child)] > 2:
+                    continue
             yield (*path, key)
             yield from places(child, (*path, key))
     elif isinstance(value, list) and value:
         yield (*path, 0)
         yield from places(value[0], (*path, 0))
+
+
+def outline(value: Any) -> str:
+    """Fields and types without the values."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{outline(child)}" for key, child in sorted(value.items())) + "}"
+    return type(value).__name__
 
 
 def mutants(value: Any) -> Iterator[tuple[tuple[Any, ...], str, Any]]:

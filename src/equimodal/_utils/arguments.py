@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 
-from equimodal.errors import MethodError
+from equimodal.errors import MethodError, did_you_mean
 
 
 def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
@@ -16,7 +16,9 @@ def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
         MethodError: it is not.
     """
     if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
-        raise MethodError(f"`{name}`: expected one of {', '.join(map(repr, allowed))}. Found {value!r}.")
+        raise MethodError(
+            f"`{name}`: expected one of {', '.join(map(repr, allowed))}. Found {value!r}.{did_you_mean(value, allowed)}"
+        )
 
 
 def check_number(

@@ -17,7 +17,7 @@ from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list
 from equimodal.cli._signature import options_of
 from equimodal.data import describe, load, unpack_bundle, write_bundle
-from equimodal.errors import DataError
+from equimodal.errors import DataError, did_you_mean
 
 _BUNDLE = """Write own arrays as a bundle with its card, checked before anything is written. An array is FILE.npy, or
 FILE.npz:NAME. Example: equimodal data bundle mine.npz --inputs.image images.npy --inputs.audio sound.npy --target
@@ -36,13 +36,14 @@ def run(argv: Sequence[str], context: Context) -> int:
     actions = {"bundle": _bundle, "describe": _describe, "unpack": _unpack}
     if argv and argv[0] in actions:
         return actions[argv[0]](argv[1:])
+    every = ["prepare", "check", "preset", *actions]
     text = "usage: equimodal data prepare|check|preset|bundle|unpack|describe [options]; each has --help"
     if argv and argv[0] in ("-h", "--help"):
         print(text)
         return 0
     raise UsageError(
         "equimodal data: error: expected prepare, check, preset, bundle, unpack or describe. "
-        f"Found {argv[0] if argv else 'nothing'!r}. {text}"
+        f"Found {argv[0] if argv else 'nothing'!r}.{did_you_mean(argv[0], every) if argv else ''} {text}"
     )
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equimodal._utils.calls import split_calls
 from equimodal._utils.plain_yaml import read_yaml
 from equimodal._utils.schema import check
 from equimodal.cli._errors import UsageError
 from equimodal.cli._signature import Option, options_of
-from equimodal.errors import DataError, missing_extra
+from equimodal.errors import DataError, did_you_mean, missing_extra
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 SHORT = {
     "--data": "--data.name", "--card": "--data.card", "--protocol": "--data.protocol", "--target": "--data.target",
     "--missing": "--data.missing", "--augment": "--training.augment", "--fusion": "--model.fusion",
-    "--missing-file": "--data.missing_file", "--missing-seed": "--data.missing_seed",
+    "--missing-file": "--data.missing_file", "--missing-seed": "--data.missing_seed", "--devices": "--training.devices",
+    "--rate": "--training.lr",
 }  # fmt: skip
 """Short forms, and what they stand for."""
 
@@ -61,10 +62,12 @@ class CommandParser:
         if config:
             self._parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
-    def add(self, name: str, hint: Any = str, default: Any = None, text: str = "", group: Any = None) -> None:
-        """One argument; without dashes it is positional."""
+    def add(
+        self, name: str, hint: Any = str, default: Any = None, text: str = "", group: Any = None, *, many: bool = False
+    ) -> None:
+        """One argument; without dashes it is positional, and with ``many`` a list of at least one."""
         to = self._parser if group is None else group
-        settings: dict[str, Any] = {"help": text}
+        settings: dict[str, Any] = {"help": text} | ({"nargs": "+"} if many else {})
         if name.startswith("-"):
             settings["default"] = default
             self.known.append(name.lstrip("-"))
@@ -126,14 +129,24 @@ class CommandParser:
         unknown = re.search(r"unrecognized arguments: (.*)", text) or re.search(r"Option '(\S+)' is not accepted", text)
         if unknown:
             name = unknown[1].split()[0].split("=")[0]
-            near = difflib.get_close_matches(name.lstrip("-"), self.known, n=1, cutoff=0.6)
             dashes = "--" if name.startswith("--") else ""
-            hint = f" Did you mean {dashes + near[0]!r}?" if near else ""
+            hint = did_you_mean(name, [dashes + known for known in self.known])
             kind = "option" if name.startswith("-") else "field or argument"
             text = f"unknown {kind} {name!r}.{hint}"
         text = re.sub(r"Parser key \"(\S+)\":", r"`\1`:", text)
         text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"Expected one of \1", text)
         text = re.sub(r"<class '(\w+)'>", r"\1", text).rstrip(".")
+        union = re.search(
+            r": Does not validate against any of the Union subtypes.*?Errors: - (.*) Given value: (.*)$", text
+        )
+        if union:
+            kinds = [k.removeprefix("Expected ") for k in re.sub(r" Given value type:.*", "", union[1]).split(" - ")]
+            kinds = ["nothing" if k == "a NoneType" else re.sub(r"^(.*?)\. Got value.*$", r"\1", k) for k in kinds]
+            text = f"{text[: union.start()]}: Expected {', or '.join(kinds)}. Got value: {union[2]}"
+        choice = re.search(r"Expected one of (.*?)\. Got value: '?([^'\s]+)", text)
+        if choice:
+            allowed = re.findall(r"'([^']+)'", choice[1])
+            text = f"{text}.{did_you_mean(choice[2], allowed)}"
         return UsageError(f"{self.prog}: error: {text}{'' if text.endswith('?') else '.'} See: {self.see}")
 
 
@@ -202,6 +215,11 @@ def comma_list(value: Any) -> list[str]:
     """``"a,b"`` or a YAML list."""
     items = value if isinstance(value, list) else str(value).strip("[]").split(",")
     return [str(item).strip() for item in items if str(item).strip()]
+
+
+def call_list(value: Any) -> list[str]:
+    """``"f1,fbeta(beta=2.0)"`` or a YAML list; commas inside brackets do not count."""
+    return [str(item).strip() for item in (value if isinstance(value, list) else split_calls(str(value).strip("[]")))]
 
 
 def whole_numbers(value: Any) -> list[int]:

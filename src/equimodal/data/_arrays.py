@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import lzma
 import struct
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from equimodal._utils.arrays import check_npy, check_npz
 from equimodal._utils.files import standing
 from equimodal._utils.foreign import kind_of_file
-from equimodal.errors import DataError
+from equimodal.errors import DataError, did_you_mean
 
 Array = npt.NDArray[Any]
 _BROKEN = (
@@ -52,9 +51,10 @@ class Arrays(Mapping[str, Array]):
         if not self.path.exists():
             folder = self.path.parent
             present = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-            near = difflib.get_close_matches(self.path.name, present, n=1, cutoff=0.6)
-            hint = f" Did you mean {folder / near[0]}?" if near else ""
-            raise DataError(f"{self.path}: expected a .npz file or a folder of .npy files. Found nothing there.{hint}")
+            raise DataError(
+                f"{self.path}: expected a .npz file or a folder of .npy files. Found nothing there."
+                f"{did_you_mean(self.path.name, present)}"
+            )
         self._names = self._read(None)
 
     @overload
@@ -132,8 +132,7 @@ def take(arrays: Mapping[str, Array], name: str, where: str, file: str, origin: 
     """``arrays[name]``, or the error that says which field of which card asked for it."""
     if name in arrays:
         return arrays[name]
-    near = difflib.get_close_matches(name, list(arrays), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, arrays)
     raise DataError(
         f"{origin}: expected an array `{name}`, which field `{where}` of {file} asks for. "
         f"Found the arrays {sorted(arrays)}.{hint}"

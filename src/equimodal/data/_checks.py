@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +12,11 @@ from torch import Tensor
 
 from equimodal.data._arrays import take
 from equimodal.data._card import Card, Column, ModalityCard, Part, TargetCard
-from equimodal.data._precision import lost_in_float32
+from equimodal.data._precision import lost_in_float32, moments
 from equimodal.data._source import Rows
-from equimodal.errors import DataError, DataWarning, unknown_name
+from equimodal.errors import DataError, unknown_name
 
 Array = npt.NDArray[Any]
-_FAR, _WIDE = 5.0, 100.0  # deviations from 0, and times 1; targets beyond are named
 
 
 class Used:
@@ -231,22 +229,6 @@ def number_type(target: Array, where: str, rows: Mapping[Part, Rows]) -> type[np
                 f"{own[wrong.any(1)][:5].tolist()}. Leave these samples out, or correct their targets."
             )
     values = target[np.concatenate(list(rows.values()))].astype(np.float64)
-    train = target[rows["train"]].astype(np.float64)
-    mean, deviation = train.mean(0), (train - train[:1]).std(0)  # far from 0 only differences are exact
-    _name_units(mean.reshape(-1), deviation.reshape(-1), where)
+    mean, deviation = moments(target[rows["train"]])
     large = bool((np.abs(values) > float(np.finfo(np.float32).max)).any())
     return np.float64 if large or lost_in_float32(mean, deviation).any() else np.float32
-
-
-def _name_units(mean: Array, deviation: Array, where: str) -> None:
-    """Say where targets are far from what an untrained output is: training then begins with learning their unit."""
-    far = (deviation > 0) & ((np.abs(mean) > _FAR * deviation) | (deviation > _WIDE) | (deviation < 1 / _WIDE))
-    if far.any():
-        first = int(np.flatnonzero(far)[0])
-        warnings.warn(
-            f"{where}: targets of mean {mean[first]:.4g} and deviation {deviation[first]:.4g} are used as they are, "
-            "and training begins near 0. Subtract the mean and divide by the deviation of the training samples; scores "
-            "are then in deviations.",
-            DataWarning,
-            stacklevel=4,
-        )

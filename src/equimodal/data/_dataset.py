@@ -28,10 +28,11 @@ from equimodal.data._checks import (
 )
 from equimodal.data._missing import Missing, in_training
 from equimodal.data._modality import Modality, channels_last
+from equimodal.data._precision import far_from_outputs, moments
 from equimodal.data._protocol import Protocol, split_rows
 from equimodal.data._source import Rows, Source
 from equimodal.data._splits import Store, TestSplit, TrainSplit, ValidationSplit
-from equimodal.errors import DataError, DataWarning, unknown_name
+from equimodal.errors import DataError, DataWarning, TargetError, unknown_name
 
 if TYPE_CHECKING:
     from equimodal.tasks import Task
@@ -135,6 +136,9 @@ class Dataset:
         Args:
             **options: for a :class:`~equimodal.tasks.Regression` for example ``loss="gaussian_nll"``, for a
                 :class:`~equimodal.tasks.Segmentation` ``class_weight=[1, 5]``. A
+                :class:`~equimodal.tasks.Regression` also takes ``standardise``: ``True`` learns the targets in
+                deviations from the mean of the training ones, ``False`` as they are; by default ``"auto"``, that is
+                where one of the means is more than two deviations from 0, or a deviation not within 0.1 to 10. A
                 :class:`~equimodal.tasks.Classification` also takes ``class_weight="balanced"``: weights by which all
                 classes count the same in the training samples.
 
@@ -159,6 +163,7 @@ class Dataset:
             "segmentation": Segmentation,
         }  # fmt: skip
         names = list(inspect.signature(known[goal.task]).parameters)[1:]
+        names += ["standardise"] if goal.task == "regression" else []
         for name in options:
             if name not in names:
                 raise unknown_name(f"option of a {goal.task} task:", name, names)
@@ -167,7 +172,7 @@ class Dataset:
         if goal.task == "multilabel":
             return MultiLabel(len(goal.classes), **options)
         if goal.task == "regression":
-            return Regression(max(1, int(self._store.target[0].numel())), **options)
+            return Regression(max(1, int(self._store.target[0].numel())), **self._with_unit(options))
         if len(goal.classes) < 2:
             raise DataError(
                 f"{self._card.file}: field `targets.{goal.name}.classes`: expected the names of at least two classes, "
@@ -182,6 +187,22 @@ class Dataset:
             return dict(options)
         counts = np.bincount(self._store.target[self._rows["train"]].numpy(), minlength=len(self._target.classes))
         return {**options, "class_weight": (counts.sum() / (len(counts) * counts)).tolist()}
+
+    def _with_unit(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Mean and deviation of the training targets where they are standardised."""
+        made = dict(options)
+        how = made.pop("standardise", "auto")
+        if how not in (True, False, "auto"):
+            raise TargetError(f"`standardise`: expected True, False or 'auto'. Found {how!r}.")
+        if "mean" in made or "deviation" in made:
+            if how is True:
+                raise TargetError("`standardise`: expected False beside a `mean` or `deviation`. Found True.")
+            return made
+        target = self._store.target[self._rows["train"]].numpy().astype(np.float64)
+        mean, deviation = moments(target.reshape(len(target), -1))
+        if how is True or (how == "auto" and far_from_outputs(mean, deviation)):
+            made |= {"mean": mean.tolist(), "deviation": np.where(deviation > 0, deviation, 1.0).tolist()}
+        return made
 
     @cached_property
     def train(self) -> TrainSplit:

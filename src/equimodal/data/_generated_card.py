@@ -12,7 +12,7 @@ import numpy.typing as npt
 from equimodal.data._card import FORMAT
 from equimodal.data._columns import is_missing, missing_names, names, numbers, plain_array
 from equimodal.data._modality import channels_last
-from equimodal.errors import DataError, DataWarning
+from equimodal.errors import DataError, DataWarning, did_you_mean
 
 Array = npt.NDArray[Any]
 TaskKind = Literal["classification", "multilabel", "regression", "segmentation"]
@@ -40,18 +40,27 @@ def describe_arrays(
     classes: Sequence[str] | None,
     validation: Mapping[str, Any] | None,
     provenance: dict[str, Any],
+    masks: Mapping[str, npt.ArrayLike] | None = None,
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays of a bundle under their names, and its card as plain values."""
     if not isinstance(inputs, Mapping) or not inputs:
         raise DataError("`inputs`: expected a mapping from modality name to an array, with at least one entry.")
-    for argument, mapping in (("present", present), ("kinds", kinds), ("units", units), ("standardise", standardise)):
+    named = (
+        ("present", present), ("kinds", kinds), ("units", units), ("standardise", standardise), ("masks", masks)
+    )  # fmt: skip
+    for argument, mapping in named:
         unknown = sorted(set(mapping or {}) - set(inputs))
         if unknown:
-            raise DataError(f"`{argument}`: expected modalities of `inputs` {sorted(inputs)}. Found unknown {unknown}.")
+            raise DataError(
+                f"`{argument}`: expected modalities of `inputs` {sorted(inputs)}. Found unknown {unknown}."
+                f"{did_you_mean(unknown, inputs)}"
+            )
     arrays: dict[str, Array] = {}
     modalities: dict[str, Any] = {}
     for key, value in inputs.items():
         array = numbers(value, f"inputs[{key!r}]")
+        if 0 in array.shape[1:]:
+            raise DataError(f"`inputs[{key!r}]`: expected at least one number per sample. Found shape {array.shape}.")
         kind = (kinds or {}).get(key) or kind_of_array(array, key)
         arrays[f"input_{key}"] = array
         modalities[key] = {
@@ -62,6 +71,9 @@ def describe_arrays(
         }
         if units and key in units:
             modalities[key]["units"] = units[key]
+        if masks and key in masks:
+            arrays[f"mask_{key}"] = numbers_of_mask(masks[key], key)
+            modalities[key]["mask"] = f"mask_{key}"
     arrays["target"], goal = _goal(target, task, classes)
     arrays["split"], protocol = _split(split, validation)
     card: dict[str, Any] = {"format": FORMAT, "name": name, **provenance, "modalities": modalities}
@@ -116,6 +128,16 @@ def kind_of_array(array: Array, key: str) -> str:
     return kind
 
 
+def numbers_of_mask(value: npt.ArrayLike, key: str) -> Array:
+    """Lengths (N,), or which steps are real (N, T)."""
+    array = plain_array(value, f"masks[{key!r}]")
+    if array.dtype.kind not in "biu" or array.ndim not in (1, 2):
+        raise DataError(
+            f"`masks[{key!r}]`: expected lengths (N,), or booleans (N, T). Found {array.dtype} {array.shape}."
+        )
+    return array
+
+
 def _flags(value: npt.ArrayLike, name: str) -> Array:
     array = plain_array(value, name)
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
@@ -126,8 +148,13 @@ def _flags(value: npt.ArrayLike, name: str) -> Array:
 
 def _goal(target: npt.ArrayLike, task: str, classes: Sequence[str] | None) -> tuple[Array, dict[str, Any]]:
     """The targets, and what the card says of them."""
+    if isinstance(classes, str):
+        raise DataError(f"`classes`: expected a list of names. Found the text {classes!r}.")
     if task not in get_args(TaskKind):
-        raise DataError(f"`task`: expected one of {', '.join(get_args(TaskKind))}. Found {task!r}.")
+        raise DataError(
+            f"`task`: expected one of {', '.join(get_args(TaskKind))}. Found {task!r}."
+            f"{did_you_mean(task, get_args(TaskKind))}"
+        )
     if task == "classification":
         labels, names = _classes(target, classes)
         return labels, {"classes": names}
@@ -142,6 +169,8 @@ def _goal(target: npt.ArrayLike, task: str, classes: Sequence[str] | None) -> tu
     if task == "regression":
         if classes is not None:
             raise DataError(f"`classes`: expected None for a regression, whose targets are numbers. Found {classes}.")
+        if 0 in array.shape[1:]:
+            raise DataError(f"`target`: expected {expected} with D >= 1. Found shape {array.shape}.")
         return array, {}
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     if task == "multilabel" and (low < 0 or high > 1):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, get_args
 
-from equimodal.errors import DataError
+from equimodal.errors import DataError, did_you_mean
 
 Kind = Literal["image", "sequence", "vector", "tokens", "video", "volume"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -46,7 +46,10 @@ class Modality:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise DataError(f"modality {self.name!r}: `kind`: expected one of {list(KINDS)}. Found {self.kind!r}.")
+            raise DataError(
+                f"modality {self.name!r}: `kind`: expected one of {list(KINDS)}. Found {self.kind!r}."
+                f"{did_you_mean(self.kind, KINDS)}"
+            )
         form = _FORMS[self.kind]
         if len(self.shape) != len(form.strip("(,)").split(",")) or min(self.shape, default=0) < 1:
             raise DataError(

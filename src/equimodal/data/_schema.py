@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from equimodal._utils.plain_yaml import number_of
-from equimodal.errors import DataError
+from equimodal.errors import DataError, did_you_mean
 
 
 def shown(value: Any) -> str:
@@ -46,8 +45,7 @@ class Node:
         known = [*required, *optional]
         for key in self.value:
             if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-                hint = f"Did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(str(key), known).strip()
                 raise self._child(str(key), None).error(f"one of the fields {sorted(known)}", f"unknown {key!r}", hint)
         for key in required:
             if self.value.get(key) is None:
@@ -84,8 +82,7 @@ class Node:
     def choice(self, options: Collection[str]) -> str:
         """One of ``options``."""
         if self.value not in options:
-            near = difflib.get_close_matches(str(self.value), list(options), n=1, cutoff=0.5)
-            raise self.error(f"one of {list(options)}", hint=f"Did you mean {near[0]!r}?" if near else "")
+            raise self.error(f"one of {list(options)}", hint=did_you_mean(str(self.value), options).strip())
         return str(self.value)
 
     def integer(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equimodal._utils.arguments import one_of
+from equimodal._utils.arrays import memory_limit
 from equimodal.data._card import parse_card
 from equimodal.data._dataset import Dataset, build
 from equimodal.data._missing import Missing
@@ -212,6 +213,7 @@ def synthetic(
     if len(names) == 1 and dials.synergy > 0:
         raise DataError(f"`synergy`: expected 0 with one modality, which cannot need another. Found {dials.synergy}.")
     counts = (train, validation, test)
+    _fits_memory(dials, sum(counts))
     target, symbols = draw(dials, counts)
     arrays = {f"input_{n}": embed(symbols[:, i], dials, i) for i, n in enumerate(names)}
     arrays |= {"target": target, "split": np.repeat(np.arange(3), counts)}
@@ -226,6 +228,19 @@ def synthetic(
         missing=missing,
     )
     return SyntheticDataset(base, dials, symbols)
+
+
+def _fits_memory(dials: Dials, count: int) -> None:
+    """Refuse sizes for which there is no memory, before anything is drawn."""
+    pixels = dials.size**2 if dials.size else 1
+    needed = 8 * len(dials.modalities) * (2 * count * pixels * dials.features + dials.features**2)
+    if needed > memory_limit():
+        raise DataError(
+            f"`train`, `validation`, `test`, `features`, `size`: expected data that fit half of the memory. Found "
+            f"{count} samples of {len(dials.modalities)} modalities with {dials.features} numbers"
+            f"{f' in each of {pixels} pixels' if dials.size else ''}, about {needed / 2**30:.3g} GiB while they are "
+            "made. Choose smaller ones."
+        )
 
 
 def _card(dials: Dials) -> dict[str, Any]:
@@ -262,7 +277,7 @@ def _names(modalities: int | Sequence[str]) -> tuple[str, ...]:
     if isinstance(modalities, int) and not isinstance(modalities, bool):
         _whole("modalities", modalities, 1)
         return tuple(f"m{i + 1}" for i in range(modalities))
-    names = () if isinstance(modalities, (str, bool)) else tuple(modalities)
+    names = tuple(modalities) if isinstance(modalities, Sequence) and not isinstance(modalities, str) else ()
     if not names or len(set(names)) != len(names):
         raise DataError(f"`modalities`: expected a number of at least 1, or names that differ. Found {modalities!r}.")
     return names

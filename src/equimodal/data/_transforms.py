@@ -91,6 +91,8 @@ def _value(name: str, field: Node, dtype: str) -> list[float]:
             raise field.error(f"no value, as in `- {name}`")
         return []
     if name in ("scale", "offset"):
+        if name == "scale" and field.number() == 0:
+            raise field.error("a number other than 0, which leaves nothing of the data")
         return [field.number()]
     if name == "clip":
         bounds = [n.number() for n in field.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from equimodal.errors import BatchError, ModelError
+from equimodal.errors import BatchError, ModelError, did_you_mean
 
 Norm = Literal["batch", "layer", "none"]
 
@@ -43,7 +43,9 @@ def check_odd(name: str, kernel: int) -> None:
 def check_norm(norm: str) -> None:
     """Refuse an unknown normalisation."""
     if norm not in get_args(Norm):
-        raise ModelError(f"`norm`: expected one of {list(get_args(Norm))}. Found {norm!r}.")
+        raise ModelError(
+            f"`norm`: expected one of {list(get_args(Norm))}. Found {norm!r}.{did_you_mean(norm, get_args(Norm))}"
+        )
 
 
 def check_shape(found: Sequence[int], fits: bool, expected: str, hint: str) -> None:
@@ -55,7 +57,7 @@ def check_shape(found: Sequence[int], fits: bool, expected: str, hint: str) -> N
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Refuse a value that is none of ``allowed``."""
     if value not in allowed:
-        raise ModelError(f"`{name}`: expected one of {list(allowed)}. Found {value!r}.")
+        raise ModelError(f"`{name}`: expected one of {list(allowed)}. Found {value!r}.{did_you_mean(value, allowed)}")
 
 
 def check_pair(name: str, value: Any) -> tuple[int, int]:

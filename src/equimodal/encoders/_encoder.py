@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Tokens
 from equimodal.encoders._checks import check_positive, check_share
-from equimodal.errors import ModelError, missing_extra
+from equimodal.errors import ModelError, did_you_mean, missing_extra
 from equimodal.features import Width
 
 Tuning = Literal["full", "frozen", "lora"]
@@ -190,7 +190,10 @@ def _read(tuning: Tuning | LoRA | Mapping[str, Any], adaptable: bool) -> LoRA | 
     elif tuning == "lora":
         lora = LoRA()
     elif tuning not in get_args(Tuning):
-        raise ModelError(f"`tuning`: expected one of {list(get_args(Tuning))} or LoRA(...). Found {tuning!r}.")
+        raise ModelError(
+            f"`tuning`: expected one of {list(get_args(Tuning))} or LoRA(...). Found {tuning!r}."
+            f"{did_you_mean(tuning, get_args(Tuning))}"
+        )
     if lora is not None and not adaptable:
         raise ModelError("`tuning`: expected 'full' or 'frozen' for a convolutional network. Found LoRA.")
     return lora

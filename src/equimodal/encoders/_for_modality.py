@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, get_args
 
@@ -10,7 +12,7 @@ from equimodal.encoders._bert import BERT
 from equimodal.encoders._clip import CLIPText, CLIPVision
 from equimodal.encoders._conv1d import Conv1d
 from equimodal.encoders._conv2d import Conv2d
-from equimodal.encoders._encoder import Encoder
+from equimodal.encoders._encoder import Encoder, Tunable
 from equimodal.encoders._gru import GRU
 from equimodal.encoders._mlp import MLP
 from equimodal.encoders._resnet import ResNet
@@ -19,7 +21,7 @@ from equimodal.encoders._text_conv import TextConv
 from equimodal.encoders._unet import UNet
 from equimodal.encoders._video import VideoResNet
 from equimodal.encoders._vit import ViT
-from equimodal.errors import ModelError, unknown_name
+from equimodal.errors import ModelError, did_you_mean, unknown_name
 
 Size = Literal["small", "base"]
 EncoderName = Literal[
@@ -154,13 +156,16 @@ def for_modality(
     kind, shape = spec.kind, tuple(spec.shape)
     if kind not in FITTING:
         raise ModelError(
-            f"`spec.kind`: expected one of {list(FITTING)}. Found {kind!r}. Give MultimodalModel a module of your own "
+            f"`spec.kind`: expected one of {list(FITTING)}. Found {kind!r}."
+            f"{did_you_mean(kind, FITTING)} Give MultimodalModel a module of your own "
             "for this modality."
         )
     if len(shape) != len(_AXES[kind].strip("(,)").split(",")):
         raise ModelError(f"`spec.shape`: expected {_AXES[kind]} for the kind {kind!r}. Found {shape}.")
     if size not in get_args(Size):
-        raise ModelError(f"`size`: expected one of {list(get_args(Size))}. Found {size!r}.")
+        raise ModelError(
+            f"`size`: expected one of {list(get_args(Size))}. Found {size!r}.{did_you_mean(size, get_args(Size))}"
+        )
     name = FITTING[kind][0] if encoder is None else encoder
     if name not in FITTING[kind]:
         raise unknown_name(f"encoder for the kind {kind!r}", name, FITTING[kind])
@@ -171,7 +176,15 @@ def for_modality(
     try:
         return _BUILD[kind](name, shape, arguments)
     except TypeError as error:
-        raise ModelError(f"`options` for the encoder {name!r}: {error}. Found {options}.") from error
+        wrong = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        hint = "" if wrong is None else did_you_mean(wrong[2], _options_of(wrong[1]))
+        raise ModelError(f"`options` for the encoder {name!r}: {error}. Found {options}.{hint}") from error
+
+
+def _options_of(kind: str) -> list[str]:
+    """The options of an encoder of that class."""
+    found = next((k for k in (*Encoder.__subclasses__(), *Tunable.__subclasses__()) if k.__name__ == kind), None)
+    return [] if found is None else list(inspect.signature(found).parameters)
 
 
 def _vector(_: EncoderName, shape: tuple[int, ...], arguments: dict[str, Any]) -> Encoder:

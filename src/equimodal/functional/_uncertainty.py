@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equimodal._utils.shapes import line_up
-from equimodal.errors import MethodError
+from equimodal.errors import MethodError, did_you_mean
 
 Measure = Literal["entropy", "max_probability", "margin", "energy"]
 MEASURES: tuple[str, ...] = get_args(Measure)
@@ -63,7 +63,9 @@ def uncertainty(logits: Tensor, measure: Measure = "entropy") -> Tensor:
         return 1 - (top.select(1, 0) - top.select(1, 1))
     if measure == "energy":
         return -torch.logsumexp(z, dim=1)
-    raise MethodError(f"`measure`: expected one of {', '.join(MEASURES)}. Found {measure!r}.")
+    raise MethodError(
+        f"`measure`: expected one of {', '.join(MEASURES)}. Found {measure!r}.{did_you_mean(measure, MEASURES)}"
+    )
 
 
 def uncertainty_weights(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equimodal._utils.shapes import line_up
 from equimodal.batch import Tokens, Tree, tree_map, tree_tensors
-from equimodal.errors import ModelError, UnsupportedError
+from equimodal.errors import ModelError, UnsupportedError, did_you_mean
 from equimodal.features import Width, check_feature, is_vector, kind_of, single_width
 
 Fill = Literal["zeros", "learnt", "renormalise"]
@@ -76,7 +76,10 @@ class Fusion(nn.Module):
             if name == modality:
                 return slice(start, start + _total(width))
             start += _total(width)
-        raise ModelError(f"`modality`: expected one of {list(self.feature_sizes)}. Found {modality!r}.")
+        raise ModelError(
+            f"`modality`: expected one of {list(self.feature_sizes)}. Found {modality!r}."
+            f"{did_you_mean(modality, self.feature_sizes)}"
+        )
 
     def forward(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tree:
         """What the head reads, from the features of some modalities; one that is left out counts as absent."""
@@ -156,6 +159,22 @@ def check_positive(**sizes: object) -> None:
     for name, size in sizes.items():
         if isinstance(size, tuple) or not _positive(size):
             raise ModelError(f"`{name}`: expected a positive integer. Found {size!r}.")
+
+
+ATTENTION_REFUSES: Mapping[str, str] = {
+    "zeros": "a zero token would still take a share of the attention. Use fill='renormalise', which leaves absent "
+    "modalities out, or 'learnt'."
+}
+"""What fusions by attention refuse as ``fill``, and why."""
+
+
+def check_attention(width: int, heads: int, layers: int, dropout: float) -> None:
+    """Refuse layers of attention that cannot be built, by the parameter's name."""
+    check_positive(width=width, heads=heads, layers=layers)
+    if width % heads:
+        raise ModelError(f"`width`: expected a multiple of heads={heads}. Found {width}.")
+    if not 0 <= dropout < 1:
+        raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout}.")
 
 
 def _positive(width: object) -> bool:

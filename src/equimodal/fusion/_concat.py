@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from equimodal.batch import Tokens, Tree
-from equimodal.errors import ModelError
+from equimodal.errors import ModelError, did_you_mean
 from equimodal.features import Width, as_tokens, clean, kind_of, pool
 from equimodal.fusion._base import Fill, Fusion, spread
 
@@ -78,7 +78,10 @@ class Concat(Fusion):
 def check_sequences(found: str, allowed: tuple[str, ...]) -> None:
     """Refuse an unknown treatment of tokens."""
     if found not in allowed:
-        raise ModelError(f"`sequences`: expected one of {', '.join(map(repr, allowed))}. Found {found!r}.")
+        raise ModelError(
+            f"`sequences`: expected one of {', '.join(map(repr, allowed))}. Found {found!r}."
+            f"{did_you_mean(found, allowed)}"
+        )
 
 
 def same_scales(filled: list[Tree]) -> list[list[Tensor]]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from equimodal._utils.shapes import line_up
 from equimodal.batch import Tree
-from equimodal.errors import ModelError
+from equimodal.errors import ModelError, did_you_mean
 from equimodal.features import Width, on_rows, single_width
 from equimodal.fusion._base import Fill, Fusion, check_positive
 
@@ -68,7 +68,9 @@ class Late(Fusion):
         names = list(self.feature_sizes)
         unknown = sorted(set(features) - set(names))
         if unknown:
-            raise ModelError(f"`features`: expected the modalities {names}. Found unknown {unknown}.")
+            raise ModelError(
+                f"`features`: expected the modalities {names}. Found unknown {unknown}.{did_you_mean(unknown, names)}"
+            )
         return {m: self.heads[names.index(m)](f) for m, f in features.items()}
 
     def forward(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:

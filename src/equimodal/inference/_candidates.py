@@ -109,7 +109,7 @@ def temperatures(data: Evidence) -> dict[str, Tensor]:
     for m, z in data.outputs.items():
         if m != JOINT:
             mask = data.has(m)
-            found[m] = fitted_temperature(z[mask], data.target[mask], data.distribution)
+            found[m] = fitted_temperature(z[mask], data.compared[mask], data.distribution)
     return found
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Literal, Protocol, cast, get_args
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from equimodal._utils.plugins import Plugins
-from equimodal.errors import MethodError, NonFiniteError, PluginError, UnsupportedError
+from equimodal.batch import tree_tensors
+from equimodal.errors import MethodError, NonFiniteError, PluginError, UnsupportedError, did_you_mean
 from equimodal.inference._named import PAPER_RULES, PaperRule, paper_rule
 from equimodal.inference._rules import ALONE, RULES, RuleName
 from equimodal.tasks import Distribution, Task
@@ -32,8 +34,8 @@ class InferenceRule(Protocol):
     * ``fused``: (B, C, ...) output of the joint head, or ``None`` for a rule that does not need it;
     * ``distribution``: what an output is, see :func:`~equimodal.tasks.distribution_of`;
 
-    and returns the output (B, C, ...) as the task reads it (for probabilities their logarithms), and the weights of the
-    modalities, (B,) or (B, ...) each, which may be empty.
+    none of which it may write into. It returns the output (B, C, ...) as the task reads it (for probabilities their
+    logarithms), and the weights of the modalities, (B,) or (B, ...) each, which may be empty.
 
     It may have these attributes:
 
@@ -132,6 +134,7 @@ def custom_rule(rule: Rule) -> InferenceRule | None:
         names = ", ".join((*RULES, *PAPER_RULES, *_OUTSIDE.packages()))
         raise MethodError(
             f"`inference`: expected one of {names}, or a rule of your own, which is called. Found {rule!r}."
+            f"{did_you_mean(rule, rule_names())}"
         )
     # of a class, every method gets an object of its own, with a state of its own
     return cast(InferenceRule, entry() if isinstance(entry, type) else entry)
@@ -181,14 +184,17 @@ def run_custom(
     """What a rule makes of these outputs.
 
     Raises:
-        MethodError: it returns something else than output and weights, or of other shapes.
+        MethodError: it returns something else than output and weights, or of other shapes, or writes into what it is
+            given.
         NonFiniteError: it returns NaN or infinity (not looked at inside compiled and exported code).
     """
     needs, name = needs_of(rule), rule_name(rule)
     unimodal = unimodal if "unimodal" in needs else {}
     fused = fused if "fused" in needs else None
     like = fused if fused is not None else next(iter(unimodal.values()))
-    returned = rule(unimodal, masks_of(unimodal, present), fused, distribution)
+    masks = masks_of(unimodal, present)
+    with _unwritten(name, {**unimodal, "present": masks, "fused": fused}):
+        returned = rule(dict(unimodal), dict(masks), fused, distribution)
     if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Mapping):
         raise MethodError(
             f"`inference`: expected the rule {name!r} to return (output, weights), a tensor and a mapping. Found "
@@ -232,7 +238,25 @@ def fit_custom(
     if fit is not None:
         needs = needs_of(rule)
         unimodal = unimodal if "unimodal" in needs else {}
-        fit(unimodal, masks_of(unimodal, present), fused if "fused" in needs else None, target, task)
+        masks, fused = masks_of(unimodal, present), fused if "fused" in needs else None
+        with _unwritten(rule_name(rule), {**unimodal, "present": masks, "fused": fused, "target": target}):
+            fit(dict(unimodal), dict(masks), fused, target, task)
+
+
+@contextmanager
+def _unwritten(name: str, given: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse a rule that writes into tensors that it is given: the outputs of others, which are scored and recorded."""
+    counted = []
+    if not torch.compiler.is_compiling():  # a compiled graph counts no writes
+        leaves = [(what, t) for what, tree in given.items() for t in tree_tensors(tree)]
+        counted = [(what, t, t._version) for what, t in leaves if not t.is_inference()]
+    yield
+    for what, tensor, before in counted:
+        if tensor._version != before:
+            raise MethodError(
+                f"`inference`: expected the rule {name!r} to leave what it is given as it is. Found that it wrote into "
+                f"{what!r}. Make new tensors: x + y and torch.where(...) instead of x += y and x[...] = y."
+            )
 
 
 def masks_of(unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

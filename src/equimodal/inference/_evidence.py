@@ -12,7 +12,7 @@ from equimodal._utils.precision import widest_float
 from equimodal._utils.shapes import line_up
 from equimodal.errors import NonFiniteError
 from equimodal.inference._skill import JOINT, Kind, kind_of
-from equimodal.tasks import Distribution, Task
+from equimodal.tasks import Distribution, Task, in_output_unit
 
 _MOST_PIXELS = 1 << 16
 """More pixels than this in one expert's outputs are thinned out before anything is fitted to them."""
@@ -44,6 +44,11 @@ class Evidence:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def compared(self) -> Tensor:
+        """The target in the unit of the outputs, (N, ...)."""
+        return in_output_unit(self.task, self.target)
 
     @property
     def kind(self) -> Kind:

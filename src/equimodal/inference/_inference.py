@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equimodal._utils.arguments import one_of
 from equimodal._utils.shapes import line_up
-from equimodal.errors import MethodError, NonFiniteError, UnsupportedError
+from equimodal.errors import MethodError, NonFiniteError, UnsupportedError, did_you_mean
 from equimodal.functional import MEASURES, Measure
 from equimodal.inference._advice import warn_if_below_single, warn_of_few_samples
 from equimodal.inference._candidates import TEMPERED, Comparison, RuleScore, alone, compare, rule_output
@@ -82,6 +82,9 @@ class Inference(nn.Module):
         distribution: Distribution = "categorical",
     ) -> None:
         super().__init__()
+        names = [] if isinstance(modalities, str) else list(modalities)
+        if not names or len(set(names)) != len(names):
+            raise MethodError(f"`modalities`: expected different names, at least one. Found {modalities!r}.")
         custom = custom_rule(rule)
         if custom is not None:
             check_custom(custom, distribution)
@@ -89,7 +92,9 @@ class Inference(nn.Module):
             check_rule(rule_name(rule), distribution)
         one_of("calibrated", calibrated, (True, False))
         if measure not in MEASURES:
-            raise MethodError(f"`measure`: expected one of {', '.join(MEASURES)}. Found {measure!r}.")
+            raise MethodError(
+                f"`measure`: expected one of {', '.join(MEASURES)}. Found {measure!r}.{did_you_mean(measure, MEASURES)}"
+            )
         if measure not in MEASURES_OF[distribution]:
             raise UnsupportedError(
                 f"`measure`: {measure!r} needs class probabilities. For this task use "
@@ -310,7 +315,7 @@ class Inference(nn.Module):
         experts = self._experts(fused, unimodal)
         codes = group_codes(groups, len(target))
         data = Evidence(task, self.distribution, experts, self._masks(present, target), target, codes, reduced or {})
-        temperature = self._tempered = self._temperatures(unimodal, present, target)
+        temperature = self._tempered = self._temperatures(unimodal, present, data.compared)
         skill = fit_skill(data) if self.rule == "skill" or not data.infinite() else None
         self._pool = None if skill is None else skill.pool
         if self.rule not in ("auto", "skill"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equimodal._utils.shapes import line_up
-from equimodal.errors import MethodError, UnsupportedError
+from equimodal.errors import MethodError, UnsupportedError, did_you_mean
 from equimodal.functional import (
     MEASURES,
     Measure,
@@ -72,7 +72,9 @@ def check_rule(rule: str, distribution: Distribution) -> None:
         UnsupportedError: the rule needs something that such outputs do not have.
     """
     if rule not in RULES:
-        raise MethodError(f"`inference`: expected one of {', '.join(RULES)}. Found {rule!r}.")
+        raise MethodError(
+            f"`inference`: expected one of {', '.join(RULES)}. Found {rule!r}.{did_you_mean(rule, RULES)}"
+        )
     if rule != "auto" and rule not in _RULES_OF[distribution]:
         raise UnsupportedError(f"`inference`: {rule!r} cannot be used with this task: {_WHY_NOT[distribution, rule]}.")
 

@@ -176,7 +176,7 @@ def _expert(data: Evidence, name: str, constants: dict[bytes, float], rows: byte
         )
         return Expert(0.0, skill(value, constants[rows]), count, scale, tuple(offset))
     mean = z.chunk(2, dim=1)[0] if kind == "gaussians" else z
-    y = data.target.to(z.dtype).reshape(mean.shape)
+    y = data.compared.to(z.dtype).reshape(mean.shape)
     mean, y = _rows_of_numbers(mean), _rows_of_numbers(y)
     offset_of = fit_offset(mean, y)
     worth = skill(unexplained_share(mean + offset_of, y), 1.0)
@@ -184,7 +184,7 @@ def _expert(data: Evidence, name: str, constants: dict[bytes, float], rows: byte
     if kind == "numbers":
         return own
     moved = SkillPool({name: own}).calibrated(name, z, kind)
-    return replace(own, scale=float(fit_gaussian_scale(moved, data.target.to(z.dtype))))
+    return replace(own, scale=float(fit_gaussian_scale(moved, data.compared.to(z.dtype))))
 
 
 def _slope(fit: SkillPool, data: Evidence) -> float:
@@ -194,7 +194,7 @@ def _slope(fit: SkillPool, data: Evidence) -> float:
     if data.kind != "gaussians":
         return 1.0
     mean, s = _said(fit, data).chunk(2, dim=1)
-    error = (data.target.to(mean.dtype).reshape(mean.shape) - mean).square() * torch.exp(-s)
+    error = (data.compared.to(mean.dtype).reshape(mean.shape) - mean).square() * torch.exp(-s)
     count = len(data)
     return float(((error.mean() * count + _PRIOR) / (count + _PRIOR)).sqrt().clamp(0.05, 20.0))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
-from equimodal.errors import BatchError, CheckpointError, EquimodalWarning, MethodError, UnsupportedError
+from equimodal.errors import BatchError, CheckpointError, EquimodalWarning, MethodError, UnsupportedError, did_you_mean
 from equimodal.inference import Rule
 from equimodal.methods._epochs import EpochContext as EpochContext
 from equimodal.methods._loss import LossShares, count_of, own_rows, shared_loss, target_of
@@ -237,7 +237,10 @@ class Method(Predictor):
     def _rows(self, output: Tensor, batch: Batch, modality: str | None) -> tuple[Tensor, Tensor]:
         """Output and target of the samples that a loss or a score is about."""
         if modality is not None and modality not in self.modalities:
-            raise MethodError(f"`modality`: expected one of {list(self.modalities)} or None. Found {modality!r}.")
+            raise MethodError(
+                f"`modality`: expected one of {list(self.modalities)} or None. Found {modality!r}."
+                f"{did_you_mean(modality, self.modalities)}"
+            )
         if output.shape[0] != len(batch) and output.shape[0] != count_of(batch, modality):
             sizes = sorted({len(batch), count_of(batch, modality)})
             raise MethodError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from types import UnionType
 from typing import Any, Literal
 
 from equimodal._utils.arguments import check_number, one_of
+from equimodal.errors import MethodError
 
 BASE = ("model", "task", "sharpness", "inference", "calibrated", "unimodal")
 """What the base of all methods explains and checks."""
@@ -26,6 +28,9 @@ class Within:
         at_most: it must not be greater.
         whole: it must be an integer.
 
+    Raises:
+        MethodError: two lower or two upper bounds, or bounds that no number is between.
+
     Example:
         >>> Within(above=0, at_most=1)
         Within(above=0, at_least=None, below=None, at_most=1, whole=False)
@@ -36,6 +41,17 @@ class Within:
     below: float | None = None
     at_most: float | None = None
     whole: bool = False
+
+    def __post_init__(self) -> None:
+        lows = [v for v in (self.above, self.at_least) if v is not None]
+        highs = [v for v in (self.below, self.at_most) if v is not None]
+        twice = len(lows) > 1 or len(highs) > 1
+        touching = self.at_least is not None and self.at_most is not None
+        empty = bool(lows and highs) and not (lows[0] < highs[0] or (touching and lows[0] == highs[0]))
+        if twice or empty or any(math.isnan(v) for v in (*lows, *highs)):
+            raise MethodError(
+                f"`Within`: expected at most one lower bound, and one upper bound that is greater. Found {self}."
+            )
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
 from equimodal.engine import evaluating
-from equimodal.errors import BatchError, MethodError, ModelError
+from equimodal.errors import BatchError, MethodError, ModelError, did_you_mean
 from equimodal.inference import Groups, Inference, Prediction, Rule
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._outputs import outputs_on
 from equimodal.model import Multimodal, check_parts
-from equimodal.tasks import Task, distribution_of
+from equimodal.tasks import Task, check_output, distribution_of
 from equimodal.unimodal import Way, unimodal_outputs
 
 BatchLike = Batch | Mapping[str, Any] | tuple[Any, Any]
@@ -114,7 +114,10 @@ class Predictor(nn.Module):
         known = self.modalities
         if not checked.inputs.keys() <= set(known):
             unknown = sorted(set(checked.inputs) - set(known))
-            raise BatchError(f"`inputs`: expected the modalities {list(known)}. Found unknown {unknown}.")
+            raise BatchError(
+                f"`inputs`: expected the modalities {list(known)}. Found unknown {unknown}."
+                f"{did_you_mean(unknown, known)}"
+            )
         if checked.target is None:
             raise BatchError("`target`: expected a tensor for training. Found None.")
         if checked.target.device.type == "cpu":  # elsewhere it would synchronise; loaders look on the host
@@ -167,6 +170,8 @@ class Predictor(nn.Module):
         self, fused: Tensor | None, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
     ) -> Prediction:
         """The prediction that the inference rule makes of what :meth:`outputs` returned."""
+        if fused is not None and self.inference.rule in ("skill", "auto"):
+            check_output(fused, self.task)  # before it is pooled with others
         prediction: Prediction = self.inference(fused, unimodal, present)
         return prediction
 
@@ -181,10 +186,14 @@ class Predictor(nn.Module):
         if unknown or not inputs:
             raise BatchError(
                 f"`inputs`: expected some of the modalities {list(self.modalities)}. Found {list(inputs)}."
+                f"{did_you_mean(unknown, self.modalities)}"
             )
         strange = sorted(set(present or ()) - set(self.modalities))
         if strange:
-            raise BatchError(f"`present`: expected the modalities {list(self.modalities)}. Found unknown {strange}.")
+            raise BatchError(
+                f"`present`: expected the modalities {list(self.modalities)}. Found unknown {strange}."
+                f"{did_you_mean(strange, self.modalities)}"
+            )
         sizes = {f"inputs[{m!r}]": batch_size_of(x, f"inputs[{m!r}]") for m, x in inputs.items()}
         sizes |= {f"present[{m!r}]": len(mask) for m, mask in (present or {}).items()}
         if len(set(sizes.values())) > 1:
@@ -208,13 +217,21 @@ class Predictor(nn.Module):
         Args:
             inputs: modality -> tensors; a modality left out is absent for every sample.
             present: modality -> boolean (B,).
+
+        Raises:
+            BatchError: unknown modalities, or another number of samples in one of them.
+            ModelError: the head has another width than the task.
         """
         with evaluating(self):
-            return self.combine(*self.outputs(inputs, present))
+            prediction = self.combine(*self.outputs(inputs, present))
+        check_output(prediction.output, self.task)
+        return prediction
 
     def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:
         """Output (B, C, ...) of the inference rule, with gradients."""
-        return self.combine(*self.outputs(inputs, present)).output
+        output = self.combine(*self.outputs(inputs, present)).output
+        check_output(output, self.task)
+        return output
 
     @torch.no_grad()
     def fit_inference(self, batches: Iterable[BatchLike], groups: Groups | None = None) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Sharpness
-from equimodal.errors import ModelError
+from equimodal.errors import ModelError, did_you_mean
 from equimodal.inference import Rule
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
@@ -70,7 +70,11 @@ class UMT(Joint):
         self.teachers = Companions.of(teachers, self.multimodal)
         named = self.teachers.names
         if named != ("",) and set(named) != set(self.modalities):  # "": one that is named to predict, not loaded
-            raise ModelError(f"`teachers`: expected one per modality {list(self.modalities)}. Found {sorted(named)}.")
+            strange = sorted(set(named) - set(self.modalities))
+            raise ModelError(
+                f"`teachers`: expected one per modality {list(self.modalities)}. Found {sorted(named)}."
+                f"{did_you_mean(strange, self.modalities)}"
+            )
 
     def _objective(self, batch: Batch) -> Objective:
         features, taught = self._features(batch), self.teachers.features(batch)

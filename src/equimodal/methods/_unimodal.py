@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equimodal._utils.shapes import line_up
 from equimodal.batch import Presence
 from equimodal.engine import Sharpness
-from equimodal.errors import MethodError, UnsupportedError
+from equimodal.errors import MethodError, UnsupportedError, did_you_mean
 from equimodal.methods._ensemble import Ensemble
 from equimodal.methods._info import MethodInfo
 from equimodal.tasks import Task
@@ -57,7 +57,10 @@ class Unimodal(Ensemble):
     ) -> None:
         super().__init__(model, task, heads=heads, sharpness=sharpness)
         if modality is not None and modality not in self.modalities:
-            raise MethodError(f"`modality`: expected one of {list(self.modalities)}. Found {modality!r}.")
+            raise MethodError(
+                f"`modality`: expected one of {list(self.modalities)}. Found {modality!r}."
+                f"{did_you_mean(modality, self.modalities)}"
+            )
         self.modality = modality or self.modalities[0]
 
     def trained_modalities(self) -> tuple[str, ...]:

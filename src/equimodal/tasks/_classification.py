@@ -17,6 +17,7 @@ from equimodal.tasks._protocol import (
     counting_dtype,
     positive_integer,
     positive_weights,
+    real_number,
     refuse_entries,
     score,
 )
@@ -63,11 +64,9 @@ class Classification(nn.Module):
     ) -> None:
         super().__init__()
         positive_integer("num_classes", num_classes, 2)
-        if not 0 <= label_smoothing < 1:
-            raise TargetError(f"`label_smoothing`: expected a number in [0, 1). Found {label_smoothing}.")
+        self.label_smoothing = real_number("label_smoothing", label_smoothing, 0, 1, ends="[)")
         weight = positive_weights("class_weight", class_weight, num_classes)
         self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
         self.register_buffer("class_weight", weight, persistent=False)
 
     @property

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from equimodal._utils.precision import widest_float
-from equimodal.errors import ModelError, TargetError
+from equimodal.errors import ModelError, TargetError, did_you_mean
 
 Distribution = Literal["categorical", "bernoulli", "gaussian", "point"]
 """What an output says about the target: softmax over axis 1, one sigmoid per channel, means and log-variances, or a
@@ -19,13 +21,14 @@ number without any uncertainty."""
 class Task(Protocol):
     """What a method asks of a task. Implement it to bring your own.
 
-    Three more members are read where a task has them:
+    Four more members are read where a task has them:
 
     * ``distribution``: what an output is, one of :data:`Distribution`; without it ``"categorical"``. It decides how the
       inference rules combine outputs.
     * ``loss_terms(output, target)`` (T,) and ``loss_weights(target)`` (T,): means that sum to the loss, and what each
       of them averages over (the sum of class weights, say; additive over samples). They make micro-batches count
       exactly as one batch. Without them, or where ``loss_weights`` returns ``None``, every sample counts the same.
+    * ``in_deviations(target)``: the target in the unit of the outputs, where these have another one.
     * ``relative_score``: ``True`` where the score has the unit of the target, so that only relative changes mean
       anything.
     """
@@ -70,7 +73,7 @@ class Task(Protocol):
         """Raise :class:`~equimodal.errors.TargetError` for a target of the wrong kind, shape or range."""
 
     def metrics(self) -> Any:
-        """A ``torchmetrics.MetricCollection`` fed with (probabilities, target)."""
+        """A ``torchmetrics.MetricCollection`` fed with (probabilities, target), both in the unit that users read."""
 
 
 def mean_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -106,8 +109,17 @@ def distribution_of(task: Task) -> Distribution:
     """
     found = getattr(task, "distribution", "categorical")
     if found not in get_args(Distribution):
-        raise TargetError(f"`task.distribution`: expected one of {', '.join(get_args(Distribution))}. Found {found!r}.")
+        raise TargetError(
+            f"`task.distribution`: expected one of {', '.join(get_args(Distribution))}. Found {found!r}."
+            f"{did_you_mean(found, get_args(Distribution))}"
+        )
     return cast(Distribution, found)
+
+
+def in_output_unit(task: Task, target: Tensor) -> Tensor:
+    """The target as the numbers that outputs are compared with; what a task without a unit is given stays as it is."""
+    moved = getattr(task, "in_deviations", None)
+    return target if moved is None else cast(Tensor, moved(target))
 
 
 def counting_dtype(device: torch.device) -> torch.dtype:
@@ -145,6 +157,35 @@ def positive_integer(name: str, value: object, least: int = 1) -> int:
     return value
 
 
+def real_number(
+    name: str, value: object, least: float = -math.inf, most: float = math.inf, *, ends: str = "()"
+) -> float:
+    """``value`` if it is a finite number between two bounds; else :class:`~equimodal.errors.TargetError`.
+
+    Args:
+        name: of the parameter.
+        value: what was given.
+        least: the lower bound.
+        most: the upper bound.
+        ends: which of the bounds belong to the range, as in ``"[)"``.
+    """
+    wrong = isinstance(value, bool) or not isinstance(value, Real)
+    if not wrong and math.isfinite(number := float(value)):  # type: ignore[arg-type]
+        above = number >= least if ends[0] == "[" else number > least
+        if above and (number <= most if ends[1] == "]" else number < most):
+            return number
+    text = "a finite number" if math.isinf(least) else f"a number {'>=' if ends[0] == '[' else '>'} {least:g}"
+    text = text if math.isinf(most) else f"a number in {ends[0]}{least:g}, {most:g}{ends[1]}"
+    raise TargetError(f"`{name}`: expected {text}. Found {value!r}.")
+
+
+def truth(name: str, value: object) -> bool:
+    """``value`` if it is ``True`` or ``False``; else :class:`~equimodal.errors.TargetError`."""
+    if not isinstance(value, bool):
+        raise TargetError(f"`{name}`: expected True or False. Found {value!r}.")
+    return value
+
+
 def positive_weights(name: str, values: Any, count: int) -> Tensor | None:
     """(count,) positive numbers as float32, or ``None``; else :class:`~equimodal.errors.TargetError`."""
     if values is None:
@@ -152,7 +193,8 @@ def positive_weights(name: str, values: Any, count: int) -> Tensor | None:
     try:
         weight = torch.as_tensor(values, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values!r}.") from error
+        hint = did_you_mean(values, ["balanced"])  # of Dataset.choose_task
+        raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values!r}.{hint}") from error
     if weight.shape != (count,) or not bool((weight > 0).all()) or not bool(torch.isfinite(weight).all()):
         raise TargetError(f"`{name}`: expected {count} positive numbers. Found {values}.")
     return weight

@@ -18,8 +18,10 @@ from equimodal.tasks._protocol import (
     counting_dtype,
     positive_integer,
     positive_weights,
+    real_number,
     refuse_entries,
     score,
+    truth,
 )
 
 
@@ -93,16 +95,18 @@ class Segmentation(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = positive_integer("num_classes", num_classes, 2)
-        if not 0 <= dice_weight <= 1:
-            raise TargetError(f"`dice_weight`: expected a number in [0, 1]. Found {dice_weight}.")
-        if background is not None and background not in range(num_classes):
+        real_number("dice_weight", dice_weight, 0, 1, ends="[]")
+        truth("batch_dice", batch_dice)
+        truth("hausdorff", hausdorff)
+        if background is not None and not (type(background) is int and background in range(num_classes)):
             raise TargetError(f"`background`: expected None or a class in 0..{num_classes - 1}. Found {background!r}.")
-        if ignore_index is not None and ignore_index in range(num_classes):
-            raise TargetError(f"`ignore_index`: expected a label that is no class. Found {ignore_index}.")
-        if not smooth > 0:
-            raise TargetError(f"`smooth`: expected a number > 0. Found {smooth}.")
-        if names is not None and (len(names) != num_classes or len(set(names)) != num_classes):
-            raise TargetError(f"`names`: expected {num_classes} different names. Found {list(names)}.")
+        whole = isinstance(ignore_index, int) and not isinstance(ignore_index, bool)
+        if ignore_index is not None and (not whole or ignore_index in range(num_classes)):
+            raise TargetError(f"`ignore_index`: expected a label that is no class. Found {ignore_index!r}.")
+        real_number("smooth", smooth, 0, 1e30)
+        given = list(names) if isinstance(names, (list, tuple)) else []
+        if names is not None and (len(given) != num_classes or len(set(map(str, given))) != num_classes):
+            raise TargetError(f"`names`: expected {num_classes} different names. Found {names!r}.")
         self.dice_weight, self.batch_dice, self.smooth = dice_weight, batch_dice, smooth
         self.background, self.ignore_index, self.hausdorff = background, ignore_index, hausdorff
         kept = [c for c in range(num_classes) if c != background]
@@ -269,13 +273,15 @@ def _positive(total: Tensor) -> Tensor:
 
 
 def _regions(given: Mapping[str, Sequence[int]], num_classes: int) -> dict[str, tuple[int, ...]]:
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
+    if not isinstance(given, Mapping):
+        raise TargetError(f"`regions`: expected name -> classes. Found {given!r}.")
     for name, classes in given.items():
-        listed = tuple(classes)
+        listed = tuple(classes) if isinstance(classes, (list, tuple, range, set)) else ()
         if not listed or len(set(listed)) != len(listed) or not set(listed) <= set(range(num_classes)):
             raise TargetError(
                 f"`regions[{name!r}]`: expected different classes in 0..{num_classes - 1}, at least one. Found "
-                f"{list(listed)}."
+                f"{classes!r}."
             )
         found[str(name)] = listed
     if not found:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from equimodal.batch import Batch
+from equimodal.batch import Batch, tree_tensors
 from equimodal.engine import Sharpness
 from equimodal.inference import Prediction
 from equimodal.methods import Method
@@ -22,8 +22,11 @@ SIMPLE_NAMES = ("a", "b", "c", "d", "e")
 
 
 def runs_learns_and_predicts(case: Case, count: int) -> None:
-    """Training stays finite; the loss falls (looked at for three modalities); a prediction has its shapes and types."""
-    method, batch = case.make(count), toy_batch(count, 24)
+    """Training stays finite; the loss falls (looked at for three modalities); a prediction has its shapes and types.
+
+    Neither writes into a batch.
+    """
+    method, batch, given = case.make(count), toy_batch(count, 24), toy_batch(count, 24)
     engine = case.engine(method)
     first = loss_of(method, batch)
     epochs = 10 if count == 3 else 2
@@ -42,6 +45,14 @@ def runs_learns_and_predicts(case: Case, count: int) -> None:
     # not to the last bit: torch has a faster path for transformers without gradients
     forward = method.eval()(batch.inputs).detach()
     expect_near({"output": prediction.output}, {"output": forward}, 1e-12, "predict() and forward()")
+    fitted(method, [batch])
+    for name, now in {**batch.inputs, "target": batch.target}.items():
+        before = given.target if name == "target" else given.inputs[name]
+        pairs = zip(tree_tensors(before), tree_tensors(now), strict=True)
+        expect(
+            all(torch.equal(a, b) for a, b in pairs),
+            f"expected inputs and targets to stay as they are. Found that training or prediction wrote into {name!r}.",
+        )
 
 
 def prediction_changes_nothing(case: Case) -> None:

@@ -96,8 +96,11 @@ class Prototype(UnimodalOutputs):
         seen = False
         for raw in batches:
             batch = Batch.of(raw).to(self.centres(self._names[0]).device)
-            if batch.target is None or batch.target.is_floating_point():
-                raise BatchError("`target`: expected class indices (B,) for prototypes. Found none.")
+            if batch.target is None or batch.target.is_floating_point() or batch.target.ndim != 1:
+                found = "none" if batch.target is None else f"{batch.target.dtype} {tuple(batch.target.shape)}"
+                soft = batch.target is not None and batch.target.is_floating_point()
+                step = " Probabilities (mixup, soft labels) name no class: give target.argmax(1)." if soft else ""
+                raise BatchError(f"`target`: expected class indices (B,) for prototypes. Found {found}.{step}")
             seen = True
             for name in batch.inputs:
                 own = batch.only(name)

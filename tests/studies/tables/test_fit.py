@@ -13,9 +13,11 @@ import pytest
 
 import equimodal
 from equimodal.cli import main
+from equimodal.data import from_dataframe
 from equimodal.errors import DataError, DataWarning, UnknownNameError
 from equimodal.studies import ModelConfig, Predictor, TrainingConfig, fit_table
-from tests.data.tables.helpers import frame, pd, with_images
+from tests.data.tables.helpers import film, foreign_tokenizer, frame, pd, with_images
+from tests.faults.calls import Calls
 
 for library in ("tokenizers", "lightning", "safetensors", "yaml"):
     pytest.importorskip(library)
@@ -114,6 +116,37 @@ def test_a_file_is_predicted_in_pieces_in_a_fresh_process(made: Predictor, folde
     np.testing.assert_allclose(found["p_p"], expected["p_p"], rtol=1e-4)
 
 
+def test_a_table_that_cannot_be_used_leaves_no_folder(tmp_path: Path) -> None:
+    for table in (frame().assign(label="p"), frame().head(0), tmp_path / "none.csv"):
+        with pytest.raises(DataError):
+            fit_table(table, "label", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_file_is_read_and_predicted_piece_by_piece(
+    made: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call sees more rows than a piece has, whatever the length of the file; progress counts them all."""
+    new = pd.concat([frame(700, seed=9)] * 3)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    new.to_parquet(tmp_path / "new.parquet")
+    sizes: list[int] = []
+    predict = made.method.predict
+
+    def watched(inputs: Any, present: Any = None) -> Any:
+        sizes.append(len(inputs["table"]))
+        return predict(inputs, present)
+
+    monkeypatch.setattr(made.method, "predict", watched)
+    for name in ("new.csv", "new.parquet"):
+        sizes.clear()
+        done: list[int] = []
+        out = made.predict_file(tmp_path / name, tmp_path / f"{name}.out.csv", progress=done.append)
+        assert max(sizes) <= 512
+        assert done == [512, 1024, 1536, 2048, 2100]
+        assert len(pd.read_csv(out)) == 2100
+
+
 def test_nothing_half_written(made: Predictor, tmp_path: Path) -> None:
     new = frame(700, seed=9).astype({"size": object})
     new.loc[650, "size"] = "big"
@@ -142,6 +175,27 @@ def test_the_folder_holds_plain_files_and_notices_changes(folder: Path, tmp_path
         fit_table(frame(), "label", folder)
 
 
+@pytest.mark.parametrize("at", [1, 5, 30, 60, -8, -2])
+def test_a_fit_that_a_full_disk_ended_is_continued_by_the_same_call(
+    at: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In any of its writes: one line, and afterwards the predictions of a fit that nothing ended."""
+    frame(60).to_csv(tmp_path / "t.csv", index=False)
+    new = frame(10, seed=5).drop(columns="label")
+    small = ["--model.size", "small", "--model.feature_size", "8", "--training.epochs", "2", "--training.device", "cpu"]
+    command = ["fit", str(tmp_path / "t.csv"), "--target", "label", *small, "--quiet", "--out"]
+    with Calls()() as calls:
+        assert main([*command, str(tmp_path / "whole")]) == 0
+    with Calls(at if at > 0 else calls.count + at)():
+        code = main([*command, str(tmp_path / "run")])
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert (code, len(said)) in ((1, 1), (0, 0))
+    assert not code or "No space left" in said[0]
+    assert main([*command, str(tmp_path / "run")]) == (0 if code else 1)  # what is finished is not made again
+    expected, found = (equimodal.load(tmp_path / name).predict(new) for name in ("whole", "run"))
+    pd.testing.assert_frame_equal(found, expected)
+
+
 def test_pictures_and_a_number_in_its_unit(tmp_path: Path) -> None:
     table = with_images(tmp_path, rows=60).drop(columns="label")
     table["price"] = 1000 + 50 * (np.arange(60) % 2) + table["weight"]
@@ -154,10 +208,55 @@ def test_pictures_and_a_number_in_its_unit(tmp_path: Path) -> None:
     assert float(found["prediction"].max()) < 1070
     assert set(made.test) == {"mae", "constant"}
     assert made.test["mae"] < 60
+    kept = json.loads((run / "metrics.json").read_text())
+    rows = from_dataframe(table, "price", root=tmp_path, image_size=16, columns={"weight": "number"}).test.rows.numpy()
+    error = (found["prediction"] - table["price"]).abs().iloc[rows].mean()
+    assert kept["test"]["mae"] == pytest.approx(error, rel=1e-4)
+    assert made.test["mae"] == pytest.approx(-kept["test"]["score"])
+    assert made.test["constant"] > 10
+    assert "'price'" in json.loads((run / "table.json").read_text())["unit"]
     table.loc[1, "photo"] = "none.png"
     with pytest.raises(DataError, match="column 'photo', row 1"):
         made.predict(table, root=tmp_path)
     made.predict(table, root=tmp_path, modalities=["table"])  # a picture that is not used is not opened
+
+
+def test_a_log_target_comes_back(tmp_path: Path) -> None:
+    size = np.random.default_rng(0).normal(size=120)
+    table = pd.DataFrame({"size": size, "price": np.exp(3 * size + 5)})
+    made = fit_table(table, "price", tmp_path / "run", model=SMALL, training=SHORT, log_target=True)
+    found = equimodal.load(tmp_path / "run").predict(table)["prediction"].to_numpy(float)
+    rows = from_dataframe(table, "price", log_target=True).test.rows.numpy()
+    error = np.abs(found - table["price"].to_numpy())[rows].mean()
+    assert found.min() > 0
+    assert made.test["mae"] == pytest.approx(error, rel=1e-4)
+    assert np.corrcoef(np.log(found), size)[0, 1] > 0.9
+
+
+@pytest.mark.slow
+def test_videos_lists_and_a_foreign_tokenizer_from_training_to_prediction(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    film(tmp_path / "dark.mp4", [20, 40])
+    film(tmp_path / "light.mp4", [200, 240])
+    label = np.arange(40) % 2
+    table = pd.DataFrame(
+        {
+            "clip": [None if i % 5 == 0 else ("dark.mp4", "light.mp4")[k] for i, k in enumerate(label)],
+            "walk": [None if i % 5 == 1 else [float(k)] * (2 + i % 4) for i, k in enumerate(label)],
+            "say": [None if i % 5 == 2 else ("red apple", "green sea")[k] for i, k in enumerate(label)],
+            "label": np.array(["no", "yes"])[label],
+        }
+    )
+    folder = foreign_tokenizer(tmp_path / "tokenizer", "<pad>", 3)
+    run = tmp_path / "run"
+    fit_table(table, "label", run, root=tmp_path, image_size=8, video_frames=2, tokenizer=folder, model=SMALL,
+              training=SHORT, columns={"say": "text"})  # fmt: skip
+    made = equimodal.load(run)
+    found = made.predict(table, root=tmp_path)
+    assert (found["prediction"] == table["label"]).mean() > 0.8
+    for name, rest in (("clip", 0), ("walk", 1), ("say", 2)):
+        assert (found[f"present_{name}"] == (np.arange(40) % 5 != rest)).all()
+    made.predict(table.assign(clip="none.mp4"), root=tmp_path, modalities=["walk", "say"])  # is not opened
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree
 from equimodal.engine import is_sharded
-from equimodal.errors import CheckpointError, MethodError, ModelError, UnsupportedError
+from equimodal.errors import CheckpointError, MethodError, ModelError, UnsupportedError, did_you_mean
 from equimodal.methods._base import Method
 from equimodal.methods.parts._heads import like_model
 from equimodal.model import Multimodal, encode_rows
@@ -51,6 +51,7 @@ class Companions(nn.Module):
         self._companions: dict[str, nn.Module] = dict(modules)  # in a dictionary, so that they are no submodules
         hashes: dict[int, str] = {}
         self._references: dict[str, dict[str, str]] = {}
+        self._modalities: tuple[str, ...] | None = None
         for name, module in modules.items():
             if not isinstance(module, nn.Module):
                 raise ModelError(f"`modules[{name!r}]`: expected an nn.Module. Found {type(module).__name__}.")
@@ -79,6 +80,7 @@ class Companions(nn.Module):
                     "Found some that both have. Give copy.deepcopy(module)."
                 )
         made = companions if isinstance(companions, cls) else cls(cast("Mapping[str, nn.Module]", companions))
+        made._modalities = tuple(cast(Multimodal, model).modalities)
         return cast(Companions, like_model(made, cast(Multimodal, model)))
 
     @classmethod
@@ -109,7 +111,10 @@ class Companions(nn.Module):
                 f"it with its companions to train it{': ' if files else ''}{', '.join(files)}."
             )
         if name not in self._companions:
-            raise MethodError(f"Companion {name!r}: expected one of {list(self._companions)}. Found another name.")
+            raise MethodError(
+                f"Companion {name!r}: expected one of {list(self._companions)}. Found another name."
+                f"{did_you_mean(name, self._companions)}"
+            )
         return self._companions[name]
 
     def forward(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -121,7 +126,17 @@ class Companions(nn.Module):
         """Modality -> features that its companion gives for the batch; rows of absent samples are zero.
 
         Give it the batch that the objective was called with: the companions then see the same augmented samples.
+
+        Raises:
+            ModelError: a companion that is named after no modality of the model that :meth:`of` was given.
         """
+        if self._modalities is not None:
+            for name in self._companions:
+                if name not in self._modalities:
+                    raise ModelError(
+                        f"`companions`: expected names of the modalities {list(self._modalities)}. Found {name!r}."
+                        f"{did_you_mean(name, self._modalities)}"
+                    )
         names = self._companions or batch.inputs  # those of absent ones say what is missing
         with torch.no_grad():
             return {m: self._encoded(m, batch) for m in names if m in batch.inputs}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equimodal._utils.precision import Float32Buffers
 from equimodal.engine import SampleValues, gather_rows, is_distributed
-from equimodal.errors import DataError, MethodError
+from equimodal.errors import DataError, MethodError, did_you_mean
 from equimodal.methods._base import EpochContext
 
 
@@ -27,8 +27,8 @@ class SampleTable(Float32Buffers):
             size, here or by :meth:`reserve` or :meth:`reserve_for`.
 
     Raises:
-        MethodError: no or repeated columns; (in an update) an unknown column, values that are not one number per
-            sample, or no size on a device where the table does not grow.
+        MethodError: no columns, repeated ones, or a text instead of a list of names; (in an update) an unknown column,
+            values that are not one number per sample, or no size on a device where the table does not grow.
         DataError: a negative index.
 
     Attributes:
@@ -54,9 +54,10 @@ class SampleTable(Float32Buffers):
 
     def __init__(self, columns: Sequence[str], size: int = 0) -> None:
         super().__init__()
-        self.columns = tuple(columns)
-        if not self.columns or len(set(self.columns)) != len(self.columns):
-            raise MethodError(f"`columns`: expected different names, at least one. Found {list(self.columns)}.")
+        named = [] if isinstance(columns, str) else list(columns)
+        if not named or not all(isinstance(c, str) and c for c in named) or len(set(named)) != len(named):
+            raise MethodError(f"`columns`: expected a list of different names, at least one. Found {columns!r}.")
+        self.columns = tuple(named)
         self.register_buffer("values", torch.zeros(size, len(self.columns)))
         self.register_buffer("seen", torch.zeros(size, len(self.columns), dtype=torch.bool))
         self.register_buffer("repeats", torch.zeros(size, len(self.columns)), persistent=False)  # 0 between updates
@@ -98,7 +99,10 @@ class SampleTable(Float32Buffers):
         """
         unknown = sorted(set(rows) - set(self.columns))
         if unknown:
-            raise MethodError(f"`rows`: expected some of the columns {list(self.columns)}. Found unknown {unknown}.")
+            raise MethodError(
+                f"`rows`: expected some of the columns {list(self.columns)}. Found unknown {unknown}."
+                f"{did_you_mean(unknown, self.columns)}"
+            )
         places, numbers = [self.seen.new_zeros(0, 2, dtype=torch.int64)], [self.values.new_zeros(0)]
         for column, name in enumerate(self.columns):
             entry = rows.get(name)

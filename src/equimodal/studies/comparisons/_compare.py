@@ -25,7 +25,9 @@ from equimodal.studies.runs import (
     Termination,
     check_config,
     is_finished,
+    located,
     locked,
+    own_randomness,
     plain,
     read_json,
     read_lines,
@@ -46,9 +48,13 @@ from equimodal.studies.setup import (
     cell_folder,
     check_device,
     check_labels,
+    fixed_rate,
     renamed,
+    seeded,
     sources,
+    trusted_modules,
 )
+from equimodal.tasks import named_metrics
 
 STUDY = "study.json"
 
@@ -92,8 +98,12 @@ def compare(
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
     check_device(config.training.device)
-    data = build_data(config.data)
+    fixed_rate(config.training)  # complains now
+    places = _located(config.data, folder)
+    data = build_data(places)
+    named_metrics(data.task, config.metrics)  # complains now
     check_labels(config.rows(data))
+    _check_companions(config, data)
     cells = config.cells(data)
     again = f"equimodal compare --out {folder}"
     again += (f" --workers {workers}" if workers > 1 else "") + ("" if cost else " --cost false")
@@ -103,7 +113,9 @@ def compare(
         costs = _costs(alone, folder, data) if cost else {}
         if termination.requested:
             raise Terminated(folder)
-        schedule = _run_cells(cells, config.requirements(data), folder, workers, progress, loggers, data, termination)
+        schedule = _run_cells(
+            cells, config.requirements(data), folder, workers, progress, loggers, data, places, termination
+        )
         failures = schedule.failures
         costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
@@ -148,6 +160,7 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
             "fingerprint": data.fingerprint,
         }
     )  # fmt: skip
+    started: Any = str(Path.cwd())
     if path.exists():
         stored = read_yaml(path)
         check(stored, StudyConfig, file=f"`{path}`", step="Restore it, or choose another folder.")
@@ -161,8 +174,32 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
                 "seeds may "
                 f"change, these may not. Compare with {path}, or choose another folder."
             )
+        started = stored.get("directory")
     entries = {label: vars(entry) for label, entry in config.rows(data).items()}
-    write_yaml(path, {**described, "entries": entries, "seeds": config.seeds, "controls": config.controls})
+    chosen = {"entries": entries, "seeds": config.seeds, "controls": config.controls, "metrics": config.metrics}
+    write_yaml(path, {**described, **chosen, "directory": started})
+
+
+def _located(config: DataConfig, folder: Path) -> DataConfig:
+    """The data of a comparison that is continued, which may have been started in another directory."""
+    path = folder / "study.yaml"
+    if not path.exists():
+        return config
+    stored = read_yaml(path)
+    started = stored.get("directory") if isinstance(stored, Mapping) else None
+    return located(config, folder, started if isinstance(started, str) else None)
+
+
+def _check_companions(config: StudyConfig, data: Dataset) -> None:
+    """Refuse companions that their method does not take, before what they need is trained."""
+    for label, entry in config.rows(data).items():
+        if entry.uses:
+            one = RunConfig(entry.method, dict(entry.options), config.data, config.model, uses=entry.uses)
+            try:
+                with own_randomness():
+                    seeded(one, data)
+            except EquimodalError as error:
+                raise type(error)(f"Entry {label!r}: {error}") from error
 
 
 def _by_use(config: StudyConfig, folder: Path, data: Dataset) -> tuple[dict[str, RunConfig], dict[str, RunConfig]]:
@@ -221,6 +258,7 @@ def _run_cells(
     progress: Callable[[int, int, str], None] | None,
     loggers: bool,
     data: Dataset,
+    places: DataConfig,
     termination: Termination,
 ) -> Schedule:
     """Run what is not finished, the cells that others use first; the schedule knows what failed."""
@@ -266,7 +304,10 @@ def _run_cells(
 
     def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
         with signals_waiting():  # processes are started here
-            return {pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers): c for c in schedule.take()}
+            return {
+                pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, vars(places), trusted_modules()): c
+                for c in schedule.take()
+            }
 
     with worker_pool(min(workers, len(unfinished))) as pool:
         running = submit(pool)

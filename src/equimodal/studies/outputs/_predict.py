@@ -20,7 +20,7 @@ from equimodal.errors import BatchError, DataError, unknown_name
 from equimodal.features import clean
 from equimodal.studies.runs import ELSEWHERE, load_run, write_bytes, write_text
 from equimodal.studies.setup import DataConfig, build_data
-from equimodal.tasks import Task, distribution_of
+from equimodal.tasks import Regression, Task, distribution_of
 
 Table = dict[str, npt.NDArray[Any]]
 _PARTS = ("train", "validation", "test")
@@ -97,6 +97,8 @@ def _read(task: Task, output: Tensor) -> dict[str, Tensor]:
         return {"prediction": (values > 0.5).long(), "probabilities": values}
     if kind == "gaussian":
         deviation = (output[:, output.shape[1] // 2 :] / 2).exp()
+        if isinstance(task, Regression):
+            deviation = task.deviation_in_unit(deviation, values)
         return {"prediction": values, "deviation": deviation.reshape(values.shape)}
     return {"prediction": values}
 

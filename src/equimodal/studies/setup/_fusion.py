@@ -12,7 +12,7 @@ from torch import nn
 from equimodal.batch import Tree
 from equimodal.data import Modality
 from equimodal.encoders import FITTING
-from equimodal.errors import ModelError, UnsupportedError, unknown_name
+from equimodal.errors import ModelError, UnsupportedError, did_you_mean, unknown_name
 from equimodal.features import Width, kind_of, on_rows
 from equimodal.fusion import CrossAttention, Fusion, Late, available, get
 from equimodal.tasks import Task
@@ -45,7 +45,10 @@ def fusion_options(name: str) -> dict[str, inspect.Parameter]:
 def check_fusion(name: object, options: object) -> str:
     """The fusion's name as it is written; unknown names and options are refused with suggestions."""
     if not isinstance(name, str):
-        raise ModelError(f"`model.fusion`: expected one of {', '.join(available())}. Found {name!r}.")
+        raise ModelError(
+            f"`model.fusion`: expected one of {', '.join(available())}. Found {name!r}."
+            f"{did_you_mean(name, available())}"
+        )
     known = fusion_options(name)
     if not isinstance(options, Mapping):
         raise ModelError(f"`model.fusion_options`: expected option -> value. Found {options!r}.")
