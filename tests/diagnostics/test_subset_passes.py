@@ -72,7 +72,7 @@ def test_memory_does_not_grow_with_the_number_of_subsets(monkeypatch: pytest.Mon
     rows: list[int] = []
     names = tuple(f"m{i}" for i in range(8))
     method = joint(Concat(dict.fromkeys(names, 4)), deep=True, names=names)
-    method.model.head.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))  # type: ignore[union-attr]
+    method.model.head.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
     monkeypatch.setattr(_sweep, "ROWS", 100)
     subset_table(method, [data(names)])
     assert max(rows) <= 100

@@ -29,7 +29,7 @@ def same(module: nn.Module) -> bool:
 
 def test_parameters_are_found_anew_where_a_module_has_changed() -> None:
     shared = nn.Linear(2, 2)
-    module = nn.Sequential(nn.Sequential(shared, nn.ReLU()), shared, nn.BatchNorm1d(2))
+    module: Any = nn.Sequential(nn.Sequential(shared, nn.ReLU()), shared, nn.BatchNorm1d(2))
     assert same(module)
     shared.weight = nn.Parameter(torch.zeros(2, 2))  # replaced, at depth
     assert same(module)
@@ -92,7 +92,8 @@ def test_a_second_pass_has_its_own_objective_and_the_same_gradient() -> None:
     data = Batch({"x": batch().inputs["x"].double()})
 
     def loss(x: Batch) -> Tensor:
-        return (x.inputs["x"] @ w).square().mean()
+        error: Tensor = x.inputs["x"] @ w
+        return error.square().mean()
 
     def first(x: Batch) -> Objective:
         calls.append("first")

@@ -15,7 +15,7 @@ from equimodal.engine._optimizers import momenta_of
 from equimodal.engine._processes import all_sum, is_distributed
 from equimodal.engine._protocol import Descent, Perturbation, Phase
 from equimodal.engine._random_state import random_state, restore_random_state
-from equimodal.engine._sharding import local, total_norm
+from equimodal.engine._sharding import local_parts, total_norm
 from equimodal.engine._sharpness import Sharpness
 from equimodal.errors import MethodError, UnsupportedError
 
@@ -196,8 +196,8 @@ def perturbed(
     if not pairs:
         yield
         return
-    targets = [local(p.data) for p, _ in pairs]
-    along = [local(d) for _, d in pairs]
+    targets = local_parts([p.data for p, _ in pairs])
+    along = local_parts([d for _, d in pairs])
     saved = [t.clone() for t in targets]
     norm = total_norm([d for _, d in pairs])
     scale = torch.where(norm > 0, radius / norm, torch.zeros_like(norm))

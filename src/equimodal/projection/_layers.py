@@ -106,11 +106,12 @@ def _unfold(
 
 def project_gradient(layer: Layer, projector: Tensor) -> None:
     """Replace the gradient G of the layer's weight by G P; a layer without a gradient is left alone."""
-    if layer.weight.grad is not None:
-        if layer.weight.grad.ndim == 2 and not is_sharded(layer.weight) and projector.dtype == layer.weight.dtype:
-            layer.weight.grad = layer.weight.grad @ projector
+    weight = layer.weight
+    if weight.grad is not None:
+        if weight.grad.ndim == 2 and not is_sharded(weight) and projector.dtype == weight.dtype:
+            weight.grad = weight.grad @ projector
             return
-        gradient = local(layer.weight.grad)  # of a sharded layer: some rows, each projected on its own
+        gradient = local(weight.grad)  # of a sharded layer: some rows, each projected on its own
         gradient.copy_(project_rows(gradient, projector))
 
 

@@ -43,7 +43,8 @@ class Heads(QuickParameters):
         like_model(self, model)
 
     def __getitem__(self, modality: str) -> nn.Module:
-        return self.heads[self.names.index(modality)]
+        head: nn.Module = self._modules["heads"]._modules[str(self.names.index(modality))]  # type: ignore[union-attr, assignment]
+        return head  # of self.heads, without the search
 
     def forward(self, features: Mapping[str, Tree]) -> dict[str, Tensor]:
         """Outputs of the modalities in ``features``, each from its own head."""
