@@ -132,8 +132,8 @@ class Reader:
         step = max(1, (ROWS if addends is None else ADDED_ROWS) // size)
         for start in range(0, len(chosen), step):
             kept = self.available[None] & chosen[start : start + step, None]  # (subsets, B, M)
-            some = np.asarray(kept.any(axis=2))
-            counts = some.sum(axis=1).tolist()
+            some: Mask = np.any(kept, axis=2)
+            counts: list[int] = some.sum(axis=1).tolist()
             if addends is not None:
                 outputs = self._added(addends, chosen[start : start + step])
                 for output, rows, count in zip(outputs, some, counts, strict=True):

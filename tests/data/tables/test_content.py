@@ -136,7 +136,8 @@ def test_lists_of_parquet(tmp_path: Path) -> None:
     cells: list[Any] = [None if i % 4 == 0 else a.tolist() for i, a in enumerate(walks())]
     frame = pd.DataFrame({"walk": cells, "x": np.arange(40.0), "label": LABEL})
     frame.to_parquet(tmp_path / "t.parquet")
-    stored, direct = load(tmp_path / "t.parquet", target="label"), from_dataframe(frame, "label")
+    stored: Any = load(tmp_path / "t.parquet", target="label")
+    direct: Any = from_dataframe(frame, "label")
     for data in (stored, direct):
         assert data.report.modalities["walk"]["absent"] == 0.25
     first, second = (d.train.batch().inputs["walk"] for d in (stored, direct))
