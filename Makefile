@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help demo test lint types pytest bench bench-data docs pages clean
 
 help:
-	@echo 'make demo    train six methods on the embedded data, print a table and a verdict, write an HTML report'
+	@echo 'make demo    train methods and controls on the embedded data, print a table and a verdict, write an HTML report'
 	@echo 'make test    lint, types, the whole test suite, and which lines of methods/, functional/ and engine/ it ran'
 	@echo 'make lint | types | pytest    one part of it (PYTEST_ARGS="-k name -n 0" narrows the last)'
 	@echo 'make test-faults   twenty times as many hostile inputs of each kind as make test tries'
@@ -28,6 +28,7 @@ help:
 	@echo 'make bench   cost of each method in joint steps, scaling, start-up, long runs'
 	@echo 'make bench-data   samples per second and memory of prepared data against decoding (about 5 GB of disk)'
 	@echo 'make docs    run the examples of README.md and docs/'
+	@echo 'make docs-site   build the documentation site from mkdocs.yml; open site/index.html'
 	@echo 'make pages   write the pages and lists that follow from the code: methods, features, datasets, reference'
 	@echo 'make clean   remove the environment and everything made by these commands'
 
@@ -97,14 +98,20 @@ bench-data: $(DEV_STAMP)
 docs: $(DEV_STAMP)
 	$(BIN)/python -m pytest -n 0 tests/test_documentation.py
 
+# Strict: a link that leads nowhere, and whatever else the builder warns of, is an error.
+.PHONY: docs-site
+docs-site: $(DEV_STAMP)
+	PYTHONPATH=src $(BIN)/python tools/site_pages.py
+	$(BIN)/zensical build --clean --strict
+
 # In this order: the names of the methods stand in the package before the reference is made from it.
-PAGES := method_lists method_pages feature_matrix dataset_pages audit_page
+PAGES := method_lists method_pages feature_matrix dataset_pages audit_page check_pages site_lists
 
 pages: $(DEV_STAMP)
 	@for page in $(PAGES); do PYTHONPATH=src $(BIN)/python tools/$$page.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(CORE_VENV) $(LOWEST_VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* build dist
+	rm -rf $(VENV) $(CORE_VENV) $(LOWEST_VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .cache build dist site
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is taken up again.

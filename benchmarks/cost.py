@@ -47,6 +47,15 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "PMR": ("PMR", {}, 1.10, 1.1),
     "OPM": ("OPM", {"warm_up": 0}, 1.10, 1.1),
     "MLB": ("MLB", {}, 1.10, 1.1),
+    "ExpertPool": ("ExpertPool", {}, 1.10, 1.1),
+    "ExpertPool, two members": ("ExpertPool", {"members": 2}, 2.15, 1.5),
+    "ModalityDropout": ("ModalityDropout", {}, 1.10, 1.1),
+    "DGL": ("DGL", {}, 1.10, 1.1),
+    "InfoReg": ("InfoReg", {}, 1.10, 1.3),
+    "QMF": ("QMF", {}, 1.10, 1.1),
+    "TMC": ("TMC", {}, 1.10, 1.1),
+    "MASAM": ("MASAM", {}, 2.20, 1.3),
+    "MCR": ("MCR", {}, 1.30, 1.3),
 }
 # the same batch in two micro-batches, against Joint in two
 IN_PARTS: dict[str, tuple[str, dict[str, Any], float]] = {
@@ -79,7 +88,7 @@ def model(device: str) -> MultimodalModel:
 def batch(size: int, device: str) -> Batch:
     generator = torch.Generator().manual_seed(0)
     inputs = {m: torch.randn(size, 1, 32, 32, generator=generator) for m in MODALITIES}
-    return Batch(inputs, torch.randint(0, CLASSES, (size,), generator=generator)).to(device)
+    return Batch(inputs, torch.randint(0, CLASSES, (size,), generator=generator), index=torch.arange(size)).to(device)
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:

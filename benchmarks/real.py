@@ -2,6 +2,7 @@
 
     python benchmarks/real.py run --data-dir DIR --out runs/real [--datasets ...] [--seeds 0,1,2,3,4] [--workers 2]
     python benchmarks/real.py report --data-dir DIR --out runs/real
+    python benchmarks/real.py ranks
 
 ``run`` is restartable: a finished cell is not run again. Every registered method takes part with its defaults, which
 are its paper's, and with the further rows that it asks for; methods that need teachers get the ensemble of unimodal
@@ -9,7 +10,9 @@ models of the same seed, which is trained once. Every run is read twice: by the 
 ``skill``, the rule that we advise, fitted on validation data; the training is the same. Where our advice changes the
 training (``recommended``), it is a row of its own.
 
-``report`` writes ``benchmarks/results/real/DATASET.json`` and the tables of ``docs/benchmarks.md`` between its markers.
+``report`` writes ``benchmarks/results/real/DATASET.json`` and the tables of ``docs/benchmarks.md`` between its markers,
+and then does what ``ranks`` does alone, from these files: the critical-difference diagrams
+``benchmarks/results/real-ranks-RULE.svg`` and what has to be said with them.
 Differences are paired over seeds and test samples (bootstrap, 95 %), their p-values corrected by Holm over the methods
 of a dataset.
 """
@@ -29,6 +32,7 @@ from typing import Any
 from equimodal.data import Dataset, load
 from equimodal.diagnostics import Outcomes, average_ranks, holm, paired_difference
 from equimodal.methods import available, get
+from equimodal.report import Ranking, draw_ranking, rank_studies
 from equimodal.studies import (
     OUTCOMES,
     DataConfig,
@@ -132,7 +136,48 @@ def report(arguments: argparse.Namespace) -> int:
     page = between(page, "details", [line for name, study in kept.items() for line in details(name, study)])
     PAGE.write_text(page, encoding="utf-8")
     print("\n".join(overview(kept)))
+    return ranks()
+
+
+def ranks() -> int:
+    """The diagrams and their text, from the stored results of all datasets that are there."""
+    paths = [path for name in DATASETS if (path := RESULTS / f"{name}.json").exists()]
+    kept = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    lines: list[str] = []
+    for reading, how in (("paper", "the rule of its paper"), (RULE, f"`{RULE}`")):
+        studies = {name: as_study(study, reading) for name, study in kept.items()}
+        ranking = rank_studies(studies, budgets="own", common=True, against="MultiLoss")
+        title = f"{how.replace('`', '')}: {', '.join(ranking.datasets)}"
+        path = draw_ranking(ranking, RESULTS.parent / f"real-ranks-{reading}.svg", title)
+        lines += rank_lines(ranking, how, path)
+    PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), "ranks", lines), encoding="utf-8")
     return 0
+
+
+def as_study(study: Mapping[str, Any], reading: str) -> dict[str, Any]:
+    """The stored results as the record of a comparison, with the scores by one rule."""
+    rows = []
+    for row in study["rows"]:
+        scores = row["readings"][reading]["scores"]
+        if scores:
+            rows.append({k: row[k] for k in ("method", "class", "control")}
+                        | {"seeds": len(scores), "scores": scores, "score_mean": mean(scores)})  # fmt: skip
+    return {"rows": rows, **{k: study[k] for k in ("dataset", "budget", "incomplete")}}
+
+
+def rank_lines(ranking: Ranking, how: str, path: Path) -> list[str]:
+    """The diagram with what has to be said beside it."""
+    better = [p.entry for p in ranking.places if p.better is not None and p.better > 0.95]
+    worse = [p.entry for p in ranking.places if p.worse is not None and p.worse > 0.95]
+    friedman = "-" if ranking.friedman is None else f"{ranking.friedman:.2g}"
+    return [
+        f"![Average ranks by {how.replace('`', '')}](../{path.as_posix()})", "",
+        f"Average ranks by {how} with 95 % intervals over datasets and seeds; the critical difference (Nemenyi) is "
+        f"{ranking.difference:.1f} ranks for {len(ranking.places)} entries on {len(ranking.datasets)} datasets; "
+        f"Friedman's test: p = {friedman}. With a chance above 95 % (Bayesian signed-rank test, margin of a point) "
+        f"better than {ranking.reference} on a further dataset: {', '.join(better) or 'none'}; worse: "
+        f"{', '.join(worse) or 'none'}.", "",
+    ]  # fmt: skip
 
 
 def rows_of(study: Mapping[str, Any], config: StudyConfig, folder: Path) -> list[dict[str, Any]]:
@@ -286,8 +331,8 @@ def difference(found: Mapping[str, float] | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run", "report", "list"))
-    parser.add_argument("--data-dir", type=Path, required=True, help="the folder with the .npz files")
+    parser.add_argument("command", choices=("run", "report", "ranks", "list"))
+    parser.add_argument("--data-dir", type=Path, help="the folder with the .npz files; all but ranks need it")
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--datasets", default=",".join(DATASETS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -296,6 +341,10 @@ def main() -> int:
     parser.add_argument("--without-cost", action="store_true", help="report: keep the stored cost of a step")
     parser.add_argument("--entries", default="", help="labels, separated by semicolons; default: all")
     arguments = parser.parse_args()
+    if arguments.command == "ranks":
+        return ranks()
+    if arguments.data_dir is None:
+        parser.error("--data-dir is missing")
     if arguments.command == "list":
         for name in arguments.datasets.split(","):
             print(name, *study_of(arguments, name).entries, sep="\n  ")

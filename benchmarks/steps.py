@@ -197,6 +197,7 @@ def bare_mie(sam: bool) -> Callable[[Any, Batch], Callable[[], None]]:
         inputs, y = list(data.inputs.values()), data.target
         optimizer = sgd(method.parameters())
         # every linear layer of a branch, with its projector (the identity in the first epoch) and its covariance
+        heads = [nn.Sequential(*(m for m in h.modules() if not list(m.children()))) for h in heads]
         known = [[m for m in (f, *h) if isinstance(m, nn.Linear)] for f, h in zip(encoders, heads, strict=True)]
         branches = [
             [(m, torch.eye(m.in_features), torch.zeros(m.in_features, m.in_features)) for m in layers]

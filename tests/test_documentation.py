@@ -69,8 +69,12 @@ def title(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def with_python(pages: list[Path]) -> list[Path]:
-    return [p for p in pages if p.exists() and any(b.language == "python" for b in blocks(p))]
+SLOW = {"docs/gallery/lightning.md", "docs/gallery/tuning.md"}
+
+
+def with_python(pages: list[Path]) -> list[Any]:
+    found = [p for p in pages if p.exists() and any(b.language == "python" for b in blocks(p))]
+    return [pytest.param(p, marks=pytest.mark.slow if title(p) in SLOW else (), id=title(p)) for p in found]
 
 
 # Third-party warnings of the Trainer; ours stay errors.
@@ -82,7 +86,7 @@ QUIET = [
 
 
 @pytest.mark.filterwarnings(*QUIET)
-@pytest.mark.parametrize("page", with_python(PAGES), ids=title)
+@pytest.mark.parametrize("page", with_python(PAGES))
 def test_examples_run(page: Path, tmp_path: Path) -> None:
     """The blocks of a page are one session; a `text` block right after one is what it prints.
 
@@ -182,9 +186,13 @@ def test_links_resolve(page: Path) -> None:
     assert not broken
 
 
-def test_method_pages_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    path = ROOT / "tools" / "method_pages.py"
-    spec = importlib.util.spec_from_file_location("method_pages", path)
+@pytest.mark.parametrize("tool", ["method_pages", "check_pages"])
+def test_generated_pages_are_up_to_date(
+    tool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    path = ROOT / "tools" / f"{tool}.py"
+    spec = importlib.util.spec_from_file_location(tool, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -192,9 +200,8 @@ def test_method_pages_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None
     assert module.main(["--check"]) == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods/index.md"])
-def test_every_method_is_listed(page: str) -> None:
-    listed = {link for link in links(ROOT / page) if "methods" in link or "/" not in link}
+def test_every_method_is_listed() -> None:
+    listed = {link for link in links(ROOT / "docs" / "methods" / "index.md") if "/" not in link}
     missing = [n for n in methods.available() if not any(link.endswith(f"{n.lower()}.md") for link in listed)]
     assert not missing
 

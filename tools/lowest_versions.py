@@ -30,7 +30,7 @@ def lowest(project: dict[str, Any]) -> dict[str, str]:
         ValueError: a range has no lower bound.
     """
     table = project["project"]
-    extras = {name: texts for name, texts in table["optional-dependencies"].items() if name != "dev"}
+    extras = {name: texts for name, texts in table["optional-dependencies"].items() if name not in ("dev", "loggers")}
     texts = [*table["dependencies"], *(text for texts in extras.values() for text in texts)]
     bounds: dict[str, str] = {}
     for requirement in map(Requirement, texts):

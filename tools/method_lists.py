@@ -1,7 +1,7 @@
 """Write the lists of the methods that stand in other files, from the registry.
 
-The names of `src/equimodal/methods/__init__.py`, which type checkers read, and the tables of README.md and
-docs/methods/index.md. With `--check` nothing is written, and the exit code is 1 if a list is not up to date.
+The names of `src/equimodal/methods/__init__.py`, which type checkers read, and the table of docs/methods/index.md. With
+`--check` nothing is written, and the exit code is 1 if a list is not up to date.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ def lists() -> list[tuple[Path, tuple[str, str], str]]:
     return [
         (door, IMPORTS, imports()),
         (door, NAMES, names()),
-        (ROOT / "README.md", TABLE, readme_table()),
         (ROOT / "docs/methods/index.md", TABLE, index_table()),
     ]
 
@@ -44,24 +43,14 @@ def names() -> str:
     return "__all__ += [\n" + "".join(f'    "{name}",\n' for name in ordered) + "]\n"
 
 
-def readme_table() -> str:
-    """Name, paper, idea and cost."""
-    lines = ["| name | paper | what it does | cost of a step |", "|---|---|---|---|"]
-    for name in available(outside=False):
-        info = get(name).info
-        link = f"[{name}](docs/methods/{name.lower()}.md)"
-        lines.append(f"| {link} | {paper(get(name))} | {info.idea or info.title} | {cost(info.cost)} |")
-    return "\n".join(lines) + "\n"
-
-
 def index_table() -> str:
-    """Name, idea, cost and inference rule."""
-    lines = ["| method | what it does | cost of a step | default inference rule |", "|---|---|---|---|"]
+    """Name, paper, idea, cost and inference rule."""
+    lines = ["| method | paper | what it does | cost of a step | default inference rule |", "|---|---|---|---|---|"]
     for name in available(outside=False):
         info = get(name).info
         rule = f"`{default_rule(name)}`" if Case(get(name)).accepts("inference") else "none"
-        kind = "control: " if info.control else ""
-        lines.append(f"| [{name}]({name.lower()}.md) | {kind}{info.idea or info.title} | {cost(info.cost)} | {rule} |")
+        cells = (f"[{name}]({name.lower()}.md)", paper(get(name)), info.idea or info.title, cost(info.cost), rule)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,7 @@ from types import ModuleType
 
 from docstring_parser.common import DocstringMeta
 from docstring_parser.google import GoogleParser, Section, SectionType
+from method_results import measured, published
 
 from equimodal.errors import EquimodalError
 from equimodal.methods import Method, Within, available, get
@@ -49,6 +50,15 @@ SECTIONS = (
     *(Section(title, title.lower(), SectionType.SINGULAR) for title in ("Returns", "Example", "References", "Shapes")),
 )
 HAND_WRITTEN = {"index.md"}
+PICTURE = """\
+![Validation accuracy of {name} over the epochs on avdigits, and of each modality, with Joint and Ensemble in \
+grey](../images/methods/{file}.svg)
+
+*Validation accuracy on MNIST digits paired with recorded ones: the prediction, and each modality alone. In grey the
+controls. One seed, six epochs, the same encoders and budget for every method, defaults, nothing tuned: it shows how the
+method behaves, not how good it is. Made by `scripts/method_pictures.py`; scores with intervals:
+[benchmarks](../benchmarks.md).*
+"""
 
 
 def pages() -> dict[Path, str]:
@@ -80,6 +90,8 @@ def method_page(name: str, method: type[Method]) -> str:
     } | ({"Order of the encoders": info.order} if info.order else {})
     lines.append("| | |\n|---|---|\n" + "\n".join(f"| {k} | {cell(v)} |" for k, v in facts.items()) + "\n")
     lines.append(markdown(body) + "\n")
+    if (ROOT / f"docs/images/methods/{name.lower()}.svg").exists():
+        lines.append(PICTURE.format(name=name, file=name.lower()))
     lines.append("## Arguments\n")
     lines.append("`model` and `task` come first; all others are keyword-only.\n")
     lines.append(arguments(method, sections.get("Args", "")) + "\n")
@@ -88,6 +100,7 @@ def method_page(name: str, method: type[Method]) -> str:
             lines.append(f"## {title}\n")
             entries = [f"- `{kind}`: {markdown(text)}" for kind, text in named(sections[key]).items()]
             lines.append("\n".join(entries) + "\n")
+    lines += [*measured(name), *published(name)]
     lines.append("## What differs\n")
     lines.append("From the paper:\n\n" + bullets(info.deviations))
     lines.append("Authors' released code, against the paper:\n\n" + bullets(info.released))

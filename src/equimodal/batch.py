@@ -53,7 +53,12 @@ def tree_map(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
 
 def keep_rows(tree: Tree, mask: Tensor) -> Tree:
     """``tree`` with zeros (for masks of tokens: nothing) in the rows outside ``mask`` (B,)."""
-    return tree_map(lambda t: torch.where(line_up(mask, t), t, torch.zeros_like(t)), tree)
+
+    def kept(t: Tensor) -> Tensor:
+        rows = line_up(mask, t)  # ONNX Runtime has no `where` of booleans
+        return t & rows if t.dtype == torch.bool else torch.where(rows, t, torch.zeros_like(t))
+
+    return tree_map(kept, tree)
 
 
 def tree_tensors(tree: Tree) -> list[Tensor]:
@@ -251,8 +256,9 @@ class Batch:
         )
 
     def __len__(self) -> int:
-        tensor = tree_tensors(next(iter(self.inputs.values())))[0]
-        return int(tensor.shape[0])
+        for tree in self.inputs.values():
+            return int((tree if isinstance(tree, Tensor) else tree_tensors(tree)[0]).shape[0])
+        return 0
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -266,7 +272,7 @@ class Batch:
 
     def rows(self, modality: str) -> Tensor | None:
         """Row indices of the samples that have ``modality``; ``None`` when all have it."""
-        return None if self.presence is None else self.presence.rows(modality)
+        return None if self.present is None else cast(Presence, self.present).rows(modality)
 
     def count(self, modality: str) -> int:
         """How many samples have ``modality``."""

@@ -49,6 +49,11 @@ def _is_map(feature: Tree) -> bool:
     return isinstance(feature, Tensor) and feature.ndim in (4, 5)
 
 
+def is_vector(feature: Tree, samples: int, width: Width) -> bool:
+    """Whether ``feature`` is one vector per sample of the right width: the common case, found without a detour."""
+    return isinstance(feature, Tensor) and feature.ndim == 2 and feature.shape == (samples, width)
+
+
 def check_feature(feature: Tree, samples: int, width: Width, name: str) -> Kind:
     """The kind of ``feature``, after its shape has been compared with what the model declares.
 
@@ -61,6 +66,8 @@ def check_feature(feature: Tree, samples: int, width: Width, name: str) -> Kind:
     Raises:
         ModelError: another number of samples, another width, or a mask that does not fit the tokens.
     """
+    if is_vector(feature, samples, width):
+        return "vector"
     kind = kind_of(feature, name)
     if kind == "tokens":
         values, mask = feature
@@ -124,6 +131,8 @@ def pool(features: Tree) -> Tensor:
         >>> pool(torch.ones(2, 3, 8, 8)).shape, pool(Tokens.full(torch.ones(2, 5, 4))).shape
         (torch.Size([2, 3]), torch.Size([2, 4]))
     """
+    if isinstance(features, Tensor) and features.ndim == 2:
+        return features
     kind = kind_of(features)
     if kind == "tokens":
         return masked_mean(features)

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from equimodal._utils.modules import QuickParameters, parameters_in
 from equimodal.batch import Presence, Tokens, Tree, tree_map, tree_tensors
 from equimodal.errors import BatchError, ModelError, did_you_mean
-from equimodal.features import Kind, Width, check_feature
+from equimodal.features import Kind, Width, check_feature, is_vector
 
 
 @runtime_checkable
@@ -164,8 +164,8 @@ class MultimodalModel(QuickParameters):
                 f"`modality`: expected one of {list(self._names)}. Found {modality!r}."
                 f"{did_you_mean(modality, self._names)}"
             )
-        encoder: nn.Module = self.encoders._modules[position]
-        return encoder
+        encoder: nn.Module = self._modules["encoders"]._modules[position]  # type: ignore[union-attr, assignment]
+        return encoder  # of self.encoders, without the search
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """The parameters of the modality's encoder, found by object."""
@@ -185,11 +185,13 @@ class MultimodalModel(QuickParameters):
                 f"{did_you_mean(unknown, self._names)}"
             )
         presence = Presence.of(present)
-        wanted = [m for m in self._names if m in inputs] if modalities is None else list(modalities)
+        wanted = [m for m in self._names if m in inputs] if modalities is None else modalities
         missing = [m for m in wanted if m not in inputs]
         if missing:
             raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
-        return {m: self._encode_one(m, inputs[m], None if presence is None else presence.rows(m)) for m in wanted}
+        if presence is None:
+            return {m: self._call_encoder(m, inputs[m]) for m in wanted}
+        return {m: self._encode_one(m, inputs[m], presence.rows(m)) for m in wanted}
 
     def _encode_one(self, modality: str, inputs: Tree, rows: Tensor | None) -> Tree:
         width, kind = self._feature_sizes[modality], self._kinds.get(modality)
@@ -201,7 +203,7 @@ class MultimodalModel(QuickParameters):
         return _scattered(self.encoder(modality), lambda x: self._call_encoder(modality, x), inputs, rows)
 
     def _call_encoder(self, modality: str, inputs: Tree) -> Tree:
-        samples = tree_tensors(inputs)[0].shape[0]
+        samples = (inputs if isinstance(inputs, Tensor) else tree_tensors(inputs)[0]).shape[0]
         try:
             feature = self.encoder(modality)(inputs)
         except ValueError as error:
@@ -214,9 +216,9 @@ class MultimodalModel(QuickParameters):
             if type(error) not in (RuntimeError, IndexError):  # memory, devices, what compiling says
                 raise
             raise self._refused(modality, inputs, error) from error
-        self._kinds[modality] = check_feature(
-            feature, samples, self._feature_sizes[modality], f"encoders[{modality!r}]"
-        )
+        width = self._feature_sizes[modality]
+        quick = is_vector(feature, samples, width)
+        self._kinds[modality] = "vector" if quick else check_feature(feature, samples, width, f"encoders[{modality!r}]")
         return feature
 
     def _refused(self, modality: str, inputs: Tree, error: Exception) -> BatchError:

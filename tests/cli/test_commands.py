@@ -240,18 +240,21 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     return seen
 
 
-def test_the_demo_trains_six_methods_and_ends_with_a_verdict_and_the_report(
+def test_the_demo_is_a_complete_comparison_and_ends_with_a_verdict_and_what_to_try(
     cli: CLI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = small_demo(monkeypatch)
     arguments = ["demo", "--training.epochs", "1", "--seeds", "0"]
     text = cli(arguments)
     assert last_line(text) == "equimodal-demo/report.html"
-    for name in ("Joint", "Ensemble", "ExpertPool", "MLA", "CGGM", "MIE"):
+    for name in ("Joint", "MultiLoss", "Unimodal[m1]", "Ensemble", "ExpertPool", "MLA", "CGGM", "MIE"):
         assert name in text
+    assert "lacks the control" not in text  # no warning about itself
     verdict = text[text.index("Verdict: ") :]
     assert "Against the best control, " in verdict
     assert "Against the best single modality: " in verdict
+    assert "equimodal fit TABLE.csv --target COLUMN" in verdict
+    assert "equimodal compare --data DATA.npz --methods " in verdict
     assert Path("equimodal-demo/report.html").stat().st_size > 5000
     assert (seen[0].seeds, seen[0].training.selection) == ([0], recipe("avdigits")[1].selection)
     assert last_line(cli(arguments)) == "equimodal-demo-2/report.html"  # twice in a row

@@ -122,7 +122,7 @@ def test_markup_becomes_text() -> None:
 
 def test_options_come_from_the_signature() -> None:
     found = options_of(TrainingConfig)
-    assert (found["lr"].default, type_name(found["lr"].hint)) == (1e-3, "float")
+    assert (found["lr"].default, type_name(found["lr"].hint)) == (1e-3, "float|auto")
     assert type_name(found["clip_norm"].hint) == "float|null"
     assert type_name(found["schedule"].hint) == "cosine|constant|step"
     assert found["epochs"].text == "passes over the training data."

@@ -9,30 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equimodal import Batch, Classification, MultimodalModel
+from equimodal import Batch, Classification
 from equimodal.errors import MethodError, UnsupportedError
-from equimodal.fusion import Concat
 from equimodal.methods import DataRemixing, EpochContext
 from equimodal.testing import ToyData
 from tests.helpers import sgd, weights
-
-SIZES = {"a": 3, "b": 4, "c": 2}
+from tests.methods.toys import linear_model, random_batch
 
 
 def made(count: int, **options: Any) -> Any:
-    torch.manual_seed(3)
-    names = list(SIZES)[:count]
-    encoders = {m: nn.Linear(SIZES[m], 4) for m in names}
-    model = MultimodalModel(encoders, Concat(dict.fromkeys(names, 4)), nn.Linear(4 * count, 3))
-    return DataRemixing(model, Classification(3), **{"warmup": 1, **options}).double().train()
+    return DataRemixing(linear_model(count), Classification(3), **{"warmup": 1, **options}).double().train()
 
 
 def data(count: int, absent: bool = False, size: int = 30) -> Batch:
-    g = torch.Generator().manual_seed(1)
-    x = {m: torch.randn(size, SIZES[m], generator=g, dtype=torch.float64) for m in list(SIZES)[:count]}
-    i = torch.arange(size)
-    present = {"a": i % 3 != 0, "b": (i % 4 != 1) | (i % 3 == 0)} if absent else None
-    return Batch(x, i % 3, present)
+    return random_batch(count, size, absent)
 
 
 def has(batch: Batch, m: str, i: int) -> bool:
@@ -107,6 +97,28 @@ def step(method: Any, batch: Batch, rows: list[int], kept: tuple[str, ...], weig
     with torch.no_grad():
         for p, g in zip(moved, gradients, strict=True):
             p -= 0.1 * g
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_samples_that_stay_complete(absent: bool) -> None:
+    """A drawn share of the samples keeps all that it has; the others keep one modality, as without the share."""
+    method, batch = made(3, keep_joint=0.4, seed=7), data(3, absent, 90)
+    expected = assigned_by_loops(method, batch)
+    kept = torch.rand(90, generator=torch.Generator().manual_seed(7)) < 0.4
+    source = ToyData([batch])
+    method.on_train_epoch_start(source.context(1))
+    seen: dict[int, set[str]] = {i: set() for i in range(90)}
+    for b in source.epoch():
+        assert b.index is not None
+        assert b.present is not None
+        for m in method.modalities:
+            for i in b.index[b.present.get(m, torch.ones(len(b), dtype=torch.bool))].tolist():
+                seen[i].add(m)
+    for i in range(90):
+        whole = {m for m in method.modalities if has(batch, m, i)}
+        assert seen[i] == (whole if kept[i] else {expected[i]}), i
+    with pytest.raises(MethodError, match="`keep_joint`"):
+        made(2, keep_joint=1.5)
 
 
 def test_equal_predictions() -> None:

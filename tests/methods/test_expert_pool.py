@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equimodal import Batch, Classification, MultiLabel, MultimodalModel, PlainEngine, Regression
+from equimodal import Batch, Classification, MultiLabel, MultimodalModel, PlainEngine, Regression, Segmentation
 from equimodal.batch import Tokens
 from equimodal.errors import EquimodalWarning, MethodError, ModelError
 from equimodal.export import InferenceModel
 from equimodal.functional import fuse_gaussians
 from equimodal.fusion import Concat, LateTransformer, LowRank
-from equimodal.methods import ExpertPool
+from equimodal.methods import EpochContext, ExpertPool
 from equimodal.methods.parts import Members, mean_output, redrawn
 from tests.methods.toys import CLASSES, RATE, SIZES, WIDTH, features_of, mask_of, small_batch, small_model
 
@@ -58,6 +58,35 @@ def test_three_steps_are_those_of_a_plain_loop(count: int, absent: bool) -> None
             p.data -= RATE * g
         for (name, p), q in zip(method.named_parameters(), twin.parameters(), strict=True):
             assert torch.allclose(p, q, atol=1e-12, rtol=0), name
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_weight_that_grows(epochs: int) -> None:
+    """Each epoch is a step with the constant weight of that epoch: 0, 0.35, 0.7; of a single epoch the whole."""
+    method = pool(2, weight=0.7, schedule="growing")
+    with pytest.raises(MethodError, match="needs to know the epoch"):
+        method.training_step(small_batch(2, 0), PlainEngine(torch.optim.SGD(method.parameters(), lr=RATE)))
+    with pytest.raises(MethodError, match=r"`context.epochs`"):
+        method.on_train_epoch_start(EpochContext(0))
+    engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=RATE))
+    for epoch in range(epochs):
+        twin = pool(2, weight=0.7 if epochs == 1 else 0.35 * epoch)
+        twin.load_state_dict(method.state_dict() | {"_extra_state": twin.get_extra_state()})
+        method.on_train_epoch_start(EpochContext(epoch, epochs=epochs))
+        method.training_step(small_batch(2, epoch), engine)
+        twin.training_step(small_batch(2, epoch), PlainEngine(torch.optim.SGD(twin.parameters(), lr=RATE)))
+        for (name, p), q in zip(method.named_parameters(), twin.parameters(), strict=True):
+            assert torch.allclose(p, q, atol=1e-12, rtol=0), name
+    again = pool(2, weight=0.7, schedule="growing")
+    again.load_state_dict(method.state_dict())
+    assert again.share == method.share == 1
+
+
+def test_the_weight_grows_by_itself_in_segmentation_only() -> None:
+    segmentation: Any = ExpertPool(small_model(2), Segmentation(2))
+    assert segmentation.share is None
+    assert pool(2).share == 1
+    assert ExpertPool(small_model(2), Segmentation(2), schedule="constant").share == 1
 
 
 def test_two_members_are_two_trainings_on_the_same_batches() -> None:

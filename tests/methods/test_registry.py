@@ -131,7 +131,7 @@ def test_a_change_makes_them_stale_and_one_command_writes_them(
     object.__setattr__(get("Joint").info, "idea", "one loss")
     try:
         assert tool.main(["--check"]) == 1
-        assert capsys.readouterr().out.count("stale") == 4
+        assert capsys.readouterr().out.count("stale") == 3
         assert tool.main([]) == 0
         assert tool.main(["--check"]) == 0
     finally:
@@ -139,10 +139,10 @@ def test_a_change_makes_them_stale_and_one_command_writes_them(
     door = (tmp_path / "src/equimodal/methods/__init__.py").read_text(encoding="utf-8")
     assert "    from equimodal.methods._mla import NewOne as NewOne\n" in door
     assert '    "NewOne",\n' in door
-    assert "| control | one loss | 1 joint step" in (tmp_path / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "README.md").write_text("nothing", encoding="utf-8")
+    assert "| control | one loss | 1 joint step" in (tmp_path / "docs/methods/index.md").read_text(encoding="utf-8")
+    (tmp_path / "docs/methods/index.md").write_text("nothing", encoding="utf-8")
     assert tool.main([]) == 2
-    assert "README.md: expected the lines '<!-- methods: begin -->'" in capsys.readouterr().err
+    assert "index.md: expected the lines '<!-- methods: begin -->'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,31 +10,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equimodal import Batch, Classification, MultimodalModel
+from equimodal import Batch, Classification
 from equimodal.errors import MethodError, UnsupportedError
-from equimodal.fusion import Concat
 from equimodal.methods import SMV, EpochContext
 from equimodal.tasks import Regression
 from equimodal.testing import ToyData
 from tests.helpers import sgd, weights
-
-SIZES = {"a": 3, "b": 4, "c": 2}
+from tests.methods.toys import linear_model, random_batch
 
 
 def made(count: int, **options: Any) -> Any:
-    torch.manual_seed(3)
-    names = list(SIZES)[:count]
-    encoders = {m: nn.Linear(SIZES[m], 4) for m in names}
-    model = MultimodalModel(encoders, Concat(dict.fromkeys(names, 4)), nn.Linear(4 * count, 3))
-    return SMV(model, Classification(3), **{"warmup": 1, **options}).double().train()
+    return SMV(linear_model(count), Classification(3), **{"warmup": 1, **options}).double().train()
 
 
 def data(count: int, absent: bool = False, size: int = 12) -> Batch:
-    g = torch.Generator().manual_seed(1)
-    x = {m: torch.randn(size, SIZES[m], generator=g, dtype=torch.float64) for m in list(SIZES)[:count]}
-    i = torch.arange(size)
-    present = {"a": i % 3 != 0, "b": (i % 4 != 1) | (i % 3 == 0)} if absent else None
-    return Batch(x, i % 3, present)
+    return random_batch(count, size, absent)
 
 
 def values_by_loops(method: Any, batch: Batch) -> list[dict[str, float]]:

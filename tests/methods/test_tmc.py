@@ -14,6 +14,7 @@ from equimodal import Batch, Classification, PlainEngine
 from equimodal.errors import MethodError, ScheduleWarning, UnsupportedError
 from equimodal.methods import TMC, EpochContext
 from tests.helpers import CLASSES, make_method, plain_batch, plain_model
+from tests.methods.toys import random_absence
 
 F64 = torch.float64
 SIZES = {"a": 4, "b": 3, "c": 2}
@@ -21,12 +22,7 @@ SIZES = {"a": 4, "b": 3, "c": 2}
 
 def batch_of(sizes: dict[str, int], seed: int, absent: bool) -> Batch:
     batch = plain_batch(sizes, CLASSES, 6, seed)
-    if not absent:
-        return batch
-    g = torch.Generator().manual_seed(seed)
-    masks = {m: torch.rand(6, generator=g) < 0.6 for m in sizes}
-    masks["a"] |= ~(masks["a"] | masks["b"])
-    return Batch(batch.inputs, batch.target, masks)
+    return random_absence(batch, seed) if absent else batch
 
 
 def loss_of(alpha: Tensor, label: int, strength: float) -> Tensor:

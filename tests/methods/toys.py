@@ -43,6 +43,37 @@ def small_method(name: str, count: int, **options: object) -> Method:
     return get(name)(small_model(count), Classification(CLASSES), **options).double().train()  # type: ignore[arg-type]
 
 
+LINEAR_SIZES = {"a": 3, "b": 4, "c": 2}
+
+
+def linear_model(count: int, seed: int = 3) -> MultimodalModel:
+    """Linear encoders of one width and a linear head on their concatenation."""
+    torch.manual_seed(seed)
+    names = list(LINEAR_SIZES)[:count]
+    encoders = {m: nn.Linear(LINEAR_SIZES[m], WIDTH) for m in names}
+    return MultimodalModel(encoders, Concat(dict.fromkeys(names, WIDTH)), nn.Linear(WIDTH * count, CLASSES))
+
+
+def random_batch(count: int, size: int, absent: bool = False, seed: int = 1) -> Batch:
+    """Random inputs of :func:`linear_model`, classes in turn; with ``absent`` two modalities lack some samples."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        m: torch.randn(size, n, generator=generator, dtype=torch.float64) for m, n in list(LINEAR_SIZES.items())[:count]
+    }
+    i = torch.arange(size)
+    present = {"a": i % 3 != 0, "b": (i % 4 != 1) | (i % 3 == 0)} if absent else None
+    return Batch(inputs, i % CLASSES, present)
+
+
+def random_absence(batch: Batch, seed: int, rate: float = 0.4) -> Batch:
+    """The batch where every modality is absent at random; each sample keeps one of the first two."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = {m: torch.rand(len(batch), generator=generator) >= rate for m in batch.inputs}
+    first, second = list(masks)[:2]
+    masks[first] |= ~(masks[first] | masks[second])
+    return Batch(batch.inputs, batch.target, masks)
+
+
 def mask_of(batch: Batch, modality: str) -> Tensor:
     """(B,) who has the modality."""
     every = torch.ones(len(batch), dtype=torch.bool)

@@ -16,7 +16,7 @@ from equimodal.data import Dataset, SplitError, TestSplit
 from equimodal.errors import DataError, MethodError, NonFiniteError, UnknownNameError
 from equimodal.lightning import MethodModule
 from equimodal.studies import RunConfig, build_data, fit, load_run, run
-from equimodal.studies.runs import _run
+from equimodal.studies.runs import _fit, _run
 from equimodal.studies.setup import resolved_options, seeded
 from equimodal.tasks import Classification
 from tests.studies.helpers import Whole, arrays, assert_same_run, config, history, weights, without_time
@@ -61,7 +61,7 @@ def test_the_folder_holds_the_whole_record(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "environment.json", "history.jsonl", "metrics.json", "weights.safetensors", "checkpoints",
-        "logs", "content.json", "outcomes.npz",
+        "logs", "content.json", "details.json", "outcomes.npz",
     }  # fmt: skip
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     settings.options = resolved_options("MLA", settings.options)
@@ -140,7 +140,7 @@ def test_the_test_split_is_not_read_before_everything_is_chosen(
 ) -> None:
     chosen, reads = [False], [0]
     original_test, original_batch = Dataset.test, TestSplit.batch
-    original_inference = _run._select
+    original_inference = _fit._select
 
     def spy_test(self: Dataset) -> TestSplit:
         assert chosen[0], "the test split was asked for before the epoch was chosen"
@@ -158,7 +158,7 @@ def test_the_test_split_is_not_read_before_everything_is_chosen(
 
     monkeypatch.setattr(Dataset, "test", property(spy_test))
     monkeypatch.setattr(TestSplit, "batch", spy_batch)
-    monkeypatch.setattr(_run, "_select", select)
+    monkeypatch.setattr(_fit, "_select", select)
     run(config(), tmp_path / "a", loggers=False)
     assert reads[0] > 0
 

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from equimodal import Regression
+from equimodal import Batch, MultimodalModel, Regression
+from equimodal.diagnostics import evaluate
 from equimodal.errors import TargetError
+from equimodal.fusion import Concat
+from equimodal.methods import Joint
 
 Z = torch.tensor([[0.5], [-2.0], [3.0], [0.1]], dtype=torch.float64)
 Y = torch.tensor([1.0, -2.0, 1.0, 0.0], dtype=torch.float64)
@@ -139,3 +143,35 @@ def test_bad_targets(size: int, options: dict[str, Any], target: Any, found: str
 def test_bad_arguments(arguments: dict[str, Any], name: str) -> None:
     with pytest.raises(TargetError, match=f"`{name}`"):
         Regression(**arguments)
+
+
+def test_the_logarithm_of_a_target_is_learnt_and_scores_are_of_the_target() -> None:
+    """Targets 1 and e^2 are 0 and 2 of a logarithm; predicted 0 and 1 in deviations of 2 from 0 mean 1 and e^2."""
+    task = Regression(deviation=2.0, log=True)
+    target = torch.tensor([1.0, math.exp(3.0)])
+    output = torch.tensor([[0.0], [1.0]])
+    torch.testing.assert_close(task.probabilities(output), torch.tensor([1.0, math.exp(2.0)]))
+    assert float(task.loss(output, target)) == pytest.approx(0.25, rel=1e-6)  # (0 + |1 - 1.5|) / 2
+    assert float(task.score(output, target)) == pytest.approx(-(math.exp(3.0) - math.exp(2.0)) / 2, rel=1e-6)
+    assert torch.isfinite(task.probabilities(torch.full((1, 1), 1e6))).all()
+    spread = task.deviation_in_unit(torch.tensor([0.1, 0.1]), task.probabilities(output))
+    torch.testing.assert_close(spread, 0.2 * torch.tensor([1.0, math.exp(2.0)]))
+    task.check_target(target)
+    with pytest.raises(TargetError, match="above 0"):
+        task.check_target(torch.tensor([1.0, 0.0]))
+    with pytest.raises(TargetError, match="`log`"):
+        Regression(sentiment=True, log=True)
+
+
+def test_metrics_are_in_the_unit_of_the_target() -> None:
+    pytest.importorskip("torchmetrics")
+    encoder = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(encoder.weight)
+    head = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(head.weight)
+    model = MultimodalModel({"a": encoder}, Concat({"a": 1}), head)
+    method = Joint(model, Regression(mean=10.0, deviation=2.0))
+    batch = Batch({"a": torch.tensor([[0.0], [1.0]])}, torch.tensor([8.0, 14.0]))
+    found = evaluate(method, [batch], metrics=True)
+    assert found.score == -2.0
+    assert found.metrics["mae"] == 2.0

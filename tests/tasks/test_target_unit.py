@@ -49,8 +49,9 @@ def test_a_wrong_unit_is_refused() -> None:
         {"mean": [1.0, 2.0]},
         {"mean": "a"},
     ):
-        with pytest.raises(TargetError, match=f"`{next(iter(options))}`: expected"):
-            Regression(**options)
+        made: dict[str, Any] = options
+        with pytest.raises(TargetError, match=f"`{next(iter(made))}`: expected"):
+            Regression(**made)
 
 
 UNIT: dict[str, Any] = {"mean": [400.0, -3.0], "deviation": [50.0, 50.0]}

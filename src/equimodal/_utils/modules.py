@@ -1,30 +1,69 @@
-"""The parameters of a module, in a quick walk."""
+"""The parameters of a module, in a quick walk that is made again only where the module has changed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import is_
+from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
+
+
+def _visit(module: nn.Module) -> tuple[list[dict[str, Any]], list[nn.Parameter]]:
+    """The tables of parameters and children of every submodule, and the parameters, each once."""
+    tables: list[dict[str, Any]] = []
+    found: dict[int, nn.Parameter] = {}
+    waiting = [module]
+    while waiting:
+        current = waiting.pop()
+        tables += [current._parameters, current._modules]
+        for parameter in current._parameters.values():
+            if parameter is not None:
+                found.setdefault(id(parameter), parameter)
+        children = [child for child in current._modules.values() if child is not None]
+        waiting.extend(reversed(children))
+    return tables, list(found.values())
+
+
+class _Walk:
+    """What a walk over a module met: every table of parameters and children, what was in it, and the parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.tables, self.parameters = _visit(module)
+        self.content = self.read()
+
+    def read(self) -> list[Any]:
+        """What is in the tables now."""
+        return [entry for table in self.tables for entry in table.values()]
+
+    def holds(self) -> bool:
+        """Whether every table has the same entries as when it was met."""
+        now = self.read()
+        return len(now) == len(self.content) and all(map(is_, now, self.content))
+
+
+_WALKS: WeakKeyDictionary[nn.Module, _Walk] = WeakKeyDictionary()
 
 
 def parameters_in(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of ``module``, each once, in the order of ``module.parameters()``, which builds every name first.
+
+    They are looked up in every step. A walk is remembered, and made again where a parameter or a module, at any depth,
+    was added, removed or replaced by another object.
 
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> len(parameters_in(nn.Sequential(layer, layer)))
         2
     """
-    found: dict[int, nn.Parameter] = {}
-    waiting = [module]
-    while waiting:
-        current = waiting.pop()
-        for parameter in current._parameters.values():
-            if parameter is not None:
-                found.setdefault(id(parameter), parameter)
-        children = [child for child in current._modules.values() if child is not None]
-        waiting.extend(reversed(children))
-    return list(found.values())
+    if torch.compiler.is_compiling():  # a compiler follows the walk, and not what remembers it
+        return _visit(module)[1]
+    walk = _WALKS.get(module)
+    if walk is None or not walk.holds():
+        walk = _WALKS[module] = _Walk(module)
+    return list(walk.parameters)
 
 
 class QuickParameters(nn.Module):

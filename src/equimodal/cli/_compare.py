@@ -12,10 +12,11 @@ from equimodal.cli._errors import Interrupted, UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list, peek, read_config, whole_numbers
 from equimodal.cli._progress import Progress
-from equimodal.cli._shared import add_parts, check_options, featured, recipe
+from equimodal.cli._shared import add_metrics, add_parts, add_trust, check_options, featured, recipe
 from equimodal.errors import unknown_name
 from equimodal.methods import get
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, StudyError, TrainingConfig, compare
+from equimodal.studies.comparisons import with_evaluations
 from equimodal.studies.runs import write_text
 from equimodal.studies.setup import build_data
 
@@ -64,13 +65,21 @@ def study_config(values: Mapping[str, Any]) -> StudyConfig:
         ModelConfig(**values["model"]),
         TrainingConfig(**values["training"]),
         values["controls"],
+        values["metrics"],
     )
 
 
 def run_and_report(
-    config: StudyConfig, folder: Path, workers: int, context: Context, resume: str, *, cost: bool = True
+    config: StudyConfig,
+    folder: Path,
+    workers: int,
+    context: Context,
+    resume: str,
+    *,
+    cost: bool = True,
+    advice: str = "",
 ) -> int:
-    """Run what is not finished, print the table, write the reports; the path of the report is printed last."""
+    """Run what is not finished, print table, verdict and ``advice``, write the reports; their path is printed last."""
     from equimodal.report import markdown_table, render_report, text_table, verdict
 
     failed: StudyError | None = None
@@ -82,11 +91,14 @@ def run_and_report(
     except StudyError as error:
         failed, study = error, error.study
     if study["rows"]:
-        print(f"{text_table(study)}\n\n{verdict(study)}\n")
-        write_text(folder / "table.md", f"{markdown_table(study)}\n{verdict(study)}\n")
+        study = with_evaluations(study, folder)
+        print(f"{text_table(study)}\n\n{verdict(study, folder)}\n")
+        write_text(folder / "table.md", f"{markdown_table(study)}\n{verdict(study, folder)}\n")
         render_report(study, folder / "report.html")
     if failed is not None:
         raise failed
+    if advice:
+        print(f"{advice}\n")
     print(f"report: {folder / 'report.html'}" if sys.stdout.isatty() else folder / "report.html")
     return 0
 
@@ -103,6 +115,8 @@ def _parser() -> CommandParser:
     parser.add("--cost", bool, True, "Measure the cost of each entry in joint steps first.")
     parser.add("--workers", int, 1, "Processes, each with one thread.")
     parser.add("--out", str | None, None, "Folder of the comparison; one that is unfinished is continued.")
+    add_trust(parser)
+    add_metrics(parser)
     add_parts(parser)
     return parser
 

@@ -9,19 +9,23 @@ from equimodal.cli._compare import run_and_report
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, whole_numbers
 from equimodal.cli._shared import add_parts, featured, recipe
-from equimodal.report import required_controls
 from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, TrainingConfig
 from equimodal.studies.runs import plain, read_yaml
+from equimodal.studies.setup import build_data
 
-_ABOUT = """Train {methods} on the embedded dataset avdigits (handwritten and spoken digits),
-print one table and write an HTML report. Interrupted, it continues when it is called again."""
+_ABOUT = """Train {methods} and all controls on the embedded dataset avdigits (handwritten and spoken digits),
+print one table, a verdict and the commands for your own data, and write an HTML report. Interrupted, it continues when
+it is called again."""
+_ADVICE = """On your own data, a table of numbers, texts and paths of pictures:
+  equimodal fit TABLE.csv --target COLUMN
+arrays (equimodal data bundle --help says how they become DATA.npz):
+  equimodal compare --data DATA.npz --methods {methods} --out study"""
 
 
 def run(argv: Sequence[str], context: Context) -> int:
     """Train, print, report."""
-    controls = required_controls()
-    methods = [controls["reference"], controls["independent"], *featured()]
-    parser = CommandParser("demo", _ABOUT.format(methods=f"{', '.join(methods[:-1])} and {methods[-1]}"))
+    methods = featured()
+    parser = CommandParser("demo", _ABOUT.format(methods=", ".join(methods)))
     parser.add("--out", str | None, None, "Folder; default: equimodal-demo, or the next number if that is finished.")
     parser.add("--seeds", whole_numbers, [0, 1], "One run per method and seed.")
     parser.add("--workers", int, 2, "Processes, each with one thread.")
@@ -34,16 +38,18 @@ def run(argv: Sequence[str], context: Context) -> int:
         DataConfig("avdigits"),
         ModelConfig(**values["model"]),
         TrainingConfig(**values["training"]),
-        controls=False,
     )
     folder = Path(values["out"]) if values["out"] else _folder(config)
     if not context.quiet:
-        runs = len(methods) * len(config.seeds)
+        runs = len(config.cells(build_data(config.data)))
         print(
-            f"{', '.join(methods)} on avdigits, {runs} runs of {config.training.epochs} epochs, in {folder}",
+            f"{', '.join(methods)} and the controls on avdigits, {runs} runs of {config.training.epochs} epochs, "
+            f"in {folder}",
             flush=True,
         )
-    return run_and_report(config, folder, values["workers"], context, " ".join(["equimodal demo", *argv]))
+    resume = " ".join(["equimodal demo", *argv])
+    advice = _ADVICE.format(methods=",".join(methods))
+    return run_and_report(config, folder, values["workers"], context, resume, advice=advice)
 
 
 def _folder(config: StudyConfig) -> Path:

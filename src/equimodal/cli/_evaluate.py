@@ -21,7 +21,7 @@ from equimodal.cli._robustness import (
     percents,
     subsets,
 )
-from equimodal.cli._shared import measured, of_samples
+from equimodal.cli._shared import add_metrics, add_trust, measured, of_samples
 from equimodal.data import Missing, loader, take_away
 from equimodal.diagnostics import FORMATS, draw_curves, evaluate
 from equimodal.diagnostics.noise import NOISES
@@ -48,7 +48,7 @@ def run(argv: Sequence[str], _: Context) -> int:
     if less["missing"] or less["missing_file"]:
         split = take_away(split, Missing(less["missing"] or "", less["missing_file"], less["missing_seed"]))
     batches = loader(split, size)
-    found = evaluate(method, batches, metrics=True)
+    found = evaluate(method, batches, [*config.metrics, *values["metrics"]] or True, True, data.classes)
     record: dict[str, Any] = {"run": values["run_dir"], "split": values["split"], **vars(found)}
     lines = [
         f"{type(method).__name__} on {data.name}, protocol {data.protocol.name}, {values['split']} split: "
@@ -93,6 +93,8 @@ def _parser() -> CommandParser:
                "Take modalities away from these samples, as audio=0.5,text=0.1. [short: --missing]")  # fmt: skip
     parser.add("--data.missing_file", str | None, None, "Mask of what is present. [short: --missing-file]")
     parser.add("--data.missing_seed", int, 0, "Which samples lose modalities. [short: --missing-seed]")
+    add_metrics(parser)
+    add_trust(parser)
     parser.flag("--subsets", "Score every subset of the modalities too.")
     parser.add("--subset-limit", int, 255, "Number of subsets above which some are left out.")
     parser.add("--missing-rates", levels_list, None, "Scores with modalities missing at these rates: 0.1,...,0.9.")

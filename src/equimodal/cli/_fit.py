@@ -11,18 +11,21 @@ from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list
 from equimodal.cli._progress import Progress
-from equimodal.cli._shared import shown
+from equimodal.cli._shared import MODEL_NOTES, TRAINING_NOTES, add_metrics, add_running, add_trust, loggers, shown
 from equimodal.data.tables import load_table
-from equimodal.studies import ModelConfig, TrainingConfig
+from equimodal.studies import LoaderConfig, ModelConfig, TrainingConfig
 from equimodal.studies.tables import BUDGET, fit_table
 
 _ABOUT = """Train on a table of your own (.csv, .tsv, .parquet): numbers, categories and dates are one modality, each
-column of text or of paths of pictures, sound or .npy arrays is one of its own. Leaves a folder that predicts new rows:
-equimodal predict RUN NEW.csv. Example: equimodal fit products.csv --target category --out runs/products"""
+column of text or of paths of pictures, sound, videos or .npy arrays is one of its own. Leaves a folder that predicts
+new rows: equimodal predict RUN NEW.csv. Example: equimodal fit products.csv --target category --out runs/products"""
 
 
 def run(argv: Sequence[str], context: Context) -> int:
     """Show what the table holds, train, and say how good it is."""
+    from equimodal.report import render_report
+    from equimodal.studies.comparisons import study_of_run
+
     values = _parser().parse(argv)
     table, target, dry = values.pop("table"), values.pop("target"), values.pop("dry")
     if target is None:
@@ -37,12 +40,14 @@ def run(argv: Sequence[str], context: Context) -> int:
         made = fit_table(
             table, target, folder, method=values["method"], options=values["options"] or {},
             model=ModelConfig(**values["model"]), training=TrainingConfig(**values["training"]), seed=values["seed"],
+            metrics=values["metrics"], logger=loggers(values["logger"]), loader=LoaderConfig(**values["loader"]),
             progress=lambda e: progress(e["epoch"], e["epochs"], f"validation {shown(e['score'])}"), **data,
         )  # fmt: skip
     print(made.report)
     (name, score), constant = next(iter(made.test.items())), made.test["constant"]
     both = [f"{100 * v:.1f} %" if name == "accuracy" else f"{v:.4g}" for v in (score, constant)]
     print(f"test {'accuracy' if name == 'accuracy' else 'mean absolute error'}: {both[0]} (best constant: {both[1]})")
+    print(f"report: {render_report(study_of_run(folder), folder / 'report.html')}")
     print(f"predict new rows: equimodal predict {folder} NEW.csv --out predictions.csv")
     print(folder)
     return 0
@@ -50,7 +55,7 @@ def run(argv: Sequence[str], context: Context) -> int:
 
 _DATA = (
     "columns", "root", "group", "split", "shares", "task", "log_target", "class_weight", "unlabelled", "image_size",
-    "audio_seconds", "vocabulary", "text_length",
+    "audio_seconds", "video_frames", "vocabulary", "tokenizer", "text_length", "sequence_length",
 )  # fmt: skip
 
 
@@ -60,7 +65,7 @@ def _parser() -> CommandParser:
     parser.add("--target", str | None, None, "Column to predict.")
     parser.add("--out", str | None, None, "Folder to leave; default: a new one in runs/.")
     parser.flag("--dry", "Only show what the table holds and how it would be read.")
-    kinds = "column: number, category, date, text, image, audio, array or ignore; or modality: [columns]."
+    kinds = "column: number, category, date, text, image, audio, video, array or ignore; or modality: [columns]."
     parser.add("--columns", dict[str, Any] | None, None, f"What columns are, where the proposal is wrong. {kinds}")
     parser.add("--root", str | None, None, "Folder that relative paths begin in; default that of the table.")
     parser.add("--group", str | None, None, "Column whose equal values stay in one part (patient, speaker ...).")
@@ -71,15 +76,21 @@ def _parser() -> CommandParser:
     parser.add("--log_target", bool, False, "Learn the logarithm of a number.")
     parser.add("--class_weight", Literal["balanced"] | None, None, "Rare classes count as much as frequent ones.")
     parser.add("--unlabelled", Literal["refuse", "drop"], "refuse", "What becomes of rows without a target.")
-    parser.add("--image_size", int, 64, "Height and width of pictures.")
+    parser.add("--image_size", int, 64, "Height and width of pictures and videos.")
     parser.add("--audio_seconds", float, 4.0, "Length of sound.")
+    parser.add("--video_frames", int, 8, "Frames that are taken of a video.")
     parser.add("--vocabulary", int, 4000, "Most ids of the tokenizer of texts.")
+    parser.add("--tokenizer", str | None, None, "Folder with a tokenizer.json; default: one is learnt.")
     parser.add("--text_length", int, 128, "Most ids per text.")
+    parser.add("--sequence_length", int, 1000, "Most steps of sequences of several lengths.")
     parser.add("--method", str | None, None, "Name of the method; default the one to begin with.")
     parser.add("--options", dict[str, Any] | None, None, "Its options, as {weight: 0.5}: equimodal describe METHOD.")
-    parser.add_all("model.", ModelConfig, "model", notes={"fusion": "short: --fusion"})
-    parser.add_all("training.", TrainingConfig, "training; it ends early, see patience")
-    parser.defaults({"training": dataclasses.asdict(BUDGET)})
+    parser.add_all("model.", ModelConfig, "model", notes=MODEL_NOTES)
+    parser.add_all("training.", TrainingConfig, "training; it ends early, see patience", notes=TRAINING_NOTES)
+    add_trust(parser)
+    add_metrics(parser)
+    add_running(parser)
+    parser.defaults({"logger": ["none"], "training": dataclasses.asdict(BUDGET)})
     return parser
 
 

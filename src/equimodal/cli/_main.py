@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from equimodal._utils.outside import reason, shortened
 from equimodal._utils.printing import printed_streams
@@ -24,8 +24,10 @@ COMMANDS = {
     "train": "one run: a method on a dataset, with checkpoints and records in one folder",
     "compare": "methods x seeds on one dataset, with the controls, restartable",
     "tune": "search for the best composition with a budget, controls first, and say whether it beats them",
+    "report": "a finished comparison as page, LaTeX, Markdown, CSV, JSON or a pack for reviewers; several, ranked",
     "reproduce": "re-make a published table from raw data: its cells, what they cost, and the runs",
     "evaluate": "scores of a finished run, per modality and per subset of modalities",
+    "check": "what is wrong with a trained model: numbered findings with numbers and next steps",
     "predict": "probabilities of a finished run for any subset of modalities, or of a table of new rows",
     "export": "the inference model of a finished run as one file: torch.export or ONNX",
     "list": "the methods and datasets",
@@ -122,12 +124,31 @@ def _run(arguments: list[str], context: Context) -> int:
         )
     module = importlib.import_module(f"equimodal.cli._{name}")
     try:
-        code: int = module.run(arguments, context)
+        code = _called(name, module, arguments, context)
     except SystemExit as stop:  # --help and --print_config of the argument parser
         if isinstance(stop.code, str):
             raise UsageError(f"error: {stop.code}") from stop
         return stop.code or 0
     sys.stdout.flush()
+    return code
+
+
+def _called(name: str, module: Any, arguments: list[str], context: Context) -> int:
+    """The command, with what the user names as code of their own."""
+    code: int
+    if not any(a.partition("=")[0] in ("--encoder", "--model", "--trust") for a in arguments):
+        code = module.run(arguments, context)
+        return code
+    from equimodal.cli._trust import COMMANDS as TRUSTING
+    from equimodal.cli._trust import own_code
+    from equimodal.studies import trusting
+
+    if name not in TRUSTING:
+        code = module.run(arguments, context)
+        return code
+    rest, modules = own_code(name, arguments)
+    with trusting(modules):
+        code = module.run(rest, context)
     return code
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equimodal._utils.calls import split_calls
 from equimodal._utils.plain_yaml import read_yaml
 from equimodal._utils.schema import check
 from equimodal.cli._errors import UsageError
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 SHORT = {
     "--data": "--data.name", "--card": "--data.card", "--protocol": "--data.protocol", "--target": "--data.target",
     "--missing": "--data.missing", "--augment": "--training.augment", "--fusion": "--model.fusion",
-    "--missing-file": "--data.missing_file", "--missing-seed": "--data.missing_seed",
+    "--missing-file": "--data.missing_file", "--missing-seed": "--data.missing_seed", "--devices": "--training.devices",
+    "--rate": "--training.lr",
 }  # fmt: skip
 """Short forms, and what they stand for."""
 
@@ -60,10 +62,12 @@ class CommandParser:
         if config:
             self._parser.add_argument("--config", action="config", help="YAML file with any of these options.")
 
-    def add(self, name: str, hint: Any = str, default: Any = None, text: str = "", group: Any = None) -> None:
-        """One argument; without dashes it is positional."""
+    def add(
+        self, name: str, hint: Any = str, default: Any = None, text: str = "", group: Any = None, *, many: bool = False
+    ) -> None:
+        """One argument; without dashes it is positional, and with ``many`` a list of at least one."""
         to = self._parser if group is None else group
-        settings: dict[str, Any] = {"help": text}
+        settings: dict[str, Any] = {"help": text} | ({"nargs": "+"} if many else {})
         if name.startswith("-"):
             settings["default"] = default
             self.known.append(name.lstrip("-"))
@@ -211,6 +215,11 @@ def comma_list(value: Any) -> list[str]:
     """``"a,b"`` or a YAML list."""
     items = value if isinstance(value, list) else str(value).strip("[]").split(",")
     return [str(item).strip() for item in items if str(item).strip()]
+
+
+def call_list(value: Any) -> list[str]:
+    """``"f1,fbeta(beta=2.0)"`` or a YAML list; commas inside brackets do not count."""
+    return [str(item).strip() for item in (value if isinstance(value, list) else split_calls(str(value).strip("[]")))]
 
 
 def whole_numbers(value: Any) -> list[int]:

@@ -9,6 +9,7 @@ from equimodal.cli._errors import UsageError
 from equimodal.cli._main import Context
 from equimodal.cli._parser import CommandParser, comma_list, long_forms
 from equimodal.cli._progress import Progress
+from equimodal.cli._shared import add_trust
 from equimodal.data.tables import count_rows
 from equimodal.studies import DataConfig, predict_run, write_predictions
 
@@ -34,6 +35,7 @@ def run(argv: Sequence[str], context: Context) -> int:
     parser.add("--split", comma_list, ["test"], "Parts to predict, of train,validation,test.")
     parser.add("--modalities", comma_list, None, "Use these only, as audio,image; default: all that a sample has.")
     parser.add("--out", str, "predictions.npz", "File to write: .npz or .csv.")
+    add_trust(parser)
     values = parser.parse(long_forms(argv))
     if Path(values["out"]).suffix not in (".npz", ".csv"):
         raise UsageError(f"equimodal predict: error: --out: expected a name.npz or name.csv. Found {values['out']!r}.")
@@ -54,6 +56,7 @@ def _table(argv: Sequence[str], context: Context) -> int:
     parser.add("--out", str, "predictions.csv", "File to write.")
     parser.add("--modalities", comma_list, None, "Use these only, as text,photo; default: all that a row has.")
     parser.add("--root", str | None, None, "Folder that relative paths begin in; default that of the table.")
+    add_trust(parser)
     values = parser.parse(argv)
     if Path(values["out"]).suffix != ".csv":
         raise UsageError(f"equimodal predict: error: --out: expected a name.csv. Found {values['out']!r}.")

@@ -8,19 +8,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from equimodal import studies
-from equimodal.cli._parser import CommandParser
+from equimodal.cli._parser import CommandParser, call_list, comma_list
 from equimodal.cli._signature import Option, options_of
 from equimodal.engine import Sharpness
 from equimodal.inference import rule_names
 from equimodal.methods import available, get
-from equimodal.studies import DataConfig, ModelConfig, TrainingConfig, method_options
-from equimodal.studies.setup import build_data, companion_options
+from equimodal.studies import DataConfig, LoaderConfig, ModelConfig, TrainingConfig, method_options
+from equimodal.studies.setup import LOGGERS, build_data, companion_options
 
 _DATA_NOTES = {
     "name": "short: --data", "card": "short: --card", "protocol": "short: --protocol", "target": "short: --target",
     "missing": "short: --missing",
     "missing_file": "short: --missing-file", "missing_seed": "short: --missing-seed",
 }  # fmt: skip
+MODEL_NOTES = {
+    "fusion": "short: --fusion", "own_encoders": "short: --encoder MODALITY=MODULE:NAME(OPTION=VALUE)",
+    "own_model": "short: --model MODULE:NAME(OPTION=VALUE)",
+}  # fmt: skip
+TRAINING_NOTES = {"devices": "short: --devices", "lr": "short: --rate"}
 
 
 def featured() -> list[str]:
@@ -32,8 +37,32 @@ def add_parts(parser: CommandParser, data: bool = True) -> None:
     """Data, model and training, as in a run's ``config.yaml``."""
     if data:
         parser.add_all("data.", DataConfig, "data", notes=_DATA_NOTES)
-    parser.add_all("model.", ModelConfig, "model", notes={"fusion": "short: --fusion"})
-    parser.add_all("training.", TrainingConfig, "training (the same for every method of a comparison)")
+    parser.add_all("model.", ModelConfig, "model", notes=MODEL_NOTES)
+    parser.add_all("training.", TrainingConfig, "training (the same for every method of a comparison)",
+                   notes=TRAINING_NOTES)  # fmt: skip
+
+
+def add_metrics(parser: CommandParser) -> None:
+    """``--metrics``."""
+    text = "Further metrics of torchmetrics, as f1,auroc,calibration_error or fbeta(beta=2.0)."
+    parser.add("--metrics", call_list, [], text)
+
+
+def add_trust(parser: CommandParser) -> None:
+    """``--trust``, which is taken off the command line before it is parsed."""
+    text = "Modules of yours that may be imported, as mymodule; those that a file names are not."
+    parser.add("--trust", str | None, None, text)
+
+
+def add_running(parser: CommandParser) -> None:
+    """What a single run is watched by, and what prepares its batches."""
+    parser.add("--logger", comma_list, ["tensorboard"], f"Loggers, of {', '.join(LOGGERS)}; several with commas.")
+    parser.add_all("loader.", LoaderConfig, "preparing batches")
+
+
+def loggers(names: list[str]) -> list[str]:
+    """The names; ``none`` is no logger."""
+    return [] if names == ["none"] else names
 
 
 def recipe(name: str, target: str | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -52,6 +53,8 @@ def type_name(hint: Any) -> str:
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return "|".join(map(str, arguments))
+    if origin in (types.UnionType, typing.Union) and type(None) not in arguments:
+        return "|".join(type_name(a) for a in arguments)
     if origin is not None and type(None) in arguments:
         return "|".join([*(type_name(a) for a in arguments if a is not type(None)), "null"])
     if origin is not None:

@@ -12,8 +12,12 @@ from equimodal.cli._parser import CommandParser, peek, read_config
 from equimodal.cli._progress import Progress
 from equimodal.cli._shared import (
     add_method_options,
+    add_metrics,
     add_parts,
+    add_running,
+    add_trust,
     clean_options,
+    loggers,
     measured,
     of_samples,
     recipe,
@@ -21,7 +25,7 @@ from equimodal.cli._shared import (
     shown,
 )
 from equimodal.methods import get
-from equimodal.studies import RunConfig
+from equimodal.studies import RunConfig, suggest_rate
 from equimodal.studies import run as run_study
 
 _ABOUT = """Train a method, choose the epoch on validation data, report on test data. Leaves one folder with the
@@ -45,14 +49,29 @@ def run(argv: Sequence[str], context: Context) -> int:
         advice = recommended(method, first["data"])
     values = _parser(method, name, target, stored, advice).parse(argv)
     out, resume, _ = values.pop("out"), values.pop("resume"), values.pop("recommended")
+    find = values.pop("find_rate")
+    del values["trust"]
     values |= {
         "method": method,
         "options": clean_options(values.get("options", {})),
         "uses": _uses(values["uses"] or {}),
+        "logger": loggers(values["logger"]),
     }
     config = RunConfig.from_dict(values)
+    if find:
+        return _suggest(config, Path(out or "."))
     folder = Path(out) if out else _new_folder(f"{method}-{Path(name).stem}-seed{config.seed}")
     return _train(config, folder, resume, context)
+
+
+def _suggest(config: RunConfig, folder: Path) -> int:
+    found = suggest_rate(config, folder=folder)
+    print(f"{len(found.rates)} steps of {config.method} with rates from {found.rates[0]:.1e} to {found.rates[-1]:.1e}: "
+          f"training loss {found.losses[0]:.4g}, lowest (smoothed) {min(found.smoothed):.4g}")  # fmt: skip
+    print(f"rule: {found.rule}")
+    print("use it with --rate NUMBER; --rate auto finds and takes it")
+    print(f"{found.suggestion:.2e}")
+    return 0
 
 
 def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> int:
@@ -68,6 +87,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> i
         raise Interrupted(
             f"everything up to the last whole epoch is kept. Continue with: equimodal train --resume --out {folder}"
         ) from None
+    if not metrics:  # of several processes, not the first
+        return 0
     chosen = metrics["selection"]
     print(f"{metrics['method']} on {metrics['data']} ({metrics['protocol']}), seed {metrics['seed']}")
     print(f"  selected: epoch {chosen['epoch'] + 1}, by {chosen['by']}, validation {shown(chosen['score'])}")
@@ -100,6 +121,10 @@ def _parser(
     parser.flag(
         "--recommended", "Take the options that the method recommends for the task; those that are given count."
     )
+    parser.flag("--find-rate", "Only test learning rates on the training data, and print a suggestion.")
+    add_trust(parser)
+    add_metrics(parser)
+    add_running(parser)
     add_method_options(parser, method)
     add_parts(parser)
     parser.defaults(recipe(name, target))

@@ -215,7 +215,7 @@ def _lengths(value: Any, otherwise: str) -> str:
     if len(sizes) > 1:
         return (
             f"Found samples of {len(sizes)} different lengths, {sizes[0]} to {sizes[-1]}. Pad them with zeros to one "
-            "length, and name an array of their lengths as the `mask` of the modality in a card (docs/data.md)."
+            "length, and give their lengths: masks={MODALITY: lengths}, or the `mask` of a card (docs/data.md)."
         )
     if sizes and not isinstance(value, np.ndarray):
         shapes = sorted({str(np.shape(entry)) for entry in value if isinstance(entry, np.ndarray)})

@@ -40,11 +40,15 @@ def describe_arrays(
     classes: Sequence[str] | None,
     validation: Mapping[str, Any] | None,
     provenance: dict[str, Any],
+    masks: Mapping[str, npt.ArrayLike] | None = None,
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays of a bundle under their names, and its card as plain values."""
     if not isinstance(inputs, Mapping) or not inputs:
         raise DataError("`inputs`: expected a mapping from modality name to an array, with at least one entry.")
-    for argument, mapping in (("present", present), ("kinds", kinds), ("units", units), ("standardise", standardise)):
+    named = (
+        ("present", present), ("kinds", kinds), ("units", units), ("standardise", standardise), ("masks", masks)
+    )  # fmt: skip
+    for argument, mapping in named:
         unknown = sorted(set(mapping or {}) - set(inputs))
         if unknown:
             raise DataError(
@@ -67,6 +71,9 @@ def describe_arrays(
         }
         if units and key in units:
             modalities[key]["units"] = units[key]
+        if masks and key in masks:
+            arrays[f"mask_{key}"] = numbers_of_mask(masks[key], key)
+            modalities[key]["mask"] = f"mask_{key}"
     arrays["target"], goal = _goal(target, task, classes)
     arrays["split"], protocol = _split(split, validation)
     card: dict[str, Any] = {"format": FORMAT, "name": name, **provenance, "modalities": modalities}
@@ -119,6 +126,16 @@ def kind_of_array(array: Array, key: str) -> str:
             stacklevel=4,
         )
     return kind
+
+
+def numbers_of_mask(value: npt.ArrayLike, key: str) -> Array:
+    """Lengths (N,), or which steps are real (N, T)."""
+    array = plain_array(value, f"masks[{key!r}]")
+    if array.dtype.kind not in "biu" or array.ndim not in (1, 2):
+        raise DataError(
+            f"`masks[{key!r}]`: expected lengths (N,), or booleans (N, T). Found {array.dtype} {array.shape}."
+        )
+    return array
 
 
 def _flags(value: npt.ArrayLike, name: str) -> Array:

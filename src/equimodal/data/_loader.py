@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from equimodal.batch import Batch
 from equimodal.data._plan import Plan, Positions, checked, masked_modalities, plan_of, planned_batch
 from equimodal.data._splits import Split, TrainSplit, require
+from equimodal.data._workers import OrderedBatches, Workers
 from equimodal.data.augment import Augmentation, Bound
 from equimodal.engine import is_distributed
 from equimodal.errors import DataError
@@ -32,7 +34,7 @@ class Loader(Generic[S]):
 
     def __init__(
         self, split: S, batch_size: int, shuffle: bool, seed: int, drop_last: bool, num_workers: int, positions: Tensor,
-        augment: Augmentation | None = None,
+        augment: Augmentation | None = None, pin_memory: bool = False, share: tuple[int, int] = (0, 1),
     ) -> None:  # fmt: skip
         self.split = split
         self.batch_size = batch_size
@@ -42,9 +44,13 @@ class Loader(Generic[S]):
         self.num_workers = num_workers
         self.augment = augment
         self._bound = None if augment is None else augment.bind(split)
+        self.pin_memory = pin_memory
+        self._workers = Workers()
+        self._rank, self._processes = share
         self._positions = positions
         # batch normalisation cannot train on one sample, so a training epoch leaves a single remaining one out
-        self._length = _count(len(positions), batch_size, drop_last, alone=not isinstance(split, TrainSplit))
+        alone = not isinstance(split, TrainSplit)
+        self._length = _count(len(positions), batch_size * self._processes, drop_last, alone)
         self._epoch = 0
         self._next = 0
         self._resume = 0
@@ -112,7 +118,7 @@ class Loader(Generic[S]):
             return
         require(self.split, TrainSplit, "plan")
         settings = (self.batch_size, self.shuffle, self.seed, self.drop_last)
-        plan = plan_of(self.split, self._positions, settings, rows, target, groups, blocks)
+        plan = plan_of(self.split, self._own, settings, rows, target, groups, blocks)
         if not plan.batches(self.batch_size, self.drop_last, None):
             short = "of one group, with `drop_last`" if self.drop_last else "for each process"
             raise DataError(f"`rows`: expected enough rows for a batch {short}. Found {len(plan)} rows.")
@@ -128,9 +134,20 @@ class Loader(Generic[S]):
 
         For methods that look at their training samples between epochs. With several processes: of this one's samples.
         """
-        other = Loader(self.split, self.batch_size, False, self.seed, False, self.num_workers, self._positions)
-        other._length = _count(len(self._positions), self.batch_size, drop_last=False, alone=True)
+        other = Loader(self.split, self.batch_size, False, self.seed, False, self.num_workers, self._own)
+        other._length = _count(len(self._own), self.batch_size, drop_last=False, alone=True)
+        other.pin_memory, other._workers = self.pin_memory, self._workers
         return other
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes share the batches."""
+        return self._processes > 1
+
+    @property
+    def _own(self) -> Tensor:
+        """Positions of this process, of those that share them all."""
+        return self._positions[self._rank :: self._processes]
 
     def order(self, epoch: int) -> Tensor:
         """(n,) positions in the split in the order of ``epoch``, without a plan."""
@@ -150,22 +167,34 @@ class Loader(Generic[S]):
             self._plan = self._next_plan
         parts, rank, processes = self._parts(epoch)
         work = list(enumerate(parts))[start:]
-        # processes that share a plan share its seed too, but not the random numbers of an augmentation
+        # processes that share batches share their seed too, but not the random numbers of an augmentation
         numbers = [n * processes + rank for n, _ in work]
-        view = _Batches(self.split, self._plan, work, self._bound, self.seed, epoch, numbers)
-        # batches are made whole, hence batch_size=None: the workers only run `view`
-        batches = (
-            DataLoader(view, batch_size=None, num_workers=self.num_workers) if self.num_workers and work else iter(view)
-        )
-        for (n, _), batch in zip(work, batches, strict=True):
-            self._epoch, self._next = (epoch, n + 1) if n + 1 < len(parts) else (epoch + 1, 0)
-            yield batch
+        with self._made(work, numbers, epoch) as batches:
+            for (n, _), batch in zip(work, batches, strict=True):
+                self._epoch, self._next = (epoch, n + 1) if n + 1 < len(parts) else (epoch + 1, 0)
+                yield batch.pin_memory() if self.pin_memory and not self.num_workers else batch
+
+    @contextlib.contextmanager
+    def _made(self, work: list[tuple[int, Tensor]], numbers: list[int], epoch: int) -> Iterator[Iterator[Batch]]:
+        """The batches of an epoch, from worker processes where there are any."""
+        if self._plan is None:
+            source = OrderedBatches(self.split, self._bound, self.seed)
+            orders = [(n, drawn, epoch, chosen) for (n, chosen), drawn in zip(work, numbers, strict=True)]
+            with self._workers.batches(source, orders, self.num_workers, self.pin_memory) as batches:
+                yield batches
+            return
+        view = _Planned(self.split, self._plan, work, self._bound, self.seed, epoch, numbers)
+        if self.num_workers and work:  # batches are made whole, hence batch_size=None: the workers only run `view`
+            yield iter(DataLoader(view, batch_size=None, num_workers=self.num_workers, pin_memory=self.pin_memory))
+        else:
+            yield iter(view)
 
     def _parts(self, epoch: int) -> tuple[list[Tensor], int, int]:
         """Positions (or rows of the plan) of each batch, and this process among those that share them."""
         if self._plan is None:
-            order, size = self.order(epoch), self.batch_size
-            return [order[n * size : (n + 1) * size] for n in range(self._length)], 0, 1
+            order, rank, count = self.order(epoch), self._rank, self._processes
+            size = self.batch_size * count
+            return [order[n * size : (n + 1) * size][rank::count] for n in range(self._length)], rank, count
         rank = dist.get_rank() if self._plan.processes > 1 else 0
         generator = self._generator(epoch) if self.shuffle else None
         return self._plan.batches(self.batch_size, self.drop_last, generator, rank), rank, self._plan.processes
@@ -220,6 +249,7 @@ class Loader(Generic[S]):
             "shuffle": self.shuffle,
             "seed": self.seed,
             "batches": self._length,
+            **({"processes": self._processes} if self.shared else {}),
             **({} if self.augment is None else {"augment": self.augment.plain()}),
         }
 
@@ -235,16 +265,16 @@ def _count(samples: int, size: int, drop_last: bool, alone: bool) -> int:
     return whole + (rest > 0 and not drop_last and not lone)
 
 
-class _Batches(Dataset[Batch]):
-    """Item i is the i-th batch, checked; module-level so that worker processes can receive it."""
+class _Planned(Dataset[Batch]):
+    """Item i is the i-th batch of a plan, checked; module-level so that worker processes can receive it."""
 
     def __init__(
-        self, split: Split, plan: Plan | None, work: list[tuple[int, Tensor]], augment: Bound | None, seed: int,
+        self, split: Split, plan: Plan, work: list[tuple[int, Tensor]], augment: Bound | None, seed: int,
         epoch: int, numbers: list[int],
     ) -> None:  # fmt: skip
         self._split = split
         self._plan = plan
-        self._masked = frozenset[str]() if plan is None else masked_modalities(plan)
+        self._masked = masked_modalities(plan)
         self._work = work
         self._augment = augment
         self._seed, self._epoch, self._numbers = seed, epoch, numbers
@@ -254,8 +284,7 @@ class _Batches(Dataset[Batch]):
 
     def __getitem__(self, item: int) -> Batch:
         number, chosen = self._work[item]
-        plan = self._plan
-        batch = self._split.batch(chosen) if plan is None else planned_batch(self._split, plan, self._masked, chosen)
+        batch = planned_batch(self._split, self._plan, self._masked, chosen)
         batch.check_finite(number)
         return batch if self._augment is None else self._augment(batch, self._seed, self._epoch, self._numbers[item])
 
@@ -273,6 +302,8 @@ def loader(
     num_workers: int = 0,
     indices: Tensor | Sequence[int] | None = None,
     augment: Augmentation | Mapping[str, Any] | None = None,
+    pin_memory: bool = False,
+    shared: bool = False,
 ) -> Loader[S]:
     """A :class:`Loader` over ``split``: batches by whole-array indexing, checked for NaN and infinity.
 
@@ -283,13 +314,18 @@ def loader(
         seed: with the epoch, decides the order; no global random state is touched.
         drop_last: leave out an incomplete last batch. A training epoch leaves out a last batch of ONE sample in any
             case (batch normalisation cannot train on it), unless it is the only batch.
-        num_workers: processes that prepare batches ahead; 0 prepares them in place, which is best for data in memory.
+        num_workers: processes that prepare batches ahead and stay from epoch to epoch (epochs of a plan start their
+            own); 0 prepares them in place, which is best for data in memory.
         indices: positions in the split (0 to len - 1) to use; all by default.
         augment: augmentations of a training split: modality -> operations (:mod:`equimodal.data.augment`). Their random
             numbers depend on ``seed``, the epoch and the number of the batch alone.
+        pin_memory: batches in page-locked memory, from which copies to an accelerator need not be waited for.
+        shared: with P processes, each reads every P-th sample of batches of ``batch_size`` P samples, which are those
+            that one process would read in batches of this size. On one process it changes nothing.
 
     Raises:
-        DataError: a batch size below 1, positions out of range, no batch at all, or an augmentation that does not fit.
+        DataError: a batch size below 1, positions out of range, no batch at all, an augmentation that does not fit, or
+            ``shared`` with an incomplete batch that has less than two samples for a process.
         SplitError: augmentation of a split that is not for training.
         NonFiniteError: while iterating: NaN or infinity in a present input, with the batch number and sample indices.
 
@@ -315,7 +351,17 @@ def loader(
         )
     shuffled = isinstance(split, TrainSplit) if shuffle is None else shuffle
     changed = Augmentation.of(augment) if augment else None
-    made = Loader(split, batch_size, shuffled, seed, drop_last, num_workers, positions, changed)
+    share = (dist.get_rank(), dist.get_world_size()) if shared and is_distributed() else (0, 1)
+    made = Loader(
+        split, batch_size, shuffled, seed, drop_last, num_workers, positions, changed, pin_memory, share
+    )  # fmt: skip
+    if made.shared and not drop_last:
+        rest = len(positions) % (batch_size * share[1])
+        if 0 < rest < 2 * share[1]:
+            raise DataError(
+                f"`batch_size`: expected a last batch with at least two samples for each of {share[1]} processes. "
+                f"Found {rest}. Choose another batch size, or drop_last."
+            )
     if len(made) == 0:
         raise DataError(
             f"`batch_size`: expected at most {len(positions)}, the number of samples, with `drop_last`. Found "

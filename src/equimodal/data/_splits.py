@@ -153,6 +153,17 @@ class Split(TorchDataset[dict[str, Any]], ABC):
         return dict(zip(self.classes, counts, strict=True))
 
     @property
+    def groups(self) -> dict[str, Tensor]:
+        """Kind of group that the protocol names -> (n,) number of each sample's group, in the order of this split.
+
+        Example:
+            >>> from equimodal.data import load_avdigits
+            >>> sorted(load_avdigits().test.groups)
+            ['image', 'speaker']
+        """
+        return {kind: codes[self._rows] for kind, codes in self._store.groups.items()}
+
+    @property
     def group_labels(self) -> Tensor | None:
         """Number of the group that each row of the dataset is in, by ``Batch.index``; ``None`` without groups.
 

@@ -38,6 +38,7 @@ def from_arrays(
     classes: Sequence[str] | None = None,
     validation: Mapping[str, Any] | None = None,
     missing: Missing | Mapping[str, Any] | str | None = None,
+    masks: Mapping[str, npt.ArrayLike] | None = None,
 ) -> Dataset:
     """A :class:`Dataset` of arrays in memory; the arguments are those of :func:`write_bundle` and :class:`Missing`.
 
@@ -50,7 +51,7 @@ def from_arrays(
     """
     arrays, card = describe_arrays(
         inputs, target, split, name, task, present, groups, overlapping, kinds, units, standardise, classes,
-        validation, {},
+        validation, {}, masks,
     )  # fmt: skip
     return build(arrays, parse_card(card, "generated card"), origin=name, missing=missing)
 
@@ -71,6 +72,7 @@ def write_bundle(
     classes: Sequence[str] | None = None,
     validation: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    masks: Mapping[str, npt.ArrayLike] | None = None,
 ) -> Path:
     """Write arrays as a bundle with its card: ``NAME.npz`` and ``NAME.yaml``, or a folder with ``card.yaml``.
 
@@ -96,6 +98,7 @@ def write_bundle(
         validation: when ``split`` has no validation part, how to carve it from the training part on loading:
             ``{"carve": 0.2, "seed": 0, "by": "class"}``, or ``by`` the name of a group.
         provenance: ``description``, ``version``, ``source``, ``licence``, ``citation`` for the card.
+        masks: modality -> (N,) lengths or (N, T) booleans, which steps of a padded sequence are real.
 
     Returns:
         The path of the bundle.
@@ -124,7 +127,7 @@ def write_bundle(
         raise DataError(f"`path`: expected a new folder or one with a bundle (card.yaml). Found {path}.")
     arrays, card = describe_arrays(
         inputs, target, split, path.stem, task, present, groups, overlapping, kinds, units, standardise, classes,
-        validation, dict(provenance or {}),
+        validation, dict(provenance or {}), masks,
     )  # fmt: skip
     build(arrays, parse_card(card, f"card for {path.name}"), origin=str(path), mapped=True)
     text = yaml_of(card)

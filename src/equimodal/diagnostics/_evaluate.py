@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from equimodal.diagnostics._details import score_details
 from equimodal.diagnostics._outcomes import Outcomes, sample_terms
+from equimodal.diagnostics._predictions import SamplePredictions
 from equimodal.errors import BatchError, SmallValidationWarning
 from equimodal.inference import Inference
 from equimodal.methods import BatchLike, Method, evaluating, outputs_on
-from equimodal.tasks import distribution_of, score
+from equimodal.tasks import distribution_of, named_metrics, score
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Evaluation:
         samples: how many samples were seen.
         rule: the inference rule in force.
         counts: modality -> how many samples have it, which are those that its own output is scored over.
+        details: what stands behind the score, see :func:`~equimodal.diagnostics.score_details`; empty unless asked for.
     """
 
     score: float
@@ -39,10 +43,13 @@ class Evaluation:
     samples: int
     rule: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Collected:
+class Collected:
+    """All outputs of a method on some samples, as its rule reads and makes them."""
+
     fused: Tensor | None
     raw: dict[str, Tensor]
     output: Tensor
@@ -50,11 +57,13 @@ class _Collected:
     present: dict[str, Tensor]  # to the inference rule
     there: dict[str, Tensor]  # in the batches
     target: Tensor
+    index: Tensor
     rule: str
 
 
 @torch.no_grad()
-def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
+def collect(method: Method, batches: Iterable[BatchLike]) -> Collected:
+    """One pass over ``batches``, in evaluation mode."""
     device = next(method.parameters()).device
     fused: list[Tensor] = []
     output: list[Tensor] = []
@@ -63,6 +72,7 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
     unimodal: dict[str, list[Tensor]] = {}
     present: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
     there: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
+    index: list[Tensor] = []
     rule = ""
     for item in batches:
         batch = method.check_batch(item).to(device)
@@ -84,9 +94,11 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
                 raw.setdefault(m, []).append(alone[m])
                 unimodal.setdefault(m, []).append(prediction.unimodal.get(m, alone[m]))
         target.append(cast(Tensor, batch.target))
+        seen = sum(map(len, index))
+        index.append(torch.arange(seen, seen + len(batch)) if batch.index is None else batch.index.cpu())
     if not target:
         raise BatchError("`batches`: expected at least one batch. Found none.")
-    return _Collected(
+    return Collected(
         torch.cat(fused) if fused else None,
         {m: torch.cat(z) for m, z in raw.items()},
         torch.cat(output),
@@ -94,6 +106,7 @@ def _collect(method: Method, batches: Iterable[BatchLike]) -> _Collected:
         {m: torch.cat(p) for m, p in present.items()},
         {m: torch.cat(p) for m, p in there.items()},
         torch.cat(target),
+        torch.cat(index),
         rule,
     )
 
@@ -102,13 +115,25 @@ def _score(method: Method, output: Tensor, target: Tensor) -> float:
     return float(score(method.task, output, target))
 
 
-def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False) -> Evaluation:
+def evaluate(
+    method: Method,
+    batches: Iterable[BatchLike],
+    metrics: bool | Sequence[str] = False,
+    details: bool = False,
+    classes: Sequence[str] = (),
+) -> Evaluation:
     """Scores of ``method`` over all samples of ``batches``, in evaluation mode.
 
     Args:
         method: trained.
         batches: any iterable of batches with targets; the whole of it counts, whatever the batch sizes.
-        metrics: compute the task's torchmetrics too (needs the ``cli`` extra).
+        metrics: compute the task's torchmetrics too (needs the ``cli`` extra); names add others, as ``["f1",
+            "auroc"]``, see :func:`equimodal.tasks.named_metrics`.
+        details: say what stands behind the score too.
+        classes: names of the classes, for the details.
+
+    Raises:
+        UnknownNameError: no such metric for the task.
 
     Example:
         >>> import torch
@@ -120,7 +145,7 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
         >>> evaluate(Ensemble(model, Classification(2)), [Batch({"a": torch.eye(2)}, torch.tensor([0, 1]))]).samples
         2
     """
-    found = _collect(method, batches)
+    found = collect(method, batches)
     unimodal = {}
     for m, z in found.unimodal.items():
         rows = found.there[m]
@@ -129,8 +154,11 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
     values: dict[str, float] = {}
     if metrics:
         collection = method.task.metrics().to(found.output.device)
-        computed = collection(method.task.probabilities(found.output), found.target)
+        probabilities, target = method.task.probabilities(found.output), found.target
+        computed = collection(probabilities, target)
         values = {name: float(value) for name, value in computed.items()}
+        others = named_metrics(method.task, [] if isinstance(metrics, bool) else metrics)
+        values |= {name: metric(probabilities, target) for name, metric in others.items() if name not in values}
     return Evaluation(
         _score(method, found.output, found.target),
         float(method.task.loss(found.output, found.target)),
@@ -139,6 +167,7 @@ def evaluate(method: Method, batches: Iterable[BatchLike], metrics: bool = False
         len(found.target),
         found.rule,
         {m: int(found.there[m].sum()) for m in unimodal},
+        score_details(method.task, found.output, found.target, classes) if details else {},
     )
 
 
@@ -179,7 +208,7 @@ def rule_outcomes(
         output = fit.output_of(rule, final.fused, final.unimodal, final.present)
         results[rule] = (found.score, sample_terms(method.task, output, final.target))
     if method.inference.custom is not None:  # as it is: what it fits, it has fitted
-        on_validation, on_test = _collect(method, validation), _collect(method, test)
+        on_validation, on_test = collect(method, validation), collect(method, test)
         chosen = _score(method, on_validation.output, on_validation.target)
         results[method.inference.rule] = (chosen, sample_terms(method.task, on_test.output, on_test.target))
     return results
@@ -196,7 +225,59 @@ def sample_outcomes(method: Method, batches: Iterable[BatchLike]) -> dict[str, O
     Returns:
         ``"prediction"`` and ``"unimodal/MODALITY"`` -> outcomes; samples without the modality do not count there.
     """
-    found = _collect(method, batches)
+    return outcomes_of(method, collect(method, batches))
+
+
+@torch.no_grad()
+def sample_records(
+    method: Method, batches: Iterable[BatchLike]
+) -> tuple[dict[str, Outcomes], SamplePredictions | None]:
+    """As :func:`sample_outcomes`, with targets and predictions; ``None`` for maps, which would be as large as the data.
+
+    Args:
+        method: trained; its rule is the one in force.
+        batches: with targets; passed over once.
+    """
+    found = collect(method, batches)
+    return outcomes_of(method, found), _predictions_of(method, found)
+
+
+def _predictions_of(method: Method, found: Collected) -> SamplePredictions | None:
+    """None for maps, and for a task whose targets and predictions cannot be told apart sample by sample."""
+    kind, target = distribution_of(method.task), found.target
+    if method.task.dense:
+        return None
+    if kind == "categorical":
+        target = target.argmax(1) if target.is_floating_point() and target.ndim == 2 else target
+    elif kind == "bernoulli":
+        target = (target >= 0.5).long()
+    else:
+        target = target.reshape(len(target), -1)
+    values: dict[str, Tensor] = {}
+    confidence: dict[str, NDArray[np.float32]] = {}
+    for name, output in {"prediction": found.output, **{f"unimodal/{m}": z for m, z in found.unimodal.items()}}.items():
+        value = method.task.probabilities(output)
+        if kind == "categorical" and value.ndim == 2:
+            top = value.max(1)
+            value, confidence[name] = top.indices, top.values.float().cpu().numpy()
+        elif kind == "bernoulli":
+            value = (value > 0.5).long()
+        if value.numel() != target.numel():
+            return None
+        value = value.reshape(target.shape).clone()
+        if name != "prediction":
+            value[~found.there[name.removeprefix("unimodal/")]] = torch.nan if value.is_floating_point() else -1
+        values[name] = value
+    arrays = {name: _compact(value) for name, value in values.items()}
+    return SamplePredictions(kind, found.index.numpy(), _compact(target), arrays, confidence)
+
+
+def _compact(values: Tensor) -> NDArray[Any]:
+    return values.cpu().numpy().astype(np.float32 if values.is_floating_point() else np.int32)
+
+
+def outcomes_of(method: Method, found: Collected) -> dict[str, Outcomes]:
+    """As :func:`sample_outcomes`, of outputs that are there already."""
     outcomes = {"prediction": sample_terms(method.task, found.output, found.target)}
     for m, z in found.unimodal.items():
         own = sample_terms(method.task, z, found.target)

@@ -94,7 +94,7 @@ def paired_difference(
         raise MethodError(f"`groups`: expected one entry for each of {samples} samples. Found {len(groups)}.")
     if not 0 < level < 1 or draws < 1:
         raise MethodError(f"`level`, `draws`: expected 0 < level < 1 and draws >= 1. Found {level} and {draws}.")
-    counts = _sample_counts(samples, None if groups is None else tuple(map(str, groups)), draws, seed)
+    counts = _counts(samples, None if groups is None else tuple(map(str, groups)), draws, seed)
     each = np.stack([a.score(counts) - b.score(counts) for a, b in zip(first, second, strict=True)], axis=1)
     drawn = (each * _seed_weights(len(first), draws, seed)).sum(1)
     drawn = drawn[~np.isnan(drawn)]
@@ -106,8 +106,37 @@ def paired_difference(
     return Difference(mean, low, high, p, len(first), samples)
 
 
+def score_interval(
+    outcomes: Sequence[Outcomes], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Ends of the bootstrap interval of a mean score, over seeds and samples as in :func:`paired_difference`.
+
+    Args:
+        outcomes: of one model, one entry per seed, of the same samples.
+        level: of the interval, between 0 and 1.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        MethodError: no outcomes, or an argument is out of its range.
+
+    Example:
+        >>> low, high = score_interval([Outcomes(np.arange(100)[:, None] % 2, np.ones((100, 1)))])
+        >>> low < 0.5 < high
+        True
+    """
+    nothing = [Outcomes(np.zeros_like(o.numerator), o.denominator) for o in outcomes]
+    found = paired_difference(outcomes, nothing, level=level, draws=draws, seed=seed)
+    return found.low, found.high
+
+
+def sample_counts(samples: int, draws: int, seed: int = 0) -> NDArray[np.float64]:
+    """How often each of the samples is in a draw of the bootstrap, (draws, samples)."""
+    return _counts(samples, None, draws, seed)
+
+
 @lru_cache(maxsize=8)
-def _sample_counts(samples: int, groups: tuple[str, ...] | None, draws: int, seed: int) -> NDArray[np.float64]:
+def _counts(samples: int, groups: tuple[str, ...] | None, draws: int, seed: int) -> NDArray[np.float64]:
     """How often each sample is drawn, (draws, samples)."""
     generator = np.random.default_rng([seed, 0])
     members = np.arange(samples) if groups is None else np.unique(groups, return_inverse=True)[1]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from equimodal._utils.precision import widest_float
+from equimodal.diagnostics._outcomes import Outcomes, sample_terms
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.features import kind_of, pool
 from equimodal.methods import BatchLike, Method, evaluating
@@ -48,9 +51,51 @@ def probe_scores(
         MethodError: no penalty.
         UnsupportedError: features of several scales for a task with one output per pixel.
     """
+    found = _probes(method, train, validation, test, penalties)
+    return {m: float(score(method.task, output, target)) for m, (output, target, _, _) in found.items()}
+
+
+def probe_outcomes(
+    method: Method,
+    train: Iterable[BatchLike],
+    validation: Iterable[BatchLike],
+    test: Iterable[BatchLike],
+    penalties: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+) -> dict[str, Outcomes]:
+    """What the probe of each modality earned on every test sample; arguments as :func:`probe_scores`.
+
+    Returns:
+        modality -> outcomes in the order of ``test``; samples without the modality do not count there.
+    """
+    outcomes = {}
+    for m, (output, target, rows, count) in _probes(method, train, validation, test, penalties).items():
+        own = sample_terms(method.task, output, target)
+        numerator = np.zeros((count, own.numerator.shape[1]), np.float32)
+        denominator = np.zeros_like(numerator)
+        numerator[rows], denominator[rows] = own.numerator, own.denominator
+        outcomes[m] = Outcomes(numerator, denominator)
+    return outcomes
+
+
+_Probed = tuple[Tensor, Tensor, NDArray[np.int64], int]
+"""Output and target of the test samples that have a modality, their positions, and how many there are in all."""
+
+
+def _probes(
+    method: Method,
+    train: Iterable[BatchLike],
+    validation: Iterable[BatchLike],
+    test: Iterable[BatchLike],
+    penalties: Sequence[float],
+) -> dict[str, _Probed]:
     parts = [_features(method, batches) for batches in (train, validation, test)]
-    seen = [m for m in method.modalities if all(m in features for features, _ in parts)]
-    return {m: _probe(m, [(f[m], y[m]) for f, y in parts], method.task, penalties) for m in seen}
+    _, _, rows, count = parts[-1]
+    found = {}
+    for m in method.modalities:
+        if all(m in features for features, *_ in parts):
+            own = [(features[m], targets[m]) for features, targets, *_ in parts]
+            found[m] = (_probe(m, own, method.task, penalties), own[-1][1], np.asarray(rows[m], np.int64), count)
+    return found
 
 
 def under_training(probes: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
@@ -71,10 +116,15 @@ def under_training(probes: Mapping[str, float], reference: Mapping[str, float]) 
 
 
 @torch.no_grad()
-def _features(method: Method, batches: Iterable[BatchLike]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _features(
+    method: Method, batches: Iterable[BatchLike]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, list[int]], int]:
+    """Features and targets by modality, the positions of these samples, and the number of all samples."""
     device = next(method.parameters()).device
     features: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
     targets: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
+    rows: dict[str, list[int]] = {m: [] for m in method.modalities}
+    position = 0
     with evaluating(method):
         for item in batches:
             batch = method.check_batch(item).to(device)
@@ -93,19 +143,26 @@ def _features(method: Method, batches: Iterable[BatchLike]) -> tuple[dict[str, T
                 feature, target = _spaced(feature.float(), own.target)
                 features[m].append(feature)
                 targets[m].append(target)
+                mask = None if batch.present is None else batch.present.get(m)
+                here = torch.ones(len(batch), dtype=torch.bool) if mask is None else mask.cpu()
+                rows[m] += [position + i for i in here.nonzero()[:, 0].tolist()]
+            position += len(batch)
     return (
         {m: torch.cat(h) for m, h in features.items() if h},
         {m: torch.cat(y) for m, y in targets.items() if y},
+        rows,
+        position,
     )
 
 
-def _probe(modality: str, parts: Sequence[tuple[Tensor, Tensor]], task: Task, penalties: Sequence[float]) -> float:
+def _probe(modality: str, parts: Sequence[tuple[Tensor, Tensor]], task: Task, penalties: Sequence[float]) -> Tensor:
+    """The output on the last part, of the penalty that is best on the second."""
     (x, y), validation, test = parts
     standardised = _Standardised(x)
     x, y = _thinned(x, y)
     x = standardised(x)
     constant = _fit(x[:, :0], y, task, 0.0, None)[1]
-    best: tuple[float, float] | None = None
+    best: tuple[float, Tensor] | None = None
     weight: Tensor | None = None
     # from the strongest penalty on, each begins where the last one ended; an infinite one leaves the constant
     for penalty in (math.inf, *sorted(penalties, reverse=True)):
@@ -113,9 +170,9 @@ def _probe(modality: str, parts: Sequence[tuple[Tensor, Tensor]], task: Task, pe
         if penalty < math.inf:
             weight, bias = _fit(x, y, task, penalty, weight)
         own = weight if weight is not None else x.new_zeros(task.outputs, x.shape[1])
-        found = [float(score(task, _apply(standardised(h), own, bias), target)) for h, target in (validation, test)]
-        if best is None or found[0] > best[0]:
-            best = (found[0], found[1])
+        chosen = float(score(task, _apply(standardised(validation[0]), own, bias), validation[1]))
+        if best is None or chosen > best[0]:
+            best = (chosen, _apply(standardised(test[0]), own, bias))
     if best is None or not penalties:
         raise MethodError(f"`penalties`: expected at least one number to probe {modality!r}. Found none.")
     return best[1]

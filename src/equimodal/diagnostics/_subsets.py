@@ -63,10 +63,10 @@ def subset_table(
     subsets = subsets_of(method.modalities, limit, seed)
     tallies = [Tally(method, metrics) for _ in subsets]
     for reader in readers(method, batches):
-        for subset, tally in zip(subsets, tallies, strict=True):
-            kept = reader.available & np.isin(reader.names, subset)
-            if kept.any():
-                tally.add(*reader.predict(kept))
+        chosen = np.array([[m in subset for m in reader.names] for subset in subsets], np.bool_)
+        for tally, (output, target) in zip(tallies, reader.predict_subsets(chosen), strict=True):
+            if len(target):
+                tally.add(output, target)
     return [SubsetScore(s, t.score, t.metric, t.samples) for s, t in zip(subsets, tallies, strict=True)]
 
 

@@ -13,11 +13,15 @@ from torch import Tensor
 from equimodal.batch import Batch, Presence, Tree, keep_rows, tree_map
 from equimodal.data import ALL
 from equimodal.errors import BatchError, MethodError
+from equimodal.fusion import Concat, Sum
 from equimodal.methods import BatchLike, Method, evaluating
 from equimodal.model import MultimodalModel
 from equimodal.tasks import counting_dtype, mean_ratio
+from equimodal.unimodal import Split
 
 Mask = npt.NDArray[np.bool_]
+ROWS, ADDED_ROWS = 4096, 65536
+"""Samples times subsets in one pass: through fusion and head, and where outputs are added up."""
 
 
 class Tally:
@@ -107,9 +111,79 @@ class Reader:
         rows = kept.any(axis=1)
         if not rows.any():
             return self.target.new_zeros(0), self.target[:0]
+        return self._predict(None if rows.all() else np.flatnonzero(rows), kept[rows], inputs)
+
+    def predict_subsets(self, chosen: Mask) -> Iterator[tuple[Tensor, Tensor]]:
+        """What :meth:`predict` gives from each subset of the modalities, several of them in one pass.
+
+        The output of an additive head is a sum over modalities: one product of the subsets with the addends then gives
+        those of many subsets. Other models are given the samples once per subset. Memory does not grow with the number
+        of subsets.
+
+        Args:
+            chosen: (S, M) the subsets, in the order of ``names``.
+        """
+        size = len(self.batch)
+        addends = self._addends()
+        if not self._reuse or not self.method.single_samples:
+            for subset in chosen:
+                yield self.predict(self.available & subset)
+            return
+        step = max(1, (ROWS if addends is None else ADDED_ROWS) // size)
+        for start in range(0, len(chosen), step):
+            kept = self.available[None] & chosen[start : start + step, None]  # (subsets, B, M)
+            some = kept.any(axis=2)
+            counts = some.sum(axis=1).tolist()
+            if addends is not None:
+                outputs = self._added(addends, chosen[start : start + step])
+                for output, rows, count in zip(outputs, some, counts, strict=True):
+                    picked = None if count == size else torch.from_numpy(np.flatnonzero(rows)).to(output.device)
+                    pair = (output, self.target)
+                    yield pair if picked is None else (pair[0].index_select(0, picked), pair[1].index_select(0, picked))
+            elif not some.any():
+                yield from [(self.target.new_zeros(0), self.target[:0])] * len(counts)
+            else:
+                flat = some.reshape(-1)
+                found, target = self._predict(np.flatnonzero(flat) % size, kept.reshape(-1, kept.shape[2])[flat], None)
+                yield from zip(found.split(counts), target.split(counts), strict=True)
+
+    def _addends(self) -> tuple[Tensor, Tensor] | None:
+        """Each modality's share of the output (M, B, C), 0 in rows without it, and the output without any (1, C).
+
+        ``None`` where the output is no such sum: another rule or fusion, a head that is not affine, a fill that depends
+        on what is absent.
+        """
+        method, fusion = self.method, getattr(self.method.model, "fusion", None)
+        plain = self._reuse and type(method).fused_output is Method.fused_output and method.single_samples
+        additive = isinstance(fusion, (Concat, Sum)) and fusion.fill == "zeros" and Split.refusal(method.model) is None
+        vectors = all(isinstance(h, Tensor) and h.ndim == 2 for h in self._features.values())
+        rule = method.inference
+        if not plain or not additive or not vectors or rule.custom is not None or rule.needs(True) != {"fused"}:
+            return None
+        head, nothing = method.multimodal.head, {m: torch.zeros_like(h) for m, h in self._features.items()}
+        everyone = method.presence_of(self.batch.inputs, None)
+        constant: Tensor = head(method.multimodal.fuse({m: h[:1] for m, h in nothing.items()}))
+        if constant.ndim != 2:
+            return None
+        shares = []
+        for i, (m, h) in enumerate(self._features.items()):
+            alone = head(method.multimodal.fuse({**nothing, m: h}, everyone)) - constant
+            shares.append(alone * torch.from_numpy(self.available[:, i, None]).to(alone.device))
+        return torch.stack(shares), constant
+
+    def _added(self, addends: tuple[Tensor, Tensor], chosen: Mask) -> Tensor:
+        """Outputs (subsets, B, C)."""
+        shares, constant = addends
+        inside = torch.from_numpy(chosen).to(shares.device, shares.dtype)
+        return (inside @ shares.flatten(1)).view(len(chosen), *shares.shape[1:]) + constant
+
+    def _predict(
+        self, rows: npt.NDArray[np.int64] | None, kept: Mask, inputs: Mapping[str, Tree] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of some rows, each as often as it is named, of which ``kept`` says what is used."""
         device = self.target.device
-        picked = None if rows.all() else torch.from_numpy(np.flatnonzero(rows)).to(device)
-        masks = {m: torch.from_numpy(np.ascontiguousarray(kept[rows, i])).to(device) for i, m in enumerate(self.names)}
+        picked = None if rows is None else torch.from_numpy(rows).to(device)
+        masks = {m: torch.from_numpy(np.ascontiguousarray(kept[:, i])).to(device) for i, m in enumerate(self.names)}
 
         def take(t: Tensor) -> Tensor:
             return t if picked is None else t.index_select(0, picked)

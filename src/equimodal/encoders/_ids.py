@@ -8,10 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equimodal.encoders._checks import check_shape
-from equimodal.errors import BatchError
+from equimodal.encoders._checks import check_positive, check_shape
+from equimodal.errors import BatchError, ModelError
 
 _FORMS = "ids (B, T), a pair (ids, mask), or a mapping with `input_ids` and `attention_mask`"
+
+
+def check_vocabulary(vocabulary: int, padding: int) -> None:
+    """Refuse a vocabulary without ids, and an id of padding beyond it."""
+    check_positive(vocabulary=vocabulary)
+    if not 0 <= padding < vocabulary:
+        raise ModelError(f"`padding`: expected an id below `vocabulary` {vocabulary}. Found {padding!r}.")
 
 
 def read_ids(x: Any, vocabulary: int, longest: int | None, padding: int | None) -> tuple[Tensor, Tensor | None]:

@@ -39,7 +39,8 @@ def real_first(tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
 
     Works for any pattern of the mask; the order of the real steps is kept.
     """
-    order = torch.argsort((~tokens.mask).to(torch.uint8), dim=1, stable=True)
+    steps = torch.arange(tokens.mask.shape[1], device=tokens.mask.device)
+    order = torch.where(tokens.mask, steps, steps + len(steps)).argsort(1)  # all different: ONNX has no stable sort
     lengths = tokens.mask.sum(1)
     values = tokens.values.gather(1, order[..., None].expand(-1, -1, tokens.values.shape[2]))
     return values.masked_fill(~within(lengths, values.shape[1])[..., None], 0.0), lengths, order

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from equimodal.batch import Tokens, Tree
 from equimodal.encoders._checks import check_choice, check_positive, check_share
 from equimodal.encoders._encoder import Encoder
-from equimodal.encoders._ids import attendable, read_ids
+from equimodal.encoders._ids import attendable, check_vocabulary, read_ids
 from equimodal.encoders._masks import sequence
 from equimodal.errors import ModelError
 from equimodal.features import clean, masked_mean
@@ -117,9 +117,7 @@ class TextTransformer(Encoder):
         pool: Pool = "mean",
     ) -> None:
         super().__init__()
-        check_positive(vocabulary=vocabulary)
-        if not 0 <= padding < vocabulary:
-            raise ModelError(f"`padding`: expected an id below `vocabulary` {vocabulary}. Found {padding!r}.")
+        check_vocabulary(vocabulary, padding)
         self.vocabulary = vocabulary
         self.padding = padding
         self.out_features = out_features

@@ -11,7 +11,7 @@ from equimodal.batch import Tokens, Tree
 from equimodal.encoders._checks import check_positive, check_share
 from equimodal.encoders._conv1d import Conv1d
 from equimodal.encoders._encoder import Encoder
-from equimodal.encoders._ids import read_ids
+from equimodal.encoders._ids import check_vocabulary, read_ids
 from equimodal.errors import ModelError
 
 
@@ -59,11 +59,10 @@ class TextConv(Encoder):
         pool: Literal["mean", "tokens"] = "mean",
     ) -> None:
         super().__init__()
-        check_positive(vocabulary=vocabulary, width=width)
+        check_vocabulary(vocabulary, padding)
+        check_positive(width=width)
         if pool not in ("mean", "tokens"):
             raise ModelError(f"`pool`: expected 'mean' or 'tokens'. Found {pool!r}.")
-        if not 0 <= padding < vocabulary:
-            raise ModelError(f"`padding`: expected an id below `vocabulary` {vocabulary}. Found {padding!r}.")
         self.vocabulary = vocabulary
         self.padding = padding
         self.out_features = out_features

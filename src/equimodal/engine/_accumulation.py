@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equimodal.engine._apart import Backward, PartGradients
+from equimodal.engine._gradients import Gradients
 from equimodal.engine._protocol import Descent, Objective, Phase, SampleValues
 
 
@@ -19,12 +20,23 @@ class Accumulation:
     """
 
     def __init__(self, phase: Phase) -> None:
-        self.parts = PartGradients(phase)
+        self._parts: PartGradients | None = None
         self._phase = phase
         self._loss: Tensor | None = None
         self._losses: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._rows: dict[str, list[SampleValues]] = {}
+
+    @property
+    def parts(self) -> PartGradients:
+        """The gradients of single parts, of which most losses have none."""
+        if self._parts is None:
+            self._parts = PartGradients(self._phase)
+        return self._parts
+
+    def holders(self) -> list[Tensor]:
+        """Every tensor whose ``.grad`` is a gradient of a part."""
+        return [] if self._parts is None else self._parts.holders()
 
     def add(self, objective: Objective, share: float, backward: Backward, part: str | None = None) -> None:
         """One micro-batch: the backward pass, of each part too where there are some, and what it adds to the sums.
@@ -42,7 +54,8 @@ class Accumulation:
             self.parts.add(objective, share, backward)
         elif value.requires_grad or not self._phase.frozen:  # else torch says that there is no graph
             backward(value)
-        self._loss = value.detach() if self._loss is None else self._loss + value.detach()
+        loss = value.detach()
+        self._loss = loss if self._loss is None else self._loss + loss
         for name, loss in objective.losses.items():
             weighted = loss if share == 1 else loss * share
             self._losses[name] = self._losses[name] + weighted if name in self._losses else weighted
@@ -61,7 +74,8 @@ class Accumulation:
         """The result for the method, once gradients are final."""
         loss = torch.zeros(()) if self._loss is None else self._loss
         rows = {name: _joined(found) for name, found in self._rows.items()}
-        return Descent(loss, self._losses, self._sums, count, self.parts.gradients(), rows)
+        gradients = Gradients() if self._parts is None else self._parts.gradients()
+        return Descent(loss, self._losses, self._sums, count, gradients, rows)
 
 
 def _joined(rows: list[SampleValues]) -> SampleValues:

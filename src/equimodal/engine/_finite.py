@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from equimodal.batch import Batch
 from equimodal.engine._processes import all_sum
 from equimodal.engine._protocol import Objective
-from equimodal.engine._sharding import is_sharded, local
+from equimodal.engine._sharding import any_sharded, local
 from equimodal.errors import NonFiniteError
+
+_SCALABLE = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 
 
 class Blame(NamedTuple):
@@ -57,6 +59,14 @@ def blame_loss(phase: str, blame: Blame) -> NonFiniteError:
     )
 
 
+def blame_gradient(phase: str) -> NonFiniteError:
+    """The error for gradients of a finite loss."""
+    return NonFiniteError(
+        f"Gradient of phase {phase!r}: expected finite numbers. Found NaN or infinity with a finite loss. "
+        "Nothing was stepped. Lower the learning rate, or look for a division by zero or a root of zero."
+    )
+
+
 def elsewhere(phase: str) -> NonFiniteError:
     """The error on the processes that are not to blame."""
     return NonFiniteError(
@@ -65,14 +75,33 @@ def elsewhere(phase: str) -> NonFiniteError:
     )
 
 
-def blame_gradients(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether all gradients are finite; of sharded ones, on every process."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack(torch._foreach_norm([local(g) for g in gradients]))
-    if any(is_sharded(g) for g in gradients):
-        return float(all_sum({"bad": (~torch.isfinite(norms).all()).double()})["bad"]) == 0
-    # finite where all are; where not, the sum may have overflown by itself
-    return math.isfinite(float(norms.sum())) or bool(torch.isfinite(norms).all())
+class FiniteGradients:
+    """Whether all gradients are finite; of sharded ones, on every process.
+
+    One operation looks at all of them: what a loss scale uses, with a scale of 1, which leaves every number as it is.
+    """
+
+    def __init__(self) -> None:
+        self._scratch: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, parameters: Sequence[nn.Parameter]) -> bool:
+        """Look at the gradients of the parameters, each of which has one."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if any_sharded(gradients):
+            norms = torch.stack(torch._foreach_norm([local(g) for g in gradients]))
+            return float(all_sum({"bad": (~torch.isfinite(norms).all()).double()})["bad"]) == 0
+        if not {g.dtype for g in gradients} <= _SCALABLE:
+            return bool(torch.stack([torch.isfinite(g).all() for g in gradients]).all())
+        device = gradients[0].device
+        if device not in self._scratch:
+            zero = torch.zeros((), device=device, dtype=torch.float32)
+            self._scratch[device] = (zero, torch.ones_like(zero))
+        bad, one = self._scratch[device]
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, one)
+        if float(bad) == 0:
+            return True
+        del self._scratch[device]
+        return False
 
 
 class Unseen:

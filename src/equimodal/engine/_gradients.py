@@ -51,9 +51,13 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
         declared: bool = True,
     ) -> None:
         self._parameters, self.declared = parameters, declared
-        every = {} if holders is None else holders
-        self._holders = {name: row for name, row in every.items() if not name.endswith(WEIGHTED)}
-        self._weighted = {name.removesuffix(WEIGHTED): row for name, row in every.items() if name.endswith(WEIGHTED)}
+        self._holders: dict[str, Sequence[Tensor]] = {}
+        self._weighted: dict[str, Sequence[Tensor]] = {}
+        for name, row in (holders or {}).items():
+            if name.endswith(WEIGHTED):
+                self._weighted[name.removesuffix(WEIGHTED)] = row
+            else:
+                self._holders[name] = row
         self._places: dict[int, int] | None = None
 
     def __getitem__(self, part: str) -> Sequence[Tensor | None]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from equimodal.errors import NonFiniteError
+
 
 class LossScale:
     """A ``torch.amp.GradScaler`` that is asked once per phase and updated once per training step.
@@ -55,6 +57,19 @@ class LossScale:
         if self._seen:
             self.scaler.update()
             self._seen = []
+
+    def check(self) -> None:
+        """Raise if the scale has shrunk so far that every step overflows; reads it from the device.
+
+        Raises:
+            NonFiniteError: that is so.
+        """
+        scale = self.scaler.get_scale()
+        if 0 < scale < 1e-6:
+            raise NonFiniteError(
+                f"`scaler`: every step overflows, the loss scale has shrunk to {scale:.1e}. The loss or a gradient is "
+                "NaN or infinite whatever the scale. Check the data, or lower the learning rate."
+            )
 
 
 class _Seen(Optimizer):

@@ -114,7 +114,10 @@ def paused_statistics(module: nn.Module) -> Iterator[None]:
 
 
 class RunningStatistics:
-    """The running statistics of a module's normalisation layers, to be put back if a step comes to nothing.
+    """The running statistics of a module's normalisation layers, to be put back if a phase comes to nothing.
+
+    A training step copies those of all layers before its first phase, and before each other phase those of the layers
+    that have moved since: a step costs one copy of each, however many phases it has.
 
     Args:
         module: where to look; layers that are added later are not seen.
@@ -123,17 +126,40 @@ class RunningStatistics:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self._layers = [m for m in module.modules() if getattr(m, "track_running_stats", False) is True]
-        self._saved: list[tuple[Tensor, Tensor]] = []
+        self._saved: dict[nn.Module, tuple[int | None, list[Tensor], list[Tensor]]] = {}
 
-    @torch.no_grad()
+    def begin(self) -> None:
+        """A new training step: what was copied in the one before is of no use."""
+        if self._saved:
+            self._saved = {}
+
     def copy(self) -> RunningStatistics:
         """Remember the statistics of the layers in training mode."""
-        self._saved = [(b, b.clone()) for m in self._layers if m.training for b in m.buffers(recurse=False)]
+        if not self._layers:
+            return self
+        for layer in self._layers:
+            if not layer.training:
+                self._saved.pop(layer, None)
+                continue
+            count = _batches_of(layer)
+            if layer not in self._saved or count is None or self._saved[layer][0] != count:
+                buffers = list(layer.buffers(recurse=False))
+                self._saved[layer] = (count, buffers, [b.detach().clone() for b in buffers])
         return self
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put back what :meth:`copy` remembered."""
-        for buffer, value in self._saved:
-            buffer.copy_(value)
-        self._saved = []
+        for _, buffers, values in self._saved.values():
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
+        self._saved = {}
+
+
+def _batches_of(layer: nn.Module) -> int | None:
+    """How often torch's batch normalisation has counted a batch, by the counter's version; ``None`` of other layers."""
+    counter = layer.num_batches_tracked if type(layer) in _COUNTING else None
+    return counter._version if isinstance(counter, Tensor) else None
+
+
+_COUNTING = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}

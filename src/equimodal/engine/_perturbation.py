@@ -17,10 +17,23 @@ from equimodal.engine._protocol import Descent, Perturbation, Phase
 from equimodal.engine._random_state import random_state, restore_random_state
 from equimodal.engine._sharding import local, total_norm
 from equimodal.engine._sharpness import Sharpness
-from equimodal.errors import MethodError
+from equimodal.errors import MethodError, UnsupportedError
 
 Pass = Callable[[Phase, str | None], Descent]
 """One pass over the batches for a phase: the gradients of its whole loss, or of one part of it."""
+
+
+def refuse_both(phase: Phase, sharpness: Sharpness | None) -> None:
+    """Refuse two second passes, at different weights.
+
+    Raises:
+        UnsupportedError: the phase moves weights itself.
+    """
+    if phase.perturbation is not None:
+        raise UnsupportedError(
+            f"`sharpness`: expected None, as phase {phase.name!r} has a second pass at weights that it moves itself. "
+            f"Found {sharpness}, whose second pass would be at others. Use sharpness=None."
+        )
 
 
 def descend_sharp(once: Pass, phase: Phase, sharpness: Sharpness, optimizers: Sequence[Optimizer]) -> Descent:
@@ -44,7 +57,7 @@ def descend_sharp(once: Pass, phase: Phase, sharpness: Sharpness, optimizers: Se
     probes = [p.grad for p in phase.auxiliary]
     with perturbed(trained, first, sharpness.radius), paused_statistics(sharpness.module):
         restore_random_state(state)
-        second = once(phase, None)
+        second = once(phase.repeated(), None)
     for p, g in zip(phase.auxiliary, probes, strict=True):
         p.grad = g
     sharpness.combine(phase.name, trained, first)
@@ -78,7 +91,7 @@ def descend_perturbed(once: Pass, phase: Phase, module: nn.Module | None) -> Des
     after = random_state(phase.trained)
     first = [(p, p.grad) for p in phase.trained]
     receivers = [p for p in (move.parameters if move.receivers is None else move.receivers) if p.requires_grad]
-    moved = replace(phase, parameters=receivers, auxiliary=(), perturbation=None)
+    moved = replace(phase.repeated(), parameters=receivers, auxiliary=(), perturbation=None)
     with (
         perturbed(move.parameters, move.direction, move.radius),
         contextlib.nullcontext() if module is None else paused_statistics(module),

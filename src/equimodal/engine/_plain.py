@@ -22,20 +22,28 @@ from equimodal.batch import Batch, tree_tensors
 from equimodal.engine._accumulation import Accumulation
 from equimodal.engine._apart import PartGradients
 from equimodal.engine._features import Examined, examine, refuse
-from equimodal.engine._finite import Blame, Unseen, blame_gradients, blame_loss, elsewhere, look_at, witness
+from equimodal.engine._finite import (
+    Blame,
+    FiniteGradients,
+    Unseen,
+    blame_gradient,
+    blame_loss,
+    elsewhere,
+    look_at,
+    witness,
+)
+from equimodal.engine._held import Held
 from equimodal.engine._loss_scale import LossScale
 from equimodal.engine._modes import RunningStatistics, keeping_still
 from equimodal.engine._optimizers import Displacement, as_list, warn_about_unknown
-from equimodal.engine._perturbation import descend_perturbed, descend_sharp
-from equimodal.engine._processes import all_sum, average_gradients, is_distributed
-from equimodal.engine._protocol import Descent, Engine, Objective, Phase, Survey, UpdateScale, check_objective
+from equimodal.engine._perturbation import Pass, descend_perturbed, descend_sharp, refuse_both
+from equimodal.engine._processes import all_sum, average_gradients, broadcast, count_samples, is_distributed
+from equimodal.engine._protocol import Descent, Objective, Phase, UpdateScale, check_objective
 from equimodal.engine._recording import recompiles
-from equimodal.engine._sharding import check_samples, clip_gradients, is_sharded, reshard
+from equimodal.engine._sharding import check_samples, clip_gradients, reshard
 from equimodal.engine._sharpness import Sharpness
 from equimodal.engine._survey import any_failed, coupled, survey
-from equimodal.errors import MethodError, ModelError, NonFiniteError, UnsupportedError
-
-__all__ = ["Descent", "Engine", "Objective", "Phase", "PlainEngine", "Survey", "UpdateScale"]
+from equimodal.errors import MethodError, ModelError
 
 
 class PlainEngine:
@@ -105,8 +113,10 @@ class PlainEngine:
         self._known: set[str] = set()
         self._examined: weakref.WeakKeyDictionary[nn.Module, Examined] = weakref.WeakKeyDictionary()
         self._module: nn.Module | None = None
+        self._sharded: tuple[str, ...] = ()
         self._in_parts = False
         self._statistics: RunningStatistics | None = None
+        self._held, self._finite = Held(self._optimizers), FiniteGradients()
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
@@ -118,6 +128,7 @@ class PlainEngine:
         """See :meth:`Engine.iteration`: what the method refuses is looked up, the loss scale is updated at the end."""
         self.prepare(module)
         self._module = module
+        self._renew()
         self._reshard()
         try:
             yield
@@ -126,17 +137,23 @@ class PlainEngine:
             if self._scale is not None:
                 self._scale.update()
 
+    def _renew(self) -> None:  # once per training step, or per phase outside of one
+        self._held.refresh()
+        if self._statistics is not None:
+            self._statistics.begin()
+
     def prepare(self, module: nn.Module) -> None:
         """Refuse, before anything is computed, what ``module`` cannot do under this engine; done by the first step.
 
         Raises:
             UnsupportedError: see :func:`~equimodal.engine.examine`.
         """
+        if self._statistics is not None and self._statistics.module is module:
+            return
         if module not in self._examined:
             compiles = self._compile is not None
             self._examined[module] = examine(module, self.autocast, self._scale is not None, compiles)
-        if self._statistics is None or self._statistics.module is not module:
-            self._statistics = RunningStatistics(module)
+        self._statistics, self._sharded = RunningStatistics(module), self._examined[module].sharded
 
     def use(self, module: nn.Module | None, feature: str) -> None:
         """Raise if ``module`` refuses the engine feature; looked up once."""
@@ -149,18 +166,15 @@ class PlainEngine:
     def descend(self, phase: Phase, batches: Sequence[Batch], sharpness: Sharpness | None = None) -> Descent:
         """See :meth:`Engine.descend`."""
         sharp = sharpness is not None and sharpness.mode is not None
-        for feature, used in (("accumulation", len(batches) > 1), ("sharpness", sharp)):
-            if used:
-                self.use(self._module, feature)
-        if sharp and phase.perturbation is not None:
-            raise UnsupportedError(
-                f"`sharpness`: expected None, as phase {phase.name!r} has a second pass at weights that it moves "
-                f"itself. Found {sharpness}, whose second pass would be at others. Use sharpness=None."
-            )
+        if len(batches) > 1:
+            self.use(self._module, "accumulation")
+        if sharp:
+            self.use(self._module, "sharpness")
+            refuse_both(phase, sharpness)
         sharded = self._sharded_in(phase)
         if sharded:
             check_samples(sharded, phase.name, batches, phase.device)
-        total, self._in_parts = self._count(phase, batches)
+        total, self._in_parts = count_samples(phase, batches)
         if total == 0:
             self._clear()
             return Descent.nothing()
@@ -172,7 +186,10 @@ class PlainEngine:
         if phase.name not in self._known:
             self._known.add(phase.name)
             warn_about_unknown(phase.name, (*phase.parameters, *phase.auxiliary), self._optimizers)
-        before = self._statistics.copy() if self._statistics is not None and self._looks(phase) else None
+        if self._module is None:
+            self._renew()
+        looks = self._scale is not None or self._checks(phase.device)
+        before = self._statistics.copy() if self._statistics is not None and looks else None
         try:
             if not phase.frozen:
                 return self._descend(phase, batches, total, sharpness if sharp else None)
@@ -193,36 +210,25 @@ class PlainEngine:
         if sharpness is None and phase.perturbation is None:
             return self._descend_once(phase, batches, total)
 
-        def once(phase: Phase, part: str | None) -> Descent:
-            return self._descend_once(phase, batches, total, part)
-
+        once: Pass = lambda phase, part: self._descend_once(phase, batches, total, part)  # noqa: E731
         if sharpness is None:
             return descend_perturbed(once, phase, self._module)
         return descend_sharp(once, phase, sharpness, self._optimizers)
 
-    def _looks(self, phase: Phase) -> bool:
-        return self._scale is not None or self._checks(phase.device)
-
-    def _count(self, phase: Phase, batches: Sequence[Batch]) -> tuple[int, bool]:
-        """How many samples take part in the phase on all processes, and whether any has several micro-batches."""
-        here = [sum(phase.count(batch) for batch in batches), int(len(batches) > 1)]
-        if is_distributed():
-            here = all_sum({"here": torch.tensor(here, device=phase.device)})["here"].tolist()
-        return here[0], here[1] > 0
-
     def _reshard(self) -> None:
-        if self._module is not None and self._examined[self._module].sharded:
+        if self._module is not None and self._sharded:
             reshard(self._module)
 
     def _sharded_in(self, phase: Phase) -> tuple[str, ...]:
         """The modalities with sharded encoders that the phase is about."""
-        sharded = () if self._module is None else self._examined[self._module].sharded
+        sharded = self._sharded if self._module is not None else ()
         return sharded if phase.modality is None else tuple(m for m in sharded if m == phase.modality)
 
     def _descend_once(self, phase: Phase, batches: Sequence[Batch], total: int, part: str | None = None) -> Descent:
-        self._clear()
-        for p in (*phase.parameters, *phase.auxiliary):  # also those that no optimizer of this engine has
+        for p in (*phase.parameters, *phase.auxiliary):  # what others have is dropped after the backward pass
             p.grad = None
+        if len(batches) == 1 and part is None and self._is_simple(phase):
+            return self._descend_simply(phase, batches[0], total)
         shared = is_distributed()
         if self._surveys(phase):
             survey(phase, batches, self._module, self._precision, self._checks(phase.device))
@@ -233,14 +239,38 @@ class PlainEngine:
                 average_gradients(phase.trained, failed=True)
             raise
         self._reshard()  # an encoder whose features were detached
-        failed = self._finish_backward(phase, bad is not None, sums.parts)
+        failed = self._finish_backward(phase, bad is not None, sums.parts if shared else None)
         if bad is not None:
             raise blame_loss(phase.name, bad)
         if failed:
             raise elsewhere(phase.name)
-        if self._scale is not None and not self._scale.unscale([*phase.trained, *sums.parts.holders()]):
+        if self._scale is not None and not self._scale.unscale([*phase.trained, *sums.holders()]):
             raise _Overflow
         return sums.descent(total)
+
+    def _is_simple(self, phase: Phase) -> bool:
+        """Whether one micro-batch is all there is: no other process, loss scale, survey or compiled loss."""
+        plain = self._scale is None and self._compile is None and not self._sharded and not is_distributed()
+        return plain and (phase.survey is None or not phase.survey.always)
+
+    def _descend_simply(self, phase: Phase, batch: Batch, total: int) -> Descent:
+        """What the long way comes to for a single micro-batch, without sums over several."""
+        with self._precision(batch):
+            objective = phase.objective(batch)
+        check_objective(phase, objective)
+        if not self._checks(objective.total.device):
+            self._unseen.note(phase.name, witness(objective))
+        elif (blame := look_at(objective, batch)) is not None:
+            raise blame_loss(phase.name, blame)
+        if objective.parts or objective.rows or phase.frozen:
+            sums = Accumulation(phase)
+            sums.add(objective, 1.0, self._backward)
+            descent = sums.descent(total)
+        else:
+            self._backward(objective.total)
+            descent = Descent(objective.total.detach(), dict(objective.losses), dict(objective.sums), total)
+        self._finish_backward(phase)
+        return descent
 
     def _accumulate(
         self, phase: Phase, batches: Sequence[Batch], total: int, part: str | None
@@ -298,10 +328,8 @@ class PlainEngine:
         return objective
 
     def _clear(self) -> None:
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                for p in group["params"]:
-                    p.grad = None
+        for p in self._held.parameters:
+            p.grad = None
 
     def _backward(self, loss: Tensor, **options: Any) -> None:
         (loss if self._scale is None else self._scale.scaled(loss)).backward(**options)  # type: ignore[no-untyped-call]
@@ -314,13 +342,8 @@ class PlainEngine:
 
     def _finish_backward(self, phase: Phase, failed: bool = False, parts: PartGradients | None = None) -> bool:
         """Drop gradients that leaked outside the phase, and average the others; whether any process failed."""
-        inside = {id(p) for p in phase.parameters} | {id(p) for p in phase.auxiliary}
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                for p in group["params"]:
-                    if p.grad is not None and id(p) not in inside:
-                        p.grad = None
-        return average_gradients(phase.trained, failed, parts) if is_distributed() else failed
+        self._held.drop_outside(phase)
+        return failed if parts is None else average_gradients(phase.trained, failed, parts)
 
     def _checks(self, device: torch.device) -> bool:
         return device.type == "cpu" if self.check_finite is None else self.check_finite
@@ -332,24 +355,17 @@ class PlainEngine:
         """
         self._statistics = None  # found anew, in case the model has changed
         self._unseen.check(self._optimizers[0].param_groups[0]["params"][0].device)
-        if self._scale is not None and 0 < self._scale.scaler.get_scale() < 1e-6:
-            raise NonFiniteError(
-                f"`scaler`: every step overflows, the loss scale has shrunk to {self._scale.scaler.get_scale():.1e}. "
-                "The loss or a gradient is NaN or infinite whatever the scale. Check the data, or lower the learning "
-                "rate."
-            )
+        if self._scale is not None:
+            self._scale.check()
 
     # ---- step ------------------------------------------------------------------------------------------------------
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         """See :meth:`Engine.step`."""
         moved = [p for p in phase.parameters if p.grad is not None]
-        if moved and self._checks(moved[0].device) and not blame_gradients(moved):
+        if moved and self._checks(moved[0].device) and not self._finite(moved):
             self._clear()
-            raise NonFiniteError(
-                f"Gradient of phase {phase.name!r}: expected finite numbers. Found NaN or infinity with a finite loss. "
-                "Nothing was stepped. Lower the learning rate, or look for a division by zero or a root of zero."
-            )
+            raise blame_gradient(phase.name)
         if self.clip_norm is not None:
             clip_gradients(moved, self.clip_norm)
         moves = [Displacement(scale.parameters, self._optimizers) for scale in scales]
@@ -376,10 +392,7 @@ class PlainEngine:
 
     def broadcast(self, module: nn.Module) -> None:
         """Give every process the weights and buffers of process 0; sharded weights are one already."""
-        if is_distributed():
-            for tensor in (*module.parameters(), *module.buffers()):
-                if not is_sharded(tensor):
-                    dist.broadcast(tensor.data, src=0)
+        broadcast(module)
 
 
 class _Overflow(Exception):  # noqa: N818 (never leaves this file)

@@ -9,14 +9,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from equimodal.batch import Batch
 from equimodal.engine._apart import PartGradients
+from equimodal.engine._protocol import Phase
 from equimodal.engine._sharding import is_sharded
 from equimodal.errors import DataError, UnsupportedError
+
+_AVAILABLE = dist.is_available()  # of this build of torch
 
 
 def is_distributed() -> bool:
     """Whether more than one process takes part."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _AVAILABLE and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def all_sum(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -34,6 +38,22 @@ def all_sum(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, part in zip(groups[key], parts, strict=True):
             result[name] = part.view_as(result[name])
     return result
+
+
+def count_samples(phase: Phase, batches: Sequence[Batch]) -> tuple[int, bool]:
+    """How many samples take part in the phase on all processes, and whether any has several micro-batches."""
+    here = [sum(phase.count(batch) for batch in batches), int(len(batches) > 1)]
+    if is_distributed():
+        here = all_sum({"here": torch.tensor(here, device=phase.device)})["here"].tolist()
+    return here[0], here[1] > 0
+
+
+def broadcast(module: nn.Module) -> None:
+    """Give every process the weights and buffers of process 0; sharded weights are one already."""
+    if is_distributed():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if not is_sharded(tensor):
+                dist.broadcast(tensor.data, src=0)
 
 
 def average_gradients(

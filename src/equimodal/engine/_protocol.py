@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any, Protocol, runtime_checkable
 
@@ -207,6 +207,9 @@ class Perturbation:
     receivers: Sequence[nn.Parameter] | None = None
 
 
+_PLAIN = {list, tuple, NoneType}  # types that need no closer look
+
+
 def _listed(where: str, value: Iterable[Any]) -> list[Any]:
     if isinstance(value, Tensor) or not isinstance(value, Iterable):  # of a container of modules: what is in it
         raise MethodError(f"{where}: expected several of them, such as [...]. Found {type(value).__name__}.")
@@ -230,6 +233,8 @@ class Phase:
             (those that the parts share, say) cost less.
         frozen: modules that keep still in all passes of the phase: in evaluation mode (no dropout, running statistics
             are used and not moved), and without a graph of their own. See :func:`~equimodal.engine.modules_of`.
+        second: the objective of a second pass, at moved weights, of which the gradient alone counts: the same loss
+            without sums, rows and scores. Default ``objective``.
         perturbation: asked after the first pass, with its gradients final, for a second pass at moved weights; ``None``
             is none. It must decide alike on all processes. Not together with a :class:`Sharpness`.
     """
@@ -244,24 +249,30 @@ class Phase:
     separate: Sequence[nn.Parameter] | None = None
     frozen: Sequence[nn.Module] = ()
     perturbation: Callable[[Descent], Perturbation | None] | None = None
+    second: Callable[[Batch], Objective] | None = None
 
     def __post_init__(self) -> None:
         for name in ("parameters", "auxiliary", "separate", "frozen"):
             value = getattr(self, name)
-            if not isinstance(value, (Sequence, NoneType)):  # module.parameters() is a generator
+            if type(value) not in _PLAIN and not isinstance(value, Sequence):  # module.parameters() is a generator
                 object.__setattr__(self, name, _listed(f"Phase {self.name!r}, `{name}`", value))
         if not self.parameters and not self.auxiliary:
             raise MethodError(f"Phase {self.name!r}, `parameters`: expected at least one. Found none.")
 
+    def repeated(self) -> Phase:
+        """The phase of a second pass."""
+        return self if self.second is None else replace(self, objective=self.second)
+
     @property
     def trained(self) -> list[nn.Parameter]:
         """What of the phase gets gradients, auxiliary parameters included."""
-        return [p for p in (*self.parameters, *self.auxiliary) if p.requires_grad]
+        every = (*self.parameters, *self.auxiliary) if self.auxiliary else self.parameters
+        return [p for p in every if p.requires_grad]
 
     @property
     def device(self) -> torch.device:
         """Where the phase's parameters are."""
-        return next(iter((*self.parameters, *self.auxiliary))).device
+        return (self.parameters or self.auxiliary)[0].device
 
 
 @dataclass(frozen=True)

@@ -82,11 +82,12 @@ def recorded_inputs(layers: Sequence[nn.Module], detach: bool = True) -> Iterato
         UnsupportedError: compiled code that was traced before the layers were watched did not show any input.
     """
     recorders: list[Recorder] = [layer.__dict__.get(_NAME) or Recorder() for layer in layers]
-    handles = [
-        layer.register_forward_pre_hook(recorder)
-        for layer, recorder in zip(layers, recorders, strict=True)
-        if _NAME not in layer.__dict__  # outside compiled code a hook may come and go
-    ]
+    hooked: list[tuple[Any, Any]] = []
+    for layer, recorder in zip(layers, recorders, strict=True):
+        if _NAME not in layer.__dict__:  # outside compiled code a hook may come and go: put in directly, in each phase
+            hooks: Any = layer._forward_pre_hooks
+            hooks[_NAME, id(recorder)] = recorder
+            hooked.append((hooks, (_NAME, id(recorder))))
     for recorder in recorders:
         recorder.on, recorder.detach, recorder.seen = True, detach, []
     try:
@@ -96,8 +97,8 @@ def recorded_inputs(layers: Sequence[nn.Module], detach: bool = True) -> Iterato
     finally:
         for recorder in recorders:
             recorder.on, recorder.seen = False, []
-        for handle in handles:
-            handle.remove()
+        for hooks, key in hooked:
+            del hooks[key]
     if hidden:
         raise UnsupportedError(
             "Compiled encoders: expected to see the inputs of their layers. Found none, because they ran (and were "

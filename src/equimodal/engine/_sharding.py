@@ -25,6 +25,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def any_sharded(tensors: Sequence[Tensor]) -> bool:
+    """Whether :func:`is_sharded` holds for one of them."""
+    return "torch.distributed.tensor" in sys.modules and any(map(is_sharded, tensors))
+
+
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process holds, sharing its memory; a whole tensor as it is."""
     if not is_sharded(tensor):

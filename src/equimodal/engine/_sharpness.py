@@ -95,18 +95,18 @@ class Sharpness(nn.Module):
     @torch.no_grad()
     def combine(self, phase: str, parameters: Sequence[Tensor], first: Sequence[Tensor | None]) -> None:
         """Replace the second-pass gradients in place by (1 - a) g + a g'; a missing one counts as zero."""
-        differences: list[Tensor | None] = []
-        for p, g in zip(parameters, first, strict=True):
-            if p.grad is None and g is None:
-                differences.append(None)
-                continue
-            sharp = torch.zeros_like(p) if p.grad is None else p.grad
-            plain = torch.zeros_like(p) if g is None else g
-            difference = (sharp - plain).mul_(self.ratio)
-            p.grad = plain + difference
-            differences.append(difference)
+        pairs = [(p, g) for p, g in zip(parameters, first, strict=True) if p.grad is not None or g is not None]
+        differences: list[Tensor] = []
+        if pairs:
+            sharp = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in pairs]
+            plain = [torch.zeros_like(p) if g is None else g for p, g in pairs]
+            differences = list(torch._foreach_sub(sharp, plain))
+            torch._foreach_mul_(differences, self.ratio)
+            for (p, _), gradient in zip(pairs, torch._foreach_add(plain, differences), strict=True):
+                p.grad = gradient
         if self.mode == "every_k":
-            self._stored[phase] = differences
+            of = {id(p): difference for (p, _), difference in zip(pairs, differences, strict=True)}
+            self._stored[phase] = [of.get(id(p)) for p in parameters]
         self._count(phase)
 
     @torch.no_grad()

@@ -166,10 +166,14 @@ def output_weight_gradient(residual: Tensor, penultimate: Tensor) -> Tensor:
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
     """Cosine between two tensors taken as vectors; 0, with zero gradient, where one of them vanishes."""
-    a, b = first.flatten(), second.flatten()
-    aa, bb = torch.dot(a, a), torch.dot(b, b)
+    return _cosines(first.flatten(), second.flatten())
+
+
+def _cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Cosines of the vectors along the last axis; 0, with zero gradient, where one of two vanishes."""
+    aa, bb, ab = ((x * y).sum(-1) for x, y in ((first, first), (second, second), (first, second)))
     tiny = torch.finfo(aa.dtype).tiny
-    value = torch.dot(a, b) * aa.clamp_min(tiny).rsqrt() * bb.clamp_min(tiny).rsqrt()
+    value = ab * aa.clamp_min(tiny).rsqrt() * bb.clamp_min(tiny).rsqrt()
     return torch.where((aa > tiny) & (bb > tiny), value, torch.zeros_like(value))
 
 
@@ -206,8 +210,10 @@ def direction_loss(
                 f"`unimodal_gradients[{number}]`: expected the fused gradient's shape {tuple(g.shape)}. "
                 f"Found {tuple(own.shape)}."
             )
-    cosines = torch.stack(
-        [cosine_similarity(g, own.detach()) for g, own in zip(fused, unimodal_gradients, strict=True)]
-    )
+    others = [own.detach() for own in unimodal_gradients]
+    if len({g.numel() for g in others}) == 1:  # all cosines at once
+        cosines = _cosines(torch.stack([g.flatten() for g in fused]), torch.stack([g.flatten() for g in others]))
+    else:
+        cosines = torch.stack([cosine_similarity(g, own) for g, own in zip(fused, others, strict=True)])
     weights = balance.detach().to(cosines.dtype)
     return (weights.abs() - weights * cosines).mean()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equimodal._utils.shapes import line_up
 from equimodal.batch import Tokens, Tree, tree_map, tree_tensors
 from equimodal.errors import ModelError, UnsupportedError, did_you_mean
-from equimodal.features import Width, check_feature, kind_of, single_width
+from equimodal.features import Width, check_feature, is_vector, kind_of, single_width
 
 Fill = Literal["zeros", "learnt", "renormalise"]
 """What stands for an absent modality: zeros; a learnt vector; nothing, the others weighing as much as all do."""
@@ -111,9 +111,15 @@ class Fusion(nn.Module):
 
     def prepare(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None) -> list[Tree]:
         """Features of all modalities in order, checked and filled, and rescaled by ``renormalise``."""
-        if not features or set(features) - set(self.feature_sizes):
+        if not features or not features.keys() <= self.feature_sizes.keys():
             raise ModelError(f"`features`: expected the modalities {list(self.feature_sizes)}. Found {list(features)}.")
-        samples = tree_tensors(next(iter(features.values())))[0].shape[0]
+        first = next(iter(features.values()))
+        samples = (first if isinstance(first, Tensor) else tree_tensors(first)[0]).shape[0]
+        if not present and len(features) == len(self.feature_sizes):
+            for m, width in self.feature_sizes.items():
+                if not is_vector(features[m], samples, width):
+                    check_feature(features[m], samples, width, f"features[{m!r}]")
+            return [features[m] for m in self.feature_sizes]
         masks = self._masks(features, present, samples)
         filled = []
         for position, (m, width) in enumerate(self.feature_sizes.items()):
@@ -153,6 +159,22 @@ def check_positive(**sizes: object) -> None:
     for name, size in sizes.items():
         if isinstance(size, tuple) or not _positive(size):
             raise ModelError(f"`{name}`: expected a positive integer. Found {size!r}.")
+
+
+ATTENTION_REFUSES: Mapping[str, str] = {
+    "zeros": "a zero token would still take a share of the attention. Use fill='renormalise', which leaves absent "
+    "modalities out, or 'learnt'."
+}
+"""What fusions by attention refuse as ``fill``, and why."""
+
+
+def check_attention(width: int, heads: int, layers: int, dropout: float) -> None:
+    """Refuse layers of attention that cannot be built, by the parameter's name."""
+    check_positive(width=width, heads=heads, layers=layers)
+    if width % heads:
+        raise ModelError(f"`width`: expected a multiple of heads={heads}. Found {width}.")
+    if not 0 <= dropout < 1:
+        raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout}.")
 
 
 def _positive(width: object) -> bool:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Tokens, Tree
-from equimodal.errors import ModelError
 from equimodal.features import Width, as_tokens, clean, masked_mean
-from equimodal.fusion._base import Fill, Fusion, check_positive
+from equimodal.fusion._base import ATTENTION_REFUSES, Fill, Fusion, check_attention
 
 
 class CrossAttention(Fusion):
@@ -55,10 +54,7 @@ class CrossAttention(Fusion):
     """
 
     pooled: ClassVar[bool] = True
-    refused: ClassVar[Mapping[str, str]] = {
-        "zeros": "a zero token would still take a share of the attention. Use fill='renormalise', which leaves absent "
-        "modalities out, or 'learnt'."
-    }
+    refused: ClassVar[Mapping[str, str]] = ATTENTION_REFUSES
 
     def __init__(
         self,
@@ -72,11 +68,7 @@ class CrossAttention(Fusion):
     ) -> None:
         super().__init__(feature_sizes, fill, count=2)
         sizes = self.single_widths()
-        check_positive(width=width, heads=heads, layers=layers)
-        if width % heads:
-            raise ModelError(f"`width`: expected a multiple of heads={heads}. Found {width}.")
-        if not 0 <= dropout < 1:
-            raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout}.")
+        check_attention(width, heads, layers, dropout)
         self.width, self.positions = width, positions
         others = len(sizes) - 1
         self.maps = nn.ModuleList(nn.Linear(d, width) for d in sizes.values())

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Tree, tree_tensors
-from equimodal.errors import ModelError
 from equimodal.features import Width, pool
-from equimodal.fusion._base import Fill, Fusion, check_positive
+from equimodal.fusion._base import ATTENTION_REFUSES, Fill, Fusion, check_attention, check_positive
 from equimodal.fusion._cross_attention import sinusoids
 
 
@@ -49,10 +48,7 @@ class LateTransformer(Fusion):
     """
 
     pooled: ClassVar[bool] = True
-    refused: ClassVar[Mapping[str, str]] = {
-        "zeros": "a zero token would still take a share of the attention. Use fill='renormalise', which leaves absent "
-        "modalities out, or 'learnt'."
-    }
+    refused: ClassVar[Mapping[str, str]] = ATTENTION_REFUSES
 
     def __init__(
         self,
@@ -66,11 +62,8 @@ class LateTransformer(Fusion):
     ) -> None:
         super().__init__(feature_sizes, fill)
         sizes = self.single_widths()
-        check_positive(width=width, heads=heads, hidden=hidden, layers=layers)
-        if width % heads:
-            raise ModelError(f"`width`: expected a multiple of heads={heads}. Found {width}.")
-        if not 0 <= dropout < 1:
-            raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout}.")
+        check_positive(hidden=hidden)
+        check_attention(width, heads, layers, dropout)
         self.width, self.hidden = width, hidden
         self.maps = nn.ModuleList(nn.Linear(d, width) for d in sizes.values())
         self.reader = nn.Parameter(torch.empty(width))

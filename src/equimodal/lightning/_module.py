@@ -210,7 +210,8 @@ class MethodModule(Evaluation):
         """Random state of a checkpoint from inside an epoch: only now, as making an iterator may have drawn from it."""
         loader: Any = self.trainer.train_dataloader
         positions, split = getattr(loader, "_positions", None), getattr(loader, "split", None)
-        if is_distributed() and positions is not None and split is not None and len(positions) == len(split):
+        every = positions is not None and split is not None and len(positions) == len(split)
+        if is_distributed() and every and not getattr(loader, "shared", False):
             raise UnsupportedError(
                 "`train_dataloaders`: expected a part of the samples per process. Found a loader over all of them on "
                 "every process. Give it the process's own: loader(split, ..., indices=range(rank, n, processes))."

@@ -241,10 +241,10 @@ class Method(Predictor):
                 f"`modality`: expected one of {list(self.modalities)} or None. Found {modality!r}."
                 f"{did_you_mean(modality, self.modalities)}"
             )
-        sizes = {len(batch), count_of(batch, modality)}
-        if output.shape[0] not in sizes:
+        if output.shape[0] != len(batch) and output.shape[0] != count_of(batch, modality):
+            sizes = sorted({len(batch), count_of(batch, modality)})
             raise MethodError(
-                f"`output`: expected one row per sample of the batch, {' or '.join(map(str, sorted(sizes)))}. Found "
+                f"`output`: expected one row per sample of the batch, {' or '.join(map(str, sizes))}. Found "
                 f"{output.shape[0]}. Give the output of the batch that the objective was called with."
             )
         return (output, target_of(batch)) if modality is None else own_rows(output, batch, modality)

@@ -31,6 +31,9 @@ class DataRemixing(Stateful, MultiLoss):
         warmup: epochs on complete samples.
         warmup_weight: w.
         weight: :math:`\gamma`.
+        keep_joint: share of samples, drawn anew in each epoch, that stay complete, in batches of their own. With 0, as
+            published, the joint head sees no two modalities together after the warm-up.
+        seed: of that draw.
         heads: modality -> module from its features to (B, C); default one linear layer each.
         variant: ``"released"``: all batches of the last modality, then of the one before ...; of equal ones the last.
 
@@ -59,7 +62,7 @@ class DataRemixing(Stateful, MultiLoss):
         engine={"sharded": NO_SHARDS},
         consulted="abstract; MatthewMaxy/Remix_ICML2025 at 6ff72b9 (train.py)",
     )
-    state = ("weight",)
+    state = ("weight", "generator")
 
     def __init__(
         self,
@@ -69,6 +72,8 @@ class DataRemixing(Stateful, MultiLoss):
         warmup: Annotated[int, Within(at_least=0, whole=True), "released script"] = 10,
         warmup_weight: Annotated[float, Within(at_least=0), "released script"] = 0.5,
         weight: Annotated[float, Within(at_least=0), "released script"] = 1.0,
+        keep_joint: Annotated[float, Within(at_least=0, at_most=1), "paper: every sample is remixed"] = 0.0,
+        seed: Annotated[int, Within(whole=True)] = 0,
         heads: Mapping[str, nn.Module] | None = None,
         variant: Literal["paper", "released"] = "paper",
         sharpness: Sharpness | None = None,
@@ -81,6 +86,7 @@ class DataRemixing(Stateful, MultiLoss):
         )  # fmt: skip
         check_options(DataRemixing.__init__, locals())
         self.warmup, self.warmup_weight, self.alone_weight, self.variant = warmup, warmup_weight, weight, variant
+        self.keep_joint, self.generator = keep_joint, torch.Generator().manual_seed(seed)
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Assign the training samples and plan the epoch."""
@@ -96,7 +102,9 @@ class DataRemixing(Stateful, MultiLoss):
         released, last = self.variant == "released", len(self.modalities) - 1
         assigned = last - distance.flip(1).argmin(1) if released else distance.argmin(1)
         groups = last - assigned if released else assigned
-        loader.plan(rows_alone(self, loader, chosen, assigned), groups=groups, blocks=released)
+        together = torch.rand(len(chosen), generator=self.generator) < self.keep_joint
+        rows = rows_alone(self, loader, chosen, torch.where(together, -1, assigned))
+        loader.plan(rows, groups=torch.where(together, last + 1, groups), blocks=released)
 
     def _distances(self, batch: Batch) -> Tensor:
         """(B, M) from uniform, of each modality's head; 0 where nobody has it."""

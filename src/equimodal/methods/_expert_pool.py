@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -13,15 +13,15 @@ from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.inference import Rule
-from equimodal.methods._base import Method
+from equimodal.methods._base import EpochContext, Method, Stateful
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import Heads, Members, linear_heads, mean_output, redrawn
+from equimodal.methods.parts import Heads, Members, lacking, linear_heads, mean_output, redrawn, unannounced
 from equimodal.model import Multimodal
 from equimodal.tasks import Task, distribution_of
 
 
-class ExpertPool(Method):
+class ExpertPool(Stateful, Method):
     r"""Joint training with unimodal losses, whose outputs are all experts of one fitted pool. The method to begin with.
 
     *Training*: every encoder gets the gradients of the joint loss and of its own,
@@ -30,7 +30,9 @@ class ExpertPool(Method):
         \quad u_m = \mathrm{head}_m(h_m)
 
     with label smoothing in classification, :math:`\ell(z, y) = (1 - a)\,CE(z, y) + a\,\overline{-\log p}`. Samples
-    without m enter neither :math:`\ell(u_m, y)` nor encoder m.
+    without m enter neither :math:`\ell(u_m, y)` nor encoder m. In segmentation :math:`\lambda` grows linearly from 0 in
+    the first epoch to ``weight`` in the last: at full weight from the start the unimodal losses keep the joint head
+    from what only several modalities together tell.
 
     *Prediction*: the joint head and each modality are experts. Each is calibrated alone on validation data and weighed
     by the fourth power of its skill, the share of the best constant's loss that it saves there,
@@ -48,14 +50,16 @@ class ExpertPool(Method):
     *Where it helps*: where nobody knows which modality is worth what. A weak modality gets little weight and a modality
     of noise none, so the result is not below the best single modality; what only a joint model can learn is in the
     joint head. *Where it does not*: a strong modality beside a weak one can be a point better when it is trained
-    alone; in segmentation the unimodal losses can cost the joint head some Dice; a few validation samples tell
-    little about weights (the rule then stays near equal ones, or the joint head, and says so); in regression joint
-    training whose offset is corrected on validation data is as good.
+    alone; in segmentation where several modalities are needed together it stays below joint training; a few validation
+    samples tell little about weights (the rule then stays near equal ones, or the joint head, and says so); in
+    regression joint training whose offset is corrected on validation data is as good.
 
     Args:
         members: models that are trained, each for one joint step.
         smoothing: a; only of a :class:`~equimodal.Classification` that has no ``label_smoothing`` of its own.
         weight: :math:`\lambda`.
+        schedule: of the weight over the epochs: ``"constant"``, ``"growing"``, or ``"auto"``, which grows in
+            segmentation.
         heads: modality -> module from (B, d_m) to (B, C) of the first member; default one linear layer each. Those of
             the other members are copies, drawn anew.
         models: the further members. Default: copies of ``model`` whose layers draw their weights anew; frozen layers,
@@ -64,7 +68,8 @@ class ExpertPool(Method):
 
     Raises:
         ModelError: a layer cannot be drawn anew, or ``models`` do not fit.
-        MethodError: another number of ``models`` than ``members`` needs, or an option out of range.
+        MethodError: another number of ``models`` than ``members`` needs, or an option out of range; with a growing
+            weight, a step before ``on_train_epoch_start``, or no number of epochs.
     """
 
     info = MethodInfo(
@@ -88,6 +93,7 @@ class ExpertPool(Method):
         },
     )
     min_modalities = 1
+    state = ("share",)
 
     def __init__(
         self,
@@ -97,6 +103,7 @@ class ExpertPool(Method):
         members: Annotated[int, Within(at_least=1, whole=True), "ours: the budget of joint training"] = 1,
         smoothing: Annotated[float, Within(at_least=0, below=1), "Szegedy et al. 2016"] = 0.1,
         weight: Annotated[float, Within(at_least=0), "as usual in the literature"] = 1.0,
+        schedule: Annotated[Literal["auto", "constant", "growing"], "ours: docs/ablations.md"] = "auto",
         heads: Mapping[str, nn.Module] | None = None,
         models: Sequence[nn.Module] | None = None,
         sharpness: Sharpness | None = None,
@@ -107,7 +114,10 @@ class ExpertPool(Method):
         others = self._others(model, members, models)
         whole = Members([model, *others], distribution_of(task)) if others else model
         super().__init__(whole, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
-        self.members, self.smoothing, self.weight = members, smoothing, weight
+        self.members, self.smoothing, self.weight, self.schedule = members, smoothing, weight, schedule
+        grows = schedule == "growing" or (schedule == "auto" and task.name == "segmentation")
+        self.share: float | None = None if grows else 1.0
+        self._grows = grows
         first = linear_heads(cast(Multimodal, model), task, heads)
         self.heads = nn.ModuleList([first, *(self._heads(m, first, heads) for m in others)])
         self.__dict__["_smoothed"] = _smoothed(task, smoothing)  # no part of its own: it shares the task's buffers
@@ -136,8 +146,18 @@ class ExpertPool(Method):
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
+    def on_train_epoch_start(self, context: EpochContext) -> None:
+        """The share of the weight that the epoch has."""
+        super().on_train_epoch_start(context)
+        if self._grows:
+            if context.epochs is None:
+                raise lacking(self, "epochs", "lets a weight grow over the epochs", 'schedule="constant"')
+            self.share = context.epoch / (context.epochs - 1) if context.epochs > 1 else 1.0
+
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per member: everything on the sum of its losses."""
+        if self.share is None:
+            raise unannounced(self, "epoch, epochs", 'schedule="constant"')
         for number, (member, heads) in enumerate(zip(self.each(), self.heads, strict=True), 1):
             name = "joint" if self.members == 1 else f"member {number}"
             trained = [*cast(nn.Module, member).parameters(), *heads.parameters()]
@@ -149,7 +169,7 @@ class ExpertPool(Method):
         losses = {f"{prefix}fused": total.detach()}
         for m, z in heads(features).items():
             own = self.loss(z, batch, m)
-            total = total + self.weight * own
+            total = total + self.weight * cast(float, self.share) * own
             losses[f"{prefix}unimodal/{m}"] = own.detach()
         return Objective(total, losses)
 

@@ -35,12 +35,15 @@ class LossShares:
     """
 
     def __init__(self, task: Task, batches: Sequence[Batch], modalities: Sequence[str], single: bool) -> None:
-        self._batches, self._parts = list(batches), [None, *modalities]
-        self._weigh: Callable[[Tensor], Tensor | None] = getattr(task, "loss_weights", lambda _: None)
-        self._share: Tensor | None = None
+        self._batches = list(batches)
         # one batch is the whole; and where every sample counts the same, an engine that counts them is right
         self._plain = len(self._batches) == 1 and not is_distributed()
-        if not self._plain and single:
+        if self._plain:
+            return
+        self._parts: list[str | None] = [None, *modalities]
+        self._weigh: Callable[[Tensor], Tensor | None] = getattr(task, "loss_weights", lambda _: None)
+        self._share: Tensor | None = None
+        if single:
             self._plain = self._weigh(target_of(self._batches[0])[:0]) is None
 
     def of(self, phase: Phase) -> list[Batch]:

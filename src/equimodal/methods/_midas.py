@@ -78,7 +78,7 @@ class MIDAS(Stateful, MultiLoss):
             "one weight is handed to whichever modality is weak now, and is not in the checkpoint",
             "the loader of configurations drops every setting, so runs use batches of 4 and a rate of 1e-3",
         ),
-        consulted="paper; the authors' released code at d25b225",
+        consulted="paper; Seong-HyeonHwang/MIDAS_NeurIPS2025 at d25b225",
         engine={
             "processes, trainer, sharded": "differs: every process puts its own samples together",
             "accumulation": "differs: samples are put together within a micro-batch",

@@ -172,7 +172,7 @@ class MIE(Stateful, ProjectingMethod):
             )
             warn_once(self, message, ScheduleWarning)
         for m in self.turns() if self._active is None else (self._active,):
-            yield branch_phase(self.multimodal, m, self.heads[m], partial(self._objective, m))
+            yield branch_phase(self.multimodal, m, self.heads[m], partial(self._objective, m), partial(self._second, m))
 
     def _objective(self, modality: str, own: Batch, batch: Batch) -> Objective:
         with self.projection.observing(modality, on=self.alternate != "stage") as sums:
@@ -185,6 +185,10 @@ class MIE(Stateful, ProjectingMethod):
                 loss, lambda: self.task.loss(self.heads[modality](feature), target), branch, self.flat_ratio
             )
         return Objective(loss, {}, sums | scores)
+
+    def _second(self, modality: str, own: Batch, batch: Batch) -> Objective:
+        """The loss at the perturbed weights; covariances and scores are those of the first pass."""
+        return Objective(self.loss(self._branch(modality, own)[1], batch, modality))
 
     def _branch(self, modality: str, own: Batch) -> tuple[Tensor, Tensor]:
         feature = self.multimodal.encode(own.inputs, None, [modality])[modality]

@@ -152,7 +152,7 @@ class MLA(Stateful, ProjectingMethod):
         if self.order == "shuffled":
             order = [order[i] for i in torch.randperm(len(order), generator=self._generator).tolist()]
         for m in order:
-            yield branch_phase(self.multimodal, m, self.head, partial(self._objective, m))
+            yield branch_phase(self.multimodal, m, self.head, partial(self._objective, m), partial(self._second, m))
         self._batch += 1
         if self.projector_reset == "cycle":
             self.projection.restart()
@@ -162,6 +162,11 @@ class MLA(Stateful, ProjectingMethod):
         with self.projection.observing(modality) as sums:
             output = self.head(feature)
         return Objective(self.loss(output, batch, modality), {}, sums | self.score_sums(output, batch, modality))
+
+    def _second(self, modality: str, own: Batch, batch: Batch) -> Objective:
+        """The loss at perturbed weights, from which nothing is learnt about the features."""
+        output = self.head(self.multimodal.encode(own.inputs, None, [modality])[modality])
+        return Objective(self.loss(output, batch, modality))
 
     def current_alpha(self) -> float:
         r""":math:`\alpha_0^{1 + b/B}` at the current batch b of an epoch of B."""
@@ -198,6 +203,11 @@ class MLA(Stateful, ProjectingMethod):
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The shared head's output for each modality's features."""
         return {m: self.head(h) for m, h in features.items()}
+
+    @property
+    def single_samples(self) -> bool:
+        """Not with ``variant="released"``, which weighs whole batches."""
+        return self.variant != "released" and self.inference.custom is None
 
     def combine(
         self, fused: Tensor | None, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None

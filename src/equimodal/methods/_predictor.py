@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ class Predictor(nn.Module):
     @property
     def multimodal(self) -> Multimodal:
         """The model, typed by what a method uses of it."""
-        return cast(Multimodal, self._modules["model"])  # as self.model, without the search
+        return self._modules["model"]  # type: ignore[return-value]  # as self.model, without the search
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class Predictor(nn.Module):
         """``batch`` as a :class:`Batch` of this model's modalities with a target."""
         checked = Batch.of(batch)
         known = self.modalities
-        if any(m not in known for m in checked.inputs):
+        if not checked.inputs.keys() <= set(known):
             unknown = sorted(set(checked.inputs) - set(known))
             raise BatchError(
                 f"`inputs`: expected the modalities {list(known)}. Found unknown {unknown}."
@@ -148,6 +148,11 @@ class Predictor(nn.Module):
         """Fused output, unimodal outputs and presence, before the inference rule."""
         features, presence = self.features_of(inputs, present)
         return (*self.outputs_of(features, presence), presence)
+
+    @property
+    def single_samples(self) -> bool:
+        """Whether a prediction depends on its own sample alone, whatever others are in the batch."""
+        return type(self).combine is Predictor.combine and self.inference.custom is None
 
     @property
     def reads_features(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,9 @@ class FlatBank(nn.Module):
         super().__init__()
         self.names = tuple(layers)
         self.keys = {m: tuple(keyed) for m, keyed in layers.items()}
+        self._places = {
+            (m, key): (str(i), str(j)) for i, (m, keyed) in enumerate(layers.items()) for j, key in enumerate(keyed)
+        }
         self.covariances = nn.ModuleList(
             nn.ModuleList(InputCovariance(input_width(layer)) for layer in keyed.values()) for keyed in layers.values()
         )
@@ -83,9 +86,9 @@ class FlatBank(nn.Module):
         return cast(FlatProjector, self._find(self.projectors, modality, key))
 
     def _find(self, table: nn.ModuleList, modality: str, key: Key) -> nn.Module:
-        row = table[self.names.index(modality)]
-        entry: nn.Module = row[self.keys[modality].index(key)]  # type: ignore[index]
-        return entry
+        row, place = self._places[modality, key]
+        entry: Any = cast(Any, table._modules[row])._modules[place]  # without the search of a module list
+        return cast(nn.Module, entry)
 
     def reset(self, modality: str) -> None:
         """Forget the covariances of a modality; projectors made from them stay until the next refresh."""

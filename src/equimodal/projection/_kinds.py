@@ -36,6 +36,7 @@ class NoProjection(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.plasticity = {}
+        self._counts: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
 
     def layers(self, modality: str) -> list[Layer]:
         """The layers whose gradients are projected in m's turn."""
@@ -52,16 +53,21 @@ class NoProjection(nn.Module):
         sums: dict[str, Tensor] = {}
         with recorded_inputs(layers) as recorded:
             yield sums
-        counts: dict[int, Tensor] = {}
         for number, (layer, inputs) in enumerate(zip(layers, recorded, strict=True)):
             if inputs:  # a layer that was not called says nothing
                 pieces = [layer_inputs(layer, x) for x in self.observed(inputs)]
                 rows = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
                 statistic = sums[f"statistic/{number}"] = self.statistic(rows)
-                size = rows.shape[0]
-                if size not in counts:
-                    counts[size] = statistic.new_full((1,), size)
-                sums[f"rows/{number}"] = counts[size]
+                sums[f"rows/{number}"] = self._count(rows.shape[0], statistic)
+
+    def _count(self, size: int, like: Tensor) -> Tensor:
+        """A number of rows as a tensor without axes; the same object for equal numbers, which nobody changes."""
+        if torch.compiler.is_compiling():
+            return like.new_full((), size)
+        key = (size, like.dtype, like.device)
+        if key not in self._counts:
+            self._counts[key] = like.new_full((), size)
+        return self._counts[key]
 
     def observed(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """What counts of a layer's inputs (n, ...)."""
@@ -117,11 +123,15 @@ class Orthogonal(NoProjection):
 
     def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
         """P loses the mean of the features over all processes."""
-        zeros: dict[str, Tensor] = {}  # for a process of which no sample takes part
+        own: dict[str, Tensor] = {}
         for number, projector in enumerate(self):
-            row = projector.matrix[0]
-            zeros[f"statistic/{number}"], zeros[f"rows/{number}"] = torch.zeros_like(row), torch.zeros_like(row[:1])
-        whole = engine.all_sum({name: sums.get(name, zero).to(zero.dtype) for name, zero in zeros.items()})
+            matrix, statistic = projector.matrix, sums.get(f"statistic/{number}")
+            if statistic is None:  # of a process of which no sample takes part
+                own[f"statistic/{number}"], own[f"rows/{number}"] = matrix.new_zeros(len(matrix)), matrix.new_zeros(())
+            else:
+                own[f"statistic/{number}"] = statistic.to(matrix.dtype)
+                own[f"rows/{number}"] = sums[f"rows/{number}"].to(matrix.dtype)
+        whole = engine.all_sum(own)
         extras: dict[str, Tensor] = {}
         for number, projector in enumerate(self):
             mean = whole[f"statistic/{number}"] / whole[f"rows/{number}"]

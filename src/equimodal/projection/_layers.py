@@ -142,7 +142,8 @@ class OrthogonalProjector(Float32Buffers):
     def update(self, feature_mean: Tensor, alpha: float, relative: bool) -> Tensor:
         """Take in the mean of one batch; returns alpha divided by the running mean of |hbar|^2."""
         mean = feature_mean.to(self.matrix.dtype)
-        self.energy.lerp_(torch.dot(mean, mean), torch.where(self.updates == 0, 1.0, 0.1).to(mean.dtype))
+        # the first mean counts whole, later ones a tenth
+        self.energy.lerp_(torch.dot(mean, mean), (1 - self.updates).clamp_min(0.1).to(mean.dtype))
         self.updates.add_(1)
         energy = self.energy.clamp_min(1e-12)
         removed = removed_direction(self.matrix, mean, alpha * energy if relative else alpha)
@@ -179,7 +180,7 @@ class InputCovariance(Float32Buffers):
     def add_sum(self, total: Tensor, count: Tensor) -> None:
         """Add a sum of outer products (d, d) of ``count`` rows."""
         self.total.add_(total.to(self.total.dtype))
-        self.count.add_(count.sum())
+        self.count.add_(count.sum() if count.ndim else count)
 
     def reset(self) -> None:
         """Forget everything."""

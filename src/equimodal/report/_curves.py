@@ -1,49 +1,15 @@
-"""Curves as inline SVG: no words of the user inside, colours that follow the page's light or dark scheme."""
+"""Curves over epochs: scores and losses of all methods, coefficients and further numbers of each."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
-from equimodal.errors import missing_extra
+from equimodal.report._palette import Stroke, dashes, strokes
 from equimodal.report._study import Series, Study
+from equimodal.report._svg import Axis, Line, line_chart
 from equimodal.report._tables import metric_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_INK, _GRID = "#010203", "#040506"  # replaced by colours of the style sheet
-_PALETTE = (
-    "#1f83c9",
-    "#d9580d",
-    "#1c9a62",
-    "#b35bd1",
-    "#c2337a",
-    "#a07d00",
-    "#12939a",
-    "#7a6ff0",
-    "#c8443c",
-    "#5d8f1d",
-)
-_GREY = "#8a8f98"
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
-
-
-@dataclass(frozen=True)
-class Stroke:
-    """How a line is drawn; controls are grey and told apart by their dashes."""
-
-    label: str
-    colour: str
-    dash: str | tuple[float, tuple[float, ...]]
-
-    @property
-    def dasharray(self) -> str:
-        """The dashes for SVG."""
-        return "none" if isinstance(self.dash, str) else " ".join(f"{2 * d:g}" for d in self.dash[1])
 
 
 @dataclass(frozen=True)
@@ -67,29 +33,13 @@ class Section:
 def sections(study: Study) -> list[Section]:
     """All figures that the histories of ``study`` have numbers for."""
     by_method = strokes([(row.label, row.control) for row in study.rows])
-    by_modality = strokes([(m, False) for m in study.modalities])
     found = [
         _score(study, by_method),
         _unimodal(study, by_method),
-        *_coefficients(study, by_modality),
-        *_extras(study),
+        *_coefficients(study, by_method),
+        *_extras(study, by_method),
     ]
     return [s for s in found if s.panels]
-
-
-def strokes(labels: Sequence[tuple[str, bool]]) -> list[Stroke]:
-    """One line style per label: colours for methods, greys for controls, all different up to sixty."""
-    made, colours, greys = [], 0, 0
-    for label, control in labels:
-        if control:
-            made.append(Stroke(label, _GREY, _DASHES[greys % len(_DASHES)]))
-            greys += 1
-        else:
-            made.append(
-                Stroke(label, _PALETTE[colours % len(_PALETTE)], _DASHES[colours // len(_PALETTE) % len(_DASHES)])
-            )
-            colours += 1
-    return made
 
 
 def _score(study: Study, lines: Sequence[Stroke]) -> Section:
@@ -97,9 +47,9 @@ def _score(study: Study, lines: Sequence[Stroke]) -> Section:
     loss = _pairs(study, lines, lambda epoch: epoch.get("train_loss"))
     panels = []
     if drawn:
-        panels.append(Panel("Validation score", _figure("score", drawn, study.factor, _label(study))))
+        panels.append(Panel("Validation score", _figure("Validation score", drawn, study.factor, Axis(_label(study)))))
     if loss:
-        panels.append(Panel("Training loss", _figure("loss", loss, 1.0, "loss", log=True)))
+        panels.append(Panel("Training loss", _figure("Training loss", loss, 1.0, Axis("loss", log=True))))
     text = "Mean over seeds; the band is one standard deviation."
     if loss:
         text += " The training loss is each method's own: its level does not compare."
@@ -108,10 +58,10 @@ def _score(study: Study, lines: Sequence[Stroke]) -> Section:
 
 def _unimodal(study: Study, lines: Sequence[Stroke]) -> Section:
     panels, used = [], []
-    for position, modality in enumerate(study.modalities):
+    for modality in study.modalities:
         drawn = _pairs(study, lines, lambda epoch, m=modality: (epoch.get("unimodal") or {}).get(m))  # type: ignore[misc]
         if drawn:
-            panels.append(Panel(modality, _figure(f"unimodal{position}", drawn, study.factor, _label(study))))
+            panels.append(Panel(modality, _figure(f"{modality} alone", drawn, study.factor, Axis(_label(study)))))
             used += drawn
     text = "Validation score of each modality's own output, for the methods that have one."
     return Section("Modalities", text, _used(lines, used), panels)
@@ -120,48 +70,68 @@ def _unimodal(study: Study, lines: Sequence[Stroke]) -> Section:
 def _coefficients(study: Study, lines: Sequence[Stroke]) -> list[Section]:
     names = dict.fromkeys(n for row in study.rows for n in study.names(row.label, "coefficients"))
     made = []
-    for position, name in enumerate(names):
-        panels, used = [], []
-        for number, row in enumerate(study.rows):
-            drawn = []
-            for line in lines:
-                series = study.series(row.label, _nested("coefficients", name, line.label))
-                if series is not None:
-                    drawn.append((line, series))
-            if drawn:
-                panels.append(Panel(row.label, _figure(f"coefficient{position}-{number}", drawn, 1.0, "coefficient")))
-                used += drawn
-        made.append(Section(f"Coefficients: {name}", "Mean over the steps of an epoch.", _used(lines, used), panels))
+    for name in names:
+        title = f"Coefficients: {name}"
+        paths = {m: ("coefficients", name, m) for m in study.modalities}
+        made.append(_by_method(study, lines, title, "Mean over the steps of an epoch.", paths, Axis("coefficient")))
     return made
 
 
-def _extras(study: Study) -> list[Section]:
-    groups: dict[str, dict[str, None]] = {}
+def _extras(study: Study, lines: Sequence[Stroke]) -> list[Section]:
+    groups: dict[str, dict[str, tuple[str, ...]]] = {}
     for row in study.rows:
         for name in study.names(row.label, "extras"):
             group, _, key = name.partition("/")
-            groups.setdefault(group, {})[key or group] = None
+            groups.setdefault(group, {})[key or group] = ("extras", name)
     made = []
-    for position, group in enumerate(sorted(groups, key=lambda g: g != "plasticity")):
-        lines = strokes([(key, False) for key in groups[group]])
-        panels, used = [], []
-        for number, row in enumerate(study.rows):
-            drawn = []
-            for line in lines:
-                name = f"{group}/{line.label}" if line.label != group else group
-                series = study.series(row.label, _nested("extras", name))
-                if series is not None:
-                    drawn.append((line, series))
-            if drawn:
-                limits = (0.0, 1.03) if group == "plasticity" else None
-                panels.append(
-                    Panel(row.label, _figure(f"extra{position}-{number}", drawn, 1.0, "value", limits=limits))
-                )
-                used += drawn
-        text = "As the method reports it; mean over the steps of an epoch."
+    for group in sorted(groups, key=lambda g: g != "plasticity"):
+        text, axis = "As the method reports it; mean over the steps of an epoch.", Axis("value")
         if group == "plasticity":
             text = "Remaining plasticity trace(P)/d of the projectors: 1 is a free layer, 0 one that cannot learn."
-        made.append(Section(group.replace("_", " ").capitalize(), text, _used(lines, used), panels))
+            axis = Axis("value", 0.0, 1.03)
+        title = group.replace("_", " ").capitalize()
+        made.append(_by_method(study, lines, title, text, groups[group], axis))
+    return made
+
+
+def _by_method(
+    study: Study, lines: Sequence[Stroke], title: str, text: str, paths: Mapping[str, tuple[str, ...]], axis: Axis
+) -> Section:
+    """One panel per method, in its colour; the kinds of dashes are the names of ``paths``."""
+    kinds = dashes(list(paths))
+    panels: list[Panel] = []
+    used: dict[str, None] = {}
+    for line in lines:
+        found = [(kind, study.series(line.label, _nested(*paths[kind.label]))) for kind in kinds]
+        drawn = [(replace(kind, colour=line.colour), series) for kind, series in found if series is not None]
+        if drawn:
+            panels.append(Panel(line.label, _figure(f"{title}, {line.label}", drawn, 1.0, axis)))
+            used |= {kind.label: None for kind, _ in drawn}
+    return Section(title, text, [kind for kind in kinds if kind.label in used], panels)
+
+
+def run_panels(study: Study, line: Stroke, epochs: Sequence[Mapping[str, Any]]) -> list[tuple[Panel, Sequence[Stroke]]]:
+    """The curves of one run, each with its legend: loss, scores of prediction and modalities, all that it reports.
+
+    Args:
+        study: the comparison, for its unit and modalities.
+        line: of the run's method.
+        epochs: of the run.
+    """
+    own = replace(study, histories={line.label: [epochs]}, rows=tuple(r for r in study.rows if r.label == line.label))
+    named = {"prediction": ("validation_score",), **{m: ("unimodal", m) for m in study.modalities}}
+    scores = _by_method(own, [line], "Validation score", "", named, Axis(_label(study)))
+    scaled = [(k, own.series(line.label, _nested(*named[k.label]))) for k in scores.strokes]
+    drawn = [(replace(k, colour=line.colour), s) for k, s in scaled if s is not None]
+    made: list[tuple[Panel, Sequence[Stroke]]] = []
+    if drawn:
+        figure = _figure("Validation score", drawn, study.factor, Axis(_label(study)))
+        made.append((Panel("Validation score", figure), scores.strokes))
+    loss = _pairs(own, [line], lambda epoch: epoch.get("train_loss"))
+    if loss:
+        made.append((Panel("Training loss", _figure("Training loss", loss, 1.0, Axis("loss", log=True))), []))
+    for section in [*_coefficients(own, [line]), *_extras(own, [line])]:
+        made += [(Panel(section.title, panel.svg), section.strokes) for panel in section.panels]
     return made
 
 
@@ -191,75 +161,14 @@ def _label(study: Study) -> str:
     return metric_text(study)
 
 
-def _figure(
-    name: str,
-    drawn: Sequence[tuple[Stroke, Series]],
-    factor: float,
-    ylabel: str,
-    log: bool = False,
-    limits: tuple[float, float] | None = None,
-) -> str:
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import NullFormatter, StrMethodFormatter
-    except ImportError as error:
-        raise missing_extra("matplotlib", "cli", "The HTML report") from error
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,  # ids differ from figure to figure, and are the same in every run
-        "font.size": 10,
-        "font.family": "sans-serif",
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _GRID,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "grid.color": _GRID,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with mpl.rc_context(settings):
-        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
-        axes = figure.add_subplot()
-        _draw(axes, drawn, factor)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(ylabel)
-        if log and all(value > 0 for _, series in drawn for value in series.mean):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            few = max(v for _, s in drawn for v in s.mean) < 30 * min(v for _, s in drawn for v in s.mean)
-            axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
-        if limits is not None:
-            axes.set_ylim(*limits)
-        axes.grid(visible=True, linewidth=0.6)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue())
-
-
-def _draw(axes: Axes, drawn: Sequence[tuple[Stroke, Series]], factor: float) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for line, series in drawn:
-        mean = [v * factor for v in series.mean]
-        epochs = [e + 1 for e in series.epochs]
-        marker = "o" if len(epochs) == 1 else ""
-        axes.plot(epochs, mean, color=line.colour, linestyle=line.dash, linewidth=1.6, marker=marker)
-        if any(series.std):
-            low = [m - s * abs(factor) for m, s in zip(mean, series.std, strict=True)]
-            high = [m + s * abs(factor) for m, s in zip(mean, series.std, strict=True)]
-            axes.fill_between(epochs, low, high, color=line.colour, alpha=0.13, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _inline(svg: str) -> str:
-    """The drawing alone, without prologue, metadata, name spaces and ids nobody refers to; in the page's colours."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"\sxmlns(:\w+)?=\"[^\"]*\"", "", svg).replace("xlink:href", "href")
-    referred = set(re.findall(r"(?:href=\"#|url\(#)([^\")]+)", svg))
-    svg = re.sub(r"\sid=\"([^\"]*)\"", lambda m: m.group(0) if m.group(1) in referred else "", svg)
-    svg = re.sub(r"\s(?:width|height)=\"[\d.]+pt\"", "", svg, count=2)
-    svg = svg.replace("<svg", '<svg aria-hidden="true"', 1)
-    return svg.replace(_INK, "currentColor").replace(_GRID, "var(--grid)").strip()
+def _figure(title: str, drawn: Sequence[tuple[Stroke, Series]], factor: float, y: Axis) -> str:
+    lines = [
+        Line(
+            stroke,
+            [e + 1 for e in series.epochs],
+            [v * factor for v in series.mean],
+            [v * abs(factor) for v in series.std],
+        )
+        for stroke, series in drawn
+    ]
+    return line_chart(title, lines, Axis("epoch", whole=True), y)

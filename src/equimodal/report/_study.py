@@ -30,6 +30,8 @@ class Row:
         under_trained: modality -> how far the probe lies below that of the same encoder trained alone.
         rules: inference rule -> mean validation and test score.
         cost: joint steps per step, None where it was not measured.
+        interval: of the mean score, 95 % over seeds and samples; None where there are no outcomes on record.
+        advice: what the record says of inference rules, see :mod:`equimodal.studies`; empty where there is one rule.
     """
 
     label: str
@@ -42,6 +44,27 @@ class Row:
     under_trained: Mapping[str, Spread]
     rules: Mapping[str, tuple[float, float]]
     cost: float | None
+    interval: tuple[float, float] | None = None
+    advice: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Args:
+        method: label of its row.
+        seed: of the run.
+        score: on test data.
+        folder: relative to that of the comparison.
+        record: everything else that the comparison keeps of it.
+    """
+
+    method: str
+    seed: int
+    score: float
+    folder: str
+    record: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,11 @@ class Study:
         metric: what the score is, such as ``accuracy``.
         error: whether the score is minus that metric, of which less is better; the table shows the metric.
         histories: label -> one list of epochs per seed.
+        curves: the same run by run, with ``method``, ``seed`` and ``epochs``.
+        runs: what is kept of every run.
+        classes: names of the classes.
+        missing: controls that the table lacks.
+        alone: whether it is one run by itself.
         incomplete: reasons why the table proves less than it could.
         facts: everything else of the record.
     """
@@ -78,6 +106,26 @@ class Study:
     metric: str = "score"
     error: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    runs: tuple[Run, ...] = ()
+    classes: tuple[str, ...] = ()
+    curves: Sequence[Mapping[str, Any]] = ()
+    missing: tuple[str, ...] = ()
+    alone: bool = False
+
+    def difference(self, label: str, rival: str) -> Mapping[str, float] | None:
+        """``mean``, ``low`` and ``high`` of the paired difference to a rival; None where it was not computed."""
+        found = (self.facts.get("differences") or {}).get(label)
+        own = found.get(rival) if isinstance(found, Mapping) else None
+        return interval_of(own)
+
+    @property
+    def best_control(self) -> Row | None:
+        """The control with the best mean score."""
+        return next((row for row in self.rows if row.control), None)
+
+    def class_name(self, number: int) -> str:
+        """The name of a class, or its number."""
+        return self.classes[number] if 0 <= number < len(self.classes) else str(number)
 
     @property
     def factor(self) -> float:
@@ -129,16 +177,21 @@ def read_study(study: Mapping[str, Any]) -> Study:
     for row in rows:
         modalities.update(dict.fromkeys(row.per_modality))
     histories: dict[str, list[list[Mapping[str, Any]]]] = {}
+    curves: list[dict[str, Any]] = []
     for i, item in enumerate(_list(study, "histories", optional=True)):
         field_name = f"histories[{i}]"
         record = _as_mapping(item, field_name)
         epochs = [_as_mapping(e, f"{field_name}.epochs[{j}]") for j, e in enumerate(_list(record, "epochs"))]
-        histories.setdefault(_text(record, "method", field_name), []).append(epochs)
+        label = _text(record, "method", field_name)
+        histories.setdefault(label, []).append(epochs)
+        curves.append({"method": label, "seed": record.get("seed"), "epochs": epochs})
+    _mapping(study, "differences", optional=True)
     incomplete = [str(reason) for reason in _list(study, "incomplete", optional=True)]
-    missing = missing_controls(study)
+    alone = study.get("kind") == "run"  # a run by itself is no table that could lack a row
+    missing = [] if alone else missing_controls(study)
     if missing:
         incomplete.append(f"the table lacks the control(s) {', '.join(missing)}, without which no claim counts")
-    single = [row.label for row in rows if row.seeds == 1]
+    single = [row.label for row in rows if row.seeds == 1 and not alone]
     if single:
         incomplete.append(f"one seed only, so no spread: {', '.join(single)}")
     scores = [row.score[0] for row in rows] + [m for row in rows for m, _ in row.per_modality.values()]
@@ -151,8 +204,20 @@ def read_study(study: Mapping[str, Any]) -> Study:
         incomplete=tuple(incomplete),
         metric=str(_mapping(study, "metric", optional=True).get("name") or "score"),
         error=_mapping(study, "metric", optional=True).get("higher_is_better") is False,
-        facts={k: v for k, v in study.items() if k not in ("title", "rows", "histories", "incomplete")},
+        facts={k: v for k, v in study.items() if k not in ("kind", "title", "rows", "histories", "incomplete", "runs")},
+        runs=tuple(_run(item, f"runs[{i}]") for i, item in enumerate(_list(study, "runs", optional=True))),
+        classes=tuple(map(str, _list(_mapping(study, "dataset", optional=True), "class_names", optional=True))),
+        curves=curves,
+        missing=tuple(missing),
+        alone=alone,
     )
+
+
+def interval_of(found: Any) -> dict[str, float] | None:
+    """``mean``, ``low`` and ``high`` of a record, if all three are numbers."""
+    parts = {p: number(found.get(p)) for p in ("mean", "low", "high")} if isinstance(found, Mapping) else {}
+    numbers = {p: v for p, v in parts.items() if v is not None}
+    return numbers if len(numbers) == 3 else None
 
 
 def missing_controls(study: Mapping[str, Any]) -> list[str]:
@@ -189,6 +254,14 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
+def _run(item: Any, name: str) -> Run:
+    run = _as_mapping(item, name)
+    score, seed = number(run.get("score")), number(run.get("seed"))
+    if score is None or seed is None:
+        raise DataError(f"study: field `{name}`: expected `score` and `seed`, numbers. Found {score!r} and {seed!r}.")
+    return Run(_text(run, "method", name), int(seed), score, str(run.get("folder") or ""), run)
+
+
 def _row(item: Any, name: str) -> Row:
     row = _as_mapping(item, name)
     label = _text(row, "method", name)
@@ -202,6 +275,7 @@ def _row(item: Any, name: str) -> Row:
     if mean is None:
         raise DataError(f"study: field `{name}.score_mean`: expected a finite number. Found {row.get('score_mean')!r}.")
     rules = _mapping(row, "rules", optional=True)
+    ends = [number(v) for v in _list(row, "score_interval", optional=True)]
     return Row(
         label=label,
         kind=kind,
@@ -219,6 +293,8 @@ def _row(item: Any, name: str) -> Row:
             and (t := number(by.get("test"))) is not None
         },
         cost=number(row.get("cost")),
+        interval=(ends[0], ends[1]) if len(ends) == 2 and ends[0] is not None and ends[1] is not None else None,
+        advice=_mapping(row, "rule_advice", optional=True),
     )
 
 

@@ -55,12 +55,12 @@ def markdown_table(study: Mapping[str, Any]) -> str:
     """
     record = read_study(study)
     head, body = _cells(record, control="")
-    lines = [[_escaped(cell) for cell in head], ["---", *["---:"] * (len(head) - 1)]]
+    lines = [[escaped(cell) for cell in head], ["---", *["---:"] * (len(head) - 1)]]
     for row, cells in zip(record.rows, body, strict=True):
-        escaped = [_escaped(cell) for cell in cells]
-        lines.append([f"*{escaped[0]}*" if row.control else escaped[0], *escaped[1:]])
+        texts = [escaped(cell) for cell in cells]
+        lines.append([f"*{texts[0]}*" if row.control else texts[0], *texts[1:]])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([table, "", *(_escaped(note) + "  " for note in _notes(record, "Controls in italics. "))]) + "\n"
+    return "\n".join([table, "", *(escaped(note) + "  " for note in _notes(record, "Controls in italics. "))]) + "\n"
 
 
 def _cells(record: Study, control: str) -> tuple[list[str], list[list[str]]]:
@@ -129,7 +129,8 @@ def _notes(record: Study, control: str) -> list[str]:
     return notes
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """``text`` of which Markdown reads no mark."""
     for mark in "\\`*_{}[]<>#|":
         text = text.replace(mark, "\\" + mark)
     return text

@@ -1,6 +1,7 @@
 """Runs, comparisons and tuning: configuration, training with selection on validation data, records, cost."""
 
 from equimodal.report import CONTROLS
+from equimodal.studies.checks import check_folder, check_run, check_study, findings_of
 from equimodal.studies.comparisons import (
     StudyError,
     compare,
@@ -10,14 +11,15 @@ from equimodal.studies.comparisons import (
     ratios,
     summarise,
 )
-from equimodal.studies.outputs import export_run, predict_run, write_predictions
+from equimodal.studies.outputs import export_run, predict_run, write_pack, write_predictions
 from equimodal.studies.reproduction import published_table, published_tables
 from equimodal.studies.runs import OUTCOMES as OUTCOMES
-from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights
+from equimodal.studies.runs import fit, load_model_weights, load_run, load_weights, run, save_weights, suggest_rate
 from equimodal.studies.runs import read_outcomes as read_outcomes
 from equimodal.studies.setup import (
     DataConfig,
     Entry,
+    LoaderConfig,
     ModelConfig,
     RunConfig,
     StudyConfig,
@@ -30,6 +32,7 @@ from equimodal.studies.setup import (
     recipe,
     recipes,
     task_options,
+    trusting,
 )
 from equimodal.studies.setup import cell_folder as cell_folder
 from equimodal.studies.setup import companion_options as companion_options
@@ -40,6 +43,7 @@ __all__ = [
     "CONTROLS",
     "DataConfig",
     "Entry",
+    "LoaderConfig",
     "ModelConfig",
     "Predictor",
     "RunConfig",
@@ -50,8 +54,12 @@ __all__ = [
     "build_data",
     "build_method",
     "build_model",
+    "check_folder",
+    "check_run",
+    "check_study",
     "compare",
     "export_run",
+    "findings_of",
     "fit",
     "fit_table",
     "fusion_options",
@@ -71,8 +79,11 @@ __all__ = [
     "recipes",
     "run",
     "save_weights",
+    "suggest_rate",
     "summarise",
     "task_options",
+    "trusting",
     "tune",
+    "write_pack",
     "write_predictions",
 ]

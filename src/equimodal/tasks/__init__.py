@@ -2,6 +2,7 @@
 
 from equimodal.tasks._classification import Classification
 from equimodal.tasks._multilabel import MultiLabel
+from equimodal.tasks._named_metrics import metric_names, named_metrics
 from equimodal.tasks._protocol import Distribution, Task, distribution_of, mean_ratio, score
 from equimodal.tasks._protocol import check_output as check_output
 from equimodal.tasks._protocol import counting_dtype as counting_dtype
@@ -19,5 +20,7 @@ __all__ = [
     "Task",
     "distribution_of",
     "mean_ratio",
+    "metric_names",
+    "named_metrics",
     "score",
 ]

@@ -73,7 +73,7 @@ class Task(Protocol):
         """Raise :class:`~equimodal.errors.TargetError` for a target of the wrong kind, shape or range."""
 
     def metrics(self) -> Any:
-        """A ``torchmetrics.MetricCollection`` fed with (probabilities, target)."""
+        """A ``torchmetrics.MetricCollection`` fed with (probabilities, target), both in the unit that users read."""
 
 
 def mean_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

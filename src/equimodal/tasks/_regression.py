@@ -51,12 +51,13 @@ class Regression(nn.Module):
         sentiment: report the metrics of the sentiment literature too; needs D = 1 and targets in [-3, 3].
         mean: what an output of 0 stands for, in the unit of the target; one number, or one per number of the target.
         deviation: what a step of 1 of an output stands for, > 0, in the unit of the target; as ``mean``.
+        log: learn the logarithm of the targets, which are > 0; ``mean`` and ``deviation`` are then of the logarithm.
 
     Targets are numbers (B,), or (B, D), in their unit. The model learns :math:`(y - \mathrm{mean}) /
-    \mathrm{deviation}`, which is the unit of its outputs, the loss, the residual and ``delta``; by default nothing is
-    rescaled. Scores, metrics and :meth:`probabilities` are in the unit of the target. Mean and deviation are kept with
-    the weights. :attr:`equimodal.data.Dataset.task` takes those of the training targets where these are far from 0
-    and 1.
+    \mathrm{deviation}` (with ``log`` of :math:`\log y`), which is the unit of its outputs, the loss, the residual and
+    ``delta``; by default nothing is rescaled. Scores, metrics and :meth:`probabilities` are in the unit of the target.
+    Mean and deviation are kept with the weights. :attr:`equimodal.data.Dataset.task` takes those of the training
+    targets where these are far from 0 and 1.
 
     Metrics: ``mae``, ``pearson`` (mean over the D numbers; 0 where one side is constant); with ``sentiment``,
     ``accuracy2_with_zero`` (negative against non-negative), ``accuracy2_without_zero`` (negative against positive,
@@ -93,6 +94,7 @@ class Regression(nn.Module):
         sentiment: bool = False,
         mean: float | Sequence[float] = 0.0,
         deviation: float | Sequence[float] = 1.0,
+        log: bool = False,
     ) -> None:
         super().__init__()
         self.size = positive_integer("size", size)
@@ -113,6 +115,9 @@ class Regression(nn.Module):
         self.delta = delta
         self.limits = (-3.0, 3.0) if sentiment and limits is None else limits
         self.sentiment = sentiment
+        if sentiment and log:
+            raise TargetError("`log`: expected False for targets in [-3, 3], `sentiment`. Found True.")
+        self.log = bool(log)
         origin, step = self._numbers("mean", mean), self._numbers("deviation", deviation)
         if not all(d > 0 for d in step):
             raise TargetError(f"`deviation`: expected numbers > 0. Found {list(step)}.")
@@ -153,9 +158,10 @@ class Regression(nn.Module):
         """Arguments, for ``repr``."""
         text = f"size={self.size}, loss={self.kind!r}, sentiment={self.sentiment}"
         if self.mean is None or self.deviation is None:
-            return text
+            return f"{text}, log=True" if self.log else text
         shown = [", ".join(f"{v:.6g}" for v in t.tolist()) for t in (self.mean, self.deviation)]
-        return text + ", mean={}, deviation={}".format(*(f"({v})" if self.size > 1 else v for v in shown))
+        text += ", mean={}, deviation={}".format(*(f"({v})" if self.size > 1 else v for v in shown))
+        return f"{text}, log=True" if self.log else text
 
     def _like(self, output: Tensor, target: Tensor) -> Tensor:
         """The target as (B, D) in the output's type."""
@@ -170,7 +176,8 @@ class Regression(nn.Module):
         return target
 
     def in_deviations(self, target: Tensor) -> Tensor:
-        """The target in the unit of the outputs, (target - mean) / deviation; shape of ``target``."""
+        """The target in the unit of the outputs, (target - mean) / deviation, or of its logarithm; same shape."""
+        target = at_least_float32(target).log() if self.log else target
         if self.mean is None or self.deviation is None:
             return target
         mean, deviation = self.mean, self.deviation
@@ -205,11 +212,12 @@ class Regression(nn.Module):
 
     def score_terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Minus the sum of absolute errors, and the number of samples; each (D,)."""
-        y = self._like(output, target)
-        error = output[:, : self.size] - y
-        numerator = -at_least_float32(error).abs().sum(0)
-        if self.deviation is not None:
-            numerator = numerator * self.deviation
+        y, z = self._like(output, target), output[:, : self.size]
+        if self.log:
+            error = self._in_unit(z) - at_least_float32(target).reshape(z.shape)
+        else:
+            error = at_least_float32(z - y) if self.deviation is None else at_least_float32(z - y) * self.deviation
+        numerator = -error.abs().sum(0)
         return numerator, torch.full_like(numerator, output.shape[0])
 
     def score(self, output: Tensor, target: Tensor) -> Tensor:
@@ -218,10 +226,25 @@ class Regression(nn.Module):
 
     def probabilities(self, output: Tensor) -> Tensor:
         """The predicted numbers, in the unit of the target: (B,) if D = 1, else (B, D); in float32 at least."""
-        mean = at_least_float32(output[:, : self.size]).contiguous()
-        if self.mean is not None and self.deviation is not None:
-            mean = mean * self.deviation + self.mean
+        mean = self._in_unit(output[:, : self.size]).contiguous()
         return mean[:, 0] if self.size == 1 else mean
+
+    def _in_unit(self, output: Tensor) -> Tensor:
+        """(B, D) of the outputs, in the unit of the target."""
+        found = at_least_float32(output)
+        if self.mean is not None and self.deviation is not None:
+            found = found * self.deviation + self.mean
+        return found.clamp(max=_LARGEST_LOGARITHM).exp() if self.log else found
+
+    def deviation_in_unit(self, deviation: Tensor, values: Tensor) -> Tensor:
+        """A deviation of outputs in the unit of the target; of logarithms, in first order, its product with the value.
+
+        Args:
+            deviation: (B, D) or (B,), in the unit of the outputs.
+            values: predicted numbers, as :meth:`probabilities` gives them.
+        """
+        found = deviation if self.deviation is None else deviation * self.deviation
+        return found * values.reshape(found.shape) if self.log else found
 
     def check_target(self, target: Tensor | None) -> None:
         """Raise unless ``target`` is finite numbers (B,) or (B, D) within ``limits``; synchronises on a CUDA device."""
@@ -234,6 +257,8 @@ class Regression(nn.Module):
             raise TargetError(f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}.")
         rows = target.reshape(len(target), -1)
         bad = ~torch.isfinite(rows)
+        if self.log:
+            bad, expected = bad | (rows <= 0), f"{expected} above 0"
         if self.limits is not None:
             bad = bad | (rows < self.limits[0]) | (rows > self.limits[1])
         refuse_entries(rows, bad, expected, "Remove these samples, or correct their targets.")
@@ -250,6 +275,10 @@ class Regression(nn.Module):
 
         own = {"mae": MeanAbsoluteError(), "pearson": MeanPearson(self.size)}
         return MetricCollection({**own, **(sentiment_metrics() if self.sentiment else {})})
+
+
+_LARGEST_LOGARITHM = 88.0
+"""exp of it is still a finite float32."""
 
 
 def _in_float32(mean: float, deviation: float) -> bool:

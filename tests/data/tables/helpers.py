@@ -46,3 +46,33 @@ def with_images(folder: Path, rows: int = 40, missing: int = 4) -> Any:
             "label": np.array(["cat", "dog"])[label],
         }
     )
+
+
+def film(path: Path, brightness: list[int]) -> None:
+    """One second per brightness, 8 frames of it each."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for level in brightness:
+            for _ in range(8):
+                frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), level, np.uint8), format="rgb24")
+                for packet in stream.encode(frame):
+                    container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def foreign_tokenizer(folder: Path, padding: str, place: int) -> Path:
+    """A word tokenizer as `save_pretrained` leaves it, with what it puts around a text."""
+    library = pytest.importorskip("tokenizers")
+    words = ["[UNK]", "[CLS]", "[SEP]", "red", "apple", "green", "sea"]
+    words.insert(place, padding)
+    tokenizer = library.Tokenizer(library.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Whitespace()
+    around = [("[CLS]", words.index("[CLS]")), ("[SEP]", words.index("[SEP]"))]
+    tokenizer.post_processor = library.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=around)
+    tokenizer.enable_padding(pad_id=place, pad_token=padding, length=50)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder

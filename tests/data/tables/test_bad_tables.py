@@ -18,7 +18,7 @@ pytest.importorskip("tokenizers")
 def changed(column: str, row: int, value: Any) -> Any:
     table = frame()
     table[column] = table[column].astype(object)
-    table.loc[row, column] = value
+    table.at[row, column] = value
     return table
 
 
@@ -33,8 +33,19 @@ def changed(column: str, row: int, value: Any) -> Any:
         (frame().head(0), r"expected rows"),
         (frame()[["label"]], r"expected at least one column to predict from"),
         (frame().assign(size=np.nan)[["size", "label"]], r"size, every cell is empty"),
-        (frame().assign(clip=[f"{i}.mp4" for i in range(90)]), r"column 'clip'.*videos"),
-        (frame().assign(x=[[1, 2]] * 89 + [[1]]), r"column 'x', row 89: expected an array of shape \(2,\)"),
+        (
+            frame().assign(clip=[f"{i}.mp4" for i in range(90)]),
+            r"column 'clip', row 0: expected a readable video",
+        ),
+        (frame().assign(x=[[1, 2]] * 60 + [[[1, 2]]] * 30), r"column 'x', row \d+: expected an array of shape"),
+        (frame().assign(x=[[1, 2]] * 60 + [["a", 2]] * 30), r"column 'x', row \d+: expected numbers .* Found '<U"),
+        (frame().assign(x=[[[1, 2], [3]]] * 90), r"column 'x', row \d+: .*lists of different lengths inside one cell"),
+        (frame().assign(x=[[]] * 90), r"column 'x': expected at least one array"),
+        (changed("title", 5, b"red apple"), r"column 'title', row 5: expected a text or a number. Found b'red"),
+        (changed("title", 5, "red \ud800 apple"), r"column 'title', row 5: expected text of whole characters"),
+        (changed("title", 5, {"red": 1}), r"column 'title', row 5: expected one value per cell"),
+        (changed("size", 5, [1, 2]), r"column 'size', row 5: expected one value per cell"),
+        (frame().assign(size=[1e308, -1e308] * 45), r"column 'size', row \d+: expected numbers whose squares"),
         (frame().head(1), r"at least two classes"),
         (frame().head(2).assign(label=["a", "b"]), r"at least 3 rows"),
     ],
@@ -52,6 +63,36 @@ def test_unknown_names_are_refused() -> None:
         from_dataframe(frame(), "label", columns={"title": "imag"})
     with pytest.raises(DataError, match="name of a modality"):
         from_dataframe(frame(), "label", columns={"a.b": ["size"]})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": {"size": None}}, r"`columns`: expected a kind, or a list of columns, for 'size'. Found None"),
+        ({"columns": {"x": []}}, r"`columns`: .*Found \[\]"),
+        ({"columns": {"label": "category"}}, r"`columns`: expected each input in one modality. Found \['label'\]"),
+        ({"shares": "abc"}, r"`shares`: expected three numbers"),
+        ({"shares": None}, r"`shares`: expected three numbers"),
+        ({"shares": (0.5, 0.6, 0.0)}, r"`shares`: expected three numbers"),
+        ({"tokenizer": 5}, r"`tokenizer`: expected the path of a folder"),
+        ({"video_frames": 0}, r"`video_frames`: expected a whole number"),
+        ({"seed": 1.5}, r"`seed`: expected a whole number"),
+        ({"task": "regression"}, r"column 'label', row 0: expected a finite number"),
+        ({"log_target": True}, r"`log_target`: expected False for classes"),
+    ],
+)
+def test_options_are_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        from_dataframe(frame(), "label", **options)
+
+
+def test_what_is_unusual_and_right() -> None:
+    table = frame().assign(nothing=None, sample_id=[i // 2 for i in range(90)], n=pd.array([1, None, 3] * 30, "Int64"))
+    table.loc[5, "when"] = "9999-12-31"
+    data = from_dataframe(table, "label")
+    assert data.report.left_out["nothing"] == "every cell is empty"
+    assert "that 22 rows share" in data.report.left_out["sample_id"]
+    assert data.preparation.columns["n"] == "table"
 
 
 @pytest.mark.parametrize(("name", "reason"), [("none.png", "no such file"), ("bad.png", "no picture")])

@@ -13,9 +13,10 @@ import pytest
 
 import equimodal
 from equimodal.cli import main
+from equimodal.data import from_dataframe
 from equimodal.errors import DataError, DataWarning, UnknownNameError
 from equimodal.studies import ModelConfig, Predictor, TrainingConfig, fit_table
-from tests.data.tables.helpers import frame, pd, with_images
+from tests.data.tables.helpers import film, foreign_tokenizer, frame, pd, with_images
 from tests.faults.calls import Calls
 
 for library in ("tokenizers", "lightning", "safetensors", "yaml"):
@@ -115,6 +116,37 @@ def test_a_file_is_predicted_in_pieces_in_a_fresh_process(made: Predictor, folde
     np.testing.assert_allclose(found["p_p"], expected["p_p"], rtol=1e-4)
 
 
+def test_a_table_that_cannot_be_used_leaves_no_folder(tmp_path: Path) -> None:
+    for table in (frame().assign(label="p"), frame().head(0), tmp_path / "none.csv"):
+        with pytest.raises(DataError):
+            fit_table(table, "label", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_file_is_read_and_predicted_piece_by_piece(
+    made: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call sees more rows than a piece has, whatever the length of the file; progress counts them all."""
+    new = pd.concat([frame(700, seed=9)] * 3)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    new.to_parquet(tmp_path / "new.parquet")
+    sizes: list[int] = []
+    predict = made.method.predict
+
+    def watched(inputs: Any, present: Any = None) -> Any:
+        sizes.append(len(inputs["table"]))
+        return predict(inputs, present)
+
+    monkeypatch.setattr(made.method, "predict", watched)
+    for name in ("new.csv", "new.parquet"):
+        sizes.clear()
+        done: list[int] = []
+        out = made.predict_file(tmp_path / name, tmp_path / f"{name}.out.csv", progress=done.append)
+        assert max(sizes) <= 512
+        assert done == [512, 1024, 1536, 2048, 2100]
+        assert len(pd.read_csv(out)) == 2100
+
+
 def test_nothing_half_written(made: Predictor, tmp_path: Path) -> None:
     new = frame(700, seed=9).astype({"size": object})
     new.loc[650, "size"] = "big"
@@ -176,10 +208,55 @@ def test_pictures_and_a_number_in_its_unit(tmp_path: Path) -> None:
     assert float(found["prediction"].max()) < 1070
     assert set(made.test) == {"mae", "constant"}
     assert made.test["mae"] < 60
+    kept = json.loads((run / "metrics.json").read_text())
+    rows = from_dataframe(table, "price", root=tmp_path, image_size=16, columns={"weight": "number"}).test.rows.numpy()
+    error = (found["prediction"] - table["price"]).abs().iloc[rows].mean()
+    assert kept["test"]["mae"] == pytest.approx(error, rel=1e-4)
+    assert made.test["mae"] == pytest.approx(-kept["test"]["score"])
+    assert made.test["constant"] > 10
+    assert "'price'" in json.loads((run / "table.json").read_text())["unit"]
     table.loc[1, "photo"] = "none.png"
     with pytest.raises(DataError, match="column 'photo', row 1"):
         made.predict(table, root=tmp_path)
     made.predict(table, root=tmp_path, modalities=["table"])  # a picture that is not used is not opened
+
+
+def test_a_log_target_comes_back(tmp_path: Path) -> None:
+    size = np.random.default_rng(0).normal(size=120)
+    table = pd.DataFrame({"size": size, "price": np.exp(3 * size + 5)})
+    made = fit_table(table, "price", tmp_path / "run", model=SMALL, training=SHORT, log_target=True)
+    found = equimodal.load(tmp_path / "run").predict(table)["prediction"].to_numpy(float)
+    rows = from_dataframe(table, "price", log_target=True).test.rows.numpy()
+    error = np.abs(found - table["price"].to_numpy())[rows].mean()
+    assert found.min() > 0
+    assert made.test["mae"] == pytest.approx(error, rel=1e-4)
+    assert np.corrcoef(np.log(found), size)[0, 1] > 0.9
+
+
+@pytest.mark.slow
+def test_videos_lists_and_a_foreign_tokenizer_from_training_to_prediction(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    film(tmp_path / "dark.mp4", [20, 40])
+    film(tmp_path / "light.mp4", [200, 240])
+    label = np.arange(40) % 2
+    table = pd.DataFrame(
+        {
+            "clip": [None if i % 5 == 0 else ("dark.mp4", "light.mp4")[k] for i, k in enumerate(label)],
+            "walk": [None if i % 5 == 1 else [float(k)] * (2 + i % 4) for i, k in enumerate(label)],
+            "say": [None if i % 5 == 2 else ("red apple", "green sea")[k] for i, k in enumerate(label)],
+            "label": np.array(["no", "yes"])[label],
+        }
+    )
+    folder = foreign_tokenizer(tmp_path / "tokenizer", "<pad>", 3)
+    run = tmp_path / "run"
+    fit_table(table, "label", run, root=tmp_path, image_size=8, video_frames=2, tokenizer=folder, model=SMALL,
+              training=SHORT, columns={"say": "text"})  # fmt: skip
+    made = equimodal.load(run)
+    found = made.predict(table, root=tmp_path)
+    assert (found["prediction"] == table["label"]).mean() > 0.8
+    for name, rest in (("clip", 0), ("walk", 1), ("say", 2)):
+        assert (found[f"present_{name}"] == (np.arange(40) % 5 != rest)).all()
+    made.predict(table.assign(clip="none.mp4"), root=tmp_path, modalities=["walk", "say"])  # is not opened
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ LARGEST = 20.0
 """Deviations from the mean beyond which a number is cut."""
 MOST_VALUES = 64
 RARE = 3
-_DAY = 86_400_000_000_000  # nanoseconds
+_DAY = 86_400_000_000  # microseconds
 State = dict[str, Any]
 
 
@@ -34,13 +34,20 @@ def fit_column(table: Table, column: str, kind: str, rows: Array) -> State:
         return state | {"values": sorted(kept), "other": len(kept) < len(counts), "indicator": bool(gaps.any())}
     if kind == "date":
         dates, gaps = own.dates(column)
-        values = _days(dates)
+        values = days_since_1970(dates)
         state["clock"] = bool((dates[~gaps].hour.to_numpy() != 0).any()) if (~gaps).any() else False
     else:
         values, gaps = own.numbers(column)
     filled = values[~gaps]
-    mean = float(filled.mean()) if len(filled) else 0.0
-    deviation = float(filled.std()) if len(filled) else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(filled.mean()) if len(filled) else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = float(filled.std()) if len(filled) else 0.0
+    if not np.isfinite(mean) or not np.isfinite(deviation):
+        row = int(np.flatnonzero(np.abs(values) == np.abs(filled).max())[0])
+        raise own.refusal(
+            column, row, "numbers whose squares can be added", own.cells(column)[row], "Correct or empty the cell."
+        )
     spread = max(abs(mean), 1.0) * 1e-12
     return state | {
         "mean": mean,
@@ -69,7 +76,7 @@ def column_vector(state: Mapping[str, Any], table: Table) -> tuple[Array, Mask]:
                 values[row, place] = 1.0
     elif kind == "date":
         dates, gaps = table.dates(column)
-        values = np.column_stack([_scaled(_days(dates), state), *_circles(dates, state["clock"])])
+        values = np.column_stack([_scaled(days_since_1970(dates), state), *_circles(dates, state["clock"])])
         values[gaps] = 0.0
     else:
         numbers, gaps = table.numbers(column, "Correct or empty the cell.")
@@ -85,8 +92,9 @@ def _scaled(values: Array, state: Mapping[str, Any]) -> Array:
     return scaled
 
 
-def _days(dates: Any) -> Array:
-    days: Array = dates.as_unit("ns").asi8 / _DAY
+def days_since_1970(dates: Any) -> Array:
+    """Days of a DatetimeIndex in UTC since 1970-01-01, with their fraction."""
+    days: Array = dates.as_unit("us").asi8 / _DAY
     return days
 
 
@@ -94,5 +102,5 @@ def _circles(dates: Any, clock: bool) -> list[Array]:
     """Sine and cosine of the place in the year and the week, and in the day if ``clock``."""
     parts = [np.asarray(dates.day_of_year, np.float64) / 365.25, np.asarray(dates.day_of_week, np.float64) / 7]
     if clock:
-        parts.append(np.asarray(dates.hour, np.float64) / 24 + np.asarray(dates.minute, np.float64) / 1440)
+        parts.append((dates.as_unit("us").asi8 % _DAY) / _DAY)
     return [wave(2 * np.pi * part) for part in parts for wave in (np.sin, np.cos)]

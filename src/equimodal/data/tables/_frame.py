@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,8 +16,11 @@ from equimodal.data.tables._preparation import Preparation, fit_preparation
 from equimodal.data.tables._report import TableReport, table_report
 from equimodal.data.tables._split import drawn_split, split_by_column, strata_of
 from equimodal.data.tables._table import Array, Table, as_table, read_table
-from equimodal.data.tables._target import TaskName, fit_target, standardised, target_values
+from equimodal.data.tables._target import TaskName, fit_target, target_values, unit_options, with_moments
 from equimodal.errors import DataError, DataWarning, unknown_name
+
+if TYPE_CHECKING:
+    from equimodal.tasks import Task
 
 SHARES = (0.7, 0.15, 0.15)
 
@@ -25,7 +28,8 @@ SHARES = (0.7, 0.15, 0.15)
 class TableDataset(Dataset):
     """A dataset of :func:`from_dataframe`, which knows how new rows are prepared and what was found in the table.
 
-    ``preparation`` is what was learnt from the training rows, as plain values; ``report`` says what was found.
+    ``preparation`` is what was learnt from the training rows, as plain values; ``report`` says what was found. Scores
+    and predictions of numbers are in the unit of the target column; losses are of the standardised numbers.
     """
 
     def __init__(self, base: Dataset, preparation: Preparation, report: TableReport) -> None:
@@ -35,6 +39,9 @@ class TableDataset(Dataset):
         )  # fmt: skip
         self.preparation = preparation
         self.report = report
+
+    def _make_task(self, options: Mapping[str, Any]) -> Task:
+        return super()._make_task({**unit_options(self.preparation.target), **options})
 
 
 def from_dataframe(
@@ -53,15 +60,18 @@ def from_dataframe(
     unlabelled: Literal["refuse", "drop"] = "refuse",
     image_size: int = 64,
     audio_seconds: float = 4.0,
+    video_frames: int = 8,
     vocabulary: int = 4000,
+    tokenizer: str | Path | None = None,
     text_length: int = 128,
+    sequence_length: int = 1000,
     name: str = "table",
 ) -> TableDataset:
     """A table of your own as a dataset: one column group is one modality.
 
-    Numbers, categories and dates make one modality, ``table``; each column of text, of paths of pictures or sound, or
-    of paths of .npy arrays is one of its own. ``print(data.report)`` shows what was inferred and found. An empty cell
-    of a text or path column means that the row does not have the modality; nothing of it is opened.
+    Numbers, categories and dates make one modality, ``table``; each column of text, of paths of pictures, sound,
+    videos or .npy arrays, or of lists is one of its own. ``print(data.report)`` shows what was inferred and found. An
+    empty cell of a text or path column means that the row does not have the modality; nothing of it is opened.
 
     Everything that is learnt (means, categories, tokenizer) is learnt from the training rows.
 
@@ -69,7 +79,7 @@ def from_dataframe(
         frame: of pandas or polars, or a mapping from names to columns.
         target: column to predict. Numbers are classes where they are whole and at most 20 different ones.
         columns: what the columns are, where the proposal is wrong: column -> ``number``, ``category``, ``date``,
-            ``text``, ``image``, ``audio``, ``array`` or ``ignore``; or modality -> its columns, as
+            ``text``, ``image``, ``audio``, ``video``, ``array`` or ``ignore``; or modality -> its columns, as
             ``{"photo": "image", "text": ["title", "body"]}``.
         root: folder that relative paths begin in; default the current one.
         group: column whose equal values stay in one part (patient, speaker ...).
@@ -80,10 +90,14 @@ def from_dataframe(
         log_target: learn the logarithm of a regression's target.
         class_weight: ``balanced`` weighs each class by N / (C n_c) of the training rows.
         unlabelled: what becomes of rows without a target: ``refuse`` or ``drop``.
-        image_size: height and width of pictures; the centre is cut out.
+        image_size: height and width of pictures and videos; the centre is cut out.
         audio_seconds: length of sound; it is cut, or filled with silence. 64 log-mel bands at 16 kHz.
+        video_frames: frames that are taken of a video, evenly over its length.
         vocabulary: largest number of ids of the text's BPE tokenizer.
+        tokenizer: folder with the ``tokenizer.json`` of a Hugging Face tokenizer, which is used instead of one learnt
+            from the training rows. It is kept with the preparation.
         text_length: most ids per text; less where 95 % of the training texts have less.
+        sequence_length: most steps of sequences of several lengths; what is behind them is not read.
         name: of the dataset.
 
     Raises:
@@ -101,7 +115,14 @@ def from_dataframe(
         ((3,), ('no', 'yes'), {'train': 16, 'validation': 4, 'test': 4})
     """
     table = _labelled(as_table(frame), target, unlabelled)
-    _check_options(image_size, audio_seconds, vocabulary, text_length, seed, class_weight)
+    whole: dict[str, tuple[Any, int, int]] = {
+        "image_size": (image_size, 8, 2048), "video_frames": (video_frames, 1, 1024),
+        "vocabulary": (vocabulary, 300, 1_000_000), "text_length": (text_length, 16, 4096),
+        "sequence_length": (sequence_length, 8, 1_000_000), "seed": (seed, 0, 2**63 - 1),
+    }  # fmt: skip
+    _check_options(whole, audio_seconds, class_weight)
+    if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
+        raise DataError(f"`tokenizer`: expected the path of a folder. Found {tokenizer!r}.")
     folder = Path.cwd() if root is None else Path(root)
     goal = fit_target(table, target, task, log_target)
     values = target_values(goal, table)
@@ -112,7 +133,7 @@ def from_dataframe(
         raise table.refusal(names, row, "the name of a group in every row", None, "Fill it.")
     if _column(table, split, "split") is None:
         strata = strata_of(values, len(goal["classes"]))
-        parts: Array = drawn_split(strata, groups, [float(s) for s in shares], seed)
+        parts: Array = drawn_split(strata, groups, shares, seed)
     else:
         parts = split_by_column(table, str(split))
     train = np.flatnonzero(parts == "train")
@@ -122,24 +143,28 @@ def from_dataframe(
             f"{int((parts == 'validation').sum())} of {len(table)}. Give more rows, or a `split` column."
         )
     if goal["task"] == "regression":
-        goal, values = standardised(goal, values, train)
+        goal = with_moments(goal, values, train)
     proposal = propose(table.take(train), columns, [c for c in (target, group, split) if c is not None])
     options = {
-        "image_size": image_size, "audio_seconds": audio_seconds, "vocabulary": vocabulary, "text_length": text_length
+        "image_size": image_size, "audio_seconds": audio_seconds, "video_frames": video_frames,
+        "vocabulary": vocabulary, "tokenizer": tokenizer, "text_length": text_length,
+        "sequence_length": sequence_length,
     }  # fmt: skip
     made, inputs, present = fit_preparation(table, proposal, goal, train, folder, options)
     _some_modality(table, present)
     report = table_report(table, proposal, made, values, parts, present)
     base = from_arrays(
-        inputs, values, parts, name=name, task=goal["task"],
+        {n: np.nan_to_num(x) if made.steps(n) else x for n, x in inputs.items()},
+        values, parts, name=name, task=goal["task"],
         present={n: mask for n, mask in present.items() if not mask.all()},
         groups=None if groups is None else {name_of_group(str(group)): np.array(groups)},
         kinds={n: made.kind(n) for n in inputs},
         standardise={n: _standardise(made.kind(n), made.modalities[n]["kind"]) for n in inputs},
         classes=goal["classes"] or None,
+        masks={n: (~np.isnan(inputs[n][..., 0])).sum(1) for n in inputs if made.steps(n)},
     )  # fmt: skip
     for modality, own in made.modalities.items():
-        if own["kind"] in ("image", "audio", "array"):
+        if own["kind"] not in ("table", "text"):
             mean, scale = base.standardisation(modality, np.float64)
             own["mean"], own["scale"] = mean.tolist(), scale.tolist()
     data = TableDataset(base, made, report)
@@ -213,15 +238,11 @@ def _some_modality(table: Table, present: Mapping[str, Array]) -> None:
 def _standardise(kind: str, own: str) -> str:
     if own in ("table", "text"):
         return "none"
-    return "per-channel" if kind == "image" else "per-feature"
+    return "per-channel" if kind in ("image", "video") else "per-feature"
 
 
-def _check_options(
-    image_size: Any, audio_seconds: Any, vocabulary: Any, text_length: Any, seed: Any, class_weight: Any
-) -> None:
-    limits = {"image_size": (image_size, 8, 2048), "vocabulary": (vocabulary, 300, 1_000_000),
-              "text_length": (text_length, 16, 4096), "seed": (seed, 0, 2**63 - 1)}  # fmt: skip
-    for name, (value, low, high) in limits.items():
+def _check_options(whole: Mapping[str, tuple[Any, int, int]], audio_seconds: Any, class_weight: Any) -> None:
+    for name, (value, low, high) in whole.items():
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise DataError(f"`{name}`: expected a whole number from {low} to {high}. Found {value!r}.")
     if not isinstance(audio_seconds, (int, float)) or not 0.1 <= audio_seconds <= 600:

@@ -10,7 +10,7 @@ from pathlib import PurePath
 import numpy as np
 from torch import nn
 
-from equimodal.data.tables._files import SUFFIXES, VIDEO
+from equimodal.data.tables._files import SUFFIXES
 from equimodal.data.tables._table import Table
 from equimodal.errors import DataError, unknown_name
 
@@ -29,7 +29,7 @@ class Group:
 
     Args:
         name: of the modality.
-        kind: table, text, image, audio or array.
+        kind: table, text, image, audio, video or array.
         columns: column -> kind.
     """
 
@@ -107,7 +107,7 @@ def kind_of(table: Table, column: str) -> tuple[str, str]:
     """Kind of a column, and the reason where it is left out.
 
     Raises:
-        DataError: mostly numbers and some other texts, lists, or paths of videos.
+        DataError: mostly numbers and some other texts.
     """
     series, gaps = table.frame[column], table.empty(column)
     filled = int((~gaps).sum())
@@ -129,13 +129,8 @@ def kind_of(table: Table, column: str) -> tuple[str, str]:
             "" if different == filled else f" that {filled - different} rows share: as `group` its rows stay together"
         )
     suffixes = [PurePath(t).suffix.lower() if len(t) < 1024 else "" for t in texts]
-    for name, known in (*SUFFIXES.items(), ("video", VIDEO)):
+    for name, known in SUFFIXES.items():
         if sum(s in known for s in suffixes) >= _MOSTLY * filled:
-            if name == "video":
-                raise DataError(
-                    f"{table.where}: column {column!r}: expected pictures, sound, arrays or values. Found paths of "
-                    f"videos. Save their frames as .npy arrays, or leave it out: columns={{{column!r}: 'ignore'}}."
-                )
             return name, ""
     return _of_texts(table, column, texts, different)
 
@@ -188,6 +183,8 @@ def _said(
                 raise unknown_name("kind of a column", value, KINDS)
             said[name] = value
             continue
+        if not isinstance(value, (list, tuple)) or not value:
+            raise DataError(f"`columns`: expected a kind, or a list of columns, for {name!r}. Found {value!r}.")
         for column in value:
             if column not in table.columns:
                 raise unknown_name(f"column of {table.where}", column, table.columns)

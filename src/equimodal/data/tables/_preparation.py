@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from equimodal.batch import Tokens, Tree
 from equimodal.data.tables._features import column_vector, fit_column
-from equimodal.data.tables._files import read_files
+from equimodal.data.tables._files import array_state, read_files
 from equimodal.data.tables._kinds import Group, Proposal
 from equimodal.data.tables._table import Array, Mask, Table
-from equimodal.data.tables._text import PADDING, id_array, learn_tokenizer, load_tokenizer, token_ids
+from equimodal.data.tables._text import PADDING, id_array, learn_tokenizer, load_tokenizer, read_tokenizer, token_ids
 from equimodal.errors import DataError, DataWarning
 
 FORMAT = 1
-MODALITY_KINDS = {"table": "vector", "text": "tokens", "image": "image", "audio": "sequence"}
+MODALITY_KINDS = {"table": "vector", "text": "tokens", "image": "image", "audio": "sequence", "video": "video"}
 _ARRAYS = {1: "vector", 2: "sequence", 3: "image"}
-_PACKAGES = ("equimodal", "numpy", "pandas", "tokenizers", "pillow", "soundfile")
+_PACKAGES = ("equimodal", "numpy", "pandas", "tokenizers", "pillow", "soundfile", "av")
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Preparation:
         """Modality -> samples before standardisation, and modality -> (N,) presence.
 
         A modality whose columns all are missing from the table is absent in every row; a file or text of a modality
-        that is absent, or not ``wanted``, is not opened.
+        that is absent, or not ``wanted``, is not opened. Sequences of several lengths are NaN behind their last step.
 
         Raises:
             DataError: some columns of a modality are missing, or a cell cannot be read; names file, column and row.
@@ -99,7 +101,7 @@ class Preparation:
                 )
             if len(lacking) == len(own["columns"]):
                 kind = np.int64 if own["kind"] == "text" else np.float32
-                inputs[name] = np.zeros((len(table), *own["shape"]), kind)
+                inputs[name] = np.full((len(table), *own["shape"]), _blank(own), kind)
                 present[name] = np.zeros(len(table), dtype=bool)
                 continue
             inputs[name], present[name] = self._modality(own, table, root)
@@ -108,14 +110,33 @@ class Preparation:
     def inputs(
         self, table: Table, root: Path, wanted: set[str] | None = None
     ) -> tuple[dict[str, Array], dict[str, Mask]]:
-        """As :meth:`arrays`, standardised by the training rows: what the model is given."""
+        """As :meth:`arrays`, standardised by the training rows; :meth:`tensor` makes of it what the model is given."""
         arrays, present = self.arrays(table, root, wanted)
         for name, own in self.modalities.items():
             if own.get("mean") is not None:
                 mean, scale = (np.asarray(own[key], np.float64) for key in ("mean", "scale"))
                 arrays[name] = ((arrays[name] - mean) * scale).astype(np.float32)
-                arrays[name][~present[name]] = 0
+                if not self.steps(name):
+                    arrays[name][~present[name]] = 0
         return arrays, present
+
+    def steps(self, modality: str) -> int:
+        """Most steps of a modality whose sequences have several lengths; 0 of the others."""
+        return int(self.modalities[modality]["state"].get("steps") or 0) if self._is_array(modality) else 0
+
+    def padding(self, modality: str) -> int:
+        """Id of padding of a text."""
+        return int(self.modalities[modality]["state"].get("padding", PADDING))
+
+    def tensor(self, modality: str, array: Array) -> Tree:
+        """Samples of :meth:`inputs` as the model takes them: sequences of several lengths with their mask."""
+        values = torch.from_numpy(np.ascontiguousarray(array))
+        if not self.steps(modality):
+            return values
+        return Tokens(values.nan_to_num(0.0), ~values.isnan().any(-1))
+
+    def _is_array(self, modality: str) -> bool:
+        return bool(self.modalities[modality]["kind"] == "array")
 
     def missing(self, table: Table) -> list[str]:
         """Modalities of which the table has no column."""
@@ -129,10 +150,11 @@ class Preparation:
         if own["kind"] == "text":
             texts, gaps = joined(table, list(own["columns"]))
             if "_tokenizer" not in own:
-                own["_tokenizer"] = load_tokenizer(own["state"]["tokenizer"])
-            ids = id_array(token_ids(own["_tokenizer"], texts), own["shape"][0])
-            have: Mask = ~gaps & (ids != PADDING).any(axis=1)
-            ids[~have] = PADDING
+                own["_tokenizer"] = load_tokenizer(own["state"]["tokenizer"], own["shape"][0])
+            padding = int(own["state"].get("padding", PADDING))
+            ids = id_array(token_ids(own["_tokenizer"], texts), own["shape"][0], padding)
+            have: Mask = ~gaps & (ids != padding).any(axis=1)
+            ids[~have] = padding
             return ids, have
         column = next(iter(own["columns"]))
         shape = tuple(own["shape"]) or None
@@ -144,7 +166,8 @@ def fit_preparation(
     table: Table, proposal: Proposal, target: dict[str, Any], rows: Array, root: Path, options: Mapping[str, Any]
 ) -> tuple[Preparation, dict[str, Array], dict[str, Mask]]:
     """Learn from the training ``rows``; returns the preparation, the samples of all rows and their presence."""
-    made = Preparation({g.name: _learn(g, table, rows, options) for g in proposal.groups}, target, _versions())
+    learnt = {g.name: _learn(g, table, rows, root, options) for g in proposal.groups}
+    made = Preparation(learnt, target, _versions())
     inputs, present = made.arrays(table, root)
     for name, own in made.modalities.items():
         own["shape"] = [int(n) for n in inputs[name].shape[1:]]
@@ -163,7 +186,14 @@ def joined(table: Table, columns: list[str]) -> tuple[list[str], Mask]:
     return texts, np.array([not t for t in texts], dtype=bool)
 
 
-def _learn(group: Group, table: Table, rows: Array, options: Mapping[str, Any]) -> dict[str, Any]:
+def _blank(own: Mapping[str, Any]) -> float:
+    """What stands in the place of absent samples."""
+    if own["kind"] == "text":
+        return int(own["state"].get("padding", PADDING))
+    return float("nan") if own["kind"] == "array" and own["state"].get("steps") else 0.0
+
+
+def _learn(group: Group, table: Table, rows: Array, root: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     own: dict[str, Any] = {"kind": group.kind, "columns": dict(group.columns), "shape": [], "mean": None, "scale": None}
     if group.kind == "table":
         states = [fit_column(table, c, kind, rows) for c, kind in group.columns.items()]
@@ -175,13 +205,21 @@ def _learn(group: Group, table: Table, rows: Array, options: Mapping[str, Any]) 
     if group.kind == "text":
         texts, gaps = joined(table.take(rows), list(group.columns))
         filled = [t for t, gap in zip(texts, gaps, strict=True) if not gap]
-        tokenizer = learn_tokenizer(filled, int(options["vocabulary"]))
+        padding = PADDING
+        if options["tokenizer"] is None:
+            tokenizer = learn_tokenizer(filled, int(options["vocabulary"]))
+        else:
+            tokenizer, padding = read_tokenizer(options["tokenizer"])
         loaded = load_tokenizer(tokenizer)
         lengths = [len(i) for i in token_ids(loaded, filled)] or [1]
         length = int(min(options["text_length"], max(16, np.quantile(lengths, 0.95))))
-        own |= {"state": {"tokenizer": tokenizer, "vocabulary": loaded.get_vocab_size()}, "shape": [length]}
-        return own | {"_tokenizer": loaded}
-    keys = {"image": ("image_size",), "audio": ("audio_seconds",)}.get(group.kind, ())
+        state = {"tokenizer": tokenizer, "vocabulary": loaded.get_vocab_size(), "padding": padding}
+        return own | {"state": state, "shape": [length]}
+    if group.kind == "array":
+        column = next(iter(group.columns))
+        known = array_state(table.take(rows), column, root, int(options["sequence_length"]))
+        return own | {"state": {"steps": known["steps"]}, "shape": known["shape"]}
+    keys = {"image": ("image_size",), "audio": ("audio_seconds",), "video": ("image_size", "video_frames")}[group.kind]
     return own | {"state": {key: options[key] for key in keys}}
 
 

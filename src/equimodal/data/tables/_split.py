@@ -46,10 +46,11 @@ def drawn_split(strata: Array, groups: Sequence[str] | None, shares: Sequence[fl
     Raises:
         DataError: shares that are none, or too few groups or rows for the parts.
     """
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or min(shares[:2]) <= 0:
+    numbers = isinstance(shares, Sequence) and all(isinstance(share, (int, float)) for share in shares)
+    if not (numbers and len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 and min(shares[:2]) > 0):
         raise DataError(
             "`shares`: expected three numbers that sum to 1, for training (> 0), validation (> 0) and test, as "
-            f"(0.7, 0.15, 0.15). Found {tuple(shares)}."
+            f"(0.7, 0.15, 0.15). Found {shares!r}."
         )
     units = np.arange(len(strata)) if groups is None else np.unique(np.array(groups), return_inverse=True)[1]
     count, needed = int(units.max(initial=-1)) + 1, sum(share > 0 for share in shares)

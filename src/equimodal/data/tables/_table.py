@@ -102,8 +102,22 @@ class Table:
                     "Give all cells lists of numbers of one length, spread them over columns, or leave the column out: "
                     f"columns={{{column!r}: 'ignore'}}.",
                 )  # fmt: skip
+            if isinstance(value, (bytes, bytearray)):
+                step = f"Decode it: frame[{column!r}].str.decode('utf-8')."
+                raise self.refusal(column, row, "a text or a number", value, step)
             found.append(plain_text(value))
+        self._refuse_surrogates(column, found)
         return found
+
+    def _refuse_surrogates(self, column: str, texts: list[str]) -> None:
+        """Refuse halves of characters, which no file in UTF-8 holds."""
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            for row, text in enumerate(texts):
+                if any("\ud800" <= c <= "\udfff" for c in text):
+                    step = "Read the file again as what it is: encoding=..., errors='strict'."
+                    raise self.refusal(column, row, "text of whole characters", text, step) from None
 
     def keys(self, column: str) -> list[str]:
         """Cells as texts that tell them apart; of arrays their bytes."""

@@ -1,4 +1,4 @@
-"""The target of a table: classes by name, or numbers that are standardised for training and returned in their unit."""
+"""The target of a table: classes by name, or numbers, whose mean and deviation the task learns them by."""
 
 from __future__ import annotations
 
@@ -76,26 +76,26 @@ def fit_target(table: Table, column: str, task: TaskName, log: bool) -> dict[str
 
 
 def target_values(state: Mapping[str, Any], table: Table) -> Array:
-    """Class numbers (N,), or numbers in the target's unit (of a log target their logarithm)."""
+    """Class numbers (N,), or numbers in the target's unit."""
     texts = table.texts(state["column"])
     if state["task"] == "classification":
         place = {name: i for i, name in enumerate(state["classes"])}
         return np.array([place[text] for text in texts], dtype=np.int64)
-    values, _ = table.numbers(state["column"])
-    return np.log(values) if state["log"] else values
+    return table.numbers(state["column"])[0]
 
 
-def standardised(state: dict[str, Any], values: Array, rows: Array) -> tuple[dict[str, Any], Array]:
-    """The state with mean and deviation of the training ``rows``, and the values that are trained on."""
-    mean, deviation = float(values[rows].mean()), float(values[rows].std())
-    state = state | {"mean": mean, "deviation": deviation if deviation > 0 else 1.0}
-    return state, (values - mean) / state["deviation"]
+def with_moments(state: dict[str, Any], values: Array, rows: Array) -> dict[str, Any]:
+    """The state with mean and deviation of the training ``rows``, of a log target those of its logarithm."""
+    known = np.log(values[rows]) if state["log"] else values[rows]
+    deviation = float(known.std())
+    return state | {"mean": float(known.mean()), "deviation": deviation if deviation > 0 else 1.0}
 
 
-def in_unit(state: Mapping[str, Any], values: Array) -> Array:
-    """Predicted numbers in the unit of the target."""
-    found: Array = np.asarray(values, np.float64) * state["deviation"] + state["mean"]
-    return np.exp(found) if state["log"] else found
+def unit_options(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the task that learns the target in deviations from its mean; none for classes."""
+    if state["task"] != "regression":
+        return {}
+    return {"mean": float(state["mean"]), "deviation": float(state["deviation"]), "log": bool(state["log"])}
 
 
 def _are_measurements(table: Table, column: str, classes: list[str]) -> bool:

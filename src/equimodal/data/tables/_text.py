@@ -1,9 +1,10 @@
-"""Free text as token ids: a byte-level BPE tokenizer, learnt from the training texts and kept as plain JSON."""
+"""Free text as token ids, by a tokenizer learnt from the training texts or one of a folder; kept as plain JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,52 @@ def learn_tokenizer(texts: Sequence[str], vocabulary: int) -> dict[str, Any]:
     return learnt
 
 
-def load_tokenizer(values: Mapping[str, Any]) -> Any:
-    """The tokenizer of plain values.
+def read_tokenizer(path: str | Path) -> tuple[dict[str, Any], int]:
+    """A tokenizer of the Hugging Face libraries as plain values, and its id of padding.
+
+    Args:
+        path: a ``tokenizer.json``, or a folder that holds one. Nothing is downloaded, and nothing in it runs.
+
+    Raises:
+        DataError: no such file, one that describes no tokenizer, or one without padding.
+    """
+    path = Path(path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    step = "Save it so: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)."
+    if not file.is_file():
+        raise DataError(f"`tokenizer`: expected a folder with tokenizer.json. Found no file {file}. {step}")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"`tokenizer`: expected JSON in {file}. Found: {error}. {step}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"`tokenizer`: expected what tokenizers writes in {file}. Found {type(values).__name__}.")
+    known = values.get("padding")
+    loaded = load_tokenizer(values)
+    names = [known.get("pad_token")] if isinstance(known, Mapping) else []
+    found = [loaded.token_to_id(str(n)) for n in (*names, "[PAD]", "<pad>", "<|pad|>", "<|endoftext|>") if n]
+    padding = next((i for i in found if i is not None), None)
+    if padding is None:
+        raise DataError(f"`tokenizer`: expected one with a token for padding, as [PAD] or <pad>. Found none in {file}.")
+    return values, int(padding)
+
+
+def load_tokenizer(values: Mapping[str, Any], length: int | None = None) -> Any:
+    """The tokenizer of plain values; it cuts texts at ``length`` ids.
 
     Raises:
         DataError: they describe none.
     """
+    library = _library()
     try:
-        return _library().Tokenizer.from_str(json.dumps(values))
-    except Exception as error:
-        raise DataError(f"`tokenizer`: expected what equimodal wrote. Found: {error}. Restore the file.") from error
+        made = library.Tokenizer.from_str(json.dumps(values))
+    except Exception as error:  # the library raises plain `Exception`
+        raise DataError(f"`tokenizer`: expected what tokenizers writes. Found: {error}. Restore the file.") from error
+    made.no_padding()
+    made.no_truncation()
+    if length is not None:
+        made.enable_truncation(length)
+    return made
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -51,9 +88,9 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [found.ids for found in tokenizer.encode_batch([text[:LONGEST_CELL] for text in texts])]
 
 
-def id_array(ids: Sequence[Sequence[int]], length: int) -> Array:
-    """(N, length) int64: longer texts are cut, shorter ones padded with 0."""
-    array = np.full((len(ids), length), PADDING, np.int64)
+def id_array(ids: Sequence[Sequence[int]], length: int, padding: int = PADDING) -> Array:
+    """(N, length) int64: longer texts are cut, shorter ones padded."""
+    array = np.full((len(ids), length), padding, np.int64)
     for row, own in enumerate(ids):
         array[row, : min(length, len(own))] = own[:length]
     return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
@@ -138,7 +139,11 @@ def unimodal_phase(method: Method, modality: str, head: nn.Module) -> Phase:
 
 
 def branch_phase(
-    model: Multimodal, modality: str, head: nn.Module, objective: Callable[[Batch, Batch], Objective]
+    model: Multimodal,
+    modality: str,
+    head: nn.Module,
+    objective: Callable[[Batch, Batch], Objective],
+    second: Callable[[Batch, Batch], Objective] | None = None,
 ) -> Phase:
     """A phase about one encoder and its head, on the samples that have the modality.
 
@@ -147,17 +152,19 @@ def branch_phase(
         modality: whose turn it is.
         head: trained with the encoder.
         objective: called with the samples that have the modality, and with the whole batch.
+        second: the same for a second pass, see :class:`~equimodal.engine.Phase`.
     """
 
-    def of_batch(batch: Batch) -> Objective:
+    def of_samples(compute: Callable[[Batch, Batch], Objective], batch: Batch) -> Objective:
         own = batch.only(modality)
         if own is None or own.target is None:
             raise ModelError(f"`batch`: expected samples with modality {modality!r} and a target. Found none.")
-        return objective(own, batch)
+        return compute(own, batch)
 
     return Phase(
         name=modality,
-        objective=of_batch,
+        objective=partial(of_samples, objective),
+        second=None if second is None else partial(of_samples, second),
         parameters=[*model.parameters_of(modality), *head.parameters()],
         count=lambda batch: count_of(batch, modality),
         modality=modality,

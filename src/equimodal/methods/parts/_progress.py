@@ -80,13 +80,19 @@ class ScoreProgress(nn.Module):
         # in the buffers' type, as in a checkpoint, from which a run continues bit for bit
         whole = engine.all_sum({n: sums.get(n, zero).to(zero.dtype) for n in names})
         numerator, denominator = torch.stack([whole[n] for n in names]).chunk(2)
-        for position, m in enumerate(self._modalities):
-            if f"numerator/{m}" in sums:  # a batch without any sample of it says nothing
-                report.scores[m] = mean_ratio(numerator[position], denominator[position])
-        if self.batches == 0:
-            self.numerators, self.denominators = numerator, denominator
+        if numerator.shape[1] == 1:  # all scores at once
+            scores = (numerator / denominator)[:, 0].unbind()
         else:
-            self.numerators, self.denominators = self.numerators + numerator, self.denominators + denominator
+            scores = tuple(mean_ratio(n, d) for n, d in zip(numerator, denominator, strict=True))
+        for m, score in zip(self._modalities, scores, strict=True):
+            if f"numerator/{m}" in sums:  # a batch without any sample of it says nothing
+                report.scores[m] = score
+        if self.batches == 0:
+            self.numerators.copy_(numerator)
+            self.denominators.copy_(denominator)
+        else:
+            self.numerators.add_(numerator)
+            self.denominators.add_(denominator)
         self.batches += 1
         if self.batches == self._window:
             self._end_window()

@@ -2,6 +2,8 @@
 
 from equimodal.studies.comparisons._compare import StudyError, compare, load_study
 from equimodal.studies.comparisons._cost import count_operations, declared_cost, interleaved, measure_cost, ratios
+from equimodal.studies.comparisons._details import with_evaluations
+from equimodal.studies.comparisons._single import study_of_run
 from equimodal.studies.comparisons._summary import epochs_of, summarise
 from equimodal.studies.comparisons._workers import end_workers, worker_pool
 
@@ -16,6 +18,8 @@ __all__ = [
     "load_study",
     "measure_cost",
     "ratios",
+    "study_of_run",
     "summarise",
+    "with_evaluations",
     "worker_pool",
 ]

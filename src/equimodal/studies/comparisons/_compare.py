@@ -48,10 +48,13 @@ from equimodal.studies.setup import (
     cell_folder,
     check_device,
     check_labels,
+    fixed_rate,
     renamed,
     seeded,
     sources,
+    trusted_modules,
 )
+from equimodal.tasks import named_metrics
 
 STUDY = "study.json"
 
@@ -95,8 +98,10 @@ def compare(
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
     check_device(config.training.device)
+    fixed_rate(config.training)  # complains now
     places = _located(config.data, folder)
     data = build_data(places)
+    named_metrics(data.task, config.metrics)  # complains now
     check_labels(config.rows(data))
     _check_companions(config, data)
     cells = config.cells(data)
@@ -171,7 +176,7 @@ def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
             )
         started = stored.get("directory")
     entries = {label: vars(entry) for label, entry in config.rows(data).items()}
-    chosen = {"entries": entries, "seeds": config.seeds, "controls": config.controls}
+    chosen = {"entries": entries, "seeds": config.seeds, "controls": config.controls, "metrics": config.metrics}
     write_yaml(path, {**described, **chosen, "directory": started})
 
 
@@ -300,7 +305,7 @@ def _run_cells(
     def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
         with signals_waiting():  # processes are started here
             return {
-                pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, vars(places)): c
+                pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, vars(places), trusted_modules()): c
                 for c in schedule.take()
             }
 

@@ -19,7 +19,7 @@ from equimodal.engine import Descent, Phase, PlainEngine, Sharpness
 from equimodal.methods import EpochContext, Method, get
 from equimodal.report import required_controls
 from equimodal.studies.runs import load_companions
-from equimodal.studies.setup import RunConfig, optimizer_factory, seeded
+from equimodal.studies.setup import RunConfig, fixed_rate, optimizer_factory, seeded
 
 
 def interleaved(steps: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
@@ -166,7 +166,7 @@ def _step(method: Method, config: RunConfig, batch: Batch) -> Callable[[], Any]:
 
 
 def _optimizer(method: Method, config: RunConfig) -> Optimizer:
-    return optimizer_factory(config.training)(method.parameter_groups(config.training.lr))
+    return optimizer_factory(config.training)(method.parameter_groups(fixed_rate(config.training)))
 
 
 class Plan(PlainEngine):

@@ -97,8 +97,8 @@ def _read(task: Task, output: Tensor) -> dict[str, Tensor]:
         return {"prediction": (values > 0.5).long(), "probabilities": values}
     if kind == "gaussian":
         deviation = (output[:, output.shape[1] // 2 :] / 2).exp()
-        if isinstance(task, Regression) and task.deviation is not None:
-            deviation = deviation * task.deviation
+        if isinstance(task, Regression):
+            deviation = task.deviation_in_unit(deviation, values)
         return {"prediction": values, "deviation": deviation.reshape(values.shape)}
     return {"prediction": values}
 

@@ -17,7 +17,7 @@ from equimodal.engine import PlainEngine
 from equimodal.errors import DataError
 from equimodal.report import required_controls
 from equimodal.studies.reproduction._table import Column
-from equimodal.studies.setup import DataConfig, RunConfig, build_data, optimizer_factory, seeded
+from equimodal.studies.setup import DataConfig, RunConfig, build_data, fixed_rate, optimizer_factory, seeded
 
 _SAMPLES = 48
 """Raw samples that are decoded to measure a step."""
@@ -93,7 +93,7 @@ def joint_step_seconds(column: Column, source: Source, parameters: Mapping[str, 
 def _measured(column: Column, path: Path, steps: int) -> float:
     data = build_data(DataConfig(str(path)))
     method = seeded(RunConfig(required_controls()["reference"], model=column.model), data).train()
-    engine = PlainEngine(optimizer_factory(column.training)(method.parameter_groups(column.training.lr)))
+    engine = PlainEngine(optimizer_factory(column.training)(method.parameter_groups(fixed_rate(column.training))))
     size = column.training.batch_size
     batch = next(iter(loader(data.train, size, indices=[i % len(data.train) for i in range(size)])))
     seconds = []

@@ -1,11 +1,14 @@
 """One run: training with selection on validation data, its checkpoints and its records."""
 
 from equimodal.studies.runs._companions import load_companions
-from equimodal.studies.runs._identity import check_config, located
+from equimodal.studies.runs._fit import Progress, fit
+from equimodal.studies.runs._identity import check_config, check_finished, located
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
-from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes
+from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
 from equimodal.studies.runs._parts import train_part
+from equimodal.studies.runs._randomness import own_randomness
+from equimodal.studies.runs._rate import suggest_rate
 from equimodal.studies.runs._records import (
     ELSEWHERE,
     environment,
@@ -13,19 +16,21 @@ from equimodal.studies.runs._records import (
     read_json,
     read_lines,
     read_yaml,
+    text_of_json,
     write_bytes,
     write_json,
     write_text,
     write_yaml,
 )
-from equimodal.studies.runs._run import Progress, conclude, fit, own_randomness, prepare_folder, run
+from equimodal.studies.runs._run import DETAILS, conclude, prepare_folder, run
 from equimodal.studies.runs._seal import is_sealed, seal, verify, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
-from equimodal.studies.runs._stored import read_history, stored_config
+from equimodal.studies.runs._stored import read_environment, read_history, stored_config
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
+    "DETAILS",
     "ELSEWHERE",
     "OUTCOMES",
     "REQUEUE",
@@ -35,6 +40,7 @@ __all__ = [
     "Terminated",
     "Termination",
     "check_config",
+    "check_finished",
     "conclude",
     "environment",
     "fit",
@@ -50,16 +56,20 @@ __all__ = [
     "own_randomness",
     "plain",
     "prepare_folder",
+    "read_environment",
     "read_history",
     "read_json",
     "read_lines",
     "read_metrics",
     "read_outcomes",
+    "read_sample_predictions",
     "read_yaml",
     "run",
     "save_weights",
     "seal",
     "stored_config",
+    "suggest_rate",
+    "text_of_json",
     "train_part",
     "verify",
     "warn_versions",

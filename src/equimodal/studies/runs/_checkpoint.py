@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from equimodal._utils.files import replace_file
 from equimodal.errors import CheckpointError, EquimodalError, EquimodalWarning
 from equimodal.lightning import MethodModule
+from equimodal.studies.runs._processes import own_share
 from equimodal.studies.runs._records import read_checkpoint
 from equimodal.studies.runs._signals import PREVIOUS, Terminated, Termination
 
@@ -116,7 +117,7 @@ class Keeper(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Between epochs everything is saved already."""
         self._updates = 0
-        if self._termination.requested:
+        if own_share().any(self._termination.requested):
             self._leave()
 
     def on_train_batch_end(
@@ -129,9 +130,10 @@ class Keeper(Callback):
             return  # validation and the checkpoint of the whole epoch follow
         self._updates += 1
         due = self._every is not None and self._updates % self._every == 0
-        if due or self._termination.requested:
+        asked = self._termination.requested and own_share().count == 1  # several processes agree between epochs
+        if due or asked:
             trainer.save_checkpoint(self._path, weights_only=False)
-        if self._termination.requested:
+        if asked:
             self._leave()
 
     def _leave(self) -> None:

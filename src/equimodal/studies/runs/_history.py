@@ -24,10 +24,14 @@ class History(Callback):
     Args:
         path: the file.
         progress: called after every epoch.
+        writes: whether this process writes; of several the first one does.
     """
 
-    def __init__(self, path: Path, progress: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self, path: Path, progress: Callable[[Mapping[str, Any]], None] | None = None, *, writes: bool = True
+    ) -> None:
         self.path = path
+        self._writes = writes
         self._progress = progress
         self._means = EpochMeans()
         self._started = time.perf_counter()
@@ -47,6 +51,8 @@ class History(Callback):
 
     def keep_until(self, epoch: int) -> None:
         """Forget lines after ``epoch``, which a resumed run writes again."""
+        if not self._writes:
+            return
         kept = [r for r in read_history(self.path) if r.get("epoch", 0) <= epoch]
         write_text(self.path, "".join(json.dumps(r, sort_keys=True) + "\n" for r in kept))
 
@@ -69,6 +75,8 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the line."""
+        if not self._writes:
+            return
         means = self._means.read()
         measured = {k: float(v) for k, v in trainer.callback_metrics.items()}
         record = {

@@ -13,11 +13,17 @@ from equimodal.studies.runs._records import plain
 from equimodal.studies.runs._stored import read_environment, stored_config
 from equimodal.studies.setup import DataConfig, RunConfig, resolved_options
 
+_ANY = ("logger", "loader")
+"""Fields of a configuration that change no number: a run may go on with others."""
+
 
 def check_config(config: RunConfig, folder: Path) -> None:
     """Refuse to take the run that ``folder`` holds for another one."""
     known = folder / "config.yaml"
-    differing = list(_differences(_resolved(stored_config(folder)), _resolved(config)))
+    stored = stored_config(folder)
+    if config.training.lr == "auto":  # what was found then
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, lr=stored.training.lr))
+    differing = list(_differences(_resolved(stored), _resolved(config)))
     if differing:
         raise DataError(
             f"`{folder}`: expected the configuration of the run that it holds. Found other values of "
@@ -26,7 +32,8 @@ def check_config(config: RunConfig, folder: Path) -> None:
 
 
 def _resolved(config: RunConfig) -> Any:
-    return plain({**config.to_dict(), "options": resolved_options(config.method, config.options)})
+    found = {k: v for k, v in config.to_dict().items() if k not in _ANY}
+    return plain({**found, "options": resolved_options(config.method, config.options)})
 
 
 def _differences(stored: Any, own: Any, name: str = "") -> Iterator[str]:

@@ -16,11 +16,11 @@ from equimodal.errors import ModelError
 from equimodal.methods import Method
 from equimodal.studies.runs._companions import WEIGHTS
 from equimodal.studies.runs._identity import check_fingerprint, check_finished, located
-from equimodal.studies.runs._run import own_randomness
+from equimodal.studies.runs._randomness import own_randomness
 from equimodal.studies.runs._seal import verify, warn_versions
 from equimodal.studies.runs._stored import named, stored_config
 from equimodal.studies.runs._weights import load_weights
-from equimodal.studies.setup import RunConfig, build_data, seeded
+from equimodal.studies.setup import RunConfig, build_data, check_trust, seeded, trusting
 
 _LEAST, _TIMES = 256 << 20, 8
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}
@@ -62,6 +62,7 @@ def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
         DataError: the folder holds no finished run, something leads out of it, or its data or one of its files have
             changed since.
         CheckpointError: its weights are not those of its configuration.
+        MethodError: its model is code that the caller has not named, see :func:`~equimodal.studies.trusting`.
 
     Warns:
         EquimodalWarning: it was made with other versions of this library or of torch.
@@ -72,11 +73,12 @@ def load_run(folder: Path | str) -> tuple[RunConfig, Dataset, Method]:
     verify(folder)
     warn_versions([folder])
     config = stored_config(folder)
+    check_trust(config.model.own_encoders, config.model.own_model)
     limit = _LEAST + _TIMES * (folder / WEIGHTS).stat().st_size
     with named(folder / "config.yaml"):
         data = build_data(located(config.data, folder))
         check_fingerprint(folder, data)
-        with own_randomness(), AllocationLimit(limit, f"`{folder / 'config.yaml'}`"):
+        with own_randomness(), trusting((), folder), AllocationLimit(limit, f"`{folder / 'config.yaml'}`"):
             method = seeded(config, data)
     load_weights(method, folder / WEIGHTS)
     return config, data, method

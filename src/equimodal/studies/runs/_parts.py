@@ -7,7 +7,9 @@ from typing import Any
 
 from equimodal.data import Dataset
 from equimodal.methods import Method, refuse_incomplete
-from equimodal.studies.runs._run import Progress, fit, own_randomness, prepare_folder
+from equimodal.studies.runs._fit import Progress, fit
+from equimodal.studies.runs._randomness import own_randomness
+from equimodal.studies.runs._run import prepare_folder
 from equimodal.studies.runs._signals import Termination, locked
 from equimodal.studies.setup import RunConfig, seeded
 

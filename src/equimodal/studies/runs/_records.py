@@ -139,11 +139,30 @@ def environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "threads": torch.get_num_threads(),
         "accelerator": None if accelerator is None else accelerator.type,
+        "accelerator_name": None if accelerator is None else _accelerator_name(accelerator.type),
         "versions": versions,
     }
+
+
+def _processor() -> str:
+    """As it calls itself; where the system does not tell, its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return found or platform.processor() or platform.machine()
+
+
+def _accelerator_name(kind: str) -> str:
+    """As the accelerator calls itself; where its part of torch does not tell, its kind."""
+    import torch
+
+    name = getattr(getattr(torch, kind, None), "get_device_name", None)
+    return str(name()) if callable(name) else kind
 
 
 class _Checkpoint(TypedDict, total=False):

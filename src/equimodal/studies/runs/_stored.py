@@ -22,6 +22,7 @@ class _Data(TypedDict, total=False):
     validation: str | None
     fingerprint: Required[str]
     samples: dict[str, int]
+    classes: list[str]
     present: Any
 
 

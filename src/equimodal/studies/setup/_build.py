@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,10 +20,11 @@ from equimodal.errors import MethodError, ModelError, unknown_name
 from equimodal.features import Width
 from equimodal.methods import Method, get
 from equimodal.methods.parts import Companions
-from equimodal.model import MultimodalModel
+from equimodal.model import Multimodal, MultimodalModel
 from equimodal.studies.setup._config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from equimodal.studies.setup._fusion import build_fusion, build_head, check_steps, with_steps
 from equimodal.studies.setup._options import companion_options, method_options
+from equimodal.studies.setup._own_code import own_object
 from equimodal.studies.setup._uses import check_uses
 
 
@@ -52,13 +53,20 @@ def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
         ModelError: options of an encoder or of the fusion that do not fit.
         UnsupportedError: the fusion gives no output per pixel and the task needs one, or CrossAttention without any
             sequence.
+        MethodError: code of the user that nobody has named as trusted, see :func:`trusting`.
     """
-    unknown = sorted(set(config.encoders) - set(data.modalities))
-    if unknown:
-        raise unknown_name("modality in model.encoders", unknown[0], data.modalities)
+    if config.own_model is not None:
+        return _own_model(data, config.own_model)
+    for field_name, named in (("encoders", config.encoders), ("own_encoders", config.own_encoders)):
+        unknown = sorted(set(named) - set(data.modalities))
+        if unknown:
+            raise unknown_name(f"modality in model.{field_name}", unknown[0], data.modalities)
     encoders: dict[str, nn.Module] = {}
     sizes: dict[str, Width] = {}
     for name, spec in data.modalities.items():
+        if name in config.own_encoders:
+            encoders[name], sizes[name] = _own_encoder(data, name, config.own_encoders[name])
+            continue
         own: dict[str, Any] = {**({"encoder": "unet"} if data.task.dense else {}), **config.encoders.get(name, {})}
         own = {"out_features": config.feature_size, "size": config.size, **with_steps(config.fusion, spec, own)}
         try:
@@ -77,6 +85,45 @@ def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
     check_steps(fusion, features, data.modalities, config.encoders)
     head = build_head(fusion, features, data.task, config.head_hidden)
     return MultimodalModel(encoders, fusion, head)
+
+
+def _own_encoder(data: Dataset, modality: str, text: str) -> tuple[nn.Module, Width]:
+    """The user's encoder, and the width of what it returns: its ``out_features``, or that of a vector."""
+    where = f"model.own_encoders.{modality}"
+    encoder = own_object(text, where)
+    if not isinstance(encoder, nn.Module):
+        raise ModelError(f"`{where}`: expected a torch.nn.Module. Found {type(encoder).__name__}.")
+    width = getattr(encoder, "out_features", None)
+    if width is not None:
+        return encoder, width
+    try:
+        feature = _sample_features(data, modality, encoder)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(f"`{where}`: the encoder failed on a training sample ({said}).") from error
+    if isinstance(feature, torch.Tensor) and feature.ndim == 2:
+        return encoder, int(feature.shape[1])
+    raise ModelError(
+        f"`{where}`: expected an attribute `out_features`, the width of its features, as it does not return vectors "
+        f"(B, d). Found none. Set self.out_features in {type(encoder).__name__}."
+    )
+
+
+def _own_model(data: Dataset, text: str) -> MultimodalModel:
+    """What the user's function makes of the dataset; anything with the members of a model will do."""
+    model: Any = own_object(text, "model.own_model", data)
+    if not isinstance(model, nn.Module) or not isinstance(model, Multimodal):
+        raise ModelError(
+            f"`model.own_model`: expected a MultimodalModel, or a torch.nn.Module with its members. Found "
+            f"{type(model).__name__}."
+        )
+    missing = sorted(set(data.modalities) ^ set(model.modalities))
+    if missing:
+        raise ModelError(
+            f"`model.own_model`: expected the modalities of the data, {list(data.modalities)}. Found "
+            f"{list(model.modalities)}."
+        )
+    return cast(MultimodalModel, model)
 
 
 def _sample_features(data: Dataset, modality: str, encoder: nn.Module) -> Tree:
@@ -153,14 +200,33 @@ def _absent(used: str | Mapping[str, str]) -> Companions:
     return Companions.absent(used if isinstance(used, Mapping) else {"": used})
 
 
+def fixed_rate(config: TrainingConfig) -> float:
+    """The learning rate, which must be a number here.
+
+    Raises:
+        MethodError: it is ``auto``.
+    """
+    if config.lr == "auto":
+        raise MethodError(
+            "`training.lr`: expected a number. Found 'auto', which single runs find on their training data. Call "
+            "equimodal train --find-rate, and give what it suggests: --rate NUMBER."
+        )
+    return config.lr
+
+
 def optimizer_factory(config: TrainingConfig) -> Callable[[list[dict[str, Any]]], Optimizer]:
-    """Makes the configured optimizer from parameter groups."""
+    """Makes the configured optimizer from parameter groups.
+
+    Raises:
+        MethodError: the learning rate is still to be found.
+    """
+    rate = fixed_rate(config)
 
     def make(groups: list[dict[str, Any]]) -> Optimizer:
         if config.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
+            return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=config.weight_decay)
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        return kind(groups, lr=config.lr, weight_decay=config.weight_decay)
+        return kind(groups, lr=rate, weight_decay=config.weight_decay)
 
     return make
 

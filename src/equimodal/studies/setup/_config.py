@@ -18,10 +18,12 @@ from equimodal.methods import default_method, get
 from equimodal.report import required_controls
 from equimodal.studies.setup._cells import path_to_cell
 from equimodal.studies.setup._fusion import check_fusion
+from equimodal.studies.setup._own_code import module_of
 from equimodal.studies.setup._uses import check_circles, check_uses, renamed, sources
 
 _NONE_ALLOWED = ("checkpoint_every", "clip_norm", "patience")
 _LARGEST_COUNT, _LARGEST_RATE, _LARGEST_WIDTH = 2**31 - 1, 1e9, 10**6
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 _LARGEST_SEED = 2**63 - 1  # what torch and NumPy both take
 
 
@@ -77,6 +79,11 @@ class ModelConfig:
         fusion_options: options of the fusion: fill, and sequences (Concat, Sum), main (FiLM, Gated), out_features
             (Gated, LowRank), rank (LowRank), width, heads, layers, dropout, positions (CrossAttention), hidden
             (LateTransformer, beside width, heads, layers, dropout).
+        own_encoders: modality -> import path of an encoder of yours, as ``mymodule:MyEncoder(width=64)``.
+        own_model: import path of a function of yours that is given the dataset and returns the whole model, as
+            ``mymodule:build(width=64)``; then the other fields do not count.
+
+    What the last two name is imported only where the caller names the module too (``trust``, ``--trust``).
     """
 
     feature_size: int = 64
@@ -85,11 +92,17 @@ class ModelConfig:
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     fusion: str = "Concat"
     fusion_options: dict[str, Any] = field(default_factory=dict)
+    own_encoders: dict[str, str] = field(default_factory=dict)
+    own_model: str | None = None
 
     def __post_init__(self) -> None:
         check_number("model.feature_size", self.feature_size, at_least=1, at_most=_LARGEST_WIDTH, whole=True)
         check_number("model.head_hidden", self.head_hidden, at_least=0, at_most=_LARGEST_WIDTH, whole=True)
         self.fusion = check_fusion(self.fusion, self.fusion_options)  # complains now
+        for name, text in self.own_encoders.items():
+            module_of(text, f"model.own_encoders.{name}")
+        if self.own_model is not None:
+            module_of(self.own_model, "model.own_model")
 
 
 @dataclass
@@ -100,7 +113,7 @@ class TrainingConfig:
         epochs: passes over the training data.
         batch_size: samples per batch; an incomplete last one is left out (other samples in every epoch).
         optimizer: adamw, adam or sgd (momentum 0.9).
-        lr: learning rate.
+        lr: learning rate; ``auto`` finds one on the training data, see :func:`equimodal.studies.suggest_rate`.
         weight_decay: of the optimizer.
         schedule: cosine to zero, constant, or step (times 0.1 after 70 % of the epochs).
         clip_norm: largest gradient norm; null does not clip.
@@ -112,6 +125,8 @@ class TrainingConfig:
             statistics included.
         patience: epochs without a better validation score before training stops; null never stops early.
         device: auto, cpu, gpu, cuda or mps: Lightning's accelerator.
+        devices: how many of them, a process for each, which share every batch: the numbers are those of one process
+            with whole batches, up to rounding, unless the method says otherwise.
         augment: modality -> augmentations of training batches, such as ``{"image": ["flip", "crop"]}``.
         checkpoint_every: updates between two checkpoints inside an epoch; null saves after every epoch, and when the
             process is asked to end (SIGTERM).
@@ -120,7 +135,7 @@ class TrainingConfig:
     epochs: int = 30
     batch_size: int = 64
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = 1e-3
+    lr: float | Literal["auto"] = 1e-3
     weight_decay: float = 1e-2
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     clip_norm: float | None = None
@@ -129,18 +144,21 @@ class TrainingConfig:
     selection: Literal["best", "last", "average"] = "best"
     patience: int | None = None
     device: str = "auto"
+    devices: int = 1
     checkpoint_every: int | None = None
     augment: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         Augmentation.of(self.augment)  # complains now
-        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every", "patience"):
+        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every", "patience", "devices"):
             value = getattr(self, name)
             if value is not None or name not in _NONE_ALLOWED:
                 least = 0 if name == "patience" else 1
                 check_number(f"training.{name}", value, at_least=least, at_most=_LARGEST_COUNT, whole=True)
         for name in ("lr", "weight_decay", "clip_norm"):
             value = getattr(self, name)
+            if name == "lr" and value == "auto":
+                continue
             if value is not None or name not in _NONE_ALLOWED:
                 positive = name == "clip_norm"
                 check_number(
@@ -163,6 +181,21 @@ class TrainingConfig:
 
 
 @dataclass
+class LoaderConfig:
+    """How batches are prepared; it changes no number.
+
+    Args:
+        workers: processes that prepare batches ahead and stay from epoch to epoch; 0 prepares them in place, which is
+            best for data in memory.
+    """
+
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("loader.workers", self.workers, at_least=0, at_most=1024, whole=True)
+
+
+@dataclass
 class RunConfig:
     """One run: data, model, method, budget, seed.
 
@@ -176,6 +209,9 @@ class RunConfig:
         probe: fit linear probes on every encoder's features at the end.
         uses: option of the method -> folder of a finished run whose trained method it takes as a companion, or
             companion -> folder. A relative path starts here, or in the run's own folder.
+        metrics: names of further metrics for the record, see :func:`equimodal.tasks.named_metrics`.
+        logger: names of loggers, of csv, tensorboard, wandb and mlflow.
+        loader: see :class:`LoaderConfig`.
     """
 
     method: str = field(default_factory=default_method)
@@ -186,9 +222,15 @@ class RunConfig:
     seed: int = 0
     probe: bool = True
     uses: dict[str, Any] = field(default_factory=dict)
+    metrics: list[str] = field(default_factory=list)
+    logger: list[str] = field(default_factory=lambda: ["tensorboard"])
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, at_least=0, at_most=_LARGEST_SEED, whole=True)
+        for name in self.logger:
+            if name not in LOGGERS:
+                raise unknown_name("logger", str(name), LOGGERS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries."""
@@ -197,7 +239,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """The inverse of :meth:`to_dict`; unknown fields are refused with suggestions."""
-        parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+        parts = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig, "loader": LoaderConfig}
         check(values, dict[str, Any], "configuration", error=MethodError)
         own = dict(values)
         for name, kind in parts.items():
@@ -245,6 +287,7 @@ class StudyConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     controls: bool = True
+    metrics: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for seed in self.seeds:
@@ -256,6 +299,7 @@ class StudyConfig:
             f"{label}/seed{seed}": RunConfig(
                 get(entry.method).__name__, dict(entry.options), self.data, self.model, self.training, seed,
                 uses=renamed(entry.uses, partial(path_to_cell, seed=seed)),
+                metrics=list(self.metrics),
             )
             for label, entry in self.rows(data).items()
             for seed in self.seeds

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from equimodal.data import TableDataset, from_dataframe, loader
-from equimodal.data.tables import in_unit, load_table
+from equimodal.data import TableDataset, from_dataframe
+from equimodal.data import loader as batches_of
+from equimodal.data.tables import load_table
 from equimodal.errors import DataError
 from equimodal.methods import Method, default_method
 from equimodal.studies.runs import Progress, fit, is_sealed, own_randomness, run, seal, write_json
-from equimodal.studies.setup import DataConfig, ModelConfig, RunConfig, TrainingConfig, resolved_options, seeded
+from equimodal.studies.setup import (
+    DataConfig,
+    LoaderConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+    resolved_options,
+    seeded,
+)
 from equimodal.studies.tables._predictor import PREPARATION, TABLE, Predictor, load
 
 BUDGET = TrainingConfig(epochs=40, batch_size=64, lr=1e-3, patience=8)
@@ -32,14 +38,18 @@ def fit_table(
     model: ModelConfig | None = None,
     training: TrainingConfig | None = None,
     seed: int = 0,
+    metrics: Sequence[str] = (),
+    logger: Sequence[str] = (),
+    loader: LoaderConfig | None = None,
     progress: Progress | None = None,
     **data_options: Any,
 ) -> Predictor:
     """Train on a table, and leave a run folder that predicts new rows without the training data.
 
     The folder is that of :func:`equimodal.studies.run`, and holds ``preparation.json`` (columns, categories,
-    statistics, tokenizer, sizes, versions) and ``table.json`` (what was found in the table, and the test score in the
-    target's unit) too. Nothing in it is a pickle.
+    statistics, tokenizer, sizes, versions) and ``table.json`` (what was found in the table, the test score, and that of
+    the best constant) too. Nothing in it is a pickle. All scores are in the unit of the target; a loss is of the
+    numbers that are trained on, which are standardised.
 
     Args:
         table: a frame of pandas or polars, or the path of a .csv, .tsv or .parquet file.
@@ -51,6 +61,9 @@ def fit_table(
             :class:`~equimodal.encoders.Conv2d` for pictures, :class:`~equimodal.encoders.Conv1d` for sound.
         training: default 40 epochs of AdamW that end after 8 without a better validation score.
         seed: decides the split, initial weights and the order of the batches.
+        metrics: names of further metrics for the record, see :func:`equimodal.tasks.named_metrics`.
+        logger: names of loggers, of csv, tensorboard, wandb and mlflow.
+        loader: workers that prepare batches.
         progress: called after every epoch.
         **data_options: of :func:`equimodal.data.from_dataframe`: columns, root, group, split, task ...
 
@@ -77,13 +90,18 @@ def fit_table(
         training or dataclasses.replace(BUDGET),
         seed,
         probe=False,
+        metrics=list(metrics),
+        logger=list(logger),
+        loader=loader or LoaderConfig(),
     )
-    run(config, folder, resume=True, data=data, progress=progress, loggers=False)
+    found = run(config, folder, resume=True, data=data, progress=progress)
     write_json(folder / PREPARATION, data.preparation.to_dict())
     seal(folder, (PREPARATION,))
     made = load(folder)
-    scores = test_scores(made.method, data)
-    write_json(folder / TABLE, {"report": data.report.to_dict(), "test": scores, "text": str(data.report)})
+    scores = test_scores(found, data)
+    unit = None if made.classes else f"of the column {target!r}; `loss` is of standardised numbers"
+    about = {"report": data.report.to_dict(), "test": scores, "unit": unit, "text": str(data.report)}
+    write_json(folder / TABLE, about)
     seal(folder, (TABLE,))
     made.test, made.report = scores, str(data.report)
     return made
@@ -97,7 +115,7 @@ def train_table(data: TableDataset, config: RunConfig, folder: Path) -> Method:
     with own_randomness():
         method = seeded(config, data)
         fit(method, data.train, data.validation, config, folder, loggers=False)
-        method.fit_inference(loader(data.validation, 256))
+        method.fit_inference(batches_of(data.validation, 256))
     return method.eval()
 
 
@@ -109,6 +127,8 @@ def encoders_for(data: TableDataset, model: ModelConfig) -> ModelConfig:
         if own["kind"] == "text":
             given = {"encoder": "conv1d", **given}
             given.setdefault("vocabulary", own["state"]["vocabulary"])
+            if data.preparation.padding(name):
+                given.setdefault("padding", data.preparation.padding(name))
         elif own["kind"] == "audio":
             given = {"stride": 2, **given}
         elif own["kind"] == "table":
@@ -118,28 +138,13 @@ def encoders_for(data: TableDataset, model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, encoders=encoders)
 
 
-@torch.no_grad()
-def test_scores(method: Method, data: TableDataset) -> dict[str, float]:
+def test_scores(metrics: Mapping[str, Any], data: TableDataset) -> dict[str, float]:
     """Accuracy, or mean absolute error in the unit of the target, on the test rows; of the best constant too."""
-    goal = data.preparation.target
-    device = next(method.parameters()).device
-    found, true = [], []
-    for batch in loader(data.test, 256):
-        batch = batch.to(device)
-        prediction = method.predict(batch.inputs, batch.present)
-        found.append(method.task.probabilities(prediction.output).cpu().double().numpy())
-        true.append(batch.target.cpu().numpy() if batch.target is not None else np.zeros(0))
-    values, targets = np.concatenate(found), np.concatenate(true)
-    train = data.train.target.numpy()
-    if goal["task"] == "classification":
-        most = int(np.bincount(train).argmax())
-        return {"accuracy": float((values.argmax(1) == targets).mean()), "constant": float((targets == most).mean())}
-    own = in_unit(goal, targets)
-    middle = float(np.median(in_unit(goal, train)))
-    return {
-        "mae": float(np.abs(in_unit(goal, values).reshape(-1) - own).mean()),
-        "constant": float(np.abs(own - middle).mean()),
-    }
+    train, test = data.train.target, data.test.target
+    score = float(metrics["test"]["score"])
+    if data.preparation.target["task"] == "classification":
+        return {"accuracy": score, "constant": float((test == train.bincount().argmax()).double().mean())}
+    return {"mae": -score, "constant": float((test - train.quantile(0.5)).abs().double().mean())}
 
 
 def _data_config(name: str, target: str, options: Mapping[str, Any]) -> DataConfig:

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from equimodal.batch import Tree, tree_map
 from equimodal.data import Dataset, from_arrays
-from equimodal.data.tables import Preparation, Table, as_table, in_unit, read_pieces
+from equimodal.data.tables import Preparation, Table, as_table, read_pieces, unit_options
 from equimodal.errors import DataError, DataWarning, StorageError, unknown_name
+from equimodal.export import Format
 from equimodal.methods import Method
 from equimodal.studies.runs import load_weights, own_randomness, read_json, read_yaml, verify, warn_versions
-from equimodal.studies.setup import RunConfig, seeded
+from equimodal.studies.setup import RunConfig, check_trust, seeded, trusting
+from equimodal.studies.tables._graph import export_table
 
 PREPARATION = "preparation.json"
 TABLE = "table.json"
@@ -145,6 +148,35 @@ class Predictor:
             warnings.warn(text, DataWarning, stacklevel=2)
         return out
 
+    def export(
+        self,
+        path: str | Path,
+        format: Format = "onnx",  # noqa: A002 (the word users look for)
+        *,
+        modalities: Sequence[str] | None = None,
+    ) -> Path:
+        """Write the model with its preparation as one graph that runs without this library, in any number of rows.
+
+        In the graph: empty cells, means and deviations, places of categories, sines and cosines of dates, padding and
+        presence, standardisation of pictures, sound and arrays, the model and its inference rule, the unit of the
+        target. Before it: text to ids, categories to places, files to arrays
+        (:func:`equimodal.data.tables.raw_inputs`). What that needs is in the file's metadata, ``preparation``.
+
+        Args:
+            path: file to write, whole or not at all: ``.onnx``, or ``.pt2`` for torch.
+            format: ``"onnx"`` or ``"torch"``.
+            modalities: the ones that the graph takes; default all. A row's absent ones are NaN (a text: padding).
+
+        Returns:
+            ``path``. Outputs are ``prediction`` and, of classes, ``probabilities``; a row without anything has NaN and
+            the class -1.
+
+        Raises:
+            UnknownNameError: an unknown modality.
+            ModelError, UnsupportedError, MissingExtraError, StorageError: see :func:`equimodal.export.export`.
+        """
+        return export_table(self.method, self.preparation, path, format, modalities)
+
     def _wanted(self, table: Table, modalities: Sequence[str] | None) -> set[str]:
         """The modalities to use, of those that the table has."""
         for name in modalities or ():
@@ -167,8 +199,13 @@ class Predictor:
     def experts(self) -> tuple[str, ...]:
         """What the inference rule weighs: modalities, and the joint head under its key; empty if it weighs nothing."""
         arrays = {n: np.zeros((1, *m["shape"]), _type(m)) for n, m in self.preparation.modalities.items()}
+        return tuple(self.method.predict(self._tensors(arrays)).weights)
+
+    def _tensors(self, arrays: Mapping[str, Any]) -> dict[str, Tree]:
+        """Prepared samples on the device of the model."""
         device = next(self.method.parameters()).device
-        return tuple(self.method.predict({n: torch.from_numpy(x).to(device) for n, x in arrays.items()}).weights)
+        made = {n: self.preparation.tensor(n, x) for n, x in arrays.items()}
+        return {n: tree_map(lambda t: t.to(device), x) for n, x in made.items()}
 
     @torch.no_grad()
     def _piece(self, table: Table, root: Path, wanted: set[str]) -> Any:
@@ -189,7 +226,7 @@ class Predictor:
 
     def _predict(self, arrays: Any, present: Any, rows: Any, columns: dict[str, Any]) -> None:
         device = next(self.method.parameters()).device
-        inputs = {m: torch.from_numpy(np.ascontiguousarray(x[rows])).to(device) for m, x in arrays.items()}
+        inputs = self._tensors({m: x[rows] for m, x in arrays.items()})
         masks = {m: torch.from_numpy(mask[rows]).to(device) for m, mask in present.items()}
         prediction = self.method.predict(inputs, masks)
         values = self.method.task.probabilities(prediction.output).cpu().double().numpy()
@@ -208,10 +245,10 @@ class Predictor:
         return np.full(size, None, dtype=object) if self.classes else np.full(size, np.nan)
 
     def _named(self, values: Any) -> Any:
-        """Names of classes, or numbers in the unit of the target."""
+        """Names of classes, or numbers, which the task gives in the unit of the target."""
         if self.classes:
             return np.array(self.classes, dtype=object)[values.argmax(1)]
-        return in_unit(self.preparation.target, values[:, 0] if values.ndim > 1 else values)
+        return values
 
 
 def load(folder: str | Path) -> Predictor:
@@ -222,6 +259,7 @@ def load(folder: str | Path) -> Predictor:
     Raises:
         DataError: no finished run, one that was not made from a table, or a file that has changed since.
         CheckpointError: weights that are not those of the run.
+        MethodError: its model is code that the caller has not named, see :func:`equimodal.studies.trusting`.
 
     Warns:
         EquimodalWarning: it was made with other versions of this library or of torch.
@@ -235,11 +273,11 @@ def load(folder: str | Path) -> Predictor:
     verify(folder)
     warn_versions([folder])
     config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))
+    check_trust(config.model.own_encoders, config.model.own_model)
     preparation = Preparation.from_dict(read_json(folder / PREPARATION))
     data = blank(preparation)
-    if config.data.task:
-        data.choose_task(**config.data.task)
-    with own_randomness():
+    data.choose_task(**{**unit_options(preparation.target), **config.data.task})
+    with own_randomness(), trusting((), folder):
         method = seeded(config, data)
     load_weights(method, folder / "weights.safetensors")
     known = read_json(folder / TABLE) if (folder / TABLE).is_file() else {}
@@ -262,8 +300,10 @@ def blank(preparation: Preparation) -> Dataset:
             task=target["task"],
             kinds={name: preparation.kind(name) for name in inputs},
             standardise=dict.fromkeys(inputs, "none"),
+            masks={name: np.full(rows, own["shape"][0]) for name, own in preparation.modalities.items()
+                   if preparation.steps(name)},
             classes=target.get("classes") or None,
-        )
+        )  # fmt: skip
 
 
 def _type(modality: Mapping[str, Any]) -> type[Any]:

@@ -13,7 +13,7 @@ from equimodal.fusion import get as get_fusion
 from equimodal.methods import available, get
 from equimodal.report import required_controls
 from equimodal.studies.runs import own_randomness
-from equimodal.studies.setup import DataConfig, ModelConfig, TrainingConfig, build_model, method_options
+from equimodal.studies.setup import DataConfig, ModelConfig, TrainingConfig, build_model, fixed_rate, method_options
 
 
 @dataclass
@@ -75,7 +75,7 @@ class TuneConfig:
             )
         if self.cost not in ("declared", "measured"):
             raise unknown_name("cost", str(self.cost), ("declared", "measured"))
-        if self.training.lr <= 0:
+        if fixed_rate(self.training) <= 0:
             raise MethodError(f"`training.lr`: expected a number > 0, to search around. Found {self.training.lr}.")
         if self.methods is not None:
             self.methods = [get(name).__name__ for name in self.methods]

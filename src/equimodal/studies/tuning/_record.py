@@ -10,7 +10,7 @@ from equimodal.data import Dataset
 from equimodal.errors import DataError
 from equimodal.studies.comparisons import epochs_of
 from equimodal.studies.runs import environment, plain
-from equimodal.studies.setup import RunConfig
+from equimodal.studies.setup import RunConfig, fixed_rate
 from equimodal.studies.tuning._candidates import Candidate
 from equimodal.studies.tuning._config import TuneConfig
 from equimodal.studies.tuning._importance import importance
@@ -109,7 +109,7 @@ def record(
         path = folder / TRIALS / str(row["folder"]) / "history.jsonl"
         if row["folder"] and path.exists() and not row["plan"].startswith(FINISH):
             histories.append({"trial": row["number"], "epochs": epochs_of(path)})
-    used = spent(study)
+    used, rate = spent(study), fixed_rate(config.training)
     made: dict[str, Any] = plain({
         "title": f"{data.name}: tuning, {sum(r['state'] != 'refused' for r in rows)} trials",
         "created": time.strftime("%Y-%m-%d %H:%M"),
@@ -127,7 +127,7 @@ def record(
         "model": vars(config.model),
         "searched": {"methods": config.searched(data), "fusions": config.usable_fusions(data),
                      "sharpness": config.sharpness,
-                     "lr": [config.training.lr / config.lr_span, config.training.lr * config.lr_span]},
+                     "lr": [rate / config.lr_span, rate * config.lr_span]},
         "selection": "every choice on validation data: rule, temperatures and weights of a trial are the simplest "
         "within one standard error of the best, what is fitted being cross-validated; the test split is read "
         "once, at the end, for winner and best control",

@@ -16,7 +16,7 @@ from equimodal.errors import EquimodalError, EquimodalWarning
 from equimodal.methods import get, refuse_incomplete
 from equimodal.studies.comparisons import count_operations, declared_cost, end_workers, measure_cost, worker_pool
 from equimodal.studies.runs import Terminated, Termination, own_randomness, read_lines
-from equimodal.studies.setup import RunConfig, method_options, seeded
+from equimodal.studies.setup import RunConfig, fixed_rate, method_options, seeded
 from equimodal.studies.tuning._config import TuneConfig
 from equimodal.studies.tuning._journal import TRIALS, plan_of, reason, spent
 from equimodal.studies.tuning._plan import least, remaining, rungs
@@ -304,7 +304,7 @@ class Search:
         method = str(trial.suggest_categorical("method", self._methods))
         if len(self._fusions) > 1 and not get(method).info.fusion.startswith("ignored"):
             trial.suggest_categorical("fusion", self._fusions)
-        lr, span = self._config.training.lr, self._config.lr_span
+        lr, span = fixed_rate(self._config.training), self._config.lr_span
         trial.suggest_float("lr", lr / span, lr * span, log=True)
         if self._config.sharpness and "sharpness" in method_options(method):
             mode = trial.suggest_categorical("sharpness", ["off", "momentum", "full"])

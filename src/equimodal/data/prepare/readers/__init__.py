@@ -21,7 +21,14 @@ from equimodal.data.prepare.readers._text import (
     read_text,
     token_array,
 )
-from equimodal.data.prepare.readers._video import channels_first, frame_range, frames_at, grid_frames, spread
+from equimodal.data.prepare.readers._video import (
+    channels_first,
+    even_frames,
+    frame_range,
+    frames_at,
+    grid_frames,
+    spread,
+)
 from equimodal.data.prepare.readers._volumes import Volume, cut, read_volume, same_place, standardised, whole_numbers
 
 __all__ = [
@@ -43,6 +50,7 @@ __all__ = [
     "clean",
     "cut",
     "decode",
+    "even_frames",
     "face_array",
     "frame_range",
     "frames_at",

@@ -81,6 +81,23 @@ def frames_at(path: Path, seconds: Sequence[float]) -> list[Array]:
     return found
 
 
+def even_frames(path: Path, count: int) -> list[Array]:
+    """``count`` frames (H, W, 3), uint8, RGB: those shown in the middle of as many equal parts of the video.
+
+    Its length is told by the times of its packets, which are read without decoding.
+
+    Raises:
+        UnreadableError: no video in it, none whose frames have times, truncated or corrupt.
+    """
+    with open_video(path) as (container, stream):
+        unit = Fraction(stream.time_base or 1)
+        times = [Fraction(packet.pts) * unit for packet in container.demux(stream) if packet.pts is not None]
+    if not times:
+        raise UnreadableError("holds no frames with times")
+    span = max(times) - min(times)
+    return frames_at(path, [float(span * Fraction(2 * i + 1, 2 * count)) for i in range(count)])
+
+
 def spread(frames: list[Array], count: int) -> list[Array]:
     """``count`` of the frames, every (n // count)-th from the first; the last one again where there are too few."""
     step = max(1, len(frames) // count)

@@ -1,0 +1,130 @@
+"""What stands behind a score: per class, per label, per region, or how errors are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equimodal.tasks import Classification, MultiLabel, Regression, Segmentation, Task, counting_dtype
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+LARGEST_MATRIX = 100
+"""Most classes for which the whole confusion matrix is given."""
+_MOST_PAIRS = 1000
+
+
+def score_details(task: Task, output: Tensor, target: Tensor, classes: Sequence[str] = ()) -> dict[str, Any]:
+    r"""What stands behind the score, as plain numbers.
+
+    Args:
+        task: of the output.
+        output: (N, C, ...).
+        target: (N, ...).
+        classes: names of the classes or labels; default their numbers.
+
+    Returns:
+        For a classification ``classes``, and per class ``precision``, ``recall``, ``f1`` and ``support`` (samples of
+        the class); ``confusion``: rows are true classes, columns predicted ones. Above 100 classes ``confusions``
+        instead: [true, predicted, count] of wrong pairs, the most frequent 1,000.
+
+        For labels the same without the matrix, and ``true_positive``, ``false_positive``, ``false_negative``,
+        ``true_negative`` per label.
+
+        For a segmentation ``dice`` and ``support`` (pixels) per class, the background included, and ``confusion`` of
+        pixels.
+
+        For a regression ``residual_quantiles``: quantile -> prediction minus target, one per output, and
+        ``residual_mean`` and ``residual_std``.
+
+        A ratio of nothing is ``None``. Empty for a task of your own.
+
+    Example:
+        >>> found = score_details(Classification(2), torch.eye(2)[[0, 1, 1]], torch.tensor([0, 0, 1]))
+        >>> found["recall"], found["support"], found["confusion"]
+        ([0.5, 1.0], [2, 1], [[1, 1], [0, 1]])
+    """
+    if isinstance(task, Regression):
+        return _residuals(task, output, target)
+    if isinstance(task, MultiLabel):
+        return _of_labels(output > 0, target >= 0.5, _names(classes, task.num_labels))
+    if isinstance(task, Classification):
+        labels = target.argmax(1) if target.is_floating_point() else target
+        table = _confusion(labels, output.argmax(1), task.num_classes)
+        return _of_classes(table, _names(classes, task.num_classes))
+    if isinstance(task, Segmentation):
+        kept = torch.ones_like(target, dtype=torch.bool)
+        if task.ignore_index is not None:
+            kept = target != task.ignore_index
+        table = _confusion(target[kept], output.argmax(1)[kept], task.num_classes)
+        found = _of_classes(table, _names(classes, task.num_classes))
+        return {"dice": found.pop("f1"), **{k: v for k, v in found.items() if k not in ("precision", "recall")}}
+    return {}
+
+
+def _names(given: Sequence[str], count: int) -> list[str]:
+    return [str(name) for name in given] if len(given) == count else [str(i) for i in range(count)]
+
+
+def _confusion(target: Tensor, guess: Tensor, count: int) -> Tensor:
+    """(C, C) counts: rows true, columns predicted."""
+    cell = target.reshape(-1).long() * count + guess.reshape(-1).long()
+    return torch.bincount(cell, minlength=count * count).reshape(count, count).cpu()
+
+
+def _ratios(above: Tensor, below: Tensor) -> list[float | None]:
+    return [a / b if b else None for a, b in zip(above.tolist(), below.tolist(), strict=True)]
+
+
+def _of_classes(table: Tensor, names: list[str]) -> dict[str, Any]:
+    right, true, guessed = table.diagonal(), table.sum(1), table.sum(0)
+    found: dict[str, Any] = {
+        "classes": names,
+        "precision": _ratios(right, guessed),
+        "recall": _ratios(right, true),
+        "f1": _ratios(2 * right, true + guessed),
+        "support": true.tolist(),
+    }
+    if len(names) <= LARGEST_MATRIX:
+        return {**found, "confusion": table.tolist()}
+    wrong = table.clone().fill_diagonal_(0)
+    rows, columns = wrong.nonzero(as_tuple=True)
+    order = wrong[rows, columns].argsort(descending=True, stable=True)[:_MOST_PAIRS]
+    pairs = torch.stack([rows, columns, wrong[rows, columns]], 1)[order]
+    return {**found, "confusions": pairs.tolist()}
+
+
+def _of_labels(guess: Tensor, truth: Tensor, names: list[str]) -> dict[str, Any]:
+    counts = {
+        "true_positive": (guess & truth).sum(0),
+        "false_positive": (guess & ~truth).sum(0),
+        "false_negative": (~guess & truth).sum(0),
+        "true_negative": (~guess & ~truth).sum(0),
+    }
+    right, extra, missed, _ = (n.cpu() for n in counts.values())
+    return {
+        "classes": names,
+        "precision": _ratios(right, right + extra),
+        "recall": _ratios(right, right + missed),
+        "f1": _ratios(2 * right, 2 * right + extra + missed),
+        "support": (right + missed).tolist(),
+        **{name: n.tolist() for name, n in counts.items()},
+    }
+
+
+def _residuals(task: Regression, output: Tensor, target: Tensor) -> dict[str, Any]:
+    kind = counting_dtype(output.device)
+    guess = task.probabilities(output).reshape(len(output), task.size).to(kind)
+    error = (guess - target.reshape(len(target), task.size).to(kind)).cpu().double()
+    place = error.sort(0).values
+    # linear between neighbours, as numpy's default; torch.quantile takes at most 2^24 numbers
+    found = {}
+    for q in QUANTILES:
+        at = q * (len(place) - 1)
+        low, part = int(at), at - int(at)
+        high = min(low + 1, len(place) - 1)
+        found[f"{q:g}"] = (place[low] + part * (place[high] - place[low])).tolist()
+    spread = error.std(0, correction=0)
+    return {"residual_quantiles": found, "residual_mean": error.mean(0).tolist(), "residual_std": spread.tolist()}
