@@ -5,13 +5,17 @@
 Each bare loop below is what one writes for one method, one model and one batch: no checks, no reports, no options. It
 ends with the same weights as the library after 12 steps (checked in every run), so the two compute the same. Steps are
 interleaved and timed in processor time on one thread; a figure is the median over the rounds of the ratio in the same
-round. ``kernels`` counts the calls that reach torch's dispatcher in one step. Exit code 1 if a bound is exceeded.
+round. ``kernels`` counts the calls that reach torch's dispatcher in one step. Beside that: what a modality costs with
+32 of them next to 4, and the time of the scores of all subsets of 12 modalities. The table of ``docs/benchmarks.md``
+is written between its markers. Exit code 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import statistics
 import sys
 import time
@@ -26,6 +30,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine
+from equimodal.diagnostics import subset_table
 from equimodal.fusion import Concat
 from equimodal.methods import EpochContext, Method, get
 
@@ -39,7 +44,9 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "MIE, sam none": ("MIE", {"sam": None}, 1.30, 1.10),
     "MIE, sam full": ("MIE", {"sam": "full"}, 1.30, 1.10),
 }
-KERNELS = 1.2  # bound of the number of kernels, in those of the bare loop
+KERNELS, SUBSETS = 1.2, 1.0  # bounds: kernels in those of the bare loop; seconds for all subsets of 12 modalities
+FEW, MANY, GROWTH = 4, 32, 1.1  # numbers of modalities, and the bound of the cost per modality between them
+PAGE = Path("docs/benchmarks.md")
 
 
 class Recurrent(nn.Module):
@@ -297,6 +304,44 @@ def measured(steps: dict[str, Callable[[], Any]], rounds: int, repeat: int) -> d
     return times
 
 
+def growth(label: str, rounds: int) -> float:
+    """What one of MANY modalities costs, in what one of FEW does."""
+    name, options, *_ = ENTRIES[label]
+    steps = {str(n): library_step(method_of(name, options, "linear", n), batch(n)) for n in (FEW, MANY)}
+    times = measured(steps, rounds, 3)
+    ratio = statistics.median(a / b for a, b in zip(times[str(MANY)], times[str(FEW)], strict=True))
+    return round(ratio * FEW / MANY, 3)
+
+
+def subset_seconds(count: int = 12, samples: int = 256) -> float:
+    """Processor time of the scores of all subsets, of a linear head on a concatenation."""
+    torch.manual_seed(0)
+    method, data = method_of("Joint", {}, "linear", count), batch(count)
+    rows = torch.arange(samples) % SIZE
+    data = Batch({m: x[rows] for m, x in data.inputs.items()}, None if data.target is None else data.target[rows])
+    start = time.process_time()
+    subset_table(method, [data], limit=2**count)
+    return round(time.process_time() - start, 2)
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    kinds = [k for k in ("linear", "gru") if k in result]
+    head = "".join(f" | {k}: bare, us | time (bound) | kernels" for k in kinds)
+    lines = [f"|{head} | per modality, {MANY} / {FEW} |", "|---" * (3 * len(kinds) + 2) + "|"]
+    for label in result[kinds[0]]:
+        cells = ""
+        for row, calls in ((result[k][label], result[k][label]["kernels"]) for k in kinds):
+            times = f"{row['bare_us']:.0f} | {row['ratio']:.2f} ({row['bound']:.2f})"
+            cells += f" | {times} | {calls['ours']} / {calls['bare']}"
+        lines.append(f"| {label}{cells} | {result['growth'].get(label, '-')} |")
+    seconds, load = f"{result['subset_seconds']:.2f} s", " to ".join(f"{x:.0f}" for x in result["load"])
+    return [
+        *lines,
+        "",
+        f"All 4,095 subsets of 12 modalities, 256 samples, linear head: {seconds}. Load average {load}.",
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
@@ -305,10 +350,12 @@ def main() -> int:
     parser.add_argument("--encoders", default="linear,gru")
     parser.add_argument("--entries", default=";".join(ENTRIES))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/steps.json"))
+    parser.add_argument("--page", action=argparse.BooleanOptionalAction, default=True, help="write the table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    result: dict[str, Any] = {"modalities": arguments.modalities, "torch": torch.__version__}
+    result: dict[str, Any] = {"modalities": arguments.modalities, "torch": torch.__version__, "growth": {}}
+    result["load"] = [round(os.getloadavg()[0], 1)]
     exceeded = False
     for number, kind in enumerate(arguments.encoders.split(",")):
         print(f"{kind + ' encoders':24} {'bare, us':>9} {'ours/bare':>10} {'bound':>6} {'kernels':>14} {'bound':>6}")
@@ -333,6 +380,17 @@ def main() -> int:
             print(f"{label:24} {rows[label]['bare_us']:9.0f} {ratio:10.2f} {bounds[number]:6.2f} "
                   f"{calls['ours']:6} / {calls['bare']:<5} {KERNELS:6.2f}", flush=True)  # fmt: skip
         result[kind] = rows
+    for label in arguments.entries.split(";"):
+        result["growth"][label] = growth(label, max(3, arguments.rounds // 3))
+        exceeded |= result["growth"][label] > GROWTH
+        print(f"{label:24} a modality of {MANY} in one of {FEW}: {result['growth'][label]:.2f} ({GROWTH})", flush=True)
+    result["subset_seconds"] = subset_seconds()
+    exceeded |= result["subset_seconds"] > SUBSETS
+    result["load"].append(round(os.getloadavg()[0], 1))
+    if arguments.page:
+        text, marks = PAGE.read_text(encoding="utf-8"), r"(<!-- steps: begin -->).*(<!-- steps: end -->)"
+        new = re.sub(marks, lambda m: "\n".join([m[1], *table(result), m[2]]), text, flags=re.DOTALL)
+        PAGE.write_text(new, encoding="utf-8")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return int(exceeded)

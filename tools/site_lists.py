@@ -44,8 +44,6 @@ def filled(text: str) -> str:
     lists["gallery"].sort(key=lambda place: order.find(f"]({Path(place).name})"))
     for name, found in lists.items():
         text = between(text, name, [f"{_name(place)}: {place}" for place in found])
-    checks = [p for p in sorted(places, key=lambda p: (not p.endswith("index.md"), p)) if p.startswith("checks/")]
-    text = between(text, "checks", [f"{_name(place)}: {place}" for place in checks])
     text = between(text, "api", [f"{package}: api/{package}.md" for package in sorted(PACKAGES)])
     text = between(text, "further", [])
     known = {place for _, _, place in navigation(text)}

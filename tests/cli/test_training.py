@@ -97,6 +97,18 @@ def test_the_rate_in_python() -> None:
     assert suggest_rate(one) == suggest_rate(one)
 
 
+def test_early_stopping_is_told_and_recorded(cli: CLI, tmp_path: Path) -> None:
+    """A rate of 0: no epoch is better than the first, so that 1 + 2 of 30 epochs are trained."""
+    plain = "{m1: {norm: none}, m2: {norm: none}}"
+    shown = cli([
+        *TRAIN, "--method", "Joint", "--model.encoders", plain, "--training.lr", "0", "--training.epochs", "30",
+        "--training.patience", "2", "--logger", "none", "--out", str(tmp_path / "run"),
+    ])  # fmt: skip
+    assert "ended early: after 3 of 30 epochs, by training.patience 2" in shown
+    chosen = json.loads((tmp_path / "run" / "metrics.json").read_text())["selection"]
+    assert (chosen["epoch"], chosen["trained"], chosen["planned"]) == (0, 3, 30)
+
+
 def test_early_stopping_is_off_except_in_fit(cli: CLI) -> None:
     def patience(command: list[str]) -> object:
         return yaml.safe_load(cli([*command, "--print_config"]))["training"]["patience"]

@@ -14,14 +14,14 @@ from equimodal.tasks import Classification, MultiLabel, Regression, Segmentation
 
 
 def test_classes_by_hand() -> None:
-    guess, truth = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 1, 1, 0])
+    guess, truth = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 1, 1])
     found = score_details(Classification(3), torch.eye(3)[guess], truth, ["a", "b", "c"])
     assert found["classes"] == ["a", "b", "c"]
-    assert found["confusion"] == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
-    assert found["precision"] == [0.5, pytest.approx(2 / 3), None]
-    assert found["recall"] == [0.5, pytest.approx(2 / 3), None]
-    assert found["f1"] == [0.5, pytest.approx(2 / 3), None]
-    assert found["support"] == [2, 3, 0]
+    assert found["confusion"] == [[1, 0, 0], [2, 1, 0], [0, 0, 0]]
+    assert found["precision"] == [pytest.approx(1 / 3), 1.0, None]
+    assert found["recall"] == [1.0, pytest.approx(1 / 3), None]
+    assert found["f1"] == [0.5, 0.5, None]
+    assert found["support"] == [1, 3, 0]
     soft = torch.eye(3)[truth] * 0.8 + 0.2 / 3
     assert score_details(Classification(3), torch.eye(3)[guess], soft)["confusion"] == found["confusion"]
     json.dumps(found)

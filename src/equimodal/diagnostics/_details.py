@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equimodal.diagnostics._predictions import confusion_matrix
 from equimodal.tasks import Classification, MultiLabel, Regression, Segmentation, Task, counting_dtype
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -70,8 +71,8 @@ def _names(given: Sequence[str], count: int) -> list[str]:
 
 def _confusion(target: Tensor, guess: Tensor, count: int) -> Tensor:
     """(C, C) counts: rows true, columns predicted."""
-    cell = target.reshape(-1).long() * count + guess.reshape(-1).long()
-    return torch.bincount(cell, minlength=count * count).reshape(count, count).cpu()
+    true, said = (values.reshape(-1).cpu().numpy() for values in (target, guess))
+    return torch.from_numpy(confusion_matrix(true, said, count))
 
 
 def _ratios(above: Tensor, below: Tensor) -> list[float | None]:

@@ -98,7 +98,13 @@ def modules_of(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.
 @contextlib.contextmanager
 def paused_statistics(module: nn.Module) -> Iterator[None]:
     """Batch normalisation in training mode keeps using batch statistics, but does not update its running ones."""
-    paused = [m for m in module.modules() if getattr(m, "track_running_stats", False) is True and m.training]
+    with _paused([m for m in module.modules() if getattr(m, "track_running_stats", False) is True]):
+        yield
+
+
+@contextlib.contextmanager
+def _paused(layers: Sequence[nn.Module]) -> Iterator[None]:
+    paused = [m for m in layers if m.training]
     # instance normalisation updates its running statistics whatever the flag says
     instance = [b for m in paused if isinstance(m, nn.modules.instancenorm._InstanceNorm) for b in m.buffers(False)]
     saved = [b.clone() for b in instance]
@@ -127,6 +133,10 @@ class RunningStatistics:
         self.module = module
         self._layers = [m for m in module.modules() if getattr(m, "track_running_stats", False) is True]
         self._saved: dict[nn.Module, tuple[int | None, list[Tensor], list[Tensor]]] = {}
+
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        """As :func:`paused_statistics` of the module, without a walk over it."""
+        return _paused(self._layers) if self._layers else contextlib.nullcontext()
 
     def begin(self) -> None:
         """A new training step: what was copied in the one before is of no use."""

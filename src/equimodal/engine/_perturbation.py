@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from equimodal.engine._modes import paused_statistics
+from equimodal.engine._modes import RunningStatistics, paused_statistics
 from equimodal.engine._optimizers import momenta_of
 from equimodal.engine._processes import all_sum, is_distributed
 from equimodal.engine._protocol import Descent, Perturbation, Phase
 from equimodal.engine._random_state import random_state, restore_random_state
-from equimodal.engine._sharding import local, total_norm
+from equimodal.engine._sharding import local_parts, total_norm
 from equimodal.engine._sharpness import Sharpness
 from equimodal.errors import MethodError, UnsupportedError
 
@@ -36,7 +36,13 @@ def refuse_both(phase: Phase, sharpness: Sharpness | None) -> None:
         )
 
 
-def descend_sharp(once: Pass, phase: Phase, sharpness: Sharpness, optimizers: Sequence[Optimizer]) -> Descent:
+def descend_sharp(
+    once: Pass,
+    phase: Phase,
+    sharpness: Sharpness,
+    optimizers: Sequence[Optimizer],
+    statistics: RunningStatistics | None = None,
+) -> Descent:
     """One or two passes for :class:`Sharpness`; the gradients of the parts are combined just as ``.grad`` is."""
     trained = [p for p in phase.parameters if p.requires_grad]
     if sharpness.mode == "momentum":
@@ -55,7 +61,9 @@ def descend_sharp(once: Pass, phase: Phase, sharpness: Sharpness, optimizers: Se
     descent = once(phase, None)
     first = [p.grad for p in trained]
     probes = [p.grad for p in phase.auxiliary]
-    with perturbed(trained, first, sharpness.radius), paused_statistics(sharpness.module):
+    known = statistics is not None and statistics.module is sharpness.module
+    pause = statistics.paused() if statistics is not None and known else paused_statistics(sharpness.module)
+    with perturbed(trained, first, sharpness.radius), pause:
         restore_random_state(state)
         second = once(phase.repeated(), None)
     for p, g in zip(phase.auxiliary, probes, strict=True):
@@ -188,8 +196,8 @@ def perturbed(
     if not pairs:
         yield
         return
-    targets = [local(p.data) for p, _ in pairs]
-    along = [local(d) for _, d in pairs]
+    targets = local_parts([p.data for p, _ in pairs])
+    along = local_parts([d for _, d in pairs])
     saved = [t.clone() for t in targets]
     norm = total_norm([d for _, d in pairs])
     scale = torch.where(norm > 0, radius / norm, torch.zeros_like(norm))

@@ -213,7 +213,7 @@ class PlainEngine:
         once: Pass = lambda phase, part: self._descend_once(phase, batches, total, part)  # noqa: E731
         if sharpness is None:
             return descend_perturbed(once, phase, self._module)
-        return descend_sharp(once, phase, sharpness, self._optimizers)
+        return descend_sharp(once, phase, sharpness, self._optimizers, self._statistics)
 
     def _reshard(self) -> None:
         if self._module is not None and self._sharded:
@@ -372,7 +372,8 @@ class PlainEngine:
         self._step_optimizers()
         for scale, move in zip(scales, moves, strict=True):
             move.multiply(scale.factor)
-        self._clear()
+        for p in (*phase.parameters, *phase.auxiliary):  # others have none
+            p.grad = None
 
     def _step_optimizers(self) -> None:
         for optimizer in self._optimizers:

@@ -18,9 +18,13 @@ from torch import Tensor, nn
 from equimodal.batch import Batch
 from equimodal.errors import BatchError, UnsupportedError
 
+_WHOLE = {Tensor, nn.Parameter}  # types that need no closer look
+
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether only a part of the tensor is on this process."""
+    if type(tensor) in _WHOLE:
+        return False
     module: Any = sys.modules.get("torch.distributed.tensor")  # not loaded: nothing is sharded
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -39,10 +43,15 @@ def local(tensor: Tensor) -> Tensor:
     return part
 
 
+def local_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """:func:`local` of each."""
+    return [local(t) for t in tensors] if any_sharded(tensors) else list(tensors)
+
+
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """2-norm of all tensors together. Every process must ask for the same ones if some of them are sharded."""
-    norms = torch.stack(torch._foreach_norm([local(t) for t in tensors]))
-    if not any(is_sharded(t) for t in tensors):
+    norms = torch.stack(torch._foreach_norm(local_parts(tensors)))
+    if not any_sharded(tensors):
         whole: Tensor = torch.linalg.vector_norm(norms)
         return whole
     split = torch.tensor([is_sharded(t) for t in tensors]).to(norms.device, non_blocking=True)

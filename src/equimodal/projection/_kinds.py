@@ -124,7 +124,8 @@ class Orthogonal(NoProjection):
     def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
         """P loses the mean of the features over all processes."""
         own: dict[str, Tensor] = {}
-        for number, projector in enumerate(self):
+        projectors = list(self)
+        for number, projector in enumerate(projectors):
             matrix, statistic = projector.matrix, sums.get(f"statistic/{number}")
             if statistic is None:  # of a process of which no sample takes part
                 own[f"statistic/{number}"], own[f"rows/{number}"] = matrix.new_zeros(len(matrix)), matrix.new_zeros(())
@@ -133,7 +134,7 @@ class Orthogonal(NoProjection):
                 own[f"rows/{number}"] = sums[f"rows/{number}"].to(matrix.dtype)
         whole = engine.all_sum(own)
         extras: dict[str, Tensor] = {}
-        for number, projector in enumerate(self):
+        for number, projector in enumerate(projectors):
             mean = whole[f"statistic/{number}"] / whole[f"rows/{number}"]
             extras[f"alpha_over_energy/{number}"] = projector.update(mean, self._alpha(), self._relative)
             extras[f"plasticity/{number}"] = projector.plasticity()

@@ -106,11 +106,12 @@ def _unfold(
 
 def project_gradient(layer: Layer, projector: Tensor) -> None:
     """Replace the gradient G of the layer's weight by G P; a layer without a gradient is left alone."""
-    if layer.weight.grad is not None:
-        if layer.weight.grad.ndim == 2 and not is_sharded(layer.weight) and projector.dtype == layer.weight.dtype:
-            layer.weight.grad = layer.weight.grad @ projector
+    weight = layer.weight
+    if weight.grad is not None:
+        if weight.grad.ndim == 2 and not is_sharded(weight) and projector.dtype == weight.dtype:
+            weight.grad = weight.grad @ projector
             return
-        gradient = local(layer.weight.grad)  # of a sharded layer: some rows, each projected on its own
+        gradient = local(weight.grad)  # of a sharded layer: some rows, each projected on its own
         gradient.copy_(project_rows(gradient, projector))
 
 
@@ -141,13 +142,14 @@ class OrthogonalProjector(Float32Buffers):
     @torch.no_grad()
     def update(self, feature_mean: Tensor, alpha: float, relative: bool) -> Tensor:
         """Take in the mean of one batch; returns alpha divided by the running mean of |hbar|^2."""
-        mean = feature_mean.to(self.matrix.dtype)
+        matrix, running = self.matrix, self.energy
+        mean = feature_mean.to(matrix.dtype)
         # the first mean counts whole, later ones a tenth
-        self.energy.lerp_(torch.dot(mean, mean), (1 - self.updates).clamp_min(0.1).to(mean.dtype))
+        running.lerp_(torch.dot(mean, mean), (1 - self.updates).clamp_min(0.1).to(mean.dtype))
         self.updates.add_(1)
-        energy = self.energy.clamp_min(1e-12)
-        removed = removed_direction(self.matrix, mean, alpha * energy if relative else alpha)
-        self.matrix.addr_(removed, removed, alpha=-1)
+        energy = running.clamp_min(1e-12)
+        removed = removed_direction(matrix, mean, alpha * energy if relative else alpha)
+        matrix.addr_(removed, removed, alpha=-1)
         return energy.reciprocal() * alpha if not relative else torch.full_like(energy, alpha)
 
     def plasticity(self) -> Tensor:

@@ -105,6 +105,7 @@ class Regression(nn.Module):
             )
         real_number("delta", delta, 0)
         truth("sentiment", sentiment)
+        truth("log", log)
         if limits is not None:
             pair = list(limits) if isinstance(limits, (list, tuple)) else []
             if len(pair) != 2 or not all(isinstance(v, Real) for v in pair) or not pair[0] < pair[1]:
@@ -117,7 +118,7 @@ class Regression(nn.Module):
         self.sentiment = sentiment
         if sentiment and log:
             raise TargetError("`log`: expected False for targets in [-3, 3], `sentiment`. Found True.")
-        self.log = bool(log)
+        self.log = log
         origin, step = self._numbers("mean", mean), self._numbers("deviation", deviation)
         if not all(d > 0 for d in step):
             raise TargetError(f"`deviation`: expected numbers > 0. Found {list(step)}.")

@@ -46,7 +46,8 @@ def runs_learns_and_predicts_on_a_task(case: Case, name: str, count: int) -> Non
     for key, output in {"output": prediction.output, **prediction.unimodal}.items():
         expect(tuple(output.shape) == shape, f"{key}: expected the shape {shape}. Found {tuple(output.shape)}.")
     expect_finite(method.task.probabilities(prediction.output), "probabilities")
-    rule, allowed = fitted(method, [batch]), (*rules_for(distribution_of(method.task)), *PAPER_RULES)
+    few = batch.select(torch.arange(2))  # what is fitted does not matter here, and takes its time with maps
+    rule, allowed = fitted(method, [few]), (*rules_for(distribution_of(method.task)), *PAPER_RULES)
     expect(rule in allowed or not method.inference.rule, f"expected a rule of {allowed}. Found {rule!r}.")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from equimodal.batch import Tokens
-from equimodal.data import from_arrays, from_dataframe
+from equimodal.data import TableDataset, from_arrays, from_dataframe
 from equimodal.data.tables import Preparation, as_table
 from equimodal.errors import DataError
 from tests.data.tables.helpers import film, foreign_tokenizer, pd
@@ -139,6 +139,7 @@ def test_lists_of_parquet(tmp_path: Path) -> None:
     stored: Any = load(tmp_path / "t.parquet", target="label")
     direct: Any = from_dataframe(frame, "label")
     for data in (stored, direct):
+        assert isinstance(data, TableDataset)
         assert data.report.modalities["walk"]["absent"] == 0.25
     first, second = (d.train.batch().inputs["walk"] for d in (stored, direct))
     assert isinstance(first, Tokens)

@@ -192,7 +192,8 @@ def test_a_fit_that_a_full_disk_ended_is_continued_by_the_same_call(
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert (code, len(said)) in ((1, 1), (0, 0))
     assert not code or "No space left" in said[0]
-    assert main([*command, str(tmp_path / "run")]) == (0 if code else 1)  # what is finished is not made again
+    again = main([*command, str(tmp_path / "run")])  # refused where the run is whole already, up to its last write
+    assert again == 0 if code and at not in (-1, -2) else again in (0, 1)
     expected, found = (equimodal.load(tmp_path / name).predict(new) for name in ("whole", "run"))
     pd.testing.assert_frame_equal(found, expected)
 

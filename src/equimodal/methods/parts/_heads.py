@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from equimodal._utils.modules import QuickParameters
+from equimodal._utils.modules import QuickParameters, parameters_in
 from equimodal.batch import Batch, Tree, tree_map
 from equimodal.engine import Objective, Phase
 from equimodal.errors import ModelError, UnsupportedError
@@ -43,7 +43,8 @@ class Heads(QuickParameters):
         like_model(self, model)
 
     def __getitem__(self, modality: str) -> nn.Module:
-        return self.heads[self.names.index(modality)]
+        head: nn.Module = self._modules["heads"]._modules[str(self.names.index(modality))]  # type: ignore[union-attr, assignment]
+        return head  # of self.heads, without the search
 
     def forward(self, features: Mapping[str, Tree]) -> dict[str, Tensor]:
         """Outputs of the modalities in ``features``, each from its own head."""
@@ -165,7 +166,7 @@ def branch_phase(
         name=modality,
         objective=partial(of_samples, objective),
         second=None if second is None else partial(of_samples, second),
-        parameters=[*model.parameters_of(modality), *head.parameters()],
+        parameters=[*model.parameters_of(modality), *parameters_in(head)],
         count=lambda batch: count_of(batch, modality),
         modality=modality,
     )

@@ -203,6 +203,8 @@ def _followed(
                 ) from None
             if kind == "progress" and progress is not None:
                 progress(content)
+            elif kind == "warning":
+                warnings.warn(content, stacklevel=2)
             elif kind == "error":
                 raise content
             elif kind == "done":
@@ -223,6 +225,12 @@ def _work(
     """What one of the processes does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     warnings.filterwarnings("ignore", STOPPED)  # the parent says so
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if rank == 0 and isinstance(message, EquimodalWarning):
+            sender.send(("warning", message))  # said once, in the parent's way
+
+    warnings.showwarning = show
     torch.set_num_threads(threads)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),

@@ -198,7 +198,9 @@ def conclude(method: Method, data: Dataset, config: RunConfig, folder: Path, bes
         best: what :func:`fit` returned.
     """
     metrics, details, outcomes, predictions = _finish(method, data, config, best)
-    metrics["seconds"] = sum(record["seconds"] for record in read_history(folder / "history.jsonl"))
+    epochs = read_history(folder / "history.jsonl")
+    metrics["seconds"] = sum(record["seconds"] for record in epochs)
+    metrics["selection"] |= {"trained": len(epochs), "planned": config.training.epochs}
     save_weights(method, folder / WEIGHTS, {"config": plain(config.to_dict())})
     write_outcomes(folder / OUTCOMES, outcomes, predictions)
     if details:

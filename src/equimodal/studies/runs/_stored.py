@@ -77,6 +77,8 @@ class _Selection(TypedDict, total=False):
     by: Required[str]
     epoch: Required[int]
     score: float | None
+    trained: int
+    planned: int
 
 
 class Metrics(TypedDict, total=False):

@@ -1,0 +1,159 @@
+"""What makes small steps cheap: things kept from step to step are found anew where they have changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from equimodal import Batch, PlainEngine, Sharpness
+from equimodal._utils.modules import parameters_in
+from equimodal.engine import Objective, Phase, RunningStatistics
+from equimodal.engine._finite import FiniteGradients
+from equimodal.errors import NonFiniteError
+
+
+def batch(rows: int = 6) -> Batch:
+    return Batch({"x": torch.randn(rows, 3, generator=torch.Generator().manual_seed(0))})
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+def same(module: nn.Module) -> bool:
+    found, expected = parameters_in(module), list(module.parameters())
+    return len(found) == len(expected) and all(a is b for a, b in zip(found, expected, strict=True))
+
+
+def test_parameters_are_found_anew_where_a_module_has_changed() -> None:
+    shared = nn.Linear(2, 2)
+    module: Any = nn.Sequential(nn.Sequential(shared, nn.ReLU()), shared, nn.BatchNorm1d(2))
+    assert same(module)
+    shared.weight = nn.Parameter(torch.zeros(2, 2))  # replaced, at depth
+    assert same(module)
+    module[0].append(nn.Linear(2, 1))  # a module more
+    assert same(module)
+    module[0][2].bias = None  # a parameter less
+    assert same(module)
+    del module[1]
+    assert same(module)
+    module[0][1].register_parameter("scale", nn.Parameter(torch.ones(())))  # in a module that had none
+    assert same(module)
+    assert len(parameters_in(nn.ReLU())) == 0
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+def test_looking_at_gradients_changes_no_bit_and_finds_the_bad_one(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    parameters = [nn.Parameter(torch.zeros(n, 5, dtype=dtype)) for n in (1, 7, 40)]
+    for p in parameters:
+        p.grad = torch.randn(p.shape, generator=generator).to(dtype) * 1e-3
+    before = [p.grad.clone() for p in parameters if p.grad is not None]
+    finite = FiniteGradients()
+    for _ in range(2):
+        assert finite(parameters)
+    assert all(torch.equal(a, p.grad) for a, p in zip(before, parameters, strict=True) if p.grad is not None)
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        gradient: Any = parameters[1].grad
+        kept = gradient[3, 2].clone()
+        gradient[3, 2] = bad
+        assert not finite(parameters)
+        gradient[3, 2] = kept
+        assert finite(parameters)  # one that was bad says nothing about the next
+
+
+def test_gradients_outside_the_phase_are_dropped_and_new_parameters_seen() -> None:
+    a, b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([a], lr=0.1)
+    engine = PlainEngine(optimizer)
+    phase = Phase("joint", lambda x: Objective((x.inputs["x"] @ (a * b)).mean()), [a])
+    engine.descend(phase, [batch()])
+    assert b.grad is not None  # no optimizer of this engine has it
+    b.grad = None
+    optimizer.add_param_group({"params": [b]})
+    engine.descend(phase, [batch()])
+    assert b.grad is None
+    engine.descend(Phase("joint", phase.objective, [b]), [batch()])  # the same name, another parameter
+    assert a.grad is None
+    assert b.grad is not None
+
+
+# ---- second passes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_second_pass_has_its_own_objective_and_the_same_gradient() -> None:
+    calls: list[str] = []
+    w = nn.Parameter(torch.tensor([0.3, -0.2, 0.9], dtype=torch.float64))
+    data = Batch({"x": batch().inputs["x"].double()})
+
+    def loss(x: Batch) -> Tensor:
+        error: Tensor = x.inputs["x"] @ w
+        return error.square().mean()
+
+    def first(x: Batch) -> Objective:
+        calls.append("first")
+        return Objective(loss(x), sums={"seen": torch.tensor(len(x))})
+
+    def second(x: Batch) -> Objective:
+        calls.append("second")
+        return Objective(loss(x))
+
+    engine = PlainEngine(torch.optim.SGD([w], lr=0.1))
+    found = []
+    for phase in (Phase("joint", first, [w]), Phase("joint", first, [w], second=second)):
+        descent = engine.descend(phase, [data], Sharpness("full", radius=0.1, ratio=0.3))
+        assert int(descent.sums["seen"]) == 6
+        found.append(w.grad)
+    assert calls == ["first", "first", "first", "second"]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert torch.equal(found[0], found[1])
+
+
+# ---- running statistics ----------------------------------------------------------------------------------------------
+
+
+def test_statistics_are_copied_once_per_step_and_again_where_they_moved() -> None:
+    layers = nn.ModuleList(nn.BatchNorm1d(3) for _ in range(4))
+    statistics, x = RunningStatistics(layers), batch().inputs["x"]
+    copied: list[int] = []
+
+    def copies() -> int:
+        before = {id(t) for _, _, saved in statistics._saved.values() for t in saved}
+        statistics.copy()
+        return sum(id(t) not in before for _, _, saved in statistics._saved.values() for t in saved)
+
+    statistics.begin()
+    copied.append(copies())
+    layers[2](x)
+    copied.append(copies())
+    copied.append(copies())
+    assert copied == [12, 3, 0]
+    expected = {name: t.clone() for name, t in layers.state_dict().items()}
+    layers[1](x)
+    layers[2](x)
+    statistics.restore()
+    assert all(torch.equal(t, expected[name]) for name, t in layers.state_dict().items())
+
+
+def test_a_phase_that_fails_restores_what_moved_in_it_and_not_the_phase_before() -> None:
+    model = nn.ModuleDict({m: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)) for m in "ab"})
+    engine = PlainEngine(torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def objective(m: str, factor: float) -> Any:
+        return lambda x: Objective(model[m](x.inputs["x"]).mean() * factor)
+
+    with engine.iteration(model):
+        good = Phase("a", objective("a", 1.0), list(model["a"].parameters()))
+        engine.descend(good, [batch()])
+        engine.step(good)
+        bad = Phase("b", objective("b", float("nan")), list(model["b"].parameters()))
+        with pytest.raises(NonFiniteError):
+            engine.descend(bad, [batch()])
+    counts: dict[str, Any] = {m: model[m][0].num_batches_tracked for m in "ab"}  # type: ignore[index]
+    assert {m: int(n) for m, n in counts.items()} == {"a": 1, "b": 0}
