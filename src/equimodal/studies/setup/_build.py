@@ -67,7 +67,8 @@ def build_model(data: Dataset, config: ModelConfig) -> MultimodalModel:
         if name in config.own_encoders:
             encoders[name], sizes[name] = _own_encoder(data, name, config.own_encoders[name])
             continue
-        own = {**({"encoder": "unet"} if data.task.dense else {}), **_text_options(data, name, config.encoders)}
+        own: dict[str, Any] = {"encoder": "unet"} if data.task.dense else {}
+        own |= _text_options(data, name, config.encoders)
         own = {"out_features": config.feature_size, "size": config.size, **with_steps(config.fusion, spec, own)}
         try:
             encoder = for_modality(spec, **own)
