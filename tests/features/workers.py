@@ -165,13 +165,17 @@ def fail_on_one(rank: int, world: int, folder: str, settings: list[Setting]) -> 
     finish(rank, folder, results)
 
 
+class OnPurposeError(RuntimeError):
+    """What a broken encoder of the tests raises: an error of its own, which is passed on as it is."""
+
+
 def _broken_model(rank: int, setting: Setting, micro_batches: int) -> str:
     """An encoder that fails on one process, with one micro-batch or several."""
     method = plain_method(setting)
     announce(method, sgd(method), steps=1, batches=[data()])
 
     def fail(*_: Any) -> None:
-        raise RuntimeError("on purpose")
+        raise OnPurposeError("on purpose")
 
     if rank == 1:
         method.multimodal.encoder("a").register_forward_pre_hook(fail)  # type: ignore[attr-defined]

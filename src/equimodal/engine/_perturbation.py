@@ -98,6 +98,8 @@ def descend_perturbed(once: Pass, phase: Phase, module: nn.Module | None) -> Des
         return descent
     after = random_state(phase.trained)
     first = [(p, p.grad) for p in phase.trained]
+    for p, _ in first:
+        p.grad = None  # a backward pass would add to the gradients that are kept
     receivers = [p for p in (move.parameters if move.receivers is None else move.receivers) if p.requires_grad]
     moved = replace(phase.repeated(), parameters=receivers, auxiliary=(), perturbation=None)
     with (

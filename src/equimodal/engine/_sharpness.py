@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equimodal._utils.arguments import check_number
+from equimodal.engine._sharding import any_sharded
 from equimodal.errors import MethodError
 
 
@@ -100,9 +101,14 @@ class Sharpness(nn.Module):
         if pairs:
             sharp = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in pairs]
             plain = [torch.zeros_like(p) if g is None else g for p, g in pairs]
-            differences = list(torch._foreach_sub(sharp, plain))
-            torch._foreach_mul_(differences, self.ratio)
-            for (p, _), gradient in zip(pairs, torch._foreach_add(plain, differences), strict=True):
+            if any_sharded(sharp):  # operations on lists do not take both kinds at once
+                differences = [(a - b).mul_(self.ratio) for a, b in zip(sharp, plain, strict=True)]
+                combined = [b + d for b, d in zip(plain, differences, strict=True)]
+            else:
+                differences = list(torch._foreach_sub(sharp, plain))
+                torch._foreach_mul_(differences, self.ratio)
+                combined = list(torch._foreach_add(plain, differences))
+            for (p, _), gradient in zip(pairs, combined, strict=True):
                 p.grad = gradient
         if self.mode == "every_k":
             of = {id(p): difference for (p, _), difference in zip(pairs, differences, strict=True)}

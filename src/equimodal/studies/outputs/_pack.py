@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from equimodal._utils.outside import read_bytes
+from equimodal._utils.plain_yaml import text_of
 from equimodal._utils.printing import printable
 from equimodal.errors import StorageError
 from equimodal.report import answers_text, figures_of
@@ -80,7 +81,8 @@ def _files(study: Mapping[str, Any], folder: Path, entry: str | None) -> dict[st
     files["tables/all.tex"] = _document([shown.name for shown in shown_tables(tables)])
     files["answers.md"] = answers_text(study, _name(folder), entry, name).encode()
     if config:
-        files["configuration/study.yaml"] = read_bytes(folder / "study.yaml")
+        kept = {key: value for key, value in config.items() if key != "directory"}  # where it was started
+        files["configuration/study.yaml"] = text_of(kept, "Writing a configuration").encode()
     files |= _of_runs(study, folder, config)
     files["environment/report.json"] = text_of_json(study.get("environment") or {}).encode()
     files["README.md"] = _readme(tables.title, tables.incomplete, sorted(files)).encode()

@@ -81,6 +81,10 @@ class _Selection(TypedDict, total=False):
     planned: int
 
 
+class _Inference(TypedDict, total=False):
+    scores: dict[str, dict[str, Any]]
+
+
 class Metrics(TypedDict, total=False):
     """``metrics.json``."""
 
@@ -96,6 +100,7 @@ class Metrics(TypedDict, total=False):
     test: Required[_Scores]
     validation: Required[_Scores]
     rules: dict[str, _Rule]
+    inference: _Inference
     probe: dict[str, float]
     trained_modalities: list[str] | None
     seconds: Required[float]
