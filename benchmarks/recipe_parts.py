@@ -41,9 +41,9 @@ from equimodal.studies.setup import build_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import stress
+from benchmarks.real import between
 
 RESULT, PAGE = Path("benchmarks/results/recipe_parts.json"), Path("docs/ablations.md")
-MARKS = ("<!-- recipe parts: begin -->", "<!-- recipe parts: end -->")
 CONSTRUCTED = {f"{task}/{regime}": (task, regime) for task in stress.SIZES for regime in stress.REGIMES}
 REAL = {
     "mosi": ("mosi", None), "mfeat": ("mfeat", None), "wikidoc": ("wikidoc", None), "mosi score": ("mosi", "score"),
@@ -217,8 +217,8 @@ def readings(method: Method, data: Dataset) -> dict[str, Outcomes]:
 
 
 def groups_of(data: Dataset) -> Sequence[object] | None:
-    groups = getattr(data.validation, "groups", None)
-    return None if groups is None else list(next(iter(groups.values())) if isinstance(groups, Mapping) else groups)
+    codes = data.validation.group_labels
+    return None if codes is None else codes[data.validation.rows].tolist()
 
 
 def cells(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, Path]]:
@@ -276,7 +276,7 @@ def report(arguments: argparse.Namespace) -> int:
     RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     lines = table(results, list(found))
     print("\n".join(lines))
-    PAGE.write_text(stress.between(PAGE.read_text(encoding="utf-8"), MARKS, "\n".join(lines)), encoding="utf-8")
+    PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), "recipe parts", lines), encoding="utf-8")
     return 0
 
 

@@ -197,10 +197,10 @@ def _shown(row: Mapping[str, Any] | None, task: str) -> str:
     return f"{text} {sign}{mark} [{ends[0]}, {ends[1]}]"
 
 
-def between(page: str, marks: tuple[str, str], text: str) -> str:
-    """The page with ``text`` between its two marks."""
-    before, _, rest = page.partition(marks[0])
-    return f"{before}{marks[0]}\n{text}\n{marks[1]}{rest.partition(marks[1])[2]}"
+def write_page(page: Path, text: str) -> None:
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -228,8 +228,7 @@ def main() -> None:
     arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(table(results))
     if arguments.page:
-        text = between(arguments.page.read_text(encoding="utf-8"), MARKS, table(results))
-        arguments.page.write_text(text, encoding="utf-8")
+        write_page(arguments.page, table(results))
 
 
 if __name__ == "__main__":

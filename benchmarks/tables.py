@@ -65,6 +65,17 @@ def wikidoc(folder: Path, _: Path) -> Job:
     return Job(frame, {"columns": columns}, bundle, {"image": NUMBERS, "text": NUMBERS})
 
 
+def written(grey: Any, work: Path) -> Any:
+    """Grey pictures (N, H, W) as ROW.png in a folder; returns them as the long way takes them, (N, 3, 16, 16)."""
+    work.mkdir(parents=True, exist_ok=True)
+    pictures = np.zeros((len(grey), 3, 16, 16), np.float32)
+    for row, own in enumerate(grey):
+        picture = Image.fromarray(own).convert("RGB")
+        picture.save(work / f"{row}.png")
+        pictures[row] = np.asarray(picture.resize((16, 16), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    return pictures
+
+
 def digits(_: Path, work: Path) -> Job:
     """Scikit-learn's handwritten digits: paths of pictures, 30 % of them absent, and the ink of ten parts."""
     from sklearn.datasets import load_digits
@@ -74,13 +85,7 @@ def digits(_: Path, work: Path) -> Job:
     random = np.random.default_rng(0)
     absent, part = random.random(len(label)) < 0.3, random.choice(PARTS, len(label), p=[0.7, 0.15, 0.15])
     ink = np.concatenate([found.images.sum(2)[:, ::2], found.images.sum(1)[:, 1:7]], axis=1)
-    work.mkdir(parents=True, exist_ok=True)
-    pictures = np.zeros((len(label), 3, 16, 16), np.float32)
-    for row, own in enumerate(pixels):
-        picture = Image.fromarray(own).convert("RGB")
-        picture.save(work / f"{row}.png")
-        large = picture.resize((16, 16), Image.Resampling.BILINEAR)
-        pictures[row] = np.asarray(large).transpose(2, 0, 1)
+    pictures = written(pixels, work)
     frame = pd.DataFrame({f"ink{i}": column for i, column in enumerate(ink.T)})
     frame["photo"] = [None if gap else f"{row}.png" for row, gap in enumerate(absent)]
     frame["label"], frame["part"] = [f"digit {i}" for i in label], part
@@ -98,13 +103,7 @@ def numerals(folder: Path, work: Path) -> Job:
         label, split = file["y"].astype(np.int64), file["split"]
     absent = np.random.default_rng(0).random(len(label)) < 0.3
     grey = np.clip(pixels.reshape(-1, 16, 15) * (255 / pixels.max()), 0, 255).astype(np.uint8)
-    work.mkdir(parents=True, exist_ok=True)
-    pictures = np.zeros((len(label), 3, 16, 16), np.float32)
-    for row, own in enumerate(grey):
-        picture = Image.fromarray(own).convert("RGB")
-        picture.save(work / f"{row}.png")
-        large = picture.resize((16, 16), Image.Resampling.BILINEAR)
-        pictures[row] = np.asarray(large).transpose(2, 0, 1)
+    pictures = written(grey, work)
     groups = {"zernike": zernike, "shape": shape}
     columns = {m: [f"{m}{i}" for i in range(x.shape[1])] for m, x in groups.items()}
     frame = pd.DataFrame({name: x[:, i] for m, x in groups.items() for i, name in enumerate(columns[m])})

@@ -9,8 +9,9 @@ import argparse
 import dataclasses
 import inspect
 import re
-import sys
 from pathlib import Path
+
+from generated import update
 
 from equimodal.diagnostics.checks import Check, checks, control, get
 
@@ -99,21 +100,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is not up to date")
     only_check = parser.parse_args(arguments).check
     made = pages()
-    stale = [p for p, text in made.items() if not (ROOT / p).exists() or (ROOT / p).read_text("utf-8") != text]
     left = [p.relative_to(ROOT) for p in sorted((ROOT / DOCS).glob("*.md")) if p.relative_to(ROOT) not in made]
-    for path in stale:
-        print(f"{'stale' if only_check else 'written'}: {path}")
-        if not only_check:
-            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
-            (ROOT / path).write_text(made[path], "utf-8")
+    stale = update({ROOT / path: text for path, text in made.items()}, ROOT, "check_pages.py", only_check)
     for path in left:
         print(f"no such check: {path}")
         if not only_check:
             (ROOT / path).unlink()
-    if only_check and (stale or left):
-        print("Run: python tools/check_pages.py", file=sys.stderr)
-        return 1
-    return 0
+    return 1 if only_check and (stale or left) else 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from types import ModuleType
 
 from docstring_parser.common import DocstringMeta
 from docstring_parser.google import GoogleParser, Section, SectionType
+from generated import update
 from method_results import measured, published
 
 from equimodal.errors import EquimodalError
@@ -258,20 +259,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (EquimodalError, ImportError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
-    stale = [p for p, text in made.items() if not (ROOT / p).exists() or (ROOT / p).read_text("utf-8") != text]
     known = {p.name for p in made} | HAND_WRITTEN
     left = [p.relative_to(ROOT) for p in sorted((ROOT / "docs/methods").glob("*.md")) if p.name not in known]
-    for page in stale:
-        print(f"{'stale' if check else 'written'}: {page}")
-        if not check:
-            (ROOT / page).parent.mkdir(parents=True, exist_ok=True)
-            (ROOT / page).write_text(made[page], "utf-8")
+    stale = update({ROOT / path: text for path, text in made.items()}, ROOT, "method_pages.py", check)
     for page in left:
         print(f"no such method: {page}")
-    if check and (stale or left):
-        print("Run: python tools/method_pages.py", file=sys.stderr)
-        return 1
-    return 0
+    return 1 if check and (stale or left) else 0
 
 
 if __name__ == "__main__":

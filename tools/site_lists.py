@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+from generated import update
 from method_pages import PACKAGES
 from site_pages import sources
 
@@ -139,14 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
         OVERVIEW: llms(),
         README: results(README.read_text(encoding="utf-8")),
     }
-    stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    for path in stale:
-        print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")
-        if not check:
-            path.write_text(made[path], encoding="utf-8")
-    if check and stale:
-        print("Run: python tools/site_lists.py", file=sys.stderr)
-    return 1 if check and stale else 0
+    return 1 if update(made, ROOT, "site_lists.py", check) and check else 0
 
 
 if __name__ == "__main__":

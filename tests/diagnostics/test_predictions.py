@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from equimodal.diagnostics import (
     Outcomes,
     SamplePredictions,
     class_scores,
+    collect,
     confusion_matrix,
     label_scores,
     paired_difference,
@@ -113,10 +116,14 @@ def batches(target: torch.Tensor) -> list[Batch]:
     ]
 
 
+def records_of(method: Any, target: torch.Tensor) -> SamplePredictions | None:
+    return sample_records(method, collect(method, batches(target)))[1]
+
+
 def test_predictions_are_those_of_the_method_and_absent_modalities_say_nothing() -> None:
     method, target = method_of(Classification(3), 3), torch.tensor([0, 1, 2, 0, 1, 2])
     given = batches(target)
-    outcomes, found = sample_records(method, given)
+    outcomes, found = sample_records(method, collect(method, given))
     assert found is not None
     assert found.index.tolist() == list(range(10, 16))
     assert found.target.tolist() == target.tolist()
@@ -132,11 +139,11 @@ def test_predictions_are_those_of_the_method_and_absent_modalities_say_nothing()
 
 
 def test_numbers_and_labels_are_kept_and_maps_are_not() -> None:
-    numbers = sample_records(method_of(Regression(2), 2), batches(torch.randn(6, 2)))[1]
+    numbers = records_of(method_of(Regression(2), 2), torch.randn(6, 2))
     assert numbers is not None
     assert numbers.value["prediction"].shape == (6, 2)
     assert np.isnan(numbers.value["unimodal/b"][1]).all()
-    labels = sample_records(method_of(MultiLabel(4), 4), batches(torch.randint(0, 2, (6, 4)).float()))[1]
+    labels = records_of(method_of(MultiLabel(4), 4), torch.randint(0, 2, (6, 4)).float())
     assert labels is not None
     assert set(np.unique(labels.value["prediction"])) <= {0, 1}
     assert not labels.confidence

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+
+
+def same_objects(first: Sequence[object], second: Sequence[object]) -> bool:
+    """Whether two lists hold the same objects, in the same order; tensors are not compared by their values.
+
+    Example:
+        >>> same_objects([1, None], [1, None]), same_objects([1], [1, None])
+        (True, False)
+    """
+    return len(first) == len(second) and all(map(is_, first, second))
 
 
 def _visit(module: nn.Module) -> tuple[list[dict[str, Any]], list[nn.Parameter]]:
@@ -40,8 +50,7 @@ class _Walk:
 
     def holds(self) -> bool:
         """Whether every table has the same entries as when it was met."""
-        now = self.read()
-        return len(now) == len(self.content) and all(map(is_, now, self.content))
+        return same_objects(self.read(), self.content)
 
 
 _WALKS: WeakKeyDictionary[nn.Module, _Walk] = WeakKeyDictionary()

@@ -3,6 +3,8 @@
 from equimodal.diagnostics._curve import Curve, effective_robustness, relative_robustness
 from equimodal.diagnostics._details import score_details
 from equimodal.diagnostics._evaluate import Evaluation, evaluate, rule_outcomes, rule_scores, sample_outcomes
+from equimodal.diagnostics._evaluate import collect as collect
+from equimodal.diagnostics._evaluate import evaluation_of as evaluation_of
 from equimodal.diagnostics._evaluate import sample_records as sample_records
 from equimodal.diagnostics._figure import FORMATS as FORMATS
 from equimodal.diagnostics._figure import draw_curves

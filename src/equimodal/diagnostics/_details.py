@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from equimodal.diagnostics._predictions import confusion_matrix
+from equimodal.diagnostics._predictions import Array, ClassScores, class_scores, confusion_matrix, label_scores
 from equimodal.tasks import Classification, MultiLabel, Regression, Segmentation, Task, counting_dtype
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -69,31 +70,33 @@ def _names(given: Sequence[str], count: int) -> list[str]:
     return [str(name) for name in given] if len(given) == count else [str(i) for i in range(count)]
 
 
-def _confusion(target: Tensor, guess: Tensor, count: int) -> Tensor:
+def _confusion(target: Tensor, guess: Tensor, count: int) -> Array:
     """(C, C) counts: rows true, columns predicted."""
     true, said = (values.reshape(-1).cpu().numpy() for values in (target, guess))
-    return torch.from_numpy(confusion_matrix(true, said, count))
+    return confusion_matrix(true, said, count)
 
 
-def _ratios(above: Tensor, below: Tensor) -> list[float | None]:
-    return [a / b if b else None for a, b in zip(above.tolist(), below.tolist(), strict=True)]
-
-
-def _of_classes(table: Tensor, names: list[str]) -> dict[str, Any]:
-    right, true, guessed = table.diagonal(), table.sum(1), table.sum(0)
-    found: dict[str, Any] = {
+def _scores(found: ClassScores, guessed: Array, names: list[str]) -> dict[str, Any]:
+    """The scores of every class or label; ``None`` where there is nothing to divide by."""
+    below = {"precision": guessed, "recall": found.support, "f1": found.support + guessed}
+    return {
         "classes": names,
-        "precision": _ratios(right, guessed),
-        "recall": _ratios(right, true),
-        "f1": _ratios(2 * right, true + guessed),
-        "support": true.tolist(),
+        **{
+            name: [float(v) if some else None for v, some in zip(getattr(found, name), count > 0, strict=True)]
+            for name, count in below.items()
+        },
+        "support": found.support.tolist(),
     }
+
+
+def _of_classes(table: Array, names: list[str]) -> dict[str, Any]:
+    found = _scores(class_scores(table), table.sum(0), names)
     if len(names) <= LARGEST_MATRIX:
         return {**found, "confusion": table.tolist()}
-    wrong = table.clone().fill_diagonal_(0)
-    rows, columns = wrong.nonzero(as_tuple=True)
-    order = wrong[rows, columns].argsort(descending=True, stable=True)[:_MOST_PAIRS]
-    pairs = torch.stack([rows, columns, wrong[rows, columns]], 1)[order]
+    wrong = table - np.diag(np.diag(table))
+    rows, columns = wrong.nonzero()
+    order = np.argsort(-wrong[rows, columns], kind="stable")[:_MOST_PAIRS]
+    pairs = np.stack([rows, columns, wrong[rows, columns]], 1)[order]
     return {**found, "confusions": pairs.tolist()}
 
 
@@ -104,15 +107,9 @@ def _of_labels(guess: Tensor, truth: Tensor, names: list[str]) -> dict[str, Any]
         "false_negative": (~guess & truth).sum(0),
         "true_negative": (~guess & ~truth).sum(0),
     }
-    right, extra, missed, _ = (n.cpu() for n in counts.values())
-    return {
-        "classes": names,
-        "precision": _ratios(right, right + extra),
-        "recall": _ratios(right, right + missed),
-        "f1": _ratios(2 * right, 2 * right + extra + missed),
-        "support": (right + missed).tolist(),
-        **{name: n.tolist() for name, n in counts.items()},
-    }
+    said, true = (values.cpu().numpy().astype(np.int64) for values in (guess, truth))
+    found = _scores(label_scores(true, said), said.sum(0), names)
+    return {**found, **{name: n.tolist() for name, n in counts.items()}}
 
 
 def _residuals(task: Regression, output: Tensor, target: Tensor) -> dict[str, Any]:

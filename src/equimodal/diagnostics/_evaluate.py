@@ -145,7 +145,17 @@ def evaluate(
         >>> evaluate(Ensemble(model, Classification(2)), [Batch({"a": torch.eye(2)}, torch.tensor([0, 1]))]).samples
         2
     """
-    found = collect(method, batches)
+    return evaluation_of(method, collect(method, batches), metrics, details, classes)
+
+
+def evaluation_of(
+    method: Method,
+    found: Collected,
+    metrics: bool | Sequence[str] = False,
+    details: bool = False,
+    classes: Sequence[str] = (),
+) -> Evaluation:
+    """As :func:`evaluate`, of outputs that are there already."""
     unimodal = {}
     for m, z in found.unimodal.items():
         rows = found.there[m]
@@ -229,16 +239,13 @@ def sample_outcomes(method: Method, batches: Iterable[BatchLike]) -> dict[str, O
 
 
 @torch.no_grad()
-def sample_records(
-    method: Method, batches: Iterable[BatchLike]
-) -> tuple[dict[str, Outcomes], SamplePredictions | None]:
+def sample_records(method: Method, found: Collected) -> tuple[dict[str, Outcomes], SamplePredictions | None]:
     """As :func:`sample_outcomes`, with targets and predictions; ``None`` for maps, which would be as large as the data.
 
     Args:
         method: trained; its rule is the one in force.
-        batches: with targets; passed over once.
+        found: its outputs on the samples.
     """
-    found = collect(method, batches)
     return outcomes_of(method, found), _predictions_of(method, found)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import is_
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from equimodal._utils.modules import same_objects
 from equimodal.engine._protocol import Phase
 
 
@@ -44,13 +44,3 @@ class Held:
         for p in known[1]:
             if p.grad is not None:
                 p.grad = None
-
-
-def same_objects(first: Sequence[object], second: Sequence[object]) -> bool:
-    """Whether two lists hold the same objects, in the same order; tensors are not compared by their values.
-
-    Example:
-        >>> same_objects([1, None], [1, None]), same_objects([1], [1, None])
-        (True, False)
-    """
-    return len(first) == len(second) and all(map(is_, first, second))

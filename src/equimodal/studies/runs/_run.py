@@ -14,7 +14,9 @@ from equimodal.diagnostics import (
     Evaluation,
     Outcomes,
     SamplePredictions,
+    collect,
     evaluate,
+    evaluation_of,
     probe_outcomes,
     rule_outcomes,
     sample_records,
@@ -228,7 +230,8 @@ def _finish(
     test = loader(require(data.test, TestSplit, "test"), size)
     rule = method.fit_inference(validation)
     on_validation = evaluate(method, validation, config.metrics, True, data.classes)
-    on_test = evaluate(method, test, config.metrics or True, True, data.classes)
+    found = collect(method, test)
+    on_test = evaluation_of(method, found, config.metrics or True, True, data.classes)
     details = {part: dict(e.details) for part, e in (("validation", on_validation), ("test", on_test)) if e.details}
     rules = rule_outcomes(method, validation, test)
     metrics: dict[str, Any] = {
@@ -248,7 +251,7 @@ def _finish(
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained_modalities": method.trained_modalities(),
     }
-    outcomes, predictions = sample_records(method, test)
+    outcomes, predictions = sample_records(method, found)
     outcomes |= {f"rule/{r}": o for r, (_, o) in rules.items()}
     if config.probe:
         train = loader(data.train, size, shuffle=False)
