@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,8 +78,17 @@ def work(rank: int, folder: str, jobs: Sequence[Job]) -> None:
 
 
 def _work_and_leave(rank: int, folder: str, jobs: Sequence[Job]) -> None:
-    """As :func:`work`, in a process of its own: threads of gloo that are still there can abort an interpreter's end."""
-    work(rank, folder, jobs)
+    """As :func:`work`, in a process of its own: threads of gloo that are still there can abort an interpreter's end.
+
+    What it fails with is written down before its connections close: they make the other process fail too, and which of
+    the two ends first is chance.
+    """
+    try:
+        work(rank, folder, jobs)
+    except Exception as error:
+        text = " ".join(f"process {rank}: {type(error).__name__}: {error}".split())
+        Path(folder, f"{time.monotonic_ns():020d}.error").write_text(text, encoding="utf-8")
+        raise
     os._exit(0)
 
 
@@ -193,13 +203,23 @@ def run_jobs(jobs: Sequence[Job], start_method: str = "spawn") -> list[list[dict
         jobs: in order.
         start_method: of :mod:`multiprocessing`; with ``spawn`` and ``forkserver`` a script that calls this must be
             guarded by ``if __name__ == "__main__":``.
+
+    Raises:
+        RuntimeError: a process failed; the text is that of the one that failed first.
     """
     import torch.multiprocessing as mp
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(  # type: ignore[attr-defined, no-untyped-call]
-            _work_and_leave, args=(folder, list(jobs)), nprocs=WORLD, start_method=start_method
-        )
+        try:
+            mp.start_processes(  # type: ignore[attr-defined, no-untyped-call]
+                _work_and_leave, args=(folder, list(jobs)), nprocs=WORLD, start_method=start_method
+            )
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            first = min(Path(folder).glob("*.error"), default=None)
+            if first is None:
+                raise
+            raise RuntimeError(first.read_text(encoding="utf-8")) from error
         return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
