@@ -122,7 +122,8 @@ def compare(
         study = summarise(config, folder, data, costs, why)
         write_sealed(folder, STUDY, study)
     if failures:
-        shown = "; ".join(f"{cell}: {reason}" for cell, reason in why.items())
+        alike = {reason: [cell for cell in why if why[cell] == reason] for reason in dict.fromkeys(why.values())}
+        shown = "; ".join(f"{', '.join(cells)}: {reason}" for reason, cells in alike.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
         raise StudyError(
             f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study
