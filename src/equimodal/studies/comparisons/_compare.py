@@ -21,9 +21,11 @@ from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
 from equimodal.studies.comparisons._workers import end_workers, run_cell, signals_waiting, worker_pool
 from equimodal.studies.runs import (
+    COMPARISON,
     Terminated,
     Termination,
     check_config,
+    check_content,
     is_finished,
     located,
     locked,
@@ -154,7 +156,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
-    path = folder / "study.yaml"
+    check_content(folder, COMPARISON)
+    path = folder / COMPARISON
     described = plain(
         {
             "data": vars(config.data), "model": vars(config.model), "training": vars(config.training),

@@ -1,6 +1,7 @@
 """One run: training with selection on validation data, its checkpoints and its records."""
 
 from equimodal.studies.runs._companions import load_companions
+from equimodal.studies.runs._content import COMPARISON, TUNING, check_content, content_of
 from equimodal.studies.runs._fit import Progress, fit
 from equimodal.studies.runs._identity import check_config, check_finished, located
 from equimodal.studies.runs._load import load_run
@@ -30,18 +31,22 @@ from equimodal.studies.runs._stored import read_environment, read_history, store
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
+    "COMPARISON",
     "DETAILS",
     "ELSEWHERE",
     "OUTCOMES",
     "REQUEUE",
     "SELECTIONS",
     "STOPPED",
+    "TUNING",
     "Progress",
     "Terminated",
     "Termination",
     "check_config",
+    "check_content",
     "check_finished",
     "conclude",
+    "content_of",
     "environment",
     "fit",
     "is_finished",
