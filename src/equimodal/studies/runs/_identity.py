@@ -51,7 +51,8 @@ def check_fingerprint(folder: Path, data: Dataset) -> None:
     stored = read_environment(folder).get("data", {}).get("fingerprint")
     if stored != data.fingerprint:
         raise DataError(
-            f"`{folder}`: the data have changed since this run was started (fingerprint {str(stored)[:12]} then, "
+            f"`{folder}`: the data have changed since this run was started (config.yaml; fingerprint "
+            f"{str(stored)[:12]} then, "
             f"{data.fingerprint[:12]} now). Restore them, or start anew in another folder."
         )
 
