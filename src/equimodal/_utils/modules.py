@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -46,7 +47,7 @@ class _Walk:
 
     def read(self) -> list[Any]:
         """What is in the tables now."""
-        return [entry for table in self.tables for entry in table.values()]
+        return list(chain.from_iterable(map(dict.values, self.tables)))
 
     def holds(self) -> bool:
         """Whether every table has the same entries as when it was met."""

@@ -36,7 +36,8 @@ def witness(objective: Objective) -> Tensor:
 
 def look_at(objective: Objective, batch: Batch) -> Blame | None:
     """The first loss of the objective, a part or the total, that is not finite; ``None`` if all are."""
-    if math.isfinite(float(witness(objective))):  # a host number: one read, where torch.isfinite takes four kernels
+    total = witness(objective) if objective.parts else objective.total.detach()
+    if math.isfinite(float(total)):  # a host number: one read, where torch.isfinite takes four kernels
         return None
     for name, part in objective.parts.items():
         if not math.isfinite(float(part.detach())):

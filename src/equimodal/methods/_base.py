@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale, is_distributed
 from equimodal.errors import BatchError, CheckpointError, EquimodalWarning, MethodError, UnsupportedError, did_you_mean
 from equimodal.inference import Rule
 from equimodal.methods._epochs import EpochContext as EpochContext
@@ -151,9 +151,10 @@ class Method(Predictor):
         report = StepReport(extras=self._aside)
         self.__dict__["_aside"] = {}  # plainly: nn.Module takes long to set an attribute
         batches = self.prepare(batches)
-        shares = LossShares(self.task, batches, self.modalities, self.single_loss)
+        whole = len(batches) == 1 and not is_distributed()  # then there is nothing to share
+        shares = None if whole else LossShares(self.task, batches, self.modalities, self.single_loss)
         for phase in self.phases(batches):
-            descent = self._descend(phase, shares.of(phase), engine)
+            descent = self._descend(phase, batches if shares is None else shares.of(phase), engine)
             if descent.count == 0:
                 continue
             report.phases.append(phase.name)
