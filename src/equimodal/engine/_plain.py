@@ -129,10 +129,12 @@ class PlainEngine:
         return Around(lambda: self._begin(module), self._end)
 
     def _begin(self, module: nn.Module) -> None:
-        self.prepare(module)
+        if self._statistics is None or self._statistics.module is not module:
+            self.prepare(module)
         self._module = module
         self._renew()
-        self._reshard()
+        if self._sharded:
+            self._reshard()
 
     def _end(self) -> None:
         self._module = None
@@ -140,6 +142,7 @@ class PlainEngine:
             self._scale.update()
 
     def _renew(self) -> None:  # once per training step, or per phase outside of one
+        self._shared = is_distributed()
         self._held.refresh()
         if self._statistics is not None:
             self._statistics.begin()
@@ -173,14 +176,15 @@ class PlainEngine:
         if sharp is not None:
             self.use(self._module, "sharpness")
             refuse_both(phase, sharp)
+        if self._module is None:
+            self._renew()
         if self._sharded and (sharded := self._sharded_in(phase)):
             check_samples(sharded, phase.name, batches, phase.device)
-        self._shared = is_distributed()
         total, self._in_parts = count_samples(phase, batches, self._shared)
         if total == 0:
             self._clear()
             return Descent.nothing()
-        if not any(p.requires_grad for p in phase.every):
+        if not phase.trained:
             raise ModelError(
                 f"Phase {phase.name!r}: expected parameters that require gradients. Found all of them frozen. "
                 "Unfreeze the encoder or head, or use a control that does not train it."
@@ -188,8 +192,6 @@ class PlainEngine:
         if phase.name not in self._known:
             self._known.add(phase.name)
             warn_about_unknown(phase.name, (*phase.parameters, *phase.auxiliary), self._optimizers)
-        if self._module is None:
-            self._renew()
         looks = self._scale is not None or self._checks(phase.first)
         before = self._statistics.copy() if self._statistics and looks else None
         try:
@@ -385,11 +387,9 @@ class PlainEngine:
             for optimizer in self._optimizers:
                 optimizer.state.pop(parameter, None)
 
-    # ---- processes -------------------------------------------------------------------------------------------------
-
     def all_sum(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See :meth:`Engine.all_sum`."""
-        return all_sum(sums)
+        return dict(sums) if self._module is not None and not self._shared else all_sum(sums)
 
     def broadcast(self, module: nn.Module) -> None:
         """Give every process the weights and buffers of process 0; sharded weights are one already."""
