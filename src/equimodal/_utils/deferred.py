@@ -23,7 +23,6 @@ from typing import Any
 COMPILER = "torch._dynamo"
 _lock = threading.RLock()
 _loading: set[str] = set()
-_taking: list[str] = []
 
 
 def defer_imports() -> None:
@@ -120,8 +119,8 @@ class _Finder:
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
         """A specification where the module is one of ours; else the other finders are asked."""
-        package = name.rpartition(".")[0]
-        if is_deferred(package) and package not in _loading and package not in _taking:
+        package, _, child = name.rpartition(".")
+        if is_deferred(package) and package not in _loading and child not in _ALONE.get(package, ()):
             _load_named(package)
             there = sys.modules.get(name)
             return None if there is None else ModuleSpec(name, _Known(there))  # type: ignore[arg-type]
@@ -136,14 +135,11 @@ class _Finder:
 def _taken(package: str, modules: Sequence[str], name: str) -> Any:
     """A name from the last of some modules inside a package, for which the package itself need not run."""
     before = set(sys.modules)
-    _taking.append(package)
     try:
         return getattr([import_module(f"{package}.{module}") for module in modules][-1], name)
     except (ImportError, AttributeError):  # of a version that is made otherwise
         for half in [n for n in sys.modules if n.startswith(f"{package}.") and n not in before]:
             del sys.modules[half]
-    finally:
-        _taking.remove(package)
     _load_named(package)
     return getattr(sys.modules[package], name)
 
@@ -195,10 +191,12 @@ _FIRST: dict[str, dict[str, Callable[[], Any]]] = {
         "__version__": partial(_taken, "torchmetrics", ("__about__",), "__version__"),
         "_logger": partial(logging.getLogger, "torchmetrics"),
     },
+    "torchmetrics.functional": {},
     _PLOT: {
         "_AX_TYPE": lambda: Any,
         "_PLOT_OUT_TYPE": lambda: Any,
-        "plot_single_or_multi_val": partial(_forward, _PLOT, "plot_single_or_multi_val"),
+        "_CMAP_TYPE": lambda: Any,
+        **{n: partial(_forward, _PLOT, n) for n in ("plot_single_or_multi_val", "plot_confusion_matrix", "plot_curve")},
     },
     COMPILER: {
         "OptimizedModule": lambda: _OptimizedModule,
@@ -207,3 +205,12 @@ _FIRST: dict[str, dict[str, Callable[[], Any]]] = {
     },
 }
 """Module -> the names that it gives without running."""
+
+_ALONE = {
+    "torchmetrics": {
+        "__about__", "aggregation", "classification", "collections", "functional", "metric", "regression", "utilities",
+        "wrappers",
+    },
+    "torchmetrics.functional": {"classification", "regression"},
+}  # fmt: skip
+"""Package -> modules inside it that are imported without it."""
