@@ -1,11 +1,11 @@
 """Packages that others import for one or two names, loaded when something more of them is used.
 
-Lightning imports all of torchmetrics, and so SciPy and Matplotlib, for two classes. Lightning and the optimizers of torch
-import the compiler of torch, and so SymPy, to say that it need not look. Together that is more than half of the time in
-which a command starts. Here such a package is put in its place at once, and its own code runs as soon as anything but
-these names is asked for, or a module inside it is imported: nothing is left out, and nothing is called absent.
+Lightning imports all of torchmetrics, and so SciPy and Matplotlib, for two classes. Lightning and the optimizers of
+torch import the compiler of torch, and so SymPy, to say that it need not look. Together that is more than half of the
+time in which a command starts. Here such a package is put in its place at once, and its own code runs as soon as
+anything but these names is asked for, or a module inside it is imported: nothing is left out, or called absent.
 
-Only a process of our own does this: the command line.
+Only processes of our own do this: the command line, and the server from which workers are started.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _load(module: _Deferred) -> None:
             raise
         finally:
             _loading.discard(name)
-        module.__class__ = ModuleType  # type: ignore[assignment]
+        module.__class__ = ModuleType
 
 
 def _load_named(name: str) -> None:
