@@ -8,11 +8,13 @@ from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
 from equimodal.studies.runs._parts import train_part
+from equimodal.studies.runs._processes import process_context
 from equimodal.studies.runs._randomness import own_randomness
 from equimodal.studies.runs._rate import suggest_rate
 from equimodal.studies.runs._records import (
     ELSEWHERE,
     environment,
+    epochs_done,
     plain,
     read_json,
     read_lines,
@@ -48,6 +50,7 @@ __all__ = [
     "conclude",
     "content_of",
     "environment",
+    "epochs_done",
     "fit",
     "is_finished",
     "is_sealed",
@@ -61,6 +64,7 @@ __all__ = [
     "own_randomness",
     "plain",
     "prepare_folder",
+    "process_context",
     "read_environment",
     "read_history",
     "read_json",
