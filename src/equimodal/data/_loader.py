@@ -152,7 +152,13 @@ class Loader(Generic[S]):
         """(n,) positions in the split in the order of ``epoch``, without a plan."""
         if not self.shuffle:
             return self._positions
-        return self._positions[shuffled(len(self._positions), self._generator(epoch)).long()]
+        return self._positions[self._shuffled(epoch).long()]
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        """(n,) places in the positions, in the order of ``epoch``."""
+        generator, blocks = self._generator(epoch), self.split._store.blocks
+        order = shuffled(len(self._positions), generator)
+        return order if blocks is None else blocks.order(self.split._rows[self._positions], order, generator)
 
     def _generator(self, epoch: int) -> torch.Generator:
         # two numbers are mixed into one seed, so that (seed 0, epoch 1) differs from (seed 1, epoch 0)
@@ -177,12 +183,12 @@ class Loader(Generic[S]):
         if self._plan is not None:
             rank = dist.get_rank() if self._plan.processes > 1 else 0
             generator = self._generator(epoch) if self.shuffle else None
-            cuts = self._plan.batches(self.batch_size, self.drop_last, generator, rank)
+            cuts = self._plan.batches(self.batch_size, self.drop_last, generator, rank, self.split)
             return cuts, (rank, self._plan.processes)
         count, share = len(self._positions), (self._rank, self._processes)
         whole = self.batch_size * self._processes
         starts = torch.arange(self._length) * whole
-        order = shuffled(count, self._generator(epoch)) if self.shuffle else torch.arange(count)
+        order = self._shuffled(epoch) if self.shuffle else torch.arange(count)
         return Cuts(order, starts, (starts + whole).clamp_max(count), share, self._positions), share
 
     def state_dict(self) -> dict[str, Any]:
@@ -198,15 +204,19 @@ class Loader(Generic[S]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict` of a loader over the same samples with the same batch size, order and seed.
 
+        The batch size is that of all processes that share batches: one process with 64 samples continues as two with
+        32 each. Without ``shared`` each process has samples of its own, and another number of them is refused.
+
         Raises:
             DataError: the state is of a loader with other settings, so its position means other samples.
         """
-        own = self._identity()
-        if set(state) - {"plan", "next_plan"} != {"epoch", "position", *own}:
-            raise DataError(f"`state`: expected the keys {sorted({'epoch', 'position', *own})}. Found {sorted(state)}.")
-        differing = {k: (own[k], state[k]) for k in own if state[k] != own[k]}
+        own, known = _joint(self._identity()), {"epoch", "position", *_joint(self._identity())}
+        if set(state) - {"plan", "next_plan", "processes"} != known:
+            raise DataError(f"`state`: expected the keys {sorted(known)}. Found {sorted(state)}.")
+        stored = _joint(state)
+        differing = {k: (own[k], stored[k]) for k in own if stored[k] != own[k]}
         if differing:
-            shown = ", ".join(f"{k} {mine!r} (stored: {stored!r})" for k, (mine, stored) in differing.items())
+            shown = ", ".join(f"{k} {mine!r} (stored: {other!r})" for k, (mine, other) in differing.items())
             raise DataError(f"`state`: expected the position of an equal loader. Found other settings: {shown}.")
         plan = self._stored(state.get("plan"))
         next_plan = self._stored(state["next_plan"]) if "next_plan" in state else plan
@@ -229,6 +239,7 @@ class Loader(Generic[S]):
         return checked(self.split, **state)
 
     def _identity(self) -> dict[str, Any]:
+        blocks = self.split._store.blocks
         return {
             "samples": len(self._positions),
             "batch_size": self.batch_size,
@@ -236,12 +247,19 @@ class Loader(Generic[S]):
             "seed": self.seed,
             "batches": self._length,
             **({"processes": self._processes} if self.shared else {}),
+            **({} if blocks is None else {"blocks": len(blocks.starts) - 1, "window": blocks.window}),
             **({} if self.augment is None else {"augment": self.augment.plain()}),
         }
 
     def __repr__(self) -> str:
         planned = "" if self._next_plan is None else f", plan of {len(self._next_plan)} rows"
         return f"Loader({self.split!r}, batch_size={self.batch_size}, {len(self)} batches{planned})"
+
+
+def _joint(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the batch size of all processes that share batches."""
+    joint = {k: v for k, v in settings.items() if k != "processes"}
+    return {**joint, "batch_size": settings["batch_size"] * settings.get("processes", 1)}
 
 
 def _count(samples: int, size: int, drop_last: bool, alone: bool) -> int:

@@ -50,7 +50,9 @@ class Plan:
         """Modalities that some row lacks."""
         return frozenset(m for m, positions in self.rows.items() if bool((positions < 0).any()))
 
-    def batches(self, size: int, drop_last: bool, generator: torch.Generator | None, rank: int = 0) -> Cuts:
+    def batches(
+        self, size: int, drop_last: bool, generator: torch.Generator | None, rank: int = 0, split: Split | None = None
+    ) -> Cuts:
         """Rows of each batch of this process, as many batches on each.
 
         The rows are shuffled together; a batch of ``size`` on each of P processes is a run of ``size * P`` rows (of one
@@ -62,8 +64,11 @@ class Plan:
             drop_last: leave out incomplete batches.
             generator: shuffles rows and batches; ``None`` keeps the order of the rows, group after group.
             rank: number of this process.
+            split: whose samples are meant; where they are read in blocks, rows follow the blocks of their targets.
         """
         order = torch.arange(len(self)) if generator is None else shuffled(len(self), generator).long()
+        if generator is not None and split is not None and split._store.blocks is not None:
+            order = split._store.blocks.order(split._rows[self.target], order, generator)
         if self.groups is not None:
             order = order[self.groups[order].argsort(stable=True)]
         starts, stops = self._bounds(size, drop_last)
