@@ -92,8 +92,6 @@ def test_the_first_batch_of_a_million_rows_comes_at_once() -> None:
     for epoch in range(5):
         batches.set_epoch(epoch)
         needed.append(seconds(first))
-    assert sorted(needed)[2] <= 0.04, (
-        needed
-    )  # of this thread; 0.01 if nothing else runs
+    assert sorted(needed)[2] <= 0.04, needed  # of this thread; 0.01 if nothing else runs
     assert len({tuple(m.tolist()) for m in made}) == 5
     assert seconds(lambda: len(batches)) <= 0.01

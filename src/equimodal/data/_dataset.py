@@ -326,7 +326,7 @@ def build(
             continue
         same_count(len(raw) if index is None else len(index), size, entry.column, chosen.column, used)
         mask = None if entry.mask is None else mask_of(used, entry, raw, size, chosen.column)
-        sources[name] = Source(entry, raw, index, mapped, mask)
+        sources[name] = Source(entry, raw, index, mapped or isinstance(raw, np.memmap), mask)
     present = presence_of(used, names, size, chosen.column)
     labels = used.column(goal.column)
     same_count(len(labels), size, goal.column, chosen.column, used)

@@ -245,7 +245,8 @@ class Source:
             with np.errstate(over="ignore", invalid="ignore"):
                 wide -= origin
                 new_mean = wide.mean(axes, keepdims=True)[0]
-                new_scatter = np.square(wide - new_mean).sum(axes, keepdims=True)[0]
+                wide -= new_mean
+                new_scatter = np.square(wide, out=wide).sum(axes, keepdims=True)[0]
             if not np.isfinite(new_scatter).all():  # finite numbers whose squares are not
                 raise self._too_large(piece)
             new = wide.size // new_mean.size

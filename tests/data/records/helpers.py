@@ -70,15 +70,19 @@ def written(form: str, folder: Path, own: Sequence[dict[str, Any]] | None = None
     if form == "parquet":
         import pyarrow.parquet
 
-        pyarrow.parquet.write_table(table(own), folder / "rows.parquet", row_group_size=group)
+        if not (folder / "rows.parquet").exists():
+            pyarrow.parquet.write_table(table(own), folder / "rows.parquet", row_group_size=group)
         return folder / "rows.parquet"
     if form == "datasets":
         import datasets
 
-        datasets.Dataset(table(own)).save_to_disk(str(folder / "rows"))
+        if not (folder / "rows").exists():
+            datasets.Dataset(table(own)).save_to_disk(str(folder / "rows"))
         return datasets.load_from_disk(str(folder / "rows"))
     import webdataset
 
+    if list(folder.glob("*.tar")):
+        return folder
     names = {"image": "png", "sound": "sound.npy", "words": "words.json", "label": "label.txt", "part": "part.txt"}
     for shard, start in enumerate(range(0, len(own), 20)):
         with webdataset.TarWriter(str(folder / f"{shard:03d}.tar")) as writer:

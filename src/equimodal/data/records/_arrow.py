@@ -13,6 +13,8 @@ from equimodal.errors import missing_extra
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+_NUMBERS = {"float": "float32", "double": "float64", "halffloat": "float16"}
+Names = tuple[str, ...] | None
 
 
 class UnevenError(ValueError):
@@ -43,7 +45,9 @@ def one_array(column: Any) -> Any:
 
 def chosen(array: Any, places: Rows) -> Any:
     """Some contents of an array of Arrow."""
-    return array.take(library("Reading Arrow").array(places))
+    pa, own = library("Reading Arrow"), np.ascontiguousarray(places, np.int64)
+    # pyarrow.array() would import pandas
+    return array.take(pa.Array.from_buffers(pa.int64(), len(own), [None, pa.py_buffer(own)]))
 
 
 def in_parts(bounds: Rows, rows: Rows, take: Callable[[int, Rows], Any]) -> Any:
@@ -74,11 +78,8 @@ def element_type(kind: Any) -> np.dtype[Any] | None:
         return None
     while hasattr(kind, "value_type") or hasattr(kind, "storage_type"):
         kind = kind.storage_type if hasattr(kind, "storage_type") else kind.value_type
-    try:
-        found = np.dtype(kind.to_pandas_dtype())
-    except (NotImplementedError, TypeError):
-        return None
-    return found if found.kind in "biuf" else None
+    name = _NUMBERS.get(str(kind), str(kind))  # to_pandas_dtype() would import pandas
+    return np.dtype(name) if name in np.sctypeDict and np.dtype(name).kind in "biuf" else None
 
 
 def dense(array: Any, expected: tuple[int, ...] | None = None) -> Array:
@@ -117,15 +118,21 @@ def padded(array: Any, length: int, expected: tuple[int, ...] | None = None) -> 
     return values, real
 
 
-def single_values(array: Any) -> Array:
-    """(n,) or (n, D) values of a column without gaps; texts as NumPy's."""
+def single_values(array: Any) -> tuple[Names, Array]:
+    """(n,) or (n, D) values of a column without gaps; of texts the sorted names, and the number of each."""
     array = array.storage if hasattr(array, "storage") else array
     pa = library("Reading Arrow")
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
         array = array.dictionary_encode()
     if pa.types.is_dictionary(array.type):
-        names = np.array(array.dictionary.to_pylist(), dtype=np.str_)
-        return np.asarray(names[array.indices.to_numpy(zero_copy_only=False)])
-    if element_type(array.type) is None:
-        return np.array(array.to_pylist())
-    return dense(array)
+        names, numbers = coded(np.array(array.dictionary.to_pylist()))
+        return names, np.asarray(numbers[array.indices.to_numpy(zero_copy_only=False)])
+    return coded(np.array(array.to_pylist()) if element_type(array.type) is None else dense(array))
+
+
+def coded(values: Array) -> tuple[Names, Array]:
+    """The sorted names among texts, and the number of each; other values as they are."""
+    if values.dtype.kind != "U":
+        return None, values
+    found, numbers = np.unique(values, return_inverse=True)
+    return tuple(found.tolist()), numbers.astype(np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ class Contents(RowArray):
         wide = np.dtype(np.float64) if is_wide(own[0]) else np.dtype(np.float32)
         self._type = np.dtype(np.int64) if field.kind == "tokens" else wide
         element = element_type(getattr(content, "type", None)) if field.decode is None else None
-        self.plain = element is not None and field.length is None
-        """The contents are numbers of one shape already, so that they may be kept in memory."""
+        self.plain = element is not None
+        """The contents are numbers already, so that they may be kept in memory."""
         self.element = element or own[0].dtype
         super().__init__((len(reader), *self._shape), self._type, field.length is not None, statistics)
 
@@ -75,18 +76,27 @@ class Contents(RowArray):
                 mask[places] = real
         return out, mask
 
-    def whole(self) -> Array:
-        """(N, ...) all samples, zeros where they are absent, in the type of the contents."""
-        out = np.zeros(self.shape, self.element)
+    def pieces(self) -> Iterator[tuple[Array, Rows]]:
+        """All samples in order, zeros where they are absent, in the type of the contents; and their lengths."""
         starts = self._reader.starts
         bounds = np.arange(0, len(self) + _PIECE, _PIECE).clip(max=len(self)) if starts is None else starts
         for number, (begin, end) in enumerate(pairwise(bounds.tolist())):
-            rows = begin + np.flatnonzero(self._there[begin:end])
-            if len(rows) and starts is None:
-                out[rows] = self._converted(self._reader.take(self._column, rows), rows)[0]
-            elif len(rows):
-                out[rows] = self._of_block(number, rows, keep=False)[0]
-        return out
+            there = np.flatnonzero(self._there[begin:end])
+            values = np.zeros((end - begin, *self.shape[1:]), self.element)
+            lengths = np.zeros(end - begin, np.int64)
+            if len(there):
+                rows = begin + there
+                if starts is None:
+                    own, real = self._converted(self._reader.take(self._column, rows), rows)
+                else:
+                    own, real = self._of_block(number, rows, keep=False)
+                values[there] = own
+                lengths[there] = 0 if real is None else real.sum(1)
+            yield values, lengths
+
+    def text(self) -> str:
+        """Equal for contents of equal collections that are decoded in the same way."""
+        return f"{self._column}|{self._field.text()}|{hashlib.sha256(self._there.tobytes()).hexdigest()}"
 
     def digest(self) -> str:
         stored = self._reader.digest([self._column])

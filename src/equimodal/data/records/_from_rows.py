@@ -14,10 +14,12 @@ from equimodal.data._dataset import Dataset, build
 from equimodal.data._generated_card import TaskKind, describe_arrays
 from equimodal.data._missing import Missing
 from equimodal.data._splits import Blocks
+from equimodal.data.records._arrow import Names, coded
 from equimodal.data.records._collections import reader_of, readers_of_parts
 from equimodal.data.records._contents import Contents
 from equimodal.data.records._field import Field
 from equimodal.data.records._reader import Array, JoinedReader, Mask, Reader
+from equimodal.data.records._unpacked import unpacked, whole
 from equimodal.data.tables import PART_NAMES
 from equimodal.errors import DataError, did_you_mean
 
@@ -45,13 +47,14 @@ def from_rows(
     root: str | Path | None = None,
     statistics: int = 10_000,
     cache_bytes: int = 1 << 29,
+    cache: str | Path | None = None,
     name: str = "rows",
 ) -> Dataset:
     """A dataset of rows that stay where they are: Parquet, Hugging Face, WebDataset, or a sequence of mappings.
 
     Row i maps names to contents. A content that is None is absent: the sample does not have the modality, and nothing
-    of it is read or decoded. Contents are read and decoded when a batch asks for them; of a file with columns only
-    those that are needed. Numbers that fit into a quarter of ``cache_bytes`` are kept in memory.
+    of it is decoded. Contents are read and decoded when a batch asks for them, of a file with columns only those that
+    are needed. Numbers that fit into a quarter of ``cache_bytes`` are kept in memory.
 
     Parquet is read by row groups. So many of them as fit into ``cache_bytes`` (16 at most) are shuffled together: an
     epoch has the row groups in a random order, and random rows of those that are read together.
@@ -78,6 +81,8 @@ def from_rows(
         root: folder that relative paths of pictures begin in; default that of the file, or the current one.
         statistics: training rows at most that are decoded for the mean and deviation of a modality.
         cache_bytes: bytes of row groups that are kept in memory, in each process.
+        cache: folder for decoded samples. What does not fit into memory is decoded once and written there; this run
+            and later ones read it as a memory-mapped bundle, and shuffle all rows together.
         name: of the dataset.
 
     Raises:
@@ -98,23 +103,25 @@ def from_rows(
     if given is not None and split is not None:
         raise DataError("`split`: expected None, since `rows` names the parts. Found one.")
     size = len(reader)
-    labels, listed = _values(reader, target, "target", size)
-    listed = tuple(classes) if classes is not None else listed
-    if task == "classification" and labels.dtype.kind == "U" and listed is None:
-        listed, labels = _numbered(labels)
+    found, labels = _values(reader, target, "target", size)
+    listed, labels = _classes(found, labels, classes)
     columns = [groups] if isinstance(groups, str) else list(groups)
-    own = {c: _values(reader, c, "groups", size)[0] for c in columns}
+    own = {c: _values(reader, c, "groups", size)[1] for c in columns}
     parts = _split(reader, split, given, labels if listed else None, own, shares, seed, size)
     there = {m: _present(reader, m, f, present or {}, size) for m, f in fields.items()}
-    made, kept, in_memory = _contents(reader, fields, there, parts, root, rows, statistics, cache_bytes)
+    if root is None and isinstance(rows, (str, Path)):
+        root = Path(rows) if Path(rows).is_dir() else Path(rows).parent
+    made = _contents(reader, fields, there, parts, None if root is None else Path(root), statistics)
+    decoded = _decoded(reader, made, cache_bytes, cache)
+    lazily = {m: contents for m, contents in made.items() if m not in decoded}
+    blocks = _window(reader, lazily, [fields[m].column or m for m in lazily], cache_bytes)
     arrays, card = describe_arrays(
-        {m: in_memory.get(m, contents) for m, contents in made.items()}, labels, parts, name, task,
+        {m: decoded[m][0] if m in decoded else made[m] for m in fields}, labels, parts, name, task,
         {m: mask for m, mask in there.items() if not mask.all()}, {_plain(c): v for c, v in own.items()}, overlapping,
         {m: f.kind for m, f in fields.items()}, {m: f.units for m, f in fields.items() if f.units},
-        {m: f.default_standardise() for m, f in fields.items()}, listed, validation, {}, None,
+        {m: f.default_standardise() for m, f in fields.items()}, listed, validation, {},
+        {m: lengths for m, (_, lengths) in decoded.items() if lengths is not None},
     )  # fmt: skip
-    lazily = reader.starts is not None and len(in_memory) < len(fields)
-    blocks = Blocks(reader.starts, kept) if lazily and reader.starts is not None else None
     return build(arrays, parse_card(card, "generated card"), origin=name, missing=missing, blocks=blocks)
 
 
@@ -135,20 +142,25 @@ def _reader(rows: Any) -> tuple[Reader, Array | None]:
     return JoinedReader(list(readers.values())), parts
 
 
-def _values(reader: Reader, value: Any, argument: str, size: int) -> tuple[Array, tuple[str, ...] | None]:
-    """A column, or an array that was given."""
+def _values(reader: Reader, value: Any, argument: str, size: int) -> tuple[Names, Array]:
+    """A column, or an array that was given; of texts the names, and the number of each."""
     if isinstance(value, str):
         reader.check(value, argument)
         return reader.values(value)
     array = np.asarray(value)
     if len(array.shape) == 0 or len(array) != size:
         raise DataError(f"`{argument}`: expected a column of {reader.where}, or {size} values. Found {array.shape}.")
-    return array, None
+    return coded(array)
 
 
-def _numbered(labels: Array) -> tuple[tuple[str, ...], Array]:
-    found, numbers = np.unique(labels, return_inverse=True)
-    return tuple(found.tolist()), numbers.astype(np.int64)
+def _classes(found: Names, labels: Array, classes: Sequence[str] | None) -> tuple[Names, Array]:
+    """Names of the classes that were found, in the order that was asked for."""
+    if found is None or classes is None:
+        return (found if classes is None else tuple(classes)), labels
+    unknown = sorted(set(found) - set(classes))
+    if unknown:
+        raise DataError(f"`target`: expected names of `classes` {list(classes)[:12]}. Found {unknown[:6]}.")
+    return tuple(classes), np.array([list(classes).index(name) for name in found])[labels]
 
 
 def _split(
@@ -159,15 +171,15 @@ def _split(
     if given is not None:
         return given
     if split is not None:
-        found = _values(reader, split, "split", size)[0]
-        if found.dtype.kind in "iu":
+        names, found = _values(reader, split, "split", size)
+        if names is None:
             return found
-        names, numbers = np.unique(found, return_inverse=True)
-        parts = [PART_NAMES.get(str(n).lower()) for n in names]
+        parts = [PART_NAMES.get(name.lower()) for name in names]
         if None in parts:
-            row = int(np.flatnonzero(numbers == parts.index(None))[0])
-            raise DataError(f"`split`: row {row}: expected train, validation or test. Found {str(found[row])!r}.")
-        return np.array([_PARTS.index(str(p)) for p in parts])[numbers]
+            row = int(np.flatnonzero(found == parts.index(None))[0])
+            wrong = names[parts.index(None)]
+            raise DataError(f"`split`: row {row}: expected train, validation or test. Found {wrong!r}.")
+        return np.array([_PARTS.index(str(p)) for p in parts])[found]
     return drawn_parts(labels, next(iter(groups.values()), None), shares, seed, size)
 
 
@@ -201,41 +213,62 @@ def _present(reader: Reader, modality: str, field: Field, given: Mapping[str, An
     reader.check(column, f"inputs[{modality!r}]")
     if modality not in given:
         return reader.present(column)
-    flags = _values(reader, given[modality], f"present[{modality!r}]", size)[0]
+    flags = _values(reader, given[modality], f"present[{modality!r}]", size)[1]
     if flags.dtype.kind not in "biu" or not np.isin(flags, (0, 1)).all():
         raise DataError(f"`present[{modality!r}]`: expected booleans, or 0 and 1. Found {flags.dtype}.")
     return flags.astype(bool)
 
 
 def _contents(
-    reader: Reader, fields: Mapping[str, Field], there: Mapping[str, Mask], parts: Array, root: str | Path | None,
-    rows: Any, statistics: int, cache_bytes: int,
-) -> tuple[dict[str, Contents], int, dict[str, Array]]:  # fmt: skip
-    """Contents by modality, how many blocks are kept, and the contents that are kept in memory as a whole."""
-    if root is None and isinstance(rows, (str, Path)):
-        root = Path(rows) if Path(rows).is_dir() else Path(rows).parent
-    made, in_memory, left = {}, {}, cache_bytes // _IN_MEMORY
+    reader: Reader, fields: Mapping[str, Field], there: Mapping[str, Mask], parts: Array, root: Path | None,
+    statistics: int,
+) -> dict[str, Contents]:  # fmt: skip
+    """Modality -> its samples."""
+    made = {}
     for m, f in fields.items():
         own = np.flatnonzero(there[m] & (parts == 0))
         if len(own) == 0:
             raise DataError(f"modality {m!r}: expected training rows that have it. Found none. Leave it out.")
-        folder = None if root is None else Path(root)
-        made[m] = Contents(reader, f.column or m, f, there[m], int(own[0]), folder, statistics)
-        needed = int(np.prod(made[m].shape, dtype=np.float64)) * made[m].element.itemsize
-        if made[m].plain and needed <= left:
-            in_memory[m], left = made[m].whole(), left - needed
-    columns = [f.column or m for m, f in fields.items() if m not in in_memory]
-    largest = reader.block_bytes(columns) if columns else 0
+        made[m] = Contents(reader, f.column or m, f, there[m], int(own[0]), root, statistics)
+    return made
+
+
+def _decoded(
+    reader: Reader, made: Mapping[str, Contents], cache_bytes: int, cache: str | Path | None
+) -> dict[str, tuple[Array, Array | None]]:
+    """Modality -> samples and lengths, of those that are kept in memory, or in files if there is a ``cache``."""
+    found, left = {}, cache_bytes // _IN_MEMORY
+    for m, contents in made.items():
+        needed = int(np.prod(contents.shape, dtype=np.float64)) * contents.element.itemsize
+        if contents.plain and needed <= left:
+            found[m], left = whole(contents), left - needed
+        elif cache is not None:
+            stamp = reader.stamp()
+            if stamp is None:
+                raise DataError(
+                    f"`cache`: expected a collection on disk, which is known again: Parquet, tar files, a dataset of "
+                    f"Hugging Face. Found {reader.where} of another kind. Leave `cache` out."
+                )
+            found[m] = unpacked(contents, Path(cache), stamp)
+    return found
+
+
+def _window(reader: Reader, lazily: Mapping[str, Contents], columns: list[str], cache_bytes: int) -> Blocks | None:
+    """Which blocks are shuffled together; their contents are kept while their rows are read."""
+    if reader.starts is None or not lazily:
+        return None
+    largest = max(1, reader.block_bytes(columns))
     if largest > cache_bytes:
         raise DataError(
-            f"{reader.where}: expected row groups of at most {cache_bytes >> 20} MiB in the columns {columns}, which "
-            f"are kept while their rows are read. Found one of {largest >> 20} MiB. Write smaller ones "
-            "(pyarrow.parquet.write_table(table, path, row_group_size=1000)), or give more: cache_bytes=..."
+            f"{reader.where}: expected row groups of at most {cache_bytes} bytes in the columns {columns}, which are "
+            f"kept while their rows are read. Found one of {largest}. Write smaller ones "
+            "(pyarrow.parquet.write_table(table, path, row_group_size=1000)), give more (cache_bytes=...), or a folder "
+            "for decoded samples (cache=...)."
         )
-    kept = min(_MOST_BLOCKS, max(1, cache_bytes // max(1, largest) - 1))
-    for contents in made.values():
-        contents.kept = kept + 1
-    return made, kept, in_memory
+    window = min(_MOST_BLOCKS, max(1, cache_bytes // largest - 1))
+    for contents in lazily.values():
+        contents.kept = window + 1
+    return Blocks(reader.starts, window)
 
 
 def _plain(column: str) -> str:

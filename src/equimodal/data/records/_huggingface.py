@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from equimodal.data.records._arrow import one_array, single_values
+from equimodal.data.records._arrow import Names, one_array, single_values
 from equimodal.data.records._reader import Array, Mask, Reader, Rows
 
 _PIECE = 1 << 16  # rows that are looked at together where gaps are looked for
@@ -32,14 +32,17 @@ class HuggingFaceReader(Reader):
         pieces = [self._column(column, slice(s, s + _PIECE)) for s in range(0, self.count, _PIECE)]
         return np.concatenate([p.is_valid().to_numpy(zero_copy_only=False) for p in pieces])
 
-    def values(self, column: str) -> tuple[Array, tuple[str, ...] | None]:
+    def values(self, column: str) -> tuple[Names, Array]:
         array = self._column(column, slice(0, self.count))
         if array.null_count:
             gaps = np.flatnonzero(~array.is_valid().to_numpy(zero_copy_only=False))
             raise self.gap(column, int(gaps[0]), len(gaps))
         names = getattr(self._dataset.features[column], "names", None)
-        found = single_values(array)
+        own, found = single_values(array)
         if names is not None and (found < 0).any():  # what the hub writes for a label that is not known
             gaps = np.flatnonzero(found < 0)
             raise self.gap(column, int(gaps[0]), len(gaps))
-        return found, None if names is None else tuple(names)
+        return own if names is None else tuple(names), found
+
+    def stamp(self) -> str | None:
+        return getattr(self._dataset, "_fingerprint", None)

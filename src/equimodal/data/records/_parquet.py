@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from equimodal.data.records._arrow import chosen, in_parts, library, one_array, single_values
-from equimodal.data.records._reader import Array, Mask, Reader, Rows
+from equimodal.data.records._arrow import Names, chosen, in_parts, library, one_array, single_values
+from equimodal.data.records._reader import Array, Mask, Reader, Rows, stamp_of
 from equimodal.errors import DataError
 
 _PIECE = 1 << 16  # rows that are looked at together where gaps are looked for
@@ -81,13 +81,13 @@ class ParquetReader(Reader):
         chunks = [metadata.column(i) for i in range(metadata.num_columns)]
         return [c for c in chunks if c.path_in_schema == column or c.path_in_schema.startswith(f"{column}.")]
 
-    def values(self, column: str) -> tuple[Array, tuple[str, ...] | None]:
+    def values(self, column: str) -> tuple[Names, Array]:
         with self._file() as file:
             array = one_array(file.read([column], use_threads=False).column(0))
         if array.null_count:
             gaps = np.flatnonzero(~array.is_valid().to_numpy(zero_copy_only=False))
             raise self.gap(column, int(gaps[0]), len(gaps))
-        return single_values(array), None
+        return single_values(array)
 
     def block_bytes(self, columns: Sequence[str]) -> int:
         sizes = [
@@ -95,6 +95,9 @@ class ParquetReader(Reader):
             for group in self._groups
         ]
         return int(max(sizes))
+
+    def stamp(self) -> str | None:
+        return stamp_of(self._path)
 
     def digest(self, columns: Sequence[str]) -> str | None:
         with self._path.open("rb") as file:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from equimodal.data._columns import is_missing
-from equimodal.data.records._arrow import in_parts
+from equimodal.data.records._arrow import Names, coded, in_parts
 from equimodal.errors import DataError, unknown_name
 
 Array = npt.NDArray[Any]
@@ -49,8 +50,8 @@ class Reader(ABC):
         """(N,) booleans, ``True`` where a row has something in the column; contents are not decoded."""
 
     @abstractmethod
-    def values(self, column: str) -> tuple[Array, tuple[str, ...] | None]:
-        """A column of one value per row, (N,) or (N, D), and names of its numbers where the collection has them.
+    def values(self, column: str) -> tuple[Names, Array]:
+        """A column of one value per row, (N,) or (N, D); of texts and classes the names, and the number of each.
 
         Raises:
             DataError: a row has no value; names the row.
@@ -68,6 +69,10 @@ class Reader(ABC):
         """Bytes of the largest block in these columns."""
         return 0
 
+    def stamp(self) -> str | None:
+        """Different if the collection may have changed; ``None`` where this is not known without reading it."""
+        return None
+
     def digest(self, columns: Sequence[str]) -> str | None:
         """Equal for equal contents of the columns, where it can be had without decoding them."""
         return None
@@ -78,6 +83,12 @@ class Reader(ABC):
             f"{self.where}: column {column!r}, row {row}: expected a value for the `{argument}`. Found none in {count} "
             f"row(s). Leave these rows out, or give them a value."
         )
+
+
+def stamp_of(path: Path) -> str:
+    """Path, size and time of a file."""
+    found = path.stat()
+    return f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}"
 
 
 class SequenceReader(Reader):
@@ -98,12 +109,12 @@ class SequenceReader(Reader):
     def present(self, column: str) -> Mask:
         return np.array([not is_missing(content) for content in self._contents(column, range(self.count))], bool)
 
-    def values(self, column: str) -> tuple[Array, tuple[str, ...] | None]:
+    def values(self, column: str) -> tuple[Names, Array]:
         found = self._contents(column, range(self.count))
         gaps = [row for row, value in enumerate(found) if is_missing(value)]
         if gaps:
             raise self.gap(column, gaps[0], len(gaps))
-        return np.array([v.item() if getattr(v, "ndim", 1) == 0 else v for v in found]), None
+        return coded(np.array([v.item() if getattr(v, "ndim", 1) == 0 else v for v in found]))
 
     def take(self, column: str, rows: Rows) -> list[Any]:
         return self._contents(column, rows)
@@ -125,14 +136,17 @@ class JoinedReader(Reader):
     def present(self, column: str) -> Mask:
         return np.concatenate([r.present(column) for r in self._readers])
 
-    def values(self, column: str) -> tuple[Array, tuple[str, ...] | None]:
+    def values(self, column: str) -> tuple[Names, Array]:
         found = [r.values(column) for r in self._readers]
-        names = {n for _, n in found}
-        if len(names) > 1:
-            raise DataError(
-                f"{self.where}: column {column!r}: expected the same classes in all. Found {sorted(map(str, names))}."
-            )
-        return np.concatenate([v for v, _ in found]), found[0][1]
+        listed = [names for names, _ in found if names is not None]
+        if 0 < len(listed) < len(found):
+            raise DataError(f"{self.where}: column {column!r}: expected names in all, or numbers in all. Found both.")
+        if len(set(listed)) <= 1:
+            return found[0][0], np.concatenate([values for _, values in found])
+        every = sorted({name for names in listed for name in names})
+        place = {name: number for number, name in enumerate(every)}
+        own = [np.array([place[n] for n in names or ()])[values] for names, values in found]
+        return tuple(every), np.concatenate(own)
 
     def take(self, column: str, rows: Rows) -> Any:
         bounds = self._bounds
@@ -149,6 +163,10 @@ class JoinedReader(Reader):
 
     def block_bytes(self, columns: Sequence[str]) -> int:
         return max(r.block_bytes(columns) for r in self._readers)
+
+    def stamp(self) -> str | None:
+        own = [r.stamp() for r in self._readers]
+        return None if None in own else repr(own)
 
     def digest(self, columns: Sequence[str]) -> str | None:
         own = [r.digest(columns) for r in self._readers]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from equimodal._utils.arrays import npy_of
-from equimodal.data.records._reader import Array, Mask, Reader, Rows
+from equimodal.data.records._arrow import Names, coded
+from equimodal.data.records._reader import Array, Mask, Reader, Rows, stamp_of
 from equimodal.errors import DataError
 
 _READ: dict[str, Callable[[bytes], Any]] = {
@@ -71,14 +72,17 @@ class TarReader(Reader):
         there: Mask = self._places[column][:, 0] >= 0
         return there
 
-    def values(self, column: str) -> tuple[Array, tuple[str, ...] | None]:
+    def values(self, column: str) -> tuple[Names, Array]:
         gaps = np.flatnonzero(~self.present(column))
         if len(gaps):
             raise self.gap(column, int(gaps[0]), len(gaps))
-        return np.array(self._contents(column, np.arange(self.count))), None
+        return coded(np.array(self._contents(column, np.arange(self.count))))
 
     def take(self, column: str, rows: Rows) -> list[Any]:
         return self._contents(column, rows)
+
+    def stamp(self) -> str | None:
+        return stamp_of(self._path)
 
     def digest(self, columns: Sequence[str]) -> str | None:
         with self._path.open("rb") as file:
