@@ -5,14 +5,15 @@ from equimodal.studies.comparisons._cost import count_operations, declared_cost,
 from equimodal.studies.comparisons._details import with_evaluations
 from equimodal.studies.comparisons._single import study_of_run
 from equimodal.studies.comparisons._summary import epochs_of, summarise
-from equimodal.studies.comparisons._workers import end_workers, worker_pool
+from equimodal.studies.comparisons._workers import WorkerDiedError, WorkerPool, worker_pool
 
 __all__ = [
     "StudyError",
+    "WorkerDiedError",
+    "WorkerPool",
     "compare",
     "count_operations",
     "declared_cost",
-    "end_workers",
     "epochs_of",
     "interleaved",
     "load_study",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from os.path import normpath
@@ -19,18 +18,20 @@ from equimodal.errors import DataError, EquimodalError, EquimodalWarning, Method
 from equimodal.studies.comparisons._cost import measure_cost
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
-from equimodal.studies.comparisons._workers import end_workers, run_cell, signals_waiting, worker_pool
+from equimodal.studies.comparisons._workers import WorkerPool, run_cell, worker_pool
 from equimodal.studies.runs import (
+    COMPARISON,
     Terminated,
     Termination,
     check_config,
+    check_content,
+    epochs_done,
     is_finished,
     located,
     locked,
     own_randomness,
     plain,
     read_json,
-    read_lines,
     read_yaml,
     run,
     verify,
@@ -122,7 +123,8 @@ def compare(
         study = summarise(config, folder, data, costs, why)
         write_sealed(folder, STUDY, study)
     if failures:
-        shown = "; ".join(f"{cell}: {reason}" for cell, reason in why.items())
+        alike = {reason: [cell for cell in why if why[cell] == reason] for reason in dict.fromkeys(why.values())}
+        shown = "; ".join(f"{', '.join(cells)}: {reason}" for reason, cells in alike.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
         raise StudyError(
             f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study
@@ -153,7 +155,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
-    path = folder / "study.yaml"
+    check_content(folder, COMPARISON)
+    path = folder / COMPARISON
     described = plain(
         {
             "data": vars(config.data), "model": vars(config.model), "training": vars(config.training),
@@ -302,36 +305,20 @@ def _run_cells(
                 tell(cell)
         return schedule
 
-    def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
-        with signals_waiting():  # processes are started here
-            return {
-                pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, vars(places), trusted_modules()): c
-                for c in schedule.take()
-            }
+    def submit(pool: WorkerPool) -> dict[Future[Any], str]:
+        return {
+            pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, vars(places), trusted_modules()): c
+            for c in schedule.take()
+        }
 
-    with worker_pool(min(workers, len(unfinished))) as pool:
+    with worker_pool(min(workers, len(unfinished)), termination, folder) as pool:
         running = submit(pool)
         while running:
-            if termination.requested:
-                end_workers(pool, running)
-                raise Terminated(folder)
-            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                cell, failure = running.pop(future), future.exception()
-                if isinstance(failure, Terminated):  # a worker was asked to end, this process not (yet)
-                    end_workers(pool, running)
-                    raise Terminated(folder)
-                if isinstance(failure, BrokenProcessPool):
-                    if termination.requested:
-                        raise Terminated(folder)
-                    raise EquimodalError(
-                        f"A worker process died while {cell!r} ran: out of memory, or a script without "
-                        "`if __name__ == '__main__':` around its calls. Finished cells are kept: call again with the "
-                        "same folder, and with fewer workers."
-                    ) from failure
-                end(cell, failure)
+            for future in pool.wait():
+                end(running.pop(future), future.exception())
             running |= submit(pool)
-            for cell in running.values():
-                done[cell] = len(read_lines(folders[cell] / "history.jsonl"))
-            tell(next(iter(running.values()), ""))
+            active = [running[future] for future in pool.running]
+            for cell in active:
+                done[cell] = epochs_done(folders[cell])
+            tell(next(iter(active), ""))
     return schedule
