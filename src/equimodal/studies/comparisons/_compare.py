@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from os.path import normpath
@@ -15,11 +13,13 @@ from typing import Any
 from equimodal._utils.outside import check_folder
 from equimodal._utils.schema import check
 from equimodal.data import Dataset
-from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError
+from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError, unknown_name
 from equimodal.studies.comparisons._cost import measure_cost
+from equimodal.studies.comparisons._execution import Tally, run_cells
+from equimodal.studies.comparisons._executor import Cell, Executor, InProcess
+from equimodal.studies.comparisons._local import LocalPool
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
-from equimodal.studies.comparisons._workers import end_workers, run_cell, signals_waiting, worker_pool
 from equimodal.studies.runs import (
     Terminated,
     Termination,
@@ -30,9 +30,7 @@ from equimodal.studies.runs import (
     own_randomness,
     plain,
     read_json,
-    read_lines,
     read_yaml,
-    run,
     verify,
     warn_versions,
     write_sealed,
@@ -72,6 +70,7 @@ def compare(
     folder: Path | str,
     *,
     workers: int = 1,
+    executor: Executor | str = "local",
     progress: Callable[[int, int, str], None] | None = None,
     cost: bool = True,
     loggers: bool = False,
@@ -82,6 +81,7 @@ def compare(
         config: what to compare.
         folder: one sub-folder per cell; calling again with the same folder continues, and runs no finished cell twice.
         workers: processes, each with one thread; 1 runs the cells here.
+        executor: where the cells run: ``local``, in processes of this machine, or an :class:`Executor`.
         progress: called with (epochs done, epochs in all, what is running).
         cost: measure the cost of each entry in joint steps, interleaved, before the cells start; of an entry that uses
             others, once they are finished.
@@ -95,6 +95,8 @@ def compare(
     folder = Path(folder)
     if workers < 1:
         raise MethodError(f"`workers`: expected a whole number >= 1. Found {workers}.")
+    if isinstance(executor, str) and executor != "local":
+        raise unknown_name("executor", executor, ("local",))
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
     check_device(config.training.device)
@@ -113,9 +115,16 @@ def compare(
         costs = _costs(alone, folder, data) if cost else {}
         if termination.requested:
             raise Terminated(folder)
-        schedule = _run_cells(
-            cells, config.requirements(data), folder, workers, progress, loggers, data, places, termination
-        )
+        tally = Tally({name: c.training.epochs for name, c in cells.items()}, progress)
+        modules = tuple(trusted_modules())
+        work = {
+            name: Cell(name, c, cell_folder(folder, name.rpartition("/")[0], c.seed), places, data.fingerprint,
+                       loggers, modules)
+            for name, c in cells.items()
+        }  # fmt: skip
+        schedule = _schedule(work, config.requirements(data), tally)
+        where = _executor(executor, workers, schedule.count, data, tally)
+        run_cells(work, schedule, where, tally, termination, folder)
         failures = schedule.failures
         costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
@@ -250,88 +259,21 @@ def _measured(data: Dataset, configs: Mapping[str, RunConfig]) -> dict[str, floa
         return {}
 
 
-def _run_cells(
-    cells: Mapping[str, RunConfig],
-    requirements: Mapping[str, list[str]],
-    folder: Path,
-    workers: int,
-    progress: Callable[[int, int, str], None] | None,
-    loggers: bool,
-    data: Dataset,
-    places: DataConfig,
-    termination: Termination,
-) -> Schedule:
-    """Run what is not finished, the cells that others use first; the schedule knows what failed."""
-    folders = {cell: cell_folder(folder, cell.rpartition("/")[0], c.seed) for cell, c in cells.items()}
-    unfinished = [cell for cell in cells if not is_finished(folders[cell])]
-    for cell in cells:
-        if cell not in unfinished:  # its numbers must not appear under other options, nor changed ones at all
-            verify(folders[cell])
-            check_config(cells[cell], folders[cell])
-    warn_versions(folders[cell] for cell in cells if cell not in unfinished)
-    total = sum(c.training.epochs for c in cells.values())
-    done = {cell: c.training.epochs for cell, c in cells.items() if cell not in unfinished}
-    schedule = Schedule(unfinished, requirements)
+def _schedule(cells: Mapping[str, Cell], requirements: Mapping[str, list[str]], tally: Tally) -> Schedule:
+    """What is not finished; what is must be what is asked for."""
+    finished = [cell for cell in cells.values() if is_finished(cell.folder)]
+    for cell in finished:  # its numbers must not appear under other options, nor changed ones at all
+        verify(cell.folder)
+        check_config(cell.config, cell.folder)
+        tally.end(cell.name)
+    warn_versions(cell.folder for cell in finished)
+    return Schedule([name for name, cell in cells.items() if cell not in finished], requirements)
 
-    def tell(what: str) -> None:
-        if progress is not None:
-            progress(sum(done.values()), total, what)
 
-    def end(cell: str, failure: BaseException | None) -> None:
-        done.update({c: cells[c].training.epochs for c in schedule.finish(cell, failure)})
-
-    tell("")
-    if workers == 1 or len(unfinished) <= 1:
-        while ready := schedule.take():
-            for cell in ready:
-
-                def advance(event: Mapping[str, Any], cell: str = cell) -> None:
-                    done[cell] = event["epoch"]
-                    tell(cell)
-
-                failure: BaseException | None = None
-                try:
-                    run(cells[cell], folders[cell], resume=True, progress=advance, loggers=loggers, data=data)
-                except Terminated as stop:
-                    raise Terminated(folder) from stop
-                except Exception as error:  # noqa: BLE001 (recorded; the other cells go on)
-                    failure = error
-                if termination.requested:  # between two cells
-                    raise Terminated(folder)
-                end(cell, failure)
-                tell(cell)
-        return schedule
-
-    def submit(pool: ProcessPoolExecutor) -> dict[Future[None], str]:
-        with signals_waiting():  # processes are started here
-            return {
-                pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, vars(places), trusted_modules()): c
-                for c in schedule.take()
-            }
-
-    with worker_pool(min(workers, len(unfinished))) as pool:
-        running = submit(pool)
-        while running:
-            if termination.requested:
-                end_workers(pool, running)
-                raise Terminated(folder)
-            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                cell, failure = running.pop(future), future.exception()
-                if isinstance(failure, Terminated):  # a worker was asked to end, this process not (yet)
-                    end_workers(pool, running)
-                    raise Terminated(folder)
-                if isinstance(failure, BrokenProcessPool):
-                    if termination.requested:
-                        raise Terminated(folder)
-                    raise EquimodalError(
-                        f"A worker process died while {cell!r} ran: out of memory, or a script without "
-                        "`if __name__ == '__main__':` around its calls. Finished cells are kept: call again with the "
-                        "same folder, and with fewer workers."
-                    ) from failure
-                end(cell, failure)
-            running |= submit(pool)
-            for cell in running.values():
-                done[cell] = len(read_lines(folders[cell] / "history.jsonl"))
-            tell(next(iter(running.values()), ""))
-    return schedule
+def _executor(chosen: Executor | str, workers: int, count: int, data: Dataset, tally: Tally) -> Executor:
+    """Where the cells run: ``count`` of them are not finished."""
+    if isinstance(chosen, Executor):
+        return chosen
+    if workers == 1 or count <= 1:
+        return InProcess(data, tally.advance)
+    return LocalPool(min(workers, count))

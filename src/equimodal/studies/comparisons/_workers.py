@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import connection, resource_tracker
@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from equimodal.studies.runs import STOPPED, Terminated, Termination, run
-from equimodal.studies.setup import DataConfig, RunConfig, build_data, trusting
+from equimodal.studies.comparisons._executor import Cell
+from equimodal.studies.runs import STOPPED, Terminated, Termination
 
 PATIENCE = 20.0
 """Seconds that workers have to save and end; then they are killed, which costs what they did since they saved last."""
@@ -96,11 +96,8 @@ _termination = Termination()
 """In a worker: after it was asked to end it takes no further cell."""
 
 
-def run_cell(
-    config: dict[str, Any], folder: str, loggers: bool, data: dict[str, Any], modules: Sequence[str] = ()
-) -> None:
-    """One cell, on data that lie where ``data`` says, which the paths of its configuration need not."""
+def run_cell(cell: Cell) -> None:
+    """One cell, unless this worker was asked to end."""
     if _termination.requested:
-        raise Terminated(folder)
-    with trusting(modules):
-        run(RunConfig.from_dict(config), folder, resume=True, loggers=loggers, data=build_data(DataConfig(**data)))
+        raise Terminated(cell.folder)
+    cell.run()
