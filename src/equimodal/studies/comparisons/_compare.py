@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from os.path import normpath
@@ -18,6 +19,7 @@ from equimodal.studies.comparisons._cost import measure_cost
 from equimodal.studies.comparisons._execution import Tally, run_cells
 from equimodal.studies.comparisons._executor import Cell, Executor, InProcess
 from equimodal.studies.comparisons._local import LocalPool
+from equimodal.studies.comparisons._ray import RayExecutor
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
 from equimodal.studies.runs import (
@@ -55,6 +57,9 @@ from equimodal.studies.setup import (
 from equimodal.tasks import named_metrics
 
 STUDY = "study.json"
+EXECUTORS = ("local", "ray")
+PATIENCE = 600.0
+"""Seconds to wait for another process that summarises the same comparison."""
 
 
 class StudyError(EquimodalError):
@@ -71,6 +76,7 @@ def compare(
     *,
     workers: int = 1,
     executor: Executor | str = "local",
+    cells: Sequence[str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     cost: bool = True,
     loggers: bool = False,
@@ -81,7 +87,11 @@ def compare(
         config: what to compare.
         folder: one sub-folder per cell; calling again with the same folder continues, and runs no finished cell twice.
         workers: processes, each with one thread; 1 runs the cells here.
-        executor: where the cells run: ``local``, in processes of this machine, or an :class:`Executor`.
+        executor: where the cells run: ``local``, in processes of this machine; ``ray``, see :class:`RayExecutor`; or an
+            :class:`Executor` of yours.
+        cells: names of those that this call runs, and what they use, while other processes may run others in the same
+            folder, each once. ``study.json`` then holds what is finished so far. By default all, and no other process
+            may work there.
         progress: called with (epochs done, epochs in all, what is running).
         cost: measure the cost of each entry in joint steps, interleaved, before the cells start; of an entry that uses
             others, once they are finished.
@@ -89,54 +99,97 @@ def compare(
 
     Raises:
         DataError: the folder holds another study, or another process works in it.
+        UnknownNameError: an executor or a cell that does not exist.
         SystemExit: with the code 75, after SIGTERM: running cells are saved, the same call continues.
         StudyError: cells failed; the others are finished, and the failures are in ``study.json``.
     """
     folder = Path(folder)
     if workers < 1:
         raise MethodError(f"`workers`: expected a whole number >= 1. Found {workers}.")
-    if isinstance(executor, str) and executor != "local":
-        raise unknown_name("executor", executor, ("local",))
+    if isinstance(executor, str) and executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS)
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
-    check_device(config.training.device)
+    if executor == "local":  # other machines have others
+        check_device(config.training.device)
     fixed_rate(config.training)  # complains now
     places = _located(config.data, folder)
     data = build_data(places)
     named_metrics(data.task, config.metrics)  # complains now
     check_labels(config.rows(data))
     _check_companions(config, data)
-    cells = config.cells(data)
+    mine = _chosen(config, data, cells)
     again = f"equimodal compare --out {folder}"
     again += (f" --workers {workers}" if workers > 1 else "") + ("" if cost else " --cost false")
-    with locked(folder), Termination(again) as termination:
+    with Termination(again) as termination, ExitStack() as held:
+        held.enter_context(locked(folder, 0.2 if cells is None else PATIENCE))
         _claim(config, folder, data)
         alone, dependent = _by_use(config, folder, data)
-        costs = _costs(alone, folder, data) if cost else {}
+        costs = _costs(alone, folder, data) if cost and cells is None else {}
         if termination.requested:
             raise Terminated(folder)
-        tally = Tally({name: c.training.epochs for name, c in cells.items()}, progress)
+        if cells is not None:
+            held.close()  # others work here, too
+        tally = Tally({name: c.training.epochs for name, c in mine.items()}, progress)
         modules = tuple(trusted_modules())
         work = {
             name: Cell(name, c, cell_folder(folder, name.rpartition("/")[0], c.seed), places, data.fingerprint,
                        loggers, modules)
-            for name, c in cells.items()
+            for name, c in mine.items()
         }  # fmt: skip
         schedule = _schedule(work, config.requirements(data), tally)
         where = _executor(executor, workers, schedule.count, data, tally)
         run_cells(work, schedule, where, tally, termination, folder)
         failures = schedule.failures
-        costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
+        if cells is not None:
+            held.enter_context(locked(folder, PATIENCE))
+            why = _failed_elsewhere(config, folder, data) | why
+        if cost and (cells is None or all(_is_finished(folder, cell) for cell in config.cells(data))):
+            costs |= _costs(dependent if cells is None else {**alone, **dependent}, folder, data)
         study = summarise(config, folder, data, costs, why)
         write_sealed(folder, STUDY, study)
     if failures:
-        shown = "; ".join(f"{cell}: {reason}" for cell, reason in why.items())
+        shown = "; ".join(f"{cell}: {_reason(error)}" for cell, error in failures.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
         raise StudyError(
-            f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study
+            f"{len(failures)} of {len(mine)} cells failed, the others are finished. {shown}", study
         ) from unexpected
     return study
+
+
+def _chosen(config: StudyConfig, data: Dataset, names: Sequence[str] | None) -> dict[str, RunConfig]:
+    """The cells of these names and those that they use; all by default."""
+    every = config.cells(data)
+    if names is None:
+        return every
+    needs, found = config.requirements(data), set[str]()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in every:
+            raise unknown_name("cell", name, every)
+        if name not in found:
+            found.add(name)
+            waiting += needs[name]
+    return {name: every[name] for name in config.order(data) if name in found}
+
+
+def _is_finished(folder: Path, cell: str) -> bool:
+    label, _, seed = cell.rpartition("/seed")
+    return is_finished(cell_folder(folder, label, int(seed)))
+
+
+def _failed_elsewhere(config: StudyConfig, folder: Path, data: Dataset) -> dict[str, str]:
+    """Cells that failed in other processes, and why, as these have written it down."""
+    known = load_study(folder).get("incomplete") or [] if (folder / STUDY).exists() else []
+    found = {}
+    for cell in config.cells(data):
+        begin = f"failed: {cell}: "
+        for text in known:
+            if isinstance(text, str) and text.startswith(begin) and not _is_finished(folder, cell):
+                found[cell] = text.removeprefix(begin)
+    return found
 
 
 def load_study(folder: Path | str) -> dict[str, Any]:
@@ -274,6 +327,8 @@ def _executor(chosen: Executor | str, workers: int, count: int, data: Dataset, t
     """Where the cells run: ``count`` of them are not finished."""
     if isinstance(chosen, Executor):
         return chosen
+    if chosen == "ray":
+        return RayExecutor()
     if workers == 1 or count <= 1:
         return InProcess(data, tally.advance)
     return LocalPool(min(workers, count))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 
 from equimodal.errors import DataError, EquimodalError
-from equimodal.studies.comparisons._executor import Cell, Executor
+from equimodal.studies.comparisons._executor import Cell, Executor, Postponed
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.runs import InUseError, Terminated, Termination, check_config, in_use, is_finished, read_lines
 from equimodal.studies.runs import verify as verify_files
@@ -77,6 +77,7 @@ def run_cells(
     """
     running: dict[Future[None], str] = {}
     ready: list[str] = []
+    elsewhere: list[str] = []  # another process runs them
 
     def end(cell: str, failure: BaseException | None) -> None:
         for ended in schedule.finish(cell, failure):
@@ -88,9 +89,9 @@ def run_cells(
         while True:
             if len(ready) < executor.slots:
                 ready += schedule.take()
-            if not ready and not running:
+            if not ready and not running and not elsewhere:
                 return
-            elsewhere = []
+            ready, elsewhere = [*elsewhere, *ready], []
             while ready and len(running) < executor.slots and not termination.requested:
                 cell = cells[ready.pop(0)]
                 if is_finished(cell.folder):
@@ -99,17 +100,13 @@ def run_cells(
                     elsewhere.append(cell.name)
                 else:
                     running[executor.submit(cell)] = cell.name
-            ready += elsewhere
             if termination.requested:
                 executor.end(running)
                 raise Terminated(folder)
-            if running:
-                ended, _ = wait(running, timeout=TICK, return_when=FIRST_COMPLETED)
-            else:
-                ended = set()
-                time.sleep(TICK if elsewhere else 0)
+            if elsewhere and not running:
+                time.sleep(TICK)
             name = ""
-            for future in ended:
+            for future in executor.wait(running, TICK) if running else ():
                 name, failure = running.pop(future), future.exception()
                 if isinstance(failure, Terminated):  # a worker was asked to end, this process not (yet)
                     executor.end(running)
@@ -122,8 +119,8 @@ def run_cells(
                         "`if __name__ == '__main__':` around its calls. Finished cells are kept: call again with the "
                         "same folder, and with fewer workers."
                     ) from failure
-                if isinstance(failure, InUseError):  # another process was faster
-                    ready.append(name)
+                if isinstance(failure, (InUseError, Postponed)):  # another process was faster, or its machine is gone
+                    elsewhere.append(name)
                     continue
                 end(name, _not_arrived(cells[name]) if failure is None else failure)
             for other in running.values():

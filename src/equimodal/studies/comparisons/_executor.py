@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,10 @@ from equimodal.data import Dataset
 from equimodal.errors import DataError
 from equimodal.studies.runs import Terminated, run
 from equimodal.studies.setup import DataConfig, RunConfig, build_data, trusting
+
+
+class Postponed(Exception):  # noqa: N818 (no error: the cell is run again)
+    """The cell was not finished where it ran, and goes on anywhere else."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,18 @@ class Cell:
     loggers: bool = False
     modules: tuple[str, ...] = ()
 
-    def run(self) -> None:
+    def run(self, data: Dataset | None = None) -> None:
         """Train it, from its last whole epoch where it was begun; a finished one is not run again.
+
+        Args:
+            data: the dataset, if it is loaded already.
 
         Raises:
             DataError: the data found here are not those of the comparison, or another process works in the folder.
             Terminated: after SIGTERM; everything is saved.
         """
         with trusting(self.modules):
-            data = build_data(self.data)
+            data = build_data(self.data) if data is None else data
             if data.fingerprint != self.fingerprint:
                 raise DataError(
                     f"`{self.data.name}`: expected the data of the comparison (fingerprint {self.fingerprint[:12]}). "
@@ -68,7 +75,11 @@ class Executor(ABC):
 
     @abstractmethod
     def submit(self, cell: Cell) -> Future[None]:
-        """Begin to run a cell; its future ends as :meth:`Cell.run` does, also with :class:`SystemExit`."""
+        """Begin to run a cell; its future ends as :meth:`Cell.run` does, also with ``SystemExit``."""
+
+    def wait(self, running: Collection[Future[None]], timeout: float) -> Collection[Future[None]]:
+        """Those of ``running`` that have ended, as soon as there is one; none after ``timeout`` seconds."""
+        return wait(running, timeout, FIRST_COMPLETED).done
 
     @abstractmethod
     def end(self, running: Collection[Future[None]]) -> None:

@@ -102,7 +102,7 @@ def locked(folder: Path, patience: float = 0.2) -> Iterator[None]:
 
     Args:
         folder: made where it is not there.
-        patience: seconds to wait for another process; not 0, as its owner may just have removed the file.
+        patience: seconds to wait for another process; with 0, a file that its owner has just removed looks locked.
 
     Raises:
         InUseError: another process works there.
@@ -143,7 +143,7 @@ def in_use(folder: Path) -> bool:
     if not (folder / ".lock").exists():
         return False
     try:
-        with locked(folder):
+        with locked(folder, 0):
             return False
     except InUseError:
         return True
