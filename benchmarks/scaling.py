@@ -98,6 +98,8 @@ PARTS = {
 }
 FIRST_STEP = """
 import time, sys
+from equimodal._utils.deferred import defer_imports
+defer_imports()  # as the command does
 import equimodal.studies.runs._history as history
 from equimodal.cli import main
 def end(self, trainer, *rest):

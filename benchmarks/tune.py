@@ -50,19 +50,21 @@ def repetition(arguments: argparse.Namespace, name: str, seed: int) -> dict[str,
 
 
 def table_of(name: str) -> dict[str, Any]:
-    """Best entry and best control of the full table, chosen on test data; empty where there is no table."""
-    for part in ("real", "ablations"):  # all methods; before these were run, the founding ones and their ablations
-        path = RESULTS / part / f"{name}.json"
-        rows = json.loads(path.read_text(encoding="utf-8")).get("rows", []) if path.exists() else []
-        if rows:
-            break
-    else:
-        return {}
-    best = max(rows, key=lambda r: r["score_mean"])
-    control = max((r for r in rows if r["control"]), key=lambda r: r["score_mean"])
+    """Best entry and best control of the full table, each by its better reading; empty without a table."""
+    path = RESULTS / "real" / f"{name}.json"
+    if path.exists():  # all methods
+        part, stored = "real", json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = {r["method"]: {k: v["scores"] for k, v in r["readings"].items()} for r in stored}
+        controls = {r["method"] for r in stored if r["control"]}
+    else:  # the controls and the recipe
+        part, known = "recipe", json.loads((RESULTS / "recipe.json").read_text(encoding="utf-8"))
+        if name not in known:
+            return {}
+        rows, controls = known[name]["scores"], set(known[name]["scores"]) - set(known[name]["differences"])
+    best = {row: max(statistics.fmean(v) for v in readings.values() if v) for row, readings in rows.items()}
+    entry, control = max(best, key=best.__getitem__), max(controls, key=best.__getitem__)
     return {
-        "of": part, "entry": best["method"], "entry_score": best["score_mean"],
-        "control": control["method"], "control_score": control["score_mean"],
+        "of": part, "entry": entry, "entry_score": best[entry], "control": control, "control_score": best[control]
     }  # fmt: skip
 
 

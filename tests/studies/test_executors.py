@@ -286,7 +286,8 @@ def test_data_are_found_where_the_machine_says(tmp_path: Path, monkeypatch: pyte
         assert build_data(DataConfig(said)).fingerprint == expected
     places = tmp_path / "places.yaml"
     machine = platform.node()
-    places.write_text(yaml.safe_dump({"no-such-*": "/none", f"{machine[:3]}*": str(here), "*": "/none"}))
+    each = {"no-such-*": "/none", f"{machine[:3]}*": str(here), "*": "/none"}
+    places.write_text(yaml.safe_dump(each, sort_keys=False))
     monkeypatch.setenv("EQUIMODAL_DATA", str(places))
     assert build_data(DataConfig("own/set.npz")).fingerprint == expected
     places.write_text("no-such-machine: /none\n")

@@ -99,6 +99,9 @@ def command() -> NoReturn:
     A command that was asked to end does so at once. Ordinary ends wait for threads and for what numeric libraries do at
     exit, and an interruption can leave either in a state that never ends.
     """
+    from equimodal._utils.deferred import defer_imports
+
+    defer_imports()  # the process is this command's own
     code = main()
     if code in _ASKED_TO_END:
         for stream in (sys.stdout, sys.stderr):

@@ -7,7 +7,7 @@ from equimodal.studies.comparisons._executor import Cell, Executor
 from equimodal.studies.comparisons._ray import RayExecutor
 from equimodal.studies.comparisons._single import study_of_run
 from equimodal.studies.comparisons._summary import epochs_of, summarise
-from equimodal.studies.comparisons._workers import end_workers, worker_pool
+from equimodal.studies.comparisons._workers import WorkerDiedError, WorkerPool, worker_pool
 
 __all__ = [
     "EXECUTORS",
@@ -15,10 +15,11 @@ __all__ = [
     "Executor",
     "RayExecutor",
     "StudyError",
+    "WorkerDiedError",
+    "WorkerPool",
     "compare",
     "count_operations",
     "declared_cost",
-    "end_workers",
     "epochs_of",
     "interleaved",
     "load_study",

@@ -23,9 +23,11 @@ from equimodal.studies.comparisons._ray import RayExecutor
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
 from equimodal.studies.runs import (
+    COMPARISON,
     Terminated,
     Termination,
     check_config,
+    check_content,
     is_finished,
     located,
     locked,
@@ -138,7 +140,7 @@ def compare(
             for name, c in mine.items()
         }  # fmt: skip
         schedule = _schedule(work, config.requirements(data), tally)
-        where = _executor(executor, workers, schedule.count, data, tally)
+        where = _executor(executor, workers, schedule.count, data, tally, termination, folder)
         run_cells(work, schedule, where, tally, termination, folder)
         failures = schedule.failures
         why = {cell: _reason(error) for cell, error in failures.items()}
@@ -150,7 +152,10 @@ def compare(
         study = summarise(config, folder, data, costs, why)
         write_sealed(folder, STUDY, study)
     if failures:
-        shown = "; ".join(f"{cell}: {_reason(error)}" for cell, error in failures.items())
+        alike: dict[str, list[str]] = {}
+        for cell, error in failures.items():
+            alike.setdefault(_reason(error), []).append(cell)
+        shown = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
         raise StudyError(
             f"{len(failures)} of {len(mine)} cells failed, the others are finished. {shown}", study
@@ -215,7 +220,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _claim(config: StudyConfig, folder: Path, data: Dataset) -> None:
-    path = folder / "study.yaml"
+    check_content(folder, COMPARISON)
+    path = folder / COMPARISON
     described = plain(
         {
             "data": vars(config.data), "model": vars(config.model), "training": vars(config.training),
@@ -323,7 +329,15 @@ def _schedule(cells: Mapping[str, Cell], requirements: Mapping[str, list[str]], 
     return Schedule([name for name, cell in cells.items() if cell not in finished], requirements)
 
 
-def _executor(chosen: Executor | str, workers: int, count: int, data: Dataset, tally: Tally) -> Executor:
+def _executor(
+    chosen: Executor | str,
+    workers: int,
+    count: int,
+    data: Dataset,
+    tally: Tally,
+    termination: Termination,
+    folder: Path,
+) -> Executor:
     """Where the cells run: ``count`` of them are not finished."""
     if isinstance(chosen, Executor):
         return chosen
@@ -331,4 +345,4 @@ def _executor(chosen: Executor | str, workers: int, count: int, data: Dataset, t
         return RayExecutor()
     if workers == 1 or count <= 1:
         return InProcess(data, tally.advance)
-    return LocalPool(min(workers, count))
+    return LocalPool(min(workers, count), termination, folder)

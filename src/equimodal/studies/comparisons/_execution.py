@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import Future
 from pathlib import Path
 
 from equimodal.errors import DataError, EquimodalError
 from equimodal.studies.comparisons._executor import Cell, Executor, Postponed
 from equimodal.studies.comparisons._schedule import Schedule
-from equimodal.studies.runs import InUseError, Terminated, Termination, check_config, in_use, is_finished, read_lines
+from equimodal.studies.runs import InUseError, Terminated, Termination, check_config, epochs_done, in_use, is_finished
 from equimodal.studies.runs import verify as verify_files
 
 TICK = 0.5
@@ -43,7 +43,7 @@ class Tally:
 
     def read(self, cell: Cell) -> None:
         """Look up how many a cell has done that runs elsewhere."""
-        self._done[cell.name] = len(read_lines(cell.folder / "history.jsonl"))
+        self._done[cell.name] = epochs_done(cell.folder)
 
     def tell(self, what: str) -> None:
         """Say where things stand."""
@@ -72,7 +72,7 @@ def run_cells(
         folder: of the comparison.
 
     Raises:
-        EquimodalError: a process of the executor died.
+        EquimodalError: the executor cannot run anything.
         Terminated: after SIGTERM; running cells are saved.
     """
     running: dict[Future[None], str] = {}
@@ -111,14 +111,6 @@ def run_cells(
                 if isinstance(failure, Terminated):  # a worker was asked to end, this process not (yet)
                     executor.end(running)
                     raise Terminated(folder)
-                if isinstance(failure, BrokenExecutor):
-                    if termination.requested:
-                        raise Terminated(folder)
-                    raise EquimodalError(
-                        f"A worker process died while {name!r} ran: out of memory, or a script without "
-                        "`if __name__ == '__main__':` around its calls. Finished cells are kept: call again with the "
-                        "same folder, and with fewer workers."
-                    ) from failure
                 if isinstance(failure, (InUseError, Postponed)):  # another process was faster, or its machine is gone
                     elsewhere.append(name)
                     continue

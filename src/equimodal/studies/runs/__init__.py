@@ -1,17 +1,20 @@
 """One run: training with selection on validation data, its checkpoints and its records."""
 
 from equimodal.studies.runs._companions import load_companions
+from equimodal.studies.runs._content import COMPARISON, TUNING, check_content, content_of
 from equimodal.studies.runs._fit import Progress, fit
 from equimodal.studies.runs._identity import check_config, check_finished, located
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
 from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
 from equimodal.studies.runs._parts import train_part
+from equimodal.studies.runs._processes import process_context
 from equimodal.studies.runs._randomness import own_randomness
 from equimodal.studies.runs._rate import suggest_rate
 from equimodal.studies.runs._records import (
     ELSEWHERE,
     environment,
+    epochs_done,
     plain,
     read_json,
     read_lines,
@@ -30,20 +33,25 @@ from equimodal.studies.runs._stored import read_environment, read_history, store
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
+    "COMPARISON",
     "DETAILS",
     "ELSEWHERE",
     "OUTCOMES",
     "REQUEUE",
     "SELECTIONS",
     "STOPPED",
+    "TUNING",
     "InUseError",
     "Progress",
     "Terminated",
     "Termination",
     "check_config",
+    "check_content",
     "check_finished",
     "conclude",
+    "content_of",
     "environment",
+    "epochs_done",
     "fit",
     "in_use",
     "is_finished",
@@ -58,6 +66,7 @@ __all__ = [
     "own_randomness",
     "plain",
     "prepare_folder",
+    "process_context",
     "read_environment",
     "read_history",
     "read_json",

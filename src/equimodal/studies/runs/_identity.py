@@ -9,6 +9,7 @@ from typing import Any
 
 from equimodal.data import Dataset, available
 from equimodal.errors import DataError
+from equimodal.studies.runs._content import content_of
 from equimodal.studies.runs._records import plain
 from equimodal.studies.runs._stored import read_environment, stored_config
 from equimodal.studies.setup import DataConfig, RunConfig, place_here, resolved_options
@@ -50,7 +51,8 @@ def check_fingerprint(folder: Path, data: Dataset) -> None:
     stored = read_environment(folder).get("data", {}).get("fingerprint")
     if stored != data.fingerprint:
         raise DataError(
-            f"`{folder}`: the data have changed since this run was started (fingerprint {str(stored)[:12]} then, "
+            f"`{folder}`: the data have changed since this run was started (config.yaml; fingerprint "
+            f"{str(stored)[:12]} then, "
             f"{data.fingerprint[:12]} now). Restore them, or start anew in another folder."
         )
 
@@ -59,13 +61,7 @@ def check_finished(folder: Path) -> None:
     """Refuse a folder without the weights of a finished run, and say what it is instead."""
     if (folder / "weights.safetensors").exists():
         return
-    if not folder.exists():
-        found, step = "no such folder", "Check the path"
-    elif not (folder / "config.yaml").exists():
-        found, step = "a folder without a run (no config.yaml)", "Check the path"
-    else:
-        found, step = "an unfinished run (no weights.safetensors)", "Finish it: equimodal train --resume --out"
-        step = f"{step} {folder}"
+    found, step = content_of(folder)
     raise DataError(f"`{folder}`: expected the folder of a finished run. Found {found}. {step}.")
 
 

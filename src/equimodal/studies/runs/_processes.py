@@ -139,7 +139,7 @@ def launch(
         EquimodalError: as the function does in any of them; or a process died.
         Terminated: after SIGTERM, which is handed on; the run goes on from its last whole epoch.
     """
-    spawn = _context()
+    spawn = process_context()
     count = config.training.devices
     threads = max(1, torch.get_num_threads() // count)
     with tempfile.TemporaryDirectory() as place, Termination(f"equimodal train --resume --out {folder}") as termination:
@@ -167,12 +167,12 @@ def launch(
                     process.join()
 
 
-def _context() -> Any:
+def process_context() -> Any:
     """Processes from a server that has imported what they need, once for all of them, and has no threads."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["__main__", "equimodal.studies.runs._checkpoint"])
+    found.set_forkserver_preload(["__main__", "equimodal.studies.runs._warm"])
     return found
 
 

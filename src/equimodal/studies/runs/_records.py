@@ -68,6 +68,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def epochs_done(folder: Path) -> int:
+    """Whole lines in the history of a run, which may be going on: nothing else of them is looked at."""
+    try:
+        return (folder / "history.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
 def write_json(path: Path, value: Any, hint: str = RESUME) -> Path:
     """Write ``value`` as JSON, whole or not at all."""
     return write_text(path, text_of_json(value), hint)

@@ -232,6 +232,9 @@ def fixed_rate(config: TrainingConfig) -> float:
 def optimizer_factory(config: TrainingConfig) -> Callable[[list[dict[str, Any]]], Optimizer]:
     """Makes the configured optimizer from parameter groups.
 
+    In host memory Adam and AdamW step all parameters in one operation (``fused``). A state that was saved without it
+    says so, and goes on without it, bit for bit.
+
     Raises:
         MethodError: the learning rate is still to be found.
     """
@@ -241,7 +244,8 @@ def optimizer_factory(config: TrainingConfig) -> Callable[[list[dict[str, Any]]]
         if config.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=config.weight_decay)
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        return kind(groups, lr=rate, weight_decay=config.weight_decay)
+        in_host_memory = all(p.is_cpu and p.is_floating_point() for group in groups for p in group["params"])
+        return kind(groups, lr=rate, weight_decay=config.weight_decay, fused=in_host_memory or None)
 
     return make
 

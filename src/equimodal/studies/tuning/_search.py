@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from equimodal.data import Dataset
 from equimodal.errors import EquimodalError, EquimodalWarning
 from equimodal.methods import get, refuse_incomplete
-from equimodal.studies.comparisons import count_operations, declared_cost, end_workers, measure_cost, worker_pool
+from equimodal.studies.comparisons import (
+    WorkerDiedError,
+    WorkerPool,
+    count_operations,
+    declared_cost,
+    measure_cost,
+    worker_pool,
+)
 from equimodal.studies.runs import Terminated, Termination, own_randomness, read_lines
 from equimodal.studies.setup import RunConfig, fixed_rate, method_options, seeded
 from equimodal.studies.tuning._config import TuneConfig
@@ -107,7 +113,7 @@ class Search:
         """
         self._ready = self._begun()
         self._tell("")
-        with _pool(workers) as pool:
+        with self._pool(workers) as pool:
             while True:
                 while len(self._running) < workers:
                     job = self._next()
@@ -118,15 +124,25 @@ class Search:
                         break
                 if not self._running:
                     return
-                if self._termination.requested:
-                    if pool is not None:
-                        end_workers(pool, dict.fromkeys(self._running, ""))
+                if self._termination.requested and pool is None:
                     raise Terminated(self._folder)
-                for future in wait(self._running, timeout=0.5, return_when=FIRST_COMPLETED)[0]:
+                for future in list(self._running) if pool is None else pool.wait():
                     self._look(self._running.pop(future), future)
                 self._tell("")
 
-    def _submit(self, pool: ProcessPoolExecutor | None, job: Job) -> None:
+    @contextmanager
+    def _pool(self, workers: int) -> Iterator[WorkerPool | None]:
+        """Processes for the trials; none for a single worker."""
+        with warnings.catch_warnings():
+            # of single trials: what they are worth is measured
+            warnings.filterwarnings("ignore", category=EquimodalWarning)
+            if workers == 1:
+                yield None
+                return
+            with worker_pool(workers, self._termination, self._folder) as pool:
+                yield pool
+
+    def _submit(self, pool: WorkerPool | None, job: Job) -> None:
         if pool is not None:
             self._running[pool.submit(advance_apart, job.config.to_dict(), str(job.folder), job.until)] = job
             return
@@ -147,7 +163,7 @@ class Search:
         import optuna
 
         failure = future.exception()
-        if isinstance(failure, BrokenProcessPool):
+        if isinstance(failure, WorkerDiedError):
             raise EquimodalError(
                 f"A worker process died while {job.label} ran: out of memory, or a script without "
                 "`if __name__ == '__main__':` around its calls. What was tried is kept: call again with the same "
@@ -378,17 +394,3 @@ class Search:
         best = max((t.value for t in self._study.get_trials(deepcopy=False) if t.value is not None), default=None)
         text += "" if best is None or not text else f", best {best:.4g}"
         self._progress(round(done), round(self._config.budget), text)
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Processes for the trials; none for a single worker."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", category=EquimodalWarning
-        )  # of single trials: what they are worth is measured
-        if workers == 1:
-            yield None
-            return
-        with worker_pool(workers) as pool:
-            yield pool
