@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import platform
+import re
 import signal
+import socket
 import warnings
 from collections.abc import Collection
 from concurrent.futures import Future, wait
@@ -70,6 +72,7 @@ class RayExecutor(Executor):
         if not ray.is_initialized():
             address = self.address or os.environ.get("RAY_ADDRESS") or "auto"
             try:
+                _reach(address)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     ray.init(address, log_to_driver=False, logging_level="ERROR")
@@ -137,6 +140,13 @@ class RayExecutor(Executor):
                 f"`cpus`, `gpus`: expected what a machine of the cluster has ({there}). Found {self.cpus:g} and "
                 f"{self.gpus:g}. Ask for less, or add a machine: ray start --address ADDRESS"
             )
+
+
+def _reach(address: str) -> None:
+    """Complain now where nobody listens at ``HOST:PORT``; Ray would try for minutes."""
+    found = re.fullmatch(r"\[?([^/\]]+)\]?:(\d{1,5})", address)
+    if found is not None:
+        socket.create_connection((found[1], int(found[2])), timeout=5.0).close()
 
 
 def _run(cell: Cell, places: str | None, threads: int) -> BaseException | None:
