@@ -236,7 +236,7 @@ def test_the_script_of_the_documentation(tmp_path: Path, root: Path, whole: Path
         "data": vars(settings.data), "model": vars(settings.model), "training": vars(settings.training), "cost": False,
         "controls": False, "seeds": settings.seeds, "entries": {k: vars(e) for k, e in settings.entries.items()},
     }  # fmt: skip
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(described), encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
     command = tmp_path / "bin" / "equimodal"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m equimodal "$@"\n', encoding="utf-8")

@@ -141,7 +141,7 @@ def test_the_command_ends_its_cells_and_goes_on(
         "data": vars(settings.data), "model": vars(settings.model), "training": vars(settings.training), "cost": False,
         "controls": False, "seeds": [0], "entries": {k: vars(e) for k, e in settings.entries.items()},
     }  # fmt: skip
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(described), encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
     command = [
         sys.executable, "-m", "equimodal", "compare", "--config", "study.yaml", "--out", "s", "--executor", "ray",
         "--address", cluster.address,
