@@ -88,6 +88,8 @@ def _cells(values: Mapping[str, Any], config: StudyConfig) -> list[str] | None:
     """The cells of this call; ``None`` for all, with no other process beside it."""
     if values["part"] is None:
         named: list[str] | None = values["cells"]
+        if named is not None and not named:
+            raise UsageError(f"{_PROG} --cells: expected names, as MLA/seed0. Found none. --list prints them.")
         return named
     found = re.fullmatch(r"(\d+)/(\d+)", str(values["part"]))
     if values["cells"] is not None or found is None or not 1 <= int(found[1]) <= int(found[2]):

@@ -225,7 +225,7 @@ def _several(found: Sequence[Any]) -> None:
 
 def _from_zero(labels: Array) -> None:
     """Refuse whole numbers that are no labels 0 to C - 1, all of them in use."""
-    found = np.unique(labels.astype(np.int64)) if len(labels) else np.arange(2)
+    found = np.unique(labels) if len(labels) else np.arange(2)
     _several(found.tolist())
     if np.array_equal(found, np.arange(len(found))):
         return

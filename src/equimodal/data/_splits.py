@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from equimodal.batch import Batch, Presence, Tree, tree_map
 from equimodal.data._errors import SplitError
 from equimodal.data._source import Rows, Source
-from equimodal.errors import DataError
+from equimodal.errors import BatchError, DataError
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,11 @@ class Split(TorchDataset[dict[str, Any]], ABC):
         return len(self._rows)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
+        try:
+            position = operator.index(position)
+        except TypeError as error:
+            text = f"position: expected a whole number. Found {position!r}. Of several: split.batch([...])."
+            raise TypeError(text) from error
         if not -len(self) <= position < len(self):
             raise IndexError(f"position {position} of a split of {len(self)} samples")
         batch = self.batch([position % len(self)])
@@ -225,7 +231,7 @@ class Split(TorchDataset[dict[str, Any]], ABC):
 
     def batch(self, positions: Tensor | Sequence[int] | None = None) -> Batch:
         """The samples at ``positions`` (0 to len - 1) of this split as one batch; all of them by default."""
-        rows = self._rows if positions is None else self._rows.index_select(0, torch.as_tensor(positions))
+        rows = self._rows if positions is None else self._rows_at(positions)
         store = self._store
         return Batch(
             inputs={m: source.fetch(rows) for m, source in store.sources.items()},
@@ -236,6 +242,16 @@ class Split(TorchDataset[dict[str, Any]], ABC):
             else None,
             index=rows,
         )
+
+    def _rows_at(self, positions: Tensor | Sequence[int]) -> Tensor:
+        try:
+            return self._rows.index_select(0, torch.as_tensor(positions))
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise BatchError(
+                f"`positions`: expected whole numbers from 0 to {len(self) - 1}, places in this split of {len(self)} "
+                f"samples. Found {str(positions)[:80]}. They count from the beginning of the split; rows of the data "
+                "are in `split.rows`."
+            ) from error
 
     def _target(self, rows: Tensor) -> Tensor:
         target = self._store.target.index_select(0, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,30 @@ class UnevenError(ValueError):
     def __init__(self, place: int, found: int, expected: int) -> None:
         super().__init__(place, found, expected)
         self.place, self.found, self.expected = place, found, expected
+
+
+class AbsentError(ValueError):
+    """Rows have no value; holds which ones."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
+class MixedError(ValueError):
+    """Values of a column are of several kinds; holds the first place that differs, and the words for it."""
+
+    def __init__(self, place: int, found: str) -> None:
+        super().__init__(place, found)
+        self.place, self.found = place, found
+
+
+class GapError(ValueError):
+    """A place is empty; holds which one, and whether it is inside a list."""
+
+    def __init__(self, place: int, inside: bool) -> None:
+        super().__init__(place, inside)
+        self.place, self.inside = place, inside
 
 
 def library(purpose: str) -> Any:
@@ -87,8 +111,10 @@ def dense(array: Any, expected: tuple[int, ...] | None = None) -> Array:
 
     Raises:
         UnevenError: lists differ in length.
+        GapError: a content, or something in a list, is null.
     """
     array = array.storage if hasattr(array, "storage") else array
+    _refuse_gaps(array)
     if not hasattr(array.type, "value_type") or hasattr(array.type, "index_type"):
         return np.asarray(array.to_numpy(zero_copy_only=False))
     lengths = array.value_lengths().to_numpy(zero_copy_only=False)
@@ -100,17 +126,22 @@ def dense(array: Any, expected: tuple[int, ...] | None = None) -> Array:
         inner = dense(array.flatten(), expected[1:] if expected else None)
     except UnevenError as error:
         raise UnevenError(error.place // max(1, first), error.found, error.expected) from None
+    except GapError as error:
+        raise GapError(error.place // max(1, first), True) from None
     return inner.reshape(len(array), first, *inner.shape[1:])
 
 
 def padded(array: Any, length: int, expected: tuple[int, ...] | None = None) -> tuple[Array, Mask]:
     """Numbers (n, length, ...) of n present lists, cut and filled with zeros, and which steps (n, length) are real."""
     array = array.storage if hasattr(array, "storage") else array
+    _refuse_gaps(array)
     lengths = array.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     try:
         inner = dense(array.flatten(), expected)
-    except UnevenError as error:
+    except (UnevenError, GapError) as error:
         row = int(np.searchsorted(np.cumsum(lengths), error.place, side="right"))
+        if isinstance(error, GapError):
+            raise GapError(row, True) from None
         raise UnevenError(row, error.found, error.expected) from None
     real = np.arange(length) < lengths[:, None]
     values = np.zeros((len(lengths), length, *inner.shape[1:]), inner.dtype)
@@ -118,8 +149,21 @@ def padded(array: Any, length: int, expected: tuple[int, ...] | None = None) -> 
     return values, real
 
 
+def _refuse_gaps(array: Any) -> None:
+    """NumPy would make NaN of a null, and any whole number of that."""
+    if array.null_count:
+        gaps = np.flatnonzero(~array.is_valid().to_numpy(zero_copy_only=False))
+        raise GapError(int(gaps[0]), False)
+
+
 def single_values(array: Any) -> tuple[Names, Array]:
-    """(n,) or (n, D) values of a column without gaps; of texts the sorted names, and the number of each."""
+    """(n,) or (n, D) values of a column without gaps; of texts the sorted names, and the number of each.
+
+    Raises:
+        UnevenError: lists differ in length.
+        GapError: something in a list is null.
+        MixedError: values of several kinds.
+    """
     array = array.storage if hasattr(array, "storage") else array
     pa = library("Reading Arrow")
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
@@ -127,7 +171,25 @@ def single_values(array: Any) -> tuple[Names, Array]:
     if pa.types.is_dictionary(array.type):
         names, numbers = coded(np.array(array.dictionary.to_pylist()))
         return names, np.asarray(numbers[array.indices.to_numpy(zero_copy_only=False)])
-    return coded(np.array(array.to_pylist()) if element_type(array.type) is None else dense(array))
+    return single_contents(array.to_pylist()) if element_type(array.type) is None else coded(dense(array))
+
+
+def single_contents(contents: Sequence[Any]) -> tuple[Names, Array]:
+    """What :func:`single_values` gives, of plain contents.
+
+    Raises:
+        MixedError: texts beside other values, or lists that differ in length.
+    """
+    texts = [isinstance(content, str) for content in contents]
+    if any(texts) and not all(texts):
+        place = texts.index(not texts[0])
+        raise MixedError(place, f"{contents[place]!r} ({type(contents[place]).__name__}) beside {contents[0]!r}")
+    try:
+        return coded(np.array(contents))
+    except ValueError as error:
+        sizes = [np.size(content) for content in contents]
+        place = next((i for i, size in enumerate(sizes) if size != sizes[0]), 0)
+        raise MixedError(place, f"{sizes[place]} numbers beside {sizes[0]}") from error
 
 
 def coded(values: Array) -> tuple[Names, Array]:

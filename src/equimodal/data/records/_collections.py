@@ -51,7 +51,7 @@ def readers_of_parts(rows: Mapping[Any, Any]) -> dict[str, Reader]:
         DataError: a name that is no part, or a part twice.
     """
     found: dict[str, Reader] = {}
-    for name, own in rows.items():
+    for name, own in rows.items() or [(None, None)]:
         part = PART_NAMES.get(str(name).lower())
         if part is None or part in found:
             raise DataError(
@@ -66,11 +66,21 @@ def _of_paths(path: str | Path) -> Reader:
     path = standing(Path(os.fspath(path)))
     files = [path]
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in _FILES)
-        if not files or len({p.suffix for p in files}) > 1:
-            raise DataError(f"{path}: expected a folder of .parquet or of .tar files. Found {len(files)} of them.")
-    if path.suffix.lower() not in _FILES and not path.is_dir():
-        raise DataError(f"{path}: expected rows, of {' or '.join(_FILES)}. Found the suffix {path.suffix!r}.")
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in _FILES)
+        if not files:
+            raise DataError(f"{path}: expected a folder of .parquet or of .tar files. Found none. Check the path.")
+        if len({p.suffix.lower() for p in files}) > 1:
+            raise DataError(
+                f"{path}: expected a folder of .parquet or of .tar files. Found both, as {files[0].name} and "
+                f"{files[-1].name}. Give a list of the files that are meant."
+            )
+    elif not path.exists() and path.suffix.lower() in ("", *_FILES):
+        raise DataError(f"{path}: expected rows, of {' or '.join(_FILES)}. Found no such file. Check the path.")
+    elif path.suffix.lower() not in _FILES:
+        raise DataError(
+            f"{path}: expected rows, of {' or '.join(_FILES)}. Found the suffix {path.suffix!r}. Choose another file; "
+            "a table of numbers and texts is read by from_dataframe."
+        )
     readers: list[Reader] = [_FILES[p.suffix.lower()](p) for p in files]
     readers = [r for r in readers if len(r)]
     if not readers:

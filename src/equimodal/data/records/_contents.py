@@ -13,7 +13,7 @@ import numpy as np
 
 from equimodal.data._precision import is_wide
 from equimodal.data._row_source import RowArray
-from equimodal.data.records._arrow import UnevenError, chosen, dense, element_type, padded
+from equimodal.data.records._arrow import GapError, UnevenError, chosen, dense, element_type, padded
 from equimodal.data.records._field import Field
 from equimodal.data.records._reader import Array, Mask, Reader, Rows
 from equimodal.errors import DataError
@@ -45,8 +45,6 @@ class Contents(RowArray):
         self._type: np.dtype[Any] = np.dtype(np.float32)
         content = reader.take(column, np.array([first]))
         own = self._converted(content, np.array([first]))
-        if own[0].dtype.kind not in "biuf":
-            raise self._refusal(first, "numbers", f"{own[0].dtype} {own[0].shape[1:]}. Give decode=")
         self._shape = own[0].shape[1:]
         wide = np.dtype(np.float64) if is_wide(own[0]) else np.dtype(np.float32)
         self._type = np.dtype(np.int64) if field.kind == "tokens" else wide
@@ -124,7 +122,7 @@ class Contents(RowArray):
         own = places[rows - int(starts[number])]
         if (own < 0).any():
             row = int(rows[np.flatnonzero(own < 0)[0]])
-            raise self._refusal(row, "a content, since `present` says that there is one", "none")
+            raise self._lacking(row)
         if values is None:
             return self._converted(chosen(array, own), rows)
         return values[own], None if real is None else real[own]
@@ -149,8 +147,7 @@ class Contents(RowArray):
             return self._of_numbers(contents, rows)
         if kind is not None:
             numeric = element_type(kind) is not None and hasattr(kind, "value_type")
-            listed = [dense(contents.slice(i, 1))[0] for i in range(len(contents))] if numeric else contents.to_pylist()
-            contents = listed
+            contents = [_plain(contents.slice(i, 1)) for i in range(len(contents))] if numeric else contents.to_pylist()
         return self._of_objects(contents, rows)
 
     def _of_numbers(self, array: Any, rows: Rows) -> tuple[Array, Mask | None]:
@@ -162,24 +159,33 @@ class Contents(RowArray):
                 array, self._shape if hasattr(array.type, "value_type") or hasattr(array, "storage") else None
             )
         except UnevenError as error:
-            hint = ". Give its `length`, or" if self._field.kind in ("sequence", "tokens") else ". Give"
             raise self._refusal(
-                int(rows[error.place]), f"{error.expected} entries, as in the first row", f"{error.found}{hint} decode="
+                int(rows[error.place]), f"{error.expected} entries, as in the first row", f"{error.found}{self._hint()}"
             ) from error
+        except GapError as error:
+            row = int(rows[error.place])
+            if not error.inside:
+                raise self._lacking(row) from error
+            step = "Fill it, leave out what is not there, or give decode=, which does"
+            raise self._refusal(row, "numbers alone", f"an empty place (null) in a list. {step}") from error
         return (values[:, None] if values.ndim == 1 else values), None
 
     def _of_objects(self, contents: list[Any], rows: Rows) -> tuple[Array, Mask | None]:
         made, length = [], self._field.length
         for row, content in zip(rows.tolist(), contents, strict=True):
+            if content is None:
+                raise self._lacking(row)
             try:
                 array = self._field.array_of(content, self._root)
             except (ValueError, OSError) as error:
                 raise self._refusal(row, f"content of kind {self._field.kind!r}", str(error)) from error
             array = array[None] if array.ndim == 0 else array
+            if length is not None and len(array) == 0 and self._shape is not None:
+                array = np.zeros((0, *self._shape[1:]), array.dtype)  # an empty list does not say of what
             expected = None if self._shape is None else self._shape[1:] if length is not None else self._shape
             found = array.shape[1:] if length is not None else array.shape
             if expected is not None and found != expected:
-                raise self._refusal(row, f"shape {expected}, as in the first row", f"{found}")
+                raise self._refusal(row, f"shape {expected}, as in the first row", f"{found}{self._hint()}")
             made.append(array)
         if length is None:
             return (np.stack(made) if made else np.zeros((0, *(self._shape or ())), self._type)), None
@@ -190,7 +196,23 @@ class Contents(RowArray):
             values[place, :count], real[place, :count] = array[:count], True
         return values, real
 
+    def _hint(self) -> str:
+        """The next step where contents differ in shape."""
+        several = self._field.kind in ("sequence", "tokens") and self._field.length is None
+        return ". Give its `length`, or decode=" if several else ". Give decode=, which makes them alike"
+
+    def _lacking(self, row: int) -> DataError:
+        return self._refusal(row, "a content, since `present` says that there is one", "none. Correct `present`")
+
     def _refusal(self, row: int, expected: str, found: str) -> DataError:
         return DataError(
             f"{self._reader.where}: column {self._column!r}, row {row}: expected {expected}. Found {found}."
         )
+
+
+def _plain(content: Any) -> Any:
+    """One list of numbers as an array; as a list where it is none, which is for the function that decodes it."""
+    try:
+        return dense(content)[0]
+    except (UnevenError, GapError):
+        return content.to_pylist()[0]

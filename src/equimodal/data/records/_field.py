@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from equimodal._utils.arrays import npy_of
 from equimodal.data._generated_card import STANDARDISE
 from equimodal.data._modality import KINDS, Kind
+from equimodal.data._transforms import STANDARDISE as MODES
 from equimodal.errors import DataError, did_you_mean, missing_extra
 
 Array = npt.NDArray[Any]
@@ -57,12 +58,19 @@ class Field:
         if self.kind not in KINDS:
             hint = did_you_mean(self.kind, KINDS)
             raise DataError(f"`kind`: expected one of {list(KINDS)}. Found {self.kind!r}.{hint}")
-        if self.length is not None and (self.kind not in ("sequence", "tokens") or not _whole(self.length, 1)):
+        if not isinstance(self.column, str | None):
+            raise DataError(f"`column`: expected the name of a column. Found {self.column!r}.")
+        if self.decode is not None and not callable(self.decode):
+            raise DataError(f"`decode`: expected a function of one content. Found {self.decode!r}.")
+        if self.standardise is not None and self.standardise not in MODES:
+            hint = did_you_mean(self.standardise, MODES)
+            raise DataError(f"`standardise`: expected one of {list(MODES)}. Found {self.standardise!r}.{hint}")
+        if self.length is not None and (self.kind not in ("sequence", "tokens") or not is_whole(self.length, 1)):
             raise DataError(
                 f"`length`: expected a whole number from 1, of a sequence or tokens. Found {self.length!r} for "
                 f"{self.kind!r}."
             )
-        if not _whole(self.size, 8):
+        if not is_whole(self.size, 8):
             raise DataError(f"`size`: expected a whole number from 8. Found {self.size!r}.")
 
     @classmethod
@@ -70,15 +78,21 @@ class Field:
         """``value`` as a field: one, the name of a kind, or a mapping of its arguments."""
         if isinstance(value, cls):
             return value
-        if isinstance(value, str):
-            return cls(cast(Kind, value))
-        try:
-            return cls(**value)
-        except TypeError as error:
+        known = [f.name for f in fields(cls)]
+        wrong = [a for a in value if a not in known] if isinstance(value, Mapping) else []
+        if not isinstance(value, (str, Mapping)) or wrong or (isinstance(value, Mapping) and "kind" not in value):
             raise DataError(
-                f"`inputs[{name!r}]`: expected a kind, such as 'image', a Field, or a mapping of its arguments. Found "
-                f"{value!r}."
-            ) from error
+                f"`inputs[{name!r}]`: expected a kind, as 'image', a Field, or a mapping of its arguments {known}, "
+                f"of which kind is needed. Found {value!r}.{did_you_mean(wrong, known)}"
+            )
+        try:
+            return cls(cast(Kind, value)) if isinstance(value, str) else cls(**value)
+        except DataError as error:
+            raise DataError(f"`inputs[{name!r}]`: {error}") from error
+
+    def column_of(self, modality: str) -> str:
+        """Where the contents of a modality are."""
+        return modality if self.column is None else self.column
 
     def array_of(self, content: Any, root: Path | None) -> Array:
         """One content as an array.
@@ -87,7 +101,11 @@ class Field:
             ValueError: it is none; :class:`Contents` says which row it is.
         """
         if self.decode is not None:
-            return np.asarray(self.decode(content))
+            try:
+                content = self.decode(content)
+            except Exception as error:  # a function of the caller's raises what it likes
+                raise ValueError(f"{type(error).__name__} in its `decode` ({error})") from error
+            return _array(content)
         if self.kind == "image" and not isinstance(content, (np.ndarray, list)):
             return _picture(content, self.size, root)
         if isinstance(content, bytes) and content[: len(_NPY)] == _NPY:
@@ -96,7 +114,7 @@ class Field:
             raise ValueError(
                 f"{type(content).__name__} ({str(content)[:40]!r}). Give decode=, which makes an array of it"
             )
-        return np.asarray(content)
+        return _array(content)
 
     def default_standardise(self) -> str:
         """How samples are standardised."""
@@ -109,7 +127,29 @@ class Field:
         return repr((self.kind, named, self.length, self.size))
 
 
-def _whole(value: object, least: int) -> bool:
+def _array(content: Any) -> Array:
+    """Numbers of one shape.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        array = np.asarray(content)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"{type(content).__name__} that is no array of one shape ({str(error).rstrip('.')}). Give decode=, which "
+            "makes one of it"
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"something else than plain numbers (NumPy makes {array.dtype} {array.shape} of {str(content)[:40]}). Give "
+            "decode=, which makes numbers of it"
+        )
+    return array
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Whether a value is a whole number, and not below the least."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
@@ -133,7 +173,8 @@ def _picture(content: Any, size: int, root: Path | None) -> Array:
     try:
         return read_image(content, size, "crop")
     except UnreadableError as error:
-        raise ValueError(str(error)) from error
+        where = f": {content}" if isinstance(content, Path) else ""
+        raise ValueError(f"{error}{where}. Correct it, or put None there if the row has no picture") from error
 
 
 def _png(picture: Any) -> bytes:

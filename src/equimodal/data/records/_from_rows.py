@@ -17,7 +17,7 @@ from equimodal.data._splits import Blocks
 from equimodal.data.records._arrow import Names, coded
 from equimodal.data.records._collections import reader_of, readers_of_parts
 from equimodal.data.records._contents import Contents
-from equimodal.data.records._field import Field
+from equimodal.data.records._field import Field, is_whole
 from equimodal.data.records._reader import Array, JoinedReader, Mask, Reader
 from equimodal.data.records._unpacked import unpacked, whole
 from equimodal.data.tables import PART_NAMES
@@ -103,6 +103,11 @@ def from_rows(
     if given is not None and split is not None:
         raise DataError("`split`: expected None, since `rows` names the parts. Found one.")
     size = len(reader)
+    for argument, value, least in (
+        ("seed", seed, 0), ("statistics", statistics, 1), ("cache_bytes", cache_bytes, 0),
+    ):  # fmt: skip
+        if not is_whole(value, least):
+            raise DataError(f"`{argument}`: expected a whole number from {least}. Found {value!r}.")
     found, labels = _values(reader, target, "target", size)
     listed, labels = _classes(found, labels, classes)
     columns = [groups] if isinstance(groups, str) else list(groups)
@@ -114,7 +119,7 @@ def from_rows(
     made = _contents(reader, fields, there, parts, None if root is None else Path(root), statistics)
     decoded = _decoded(reader, made, cache_bytes, cache)
     lazily = {m: contents for m, contents in made.items() if m not in decoded}
-    blocks = _window(reader, lazily, [fields[m].column or m for m in lazily], cache_bytes)
+    blocks = _window(reader, lazily, [fields[m].column_of(m) for m in lazily], cache_bytes)
     arrays, card = describe_arrays(
         {m: decoded[m][0] if m in decoded else made[m] for m in fields}, labels, parts, name, task,
         {m: mask for m, mask in there.items() if not mask.all()}, {_plain(c): v for c, v in own.items()}, overlapping,
@@ -132,6 +137,12 @@ def _fields(inputs: Mapping[str, Any]) -> dict[str, Field]:
         raise DataError(
             "`inputs`: expected a mapping from modality name to a kind or a Field, with at least one entry."
         )
+    for name in inputs:
+        if not isinstance(name, str) or not all(c.isascii() and (c.isalnum() or c in "_-") for c in name) or not name:
+            raise DataError(
+                f"`inputs`: expected names of letters, digits, '_' or '-' for modalities. Found {name!r}. Choose "
+                f"one, and give that of the column: {{'name': Field(kind, column={name!r})}}."
+            )
     return {m: Field.of(value, m) for m, value in inputs.items()}
 
 
@@ -148,7 +159,7 @@ def _values(reader: Reader, value: Any, argument: str, size: int) -> tuple[Names
     """A column, or an array that was given; of texts the names, and the number of each."""
     if isinstance(value, str):
         reader.check(value, argument)
-        return reader.values(value)
+        return reader.values(value, argument)
     array = np.asarray(value)
     if len(array.shape) == 0 or len(array) != size:
         raise DataError(f"`{argument}`: expected a column of {reader.where}, or {size} values. Found {array.shape}.")
@@ -194,8 +205,10 @@ def drawn_parts(
         >>> drawn_parts(None, np.array([7, 7, 8, 9]), (0.5, 0.25, 0.25), 0, 4)
         array([1, 1, 2, 0])
     """
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or min(shares[:2]) <= 0:
-        raise DataError(f"`shares`: expected three numbers that sum to 1, the first two above 0. Found {shares!r}.")
+    plain = isinstance(shares, (list, tuple)) and all(isinstance(s, (int, float)) for s in shares)
+    given = np.array(shares if plain else (), float)
+    if given.shape != (3,) or not (given >= 0).all() or abs(given.sum() - 1) > 1e-6 or given.min() <= 0:
+        raise DataError(f"`shares`: expected three numbers above 0 that sum to 1. Found {shares!r}.")
     random = np.random.default_rng(seed)
     units = np.arange(size) if groups is None else np.unique(groups, return_inverse=True)[1]
     count = int(units.max()) + 1
@@ -207,11 +220,19 @@ def drawn_parts(
     relative = (place + 0.5) / np.repeat(counts, counts)
     part = np.empty(count, np.int64)
     part[mixed] = np.searchsorted(np.cumsum(shares[:2]), relative, side="right")
+    empty = [name for number, name in enumerate(_PARTS) if not (part == number).any()]
+    if empty:
+        kind = "rows" if groups is None else "values of the first of `groups`"
+        among = f" in {len(counts)} classes" if len(counts) > 1 else ""
+        raise DataError(
+            f"`split`: expected enough {kind} for training, validation and test. Found {count}{among}, of which "
+            f"{' and '.join(empty)} would have none. Give more, other `shares`, or the part of each row as `split`."
+        )
     return part[units]
 
 
 def _present(reader: Reader, modality: str, field: Field, given: Mapping[str, Any], size: int) -> Mask:
-    column = field.column or modality
+    column = field.column_of(modality)
     reader.check(column, f"inputs[{modality!r}]")
     if modality not in given:
         return reader.present(column)
@@ -231,7 +252,7 @@ def _contents(
         own = np.flatnonzero(there[m] & (parts == 0))
         if len(own) == 0:
             raise DataError(f"modality {m!r}: expected training rows that have it. Found none. Leave it out.")
-        made[m] = Contents(reader, f.column or m, f, there[m], int(own[0]), root, statistics)
+        made[m] = Contents(reader, f.column_of(m), f, there[m], int(own[0]), root, statistics)
     return made
 
 

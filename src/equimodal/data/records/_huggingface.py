@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from equimodal.data.records._arrow import Names, one_array, single_values
+from equimodal.data.records._arrow import AbsentError, Names, one_array, single_values
 from equimodal.data.records._reader import Array, Mask, Reader, Rows
 
 _PIECE = 1 << 16  # rows that are looked at together where gaps are looked for
@@ -32,16 +32,14 @@ class HuggingFaceReader(Reader):
         pieces = [self._column(column, slice(s, s + _PIECE)) for s in range(0, self.count, _PIECE)]
         return np.concatenate([p.is_valid().to_numpy(zero_copy_only=False) for p in pieces])
 
-    def values(self, column: str) -> tuple[Names, Array]:
+    def _values(self, column: str) -> tuple[Names, Array]:
         array = self._column(column, slice(0, self.count))
         if array.null_count:
-            gaps = np.flatnonzero(~array.is_valid().to_numpy(zero_copy_only=False))
-            raise self.gap(column, int(gaps[0]), len(gaps))
+            raise AbsentError(np.flatnonzero(~array.is_valid().to_numpy(zero_copy_only=False)))
         names = getattr(self._dataset.features[column], "names", None)
         own, found = single_values(array)
         if names is not None and (found < 0).any():  # what the hub writes for a label that is not known
-            gaps = np.flatnonzero(found < 0)
-            raise self.gap(column, int(gaps[0]), len(gaps))
+            raise AbsentError(np.flatnonzero(found < 0))
         return own if names is None else tuple(names), found
 
     def stamp(self) -> str | None:

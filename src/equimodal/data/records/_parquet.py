@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from equimodal.data.records._arrow import Names, chosen, in_parts, library, one_array, single_values
+from equimodal.data.records._arrow import AbsentError, Names, chosen, in_parts, library, one_array, single_values
 from equimodal.data.records._reader import Array, Mask, Reader, Rows, stamp_of
 from equimodal.errors import DataError
 
@@ -47,7 +47,7 @@ class ParquetReader(Reader):
 
     def block(self, column: str, number: int) -> Any:
         with self._file() as file:
-            return one_array(file.read_row_group(self._groups[number], [column], use_threads=False).column(0))
+            return one_array(file.read_row_group(self._groups[number], [column], use_threads=False).column(column))
 
     def take(self, column: str, rows: Rows) -> Any:
         starts = self._starts
@@ -65,7 +65,7 @@ class ParquetReader(Reader):
             start = self._starts[number]
             with self._file() as file:
                 for piece in file.iter_batches(_PIECE, row_groups=[group], columns=[column], use_threads=False):
-                    there[start : start + len(piece)] = piece.column(0).is_valid().to_numpy(zero_copy_only=False)
+                    there[start : start + len(piece)] = piece.column(column).is_valid().to_numpy(zero_copy_only=False)
                     start += len(piece)
         return there
 
@@ -81,12 +81,11 @@ class ParquetReader(Reader):
         chunks = [metadata.column(i) for i in range(metadata.num_columns)]
         return [c for c in chunks if c.path_in_schema == column or c.path_in_schema.startswith(f"{column}.")]
 
-    def values(self, column: str) -> tuple[Names, Array]:
+    def _values(self, column: str) -> tuple[Names, Array]:
         with self._file() as file:
-            array = one_array(file.read([column], use_threads=False).column(0))
+            array = one_array(file.read([column], use_threads=False).column(column))
         if array.null_count:
-            gaps = np.flatnonzero(~array.is_valid().to_numpy(zero_copy_only=False))
-            raise self.gap(column, int(gaps[0]), len(gaps))
+            raise AbsentError(np.flatnonzero(~array.is_valid().to_numpy(zero_copy_only=False)))
         return single_values(array)
 
     def block_bytes(self, columns: Sequence[str]) -> int:

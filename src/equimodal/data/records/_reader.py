@@ -12,7 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from equimodal.data._columns import is_missing
-from equimodal.data.records._arrow import Names, coded, in_parts
+from equimodal.data.records._arrow import (
+    AbsentError,
+    GapError,
+    MixedError,
+    Names,
+    UnevenError,
+    in_parts,
+    single_contents,
+)
 from equimodal.errors import DataError, unknown_name
 
 Array = npt.NDArray[Any]
@@ -33,6 +41,9 @@ class Reader(ABC):
     def __init__(self, where: str, columns: Sequence[str], count: int, starts: Rows | None = None) -> None:
         self.where, self.columns, self.count, self.starts = where, tuple(columns), count, starts
 
+    known_from = ""
+    """What the names of the columns are taken of, where it is not the whole collection; for messages."""
+
     def __len__(self) -> int:
         return self.count
 
@@ -41,20 +52,56 @@ class Reader(ABC):
 
         Raises:
             UnknownNameError: no such column.
+            DataError: several columns of that name.
         """
         if column not in self.columns:
-            raise unknown_name(f"column of {self.where} in `{argument}`:", column, self.columns)
+            raise unknown_name(f"column of {self.where}{self.known_from} in `{argument}`:", column, self.columns)
+        if self.columns.count(column) > 1:
+            raise DataError(
+                f"`{argument}`: expected one column {column!r} of {self.where}. Found {self.columns.count(column)} of "
+                "that name. Rename them."
+            )
 
     @abstractmethod
     def present(self, column: str) -> Mask:
         """(N,) booleans, ``True`` where a row has something in the column; contents are not decoded."""
 
-    @abstractmethod
-    def values(self, column: str) -> tuple[Names, Array]:
+    def values(self, column: str, argument: str) -> tuple[Names, Array]:
         """A column of one value per row, (N,) or (N, D); of texts and classes the names, and the number of each.
 
+        Args:
+            column: name of the column.
+            argument: that it is wanted for.
+
         Raises:
-            DataError: a row has no value; names the row.
+            DataError: a row has no value, or values are of several kinds; names the row.
+        """
+        start = f"{self.where}: column {column!r}, row"
+        try:
+            return self._values(column)
+        except AbsentError as error:
+            raise DataError(
+                f"{start} {error.rows[0]}: expected a value for the `{argument}`. Found none in {len(error.rows)} "
+                "row(s). Leave these rows out, or give them a value."
+            ) from error
+        except UnevenError as error:
+            place, found = error.place, f"{error.found} numbers beside {error.expected}"
+        except GapError as error:
+            place, found = error.place, "an empty place in a list"
+        except MixedError as error:
+            place, found = error.place, error.found
+        raise DataError(
+            f"{start} {place}: expected values of one kind for the `{argument}`, names or numbers. Found {found}. "
+            "Make them alike."
+        )
+
+    @abstractmethod
+    def _values(self, column: str) -> tuple[Names, Array]:
+        """What :meth:`values` gives.
+
+        Raises:
+            AbsentError: rows have no value.
+            MixedError, UnevenError, GapError: values are of several kinds.
         """
 
     @abstractmethod
@@ -77,13 +124,6 @@ class Reader(ABC):
         """Equal for equal contents of the columns, where it can be had without decoding them."""
         return None
 
-    def gap(self, column: str, row: int, count: int, argument: str = "target") -> DataError:
-        """The error for a row that lacks what every row must have."""
-        return DataError(
-            f"{self.where}: column {column!r}, row {row}: expected a value for the `{argument}`. Found none in {count} "
-            f"row(s). Leave these rows out, or give them a value."
-        )
-
 
 def stamp_of(path: Path) -> str:
     """Path, size and time of a file."""
@@ -94,27 +134,45 @@ def stamp_of(path: Path) -> str:
 class SequenceReader(Reader):
     """Rows of a collection that gives the mapping of a row by its number: a list, a map-style dataset of PyTorch."""
 
+    known_from = ", those of its row 0,"
+
     def __init__(self, rows: Any, where: str = "`rows`") -> None:
-        first = rows[0]
-        if not isinstance(first, Mapping):
-            raise DataError(
-                f"{where}: expected rows that map names to contents. Found {type(first).__name__} in row 0."
-            )
-        super().__init__(where, [str(c) for c in first], len(rows))
+        super().__init__(where, (), len(rows))
         self._rows = rows
+        self.columns = tuple(self._row(0))
+
+    def _row(self, number: int) -> Mapping[str, Any]:
+        try:
+            row = self._rows[number]
+        except (LookupError, TypeError) as error:
+            raise self._refusal(number, f"nothing ({type(error).__name__}: {error})") from error
+        if not isinstance(row, Mapping):
+            raise self._refusal(number, type(row).__name__)
+        other = next((name for name in row if not isinstance(name, str)), None)
+        if other is not None:
+            raise self._refusal(number, f"the name {other!r}, which is no text")
+        return row
+
+    def _refusal(self, number: int, found: str) -> DataError:
+        kind = type(self._rows)
+        step = {"DataFrame": "rows.to_dict('records')", "Table": "rows.to_pylist()"}.get(kind.__name__)
+        return DataError(
+            f"{self.where}: expected rows that map names to contents. Found {found} in row {number} of "
+            f"{kind.__name__!r}. {'Make them' if step is None else f'Give {step}, which is'} a list of mappings."
+        )
 
     def _contents(self, column: str, rows: Any) -> list[Any]:
-        return [self._rows[int(row)].get(column) for row in rows]
+        return [self._row(int(row)).get(column) for row in rows]
 
     def present(self, column: str) -> Mask:
         return np.array([not is_missing(content) for content in self._contents(column, range(self.count))], bool)
 
-    def values(self, column: str) -> tuple[Names, Array]:
+    def _values(self, column: str) -> tuple[Names, Array]:
         found = self._contents(column, range(self.count))
         gaps = [row for row, value in enumerate(found) if is_missing(value)]
         if gaps:
-            raise self.gap(column, gaps[0], len(gaps))
-        return coded(np.array([v.item() if getattr(v, "ndim", 1) == 0 else v for v in found]))
+            raise AbsentError(np.array(gaps))
+        return single_contents([v.item() if getattr(v, "ndim", 1) == 0 else v for v in found])
 
     def take(self, column: str, rows: Rows) -> list[Any]:
         return self._contents(column, rows)
@@ -136,8 +194,8 @@ class JoinedReader(Reader):
     def present(self, column: str) -> Mask:
         return np.concatenate([r.present(column) for r in self._readers])
 
-    def values(self, column: str) -> tuple[Names, Array]:
-        found = [r.values(column) for r in self._readers]
+    def values(self, column: str, argument: str) -> tuple[Names, Array]:
+        found = [r.values(column, argument) for r in self._readers]
         listed = [names for names, _ in found if names is not None]
         if 0 < len(listed) < len(found):
             raise DataError(f"{self.where}: column {column!r}: expected names in all, or numbers in all. Found both.")
@@ -147,6 +205,9 @@ class JoinedReader(Reader):
         place = {name: number for number, name in enumerate(every)}
         own = [np.array([place[n] for n in names or ()])[values] for names, values in found]
         return tuple(every), np.concatenate(own)
+
+    def _values(self, column: str) -> tuple[Names, Array]:
+        return self.values(column, "target")
 
     def take(self, column: str, rows: Rows) -> Any:
         bounds = self._bounds

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from equimodal._utils.arrays import npy_of
-from equimodal.data.records._arrow import Names, coded
+from equimodal.data.records._arrow import AbsentError, Names, single_contents
 from equimodal.data.records._reader import Array, Mask, Reader, Rows, stamp_of
 from equimodal.errors import DataError
 
@@ -42,6 +42,8 @@ class TarReader(Reader):
                         if suffix:
                             places.setdefault(suffix.lower(), {})[row] = (member.offset_data, member.size)
                     file.members = []  # type: ignore[attr-defined] # which it would keep
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: expected a tar file. Found no such file. Check the path.") from error
         except (tarfile.TarError, OSError, EOFError) as error:
             text = f"{path}: expected an uncompressed tar file of WebDataset. Found one that cannot be read ({error})."
             raise DataError(text) from error
@@ -72,11 +74,11 @@ class TarReader(Reader):
         there: Mask = self._places[column][:, 0] >= 0
         return there
 
-    def values(self, column: str) -> tuple[Names, Array]:
+    def _values(self, column: str) -> tuple[Names, Array]:
         gaps = np.flatnonzero(~self.present(column))
         if len(gaps):
-            raise self.gap(column, int(gaps[0]), len(gaps))
-        return coded(np.array(self._contents(column, np.arange(self.count))))
+            raise AbsentError(gaps)
+        return single_contents(self._contents(column, np.arange(self.count)))
 
     def take(self, column: str, rows: Rows) -> list[Any]:
         return self._contents(column, rows)

@@ -37,7 +37,7 @@ def unpacked(contents: Contents, folder: Path, stamp: str) -> tuple[Array, Array
     """
     named = hashlib.sha256(f"{stamp}|{contents.text()}".encode()).hexdigest()[:32]
     values, lengths = folder / f"{named}.npy", folder / f"{named}-lengths.npy"
-    if not (values.is_file() and lengths.is_file()):
+    if not (_is_whole(values, contents) and _is_whole(lengths)):
         found: list[Array] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,15 @@ def _write(file: BinaryIO, contents: Contents, lengths: list[Array]) -> None:
     for values, own in contents.pieces():
         file.write(np.ascontiguousarray(values, contents.element).data)
         lengths.append(own)
+
+
+def _is_whole(path: Path, contents: Contents | None = None) -> bool:
+    """Whether a file is there, and not cut off."""
+    try:
+        found = _mapped(path)
+    except (OSError, ValueError, EOFError):
+        return False
+    return contents is None or (found.shape == contents.shape and found.dtype == contents.element)
 
 
 def _mapped(path: Path) -> Array:
