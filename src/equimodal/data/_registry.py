@@ -86,4 +86,11 @@ def _call(function: Callable[..., Dataset], name: str, options: dict[str, Any], 
     for option in options:
         if option not in known:
             raise unknown_name(f"option of dataset {name}:", option, known)
+    needed = [n for n, own in known.items() if own.default is own.empty and own.kind is own.POSITIONAL_OR_KEYWORD]
+    lacking = [n for n in needed if n not in options and n not in fixed]
+    if lacking:
+        raise DataError(
+            f"{name}: `{lacking[0]}`: expected one. Found none. Give it: load({name!r}, {lacking[0]}=...), on the "
+            f"command line {'--target COLUMN' if lacking[0] == 'target' else f'--data.options.{lacking[0]}'}."
+        )
     return function(**fixed, **options)

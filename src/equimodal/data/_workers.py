@@ -14,6 +14,7 @@ from equimodal.data._cuts import Cuts
 from equimodal.data._plan import Plan, PlannedRows, planned_batch
 from equimodal.data._splits import Split
 from equimodal.data.augment import Bound
+from equimodal.errors import EquimodalError
 
 Order = tuple[int, int, int, Tensor | PlannedRows]
 """Number of the batch, number for its augmentation, epoch, and what it is made of."""
@@ -59,6 +60,19 @@ class OrderedBatches(Dataset[Batch]):
         return batch if self._augment is None else self._augment(batch, self._seed, epoch, drawn)
 
 
+class _Attempts(Dataset[Batch | EquimodalError]):
+    """Batches, or why there is none: PyTorch would make its own message of an error in a worker process."""
+
+    def __init__(self, source: OrderedBatches) -> None:
+        self._source = source
+
+    def __getitem__(self, order: Order) -> Batch | EquimodalError:
+        try:
+            return self._source[order]
+        except EquimodalError as error:
+            return error
+
+
 class _Now:
     """The orders of the running epoch, where the processes look for them."""
 
@@ -79,7 +93,7 @@ class Workers:
     """
 
     def __init__(self) -> None:
-        self._loader: DataLoader[Batch] | None = None
+        self._loader: DataLoader[Batch | EquimodalError] | None = None
         self._now = _Now()
         self._busy = False
 
@@ -92,8 +106,9 @@ class Workers:
         if self._loader is None:
             sampler: Any = self._now
             self._loader = DataLoader(
-                source, batch_size=None, sampler=sampler, num_workers=count, persistent_workers=True, pin_memory=pinned
-            )
+                _Attempts(source), batch_size=None, sampler=sampler, num_workers=count, persistent_workers=True,
+                pin_memory=pinned,
+            )  # fmt: skip
         self._busy, self._now.orders = True, orders
         try:
             yield self._counted(iter(self._loader), len(orders))
@@ -104,9 +119,11 @@ class Workers:
         finally:
             self._busy = False
 
-    def _counted(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+    def _counted(self, batches: Iterator[Batch | EquimodalError], count: int) -> Iterator[Batch]:
         """The batches; whoever takes the last one need not ask for more."""
         for number, batch in enumerate(batches, 1):
+            if isinstance(batch, EquimodalError):
+                raise batch
             self._busy = number < count
             yield batch
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from equimodal.data import Field, from_rows
+from equimodal.data import Field, from_rows, load, loader
 from equimodal.errors import BatchError, DataError, UnknownNameError
 
 pa = pytest.importorskip("pyarrow")
@@ -195,3 +197,53 @@ def test_positions_that_are_none() -> None:
     assert split[np.int64(0)]["index"] == split[0]["index"]
     with pytest.raises(TypeError, match="position: expected a whole number. Found 'a'"):
         split["a"]  # type: ignore[index]
+
+
+def shard(path: Path, count: int = 40, again: int = 0) -> Path:
+    """A tar file of WebDataset; ``again`` rows stand in it twice."""
+    with tarfile.open(path, "w") as file:
+        for i in [*range(count), *range(again)]:
+            for suffix, content in (("x.json", b"[1, 2]"), ("y.txt", b"ab"[i % 2 : i % 2 + 1])):
+                entry = tarfile.TarInfo(f"{i:03d}.{suffix}")
+                entry.size = len(content)
+                file.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("harm", ["between rows", "inside a header", "in the middle"])
+def test_a_tar_file_that_is_cut_off_is_not_taken_for_a_short_one(harm: str, tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar")
+    fields = {"x": Field("vector", "x.json")}
+    assert from_rows(path, "y.txt", fields).num_samples == 40
+    content = path.read_bytes()
+    row = 4 * tarfile.BLOCKSIZE  # two files, each a header and a block
+    if harm == "in the middle":
+        path.write_bytes(content[: 20 * row] + b"x" * 512 + content[20 * row + 512 :])
+    else:
+        path.write_bytes(content[: 20 * row + (100 if harm == "inside a header" else 0)])
+    with pytest.raises(DataError, match=f"no end mark at byte {20 * row}: it is cut off or damaged"):
+        from_rows(path, "y.txt", fields)
+
+
+def test_rows_that_stand_twice_in_a_tar_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected one file of each name. Found 000.x.json twice"):
+        from_rows(shard(tmp_path / "a.tar", again=3), "y.txt", {"x": Field("vector", "x.json")})
+
+
+def test_a_worker_process_says_what_one_process_says() -> None:
+    def halves(content: list[float]) -> list[float]:
+        return [1 / (content[0] - 20)]
+
+    data = from_rows(rows(), "y", {"x": Field("vector", decode=halves, standardise="none")}, split=[0] * 30 + [1] * 10)
+    messages = []
+    for workers in (0, 2):
+        with pytest.raises(DataError) as said:
+            list(loader(data.train, 5, seed=0, num_workers=workers))
+        messages.append(str(said.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("`rows`: column 'x', row 20: ")
+
+
+def test_rows_without_a_target(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="`target`: expected one. Found none.*--target COLUMN"):
+        load(stored(tmp_path / "a.parquet", rows()), inputs={"x": "vector"})

@@ -39,9 +39,19 @@ class TarReader(Reader):
                         folder, _, name = member.name.rpartition("/")
                         base, _, suffix = name.partition(".")
                         row = rows.setdefault(f"{folder}/{base}", len(rows))
-                        if suffix:
-                            places.setdefault(suffix.lower(), {})[row] = (member.offset_data, member.size)
+                        own = places.setdefault(suffix.lower(), {}) if suffix else {}
+                        if row in own:
+                            raise DataError(
+                                f"{path}: expected one file of each name. Found {member.name} twice. Write the file "
+                                "anew, with a name of its own for each row."
+                            )
+                        own[row] = (member.offset_data, member.size)
                     file.members = []  # type: ignore[attr-defined] # which it would keep
+                end = file.offset  # type: ignore[attr-defined]
+            with path.open("rb") as raw:  # where it is cut off or damaged, tarfile stops as if it were the end
+                raw.seek(end)
+                if raw.read(tarfile.BLOCKSIZE).strip(b"\0") or raw.tell() == end:
+                    raise tarfile.ReadError(f"no end mark at byte {end}: it is cut off or damaged. Write it anew")
         except FileNotFoundError as error:
             raise DataError(f"{path}: expected a tar file. Found no such file. Check the path.") from error
         except (tarfile.TarError, OSError, EOFError) as error:
@@ -65,8 +75,10 @@ class TarReader(Reader):
                         raise ValueError("the end of the file")
                     found.append(read(content))
                 except ValueError as error:
+                    reason = str(error).rstrip(".")
                     raise DataError(
-                        f"{self._path}: row {row}, file .{column}: expected content of that kind. Found: {error}."
+                        f"{self._path}: row {row}, file .{column}: expected content of that kind. Found: {reason}. Write it "
+                        "anew."
                     ) from error
         return found
 
