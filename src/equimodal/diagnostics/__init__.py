@@ -10,7 +10,7 @@ from equimodal.diagnostics._figure import FORMATS as FORMATS
 from equimodal.diagnostics._figure import draw_curves
 from equimodal.diagnostics._missing import missing_curves
 from equimodal.diagnostics._outcomes import Outcomes, sample_terms
-from equimodal.diagnostics._paired import Difference, average_ranks, holm, paired_difference, score_interval
+from equimodal.diagnostics._paired import Difference, average_ranks, exchange_p, holm, paired_difference, score_interval
 from equimodal.diagnostics._predictions import (
     ClassScores,
     Reliability,
@@ -51,6 +51,7 @@ __all__ = [
     "draw_curves",
     "effective_robustness",
     "evaluate",
+    "exchange_p",
     "find_rate",
     "holm",
     "input_spread",
