@@ -61,13 +61,13 @@ def test_row_groups_are_read_once_per_epoch_and_only_needed_columns(
     window = data._store.blocks.window
     assert window == 3
     read: list[tuple[str, int]] = []
-    plain = ParquetReader.block
+    plain = pq.ParquetFile.read_row_group
 
-    def counted(self: ParquetReader, column: str, number: int) -> Any:
-        read.append((column, number))
-        return plain(self, column, number)
+    def counted(self: Any, number: int, columns: Any = None, **options: Any) -> Any:
+        read.extend((column, number) for column in (columns or self.schema_arrow.names))
+        return plain(self, number, columns, **options)
 
-    monkeypatch.setattr(ParquetReader, "block", counted)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     batches = loader(data.train, 32, seed=0)
     for _ in range(2):
         read.clear()
