@@ -13,7 +13,7 @@ from equimodal.batch import Tokens
 from equimodal.data import Field, from_arrays, from_rows, load, loader
 from equimodal.data._splits import Blocks
 from equimodal.data.records._parquet import ParquetReader
-from equimodal.errors import DataError, UnknownNameError
+from equimodal.errors import DataError, NonFiniteError, UnknownNameError
 from tests.data.records.helpers import dataset, rows, written
 
 pa = pytest.importorskip("pyarrow")
@@ -196,6 +196,50 @@ def test_presence_that_the_file_contradicts(tmp_path: Path) -> None:
     path = numbers(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="column 'a', row 5: expected a content, since `present` says"):
         small(path, 3, present={"a": np.ones(600, bool)})
+
+
+def test_contents_that_no_training_could_use() -> None:
+    def made(content: Any, field: Any, **options: Any) -> Any:
+        own = [{"x": content(i), "y": i % 2} for i in range(40)]
+        return from_rows(own, "y", {"x": field}, **options)
+
+    with pytest.raises(DataError, match=r"'x': expected token ids, whole numbers from 0. Found -3, first"):
+        made(lambda i: [1, -3], "tokens").train.batch()
+    with pytest.raises(NonFiniteError, match="'x': expected finite numbers"):
+        made(lambda i: [1.0, float("nan")], "vector")
+    with pytest.raises(
+        DataError, match=r"column 'x', row \d+: expected shape \(2,\), as in the first row. Found \(1,\)"
+    ):
+        made(lambda i: [1.0] * (2 - (i == 20)), Field("vector", standardise="none")).train.batch()
+    with pytest.raises(ZeroDivisionError) as caught:
+        made(lambda i: [1.0], Field("vector", decode=lambda content: 1 / 0))
+    assert "column 'x', row" in caught.value.__notes__[0]
+    for option in ("statistics", "cache_bytes"):
+        with pytest.raises(DataError, match=f"`{option}`: expected a whole number of at least 1. Found 0"):
+            made(lambda i: [1.0], "vector", **{option: 0})
+
+
+def test_a_map_style_dataset_is_looked_through_once() -> None:
+    class Samples(torch.utils.data.Dataset[Any]):
+        asked = 0
+
+        def __len__(self) -> int:
+            return 60
+
+        def __getitem__(self, row: int) -> dict[str, Any]:
+            self.asked += 1
+            own = {"x": torch.full((3,), float(row)), "y": torch.tensor(row % 3)}
+            return {**own, "image": np.full((1, 8, 8), row, np.uint8) if row % 2 else None}
+
+    samples = Samples()
+    fields = {"x": Field("vector", standardise="none"), "image": Field("image", standardise="none")}
+    data = from_rows(samples, "y", fields)
+    assert samples.asked == 1 + 60 + 2  # its columns; targets and gaps; a shape of each modality
+    assert data.train.class_counts == {"0": 14, "1": 14, "2": 14}
+    batch = data.test.batch()
+    assert batch.index is not None
+    assert torch.equal(batch.inputs["x"][:, 0], batch.index.float())
+    assert torch.equal(batch.inputs["image"][:, 0, 0, 0], (batch.index * (batch.index % 2)).float())
 
 
 def test_streams_and_other_things_are_refused(tmp_path: Path) -> None:

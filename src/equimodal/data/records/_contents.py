@@ -175,6 +175,9 @@ class Contents(RowArray):
                 array = self._field.array_of(content, self._root)
             except (ValueError, OSError) as error:
                 raise self._refusal(row, f"content of kind {self._field.kind!r}", str(error)) from error
+            except Exception as error:
+                error.add_note(f"while `decode` had {self._reader.where}: column {self._column!r}, row {row}")
+                raise
             array = array[None] if array.ndim == 0 else array
             expected = None if self._shape is None else self._shape[1:] if length is not None else self._shape
             found = array.shape[1:] if length is not None else array.shape

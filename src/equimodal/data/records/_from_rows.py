@@ -97,6 +97,9 @@ def from_rows(
         >>> data.classes, data.parts, data.train.batch([0]).inputs["a"].shape
         (('n', 'y'), {'train': 28, 'validation': 6, 'test': 6}, torch.Size([1, 2]))
     """
+    for argument, number, least in (("statistics", statistics, 1), ("cache_bytes", cache_bytes, 1), ("seed", seed, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise DataError(f"`{argument}`: expected a whole number of at least {least}. Found {number!r}.")
     fields = _fields(inputs)
     _unknown("present", present or {}, fields)
     reader, given = _reader(rows)
@@ -107,7 +110,8 @@ def from_rows(
     listed, labels = _classes(found, labels, classes)
     columns = [groups] if isinstance(groups, str) else list(groups)
     own = {c: _values(reader, c, "groups", size)[1] for c in columns}
-    parts = _split(reader, split, given, labels if listed else None, own, shares, seed, size)
+    strata = labels if task == "classification" and labels.ndim == 1 else None
+    parts = _split(reader, split, given, strata, own, shares, seed, size)
     there = {m: _present(reader, m, f, present or {}, size) for m, f in fields.items()}
     if root is None and isinstance(rows, (str, Path)):
         root = Path(rows) if Path(rows).is_dir() else Path(rows).parent
@@ -199,7 +203,9 @@ def drawn_parts(
     random = np.random.default_rng(seed)
     units = np.arange(size) if groups is None else np.unique(groups, return_inverse=True)[1]
     count = int(units.max()) + 1
-    strata = np.zeros(count, np.int64) if labels is None or groups is not None else labels.astype(np.int64)
+    strata = np.zeros(count, np.int64)
+    if labels is not None and groups is None:
+        strata = np.unique(labels, return_inverse=True)[1]
     mixed = random.permutation(count)
     mixed = mixed[np.argsort(strata[mixed], kind="stable")]
     counts = np.bincount(strata)

@@ -106,7 +106,7 @@ class SequenceReader(Reader):
             )
         super().__init__(where, [str(c) for c in first], len(rows))
         self._rows = rows
-        self._single = [c for c in self.columns if isinstance(first[c], _SINGLE)]
+        self._single = [c for c in self.columns if isinstance(first[c], _SINGLE) or getattr(first[c], "ndim", 1) == 0]
 
     @cached_property
     def _seen(self) -> tuple[dict[str, Mask], dict[str, list[Any]]]:
