@@ -242,6 +242,30 @@ def test_a_map_style_dataset_is_looked_through_once() -> None:
     assert torch.equal(batch.inputs["image"][:, 0, 0, 0], (batch.index * (batch.index % 2)).float())
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_several_columns_make_a_vector(cached: bool, tmp_path: Path) -> None:
+    price = [None if i % 7 == 3 else i / 2 for i in range(60)]
+    columns = {"price": price, "count": np.arange(60), "on": np.arange(60) % 2 == 0, "y": np.arange(60) % 2,
+               "words": [[1, 2]] * 60, "part": np.arange(60) // 20}  # fmt: skip
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=9)
+    numbers_of = Field("vector", ["price", "count", "on"], standardise="none")
+    inputs = {"numbers": numbers_of, "words": "tokens"}
+    more: dict[str, Any] = {"cache": tmp_path / "cache", "cache_bytes": 4000} if cached else {}
+    data = from_rows(path, "y", inputs, split="part", **more)
+    batch = data.train.batch()
+    assert batch.present is not None
+    assert batch.present["numbers"].tolist() == [i % 7 != 3 for i in range(20)]
+    expected = [[i / 2, i, i % 2 == 0] if i % 7 != 3 else [0, 0, 0] for i in range(20)]
+    assert torch.equal(batch.inputs["numbers"], torch.tensor(expected).float())
+    with pytest.raises(DataError, match="'numbers': expected numbers of at most 250 bytes.*Found 1440. Give more"):
+        from_rows(path, "y", inputs, split="part", cache_bytes=1000)
+    with pytest.raises(DataError, match=r"column 'words': expected single numbers.*Found contents of shape \(2,\)"):
+        from_rows(path, "y", {"a": Field("vector", ["price", "words"])}, split="part")
+    with pytest.raises(DataError, match="`column`: expected several columns for a vector of numbers only"):
+        Field("image", ["price", "count"])
+
+
 def test_streams_and_other_things_are_refused(tmp_path: Path) -> None:
     stream = (row for row in rows())
     with pytest.raises(DataError, match="Found generator, whose rows come one after the other.*Write the rows once"):
