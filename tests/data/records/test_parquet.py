@@ -192,6 +192,22 @@ def test_refusals(options: dict[str, Any], match: str, tmp_path: Path) -> None:
         from_rows(path, **arguments)
 
 
+def test_a_configuration_names_rows(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    from equimodal.studies.setup import DataConfig, build_data
+
+    path = written("parquet", tmp_path)
+    options = {"split": "part", "inputs": {"image": {"kind": "image", "size": 8}, "who": "vector"}}
+    data = build_data(DataConfig(str(path), target="label", options=options, missing="image=0.5"))
+    assert data.name == "rows"
+    assert list(data.modalities) == ["image", "who"]
+    assert 0.2 < data.presence["train"]["image"] < 0.7
+    again = build_data(DataConfig(str(path), target="label", options=options, missing="image=0.5"))
+    assert again.fingerprint == data.fingerprint
+    other = build_data(DataConfig(str(path), target="label", options={**options, "seed": 1}, missing="image=0.4"))
+    assert other.fingerprint != data.fingerprint
+
+
 def test_presence_that_the_file_contradicts(tmp_path: Path) -> None:
     path = numbers(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="column 'a', row 5: expected a content, since `present` says"):
