@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from equimodal.batch import Tokens
 from equimodal.data import Field, from_arrays, from_rows, load, loader
 from equimodal.data._splits import Blocks
 from equimodal.data.records._parquet import ParquetReader
-from equimodal.errors import DataError, NonFiniteError, UnknownNameError
+from equimodal.errors import DataError, MissingExtraError, NonFiniteError, UnknownNameError
 from tests.data.records.helpers import dataset, rows, written
 
 pa = pytest.importorskip("pyarrow")
@@ -299,3 +300,11 @@ def test_streams_and_other_things_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.tar").write_bytes(b"no tar file" * 100)
     with pytest.raises(DataError, match="expected an uncompressed tar file of WebDataset"):
         from_rows(tmp_path / "broken.tar", "label", {"sound": "vector"})
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written("parquet", tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "equimodal\[rows\]"'):
+        from_rows(path, "label", {"words": Field("tokens", length=2)})
+    assert from_rows(rows(), "label", {"words": Field("tokens", length=2)}).num_samples == 48
