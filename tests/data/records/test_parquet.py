@@ -267,7 +267,7 @@ def test_several_columns_make_a_vector(cached: bool, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), path, row_group_size=9)
     numbers_of = Field("vector", ["price", "count", "on"], standardise="none")
-    inputs = {"numbers": numbers_of, "words": "tokens"}
+    inputs: dict[str, Any] = {"numbers": numbers_of, "words": "tokens"}
     more: dict[str, Any] = {"cache": tmp_path / "cache", "cache_bytes": 4000} if cached else {}
     data = from_rows(path, "y", inputs, split="part", **more)
     batch = data.train.batch()
