@@ -222,7 +222,7 @@ def _present(reader: Reader, modality: str, field: Field, given: Mapping[str, An
     for column in columns:
         reader.check(column, f"inputs[{modality!r}]")
     if modality not in given:
-        return np.stack([reader.present(column) for column in columns]).all(0)
+        return np.asarray(np.stack([reader.present(column) for column in columns]).all(axis=0), bool)
     flags = _values(reader, given[modality], f"present[{modality!r}]", size)[1]
     if flags.dtype.kind not in "biu" or not np.isin(flags, (0, 1)).all():
         raise DataError(f"`present[{modality!r}]`: expected booleans, or 0 and 1. Found {flags.dtype}.")
