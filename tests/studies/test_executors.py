@@ -147,7 +147,12 @@ def test_what_failed_in_another_part_is_remembered(tmp_path: Path) -> None:
     assert found["incomplete"][1:] == ["not finished: second/seed0"]
 
 
-def test_a_cell_of_another_process_is_waited_for(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "begun in the same moment"])
+def test_a_cell_of_another_process_is_waited_for(
+    seen: bool, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not seen:
+        monkeypatch.setattr("equimodal.studies.comparisons._execution.in_use", lambda _: False)
     started = counted(monkeypatch)
     first = place(tmp_path / "s", "first/seed0")
     locks = threading.Event()
