@@ -250,7 +250,7 @@ class Phase:
     frozen: Sequence[nn.Module] = ()
     perturbation: Callable[[Descent], Perturbation | None] | None = None
     second: Callable[[Batch], Objective] | None = None
-    every: Sequence[nn.Parameter] = field(init=False, repr=False)
+    every: Sequence[nn.Parameter] = field(init=False, repr=False, compare=False)
     """The parameters, auxiliary ones included."""
 
     def __post_init__(self) -> None:

@@ -149,7 +149,7 @@ def _failure(matrix: Tensor, what: str) -> NonFiniteError:
 
 def plasticity(projector: Tensor) -> Tensor:
     """Remaining plasticity trace(P) / d: 1 when nothing is projected away, 0 when the layer cannot learn any more."""
-    return projector.diagonal().mean()
+    return projector.trace() / projector.shape[0]
 
 
 def project_rows(gradient: Tensor, projector: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Three of a kind: nothing (:class:`NoProjection`), :class:`Orthogonal`, :class:`F
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +136,8 @@ class Orthogonal(NoProjection):
         like_layers(self.projectors, self._layers)
 
     def __iter__(self) -> Iterator[OrthogonalProjector]:
-        return cast("Iterator[OrthogonalProjector]", iter(self.projectors._modules.values()))
+        found: Any = self._modules["projectors"]  # without the search of a module
+        return iter(found._modules.values())
 
     def layers(self, modality: str) -> list[Layer]:
         """Those of the shared head."""
@@ -154,7 +155,7 @@ class Orthogonal(NoProjection):
     def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
         """P loses the mean of the features over all processes."""
         own: dict[str, Tensor] = {}
-        projectors = list(self)
+        projectors, alpha = list(self), self._alpha()
         for number, projector in enumerate(projectors):
             matrix, statistic = projector.matrix, sums.get(f"statistic/{number}")
             if statistic is None:  # of a process of which no sample takes part
@@ -166,7 +167,7 @@ class Orthogonal(NoProjection):
         extras: dict[str, Tensor] = {}
         for number, projector in enumerate(projectors):
             mean = whole[f"statistic/{number}"] / whole[f"rows/{number}"]
-            extras[f"alpha_over_energy/{number}"] = projector.update(mean, self._alpha(), self._relative)
+            extras[f"alpha_over_energy/{number}"] = projector.update(mean, alpha, self._relative)
             extras[f"plasticity/{number}"] = projector.plasticity()
         return extras
 

@@ -151,7 +151,7 @@ class OrthogonalProjector(Float32Buffers):
         energy = running.clamp_min(1e-12)
         removed = removed_direction(matrix, mean, alpha * energy if relative else alpha)
         matrix.addr_(removed, removed, alpha=-1)
-        return energy.reciprocal() * alpha if not relative else torch.full_like(energy, alpha)
+        return torch.full_like(energy, alpha) if relative else energy.reciprocal_().mul_(alpha)
 
     def plasticity(self) -> Tensor:
         """trace(P) / d."""

@@ -122,6 +122,8 @@ def from_rows(
         {m: f.default_standardise() for m, f in fields.items()}, listed, validation, {},
         {m: lengths for m, (_, lengths) in decoded.items() if lengths is not None},
     )  # fmt: skip
+    # the checks above see arrays, and no longer that some are mapped
+    arrays |= {f"input_{m}": values for m, (values, _) in decoded.items() if isinstance(values, np.memmap)}
     return build(arrays, parse_card(card, "generated card"), origin=name, missing=missing, blocks=blocks)
 
 
