@@ -87,7 +87,7 @@ def test_shapley_values_of_the_score_are_those_of_all_orders() -> None:
     known: dict[frozenset[str], float] = {frozenset(): 1 / 3}
     for subset in subsets_of(NAMES):
         output = method.predict({m: batch.inputs[m] for m in subset}).output
-        known[frozenset(subset)] = float((output.argmax(1) == batch.target).double().mean())
+        known[frozenset(subset)] = float(torch.eq(output.argmax(1), batch.target).double().mean())
     expected = dict.fromkeys(NAMES, 0.0)
     orders = list(permutations(NAMES))
     for order in orders:
