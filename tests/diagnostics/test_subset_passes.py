@@ -85,9 +85,11 @@ def test_shapley_values_of_the_score_are_those_of_all_orders() -> None:
     """Each modality's gain where it comes, averaged over the 120 orders; the scores are of one subset at a time."""
     method, batch = joint(FUSIONS["sum"]), data()
     known: dict[frozenset[str], float] = {frozenset(): 1 / 3}
+    target = batch.target
+    assert target is not None
     for subset in subsets_of(NAMES):
         output = method.predict({m: batch.inputs[m] for m in subset}).output
-        known[frozenset(subset)] = float(torch.eq(output.argmax(1), batch.target).double().mean())
+        known[frozenset(subset)] = float(torch.eq(output.argmax(1), target).double().mean())
     expected = dict.fromkeys(NAMES, 0.0)
     orders = list(permutations(NAMES))
     for order in orders:
