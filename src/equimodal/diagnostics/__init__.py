@@ -24,7 +24,7 @@ from equimodal.diagnostics._predictions import worst_samples as worst_samples
 from equimodal.diagnostics._probe import probe_outcomes, probe_scores, under_training
 from equimodal.diagnostics._rate import RATE_RULE as RATE_RULE
 from equimodal.diagnostics._rate import RateTest, find_rate
-from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
+from equimodal.diagnostics._subsets import SubsetScore, shapley_scores, subset_scores, subset_table, subsets_of
 from equimodal.diagnostics._sweep import checked_levels as checked_levels
 from equimodal.diagnostics._sweep import checked_whole as checked_whole
 from equimodal.diagnostics.checks import Finding, check
@@ -69,6 +69,7 @@ __all__ = [
     "sample_terms",
     "score_details",
     "score_interval",
+    "shapley_scores",
     "subset_scores",
     "subset_table",
     "subsets_of",
