@@ -16,6 +16,7 @@ from equimodal._utils.schema import check
 from equimodal.data import Dataset
 from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError
 from equimodal.studies.comparisons._cost import measure_cost
+from equimodal.studies.comparisons._known import Known
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
 from equimodal.studies.comparisons._workers import WorkerPool, run_cell, worker_pool
@@ -33,6 +34,7 @@ from equimodal.studies.runs import (
     read_yaml,
     run,
     verify,
+    versions_of,
     warn_versions,
     write_sealed,
     write_yaml,
@@ -112,14 +114,18 @@ def compare(
         costs = _costs(alone, folder, data) if cost else {}
         if termination.requested:
             raise Terminated(folder)
+        known = Known(config, folder, data, cells)
         schedule = _run_cells(
-            cells, config.requirements(data), folder, workers, progress, loggers, data, places, termination
+            cells, config.requirements(data), folder, workers, progress, loggers, data, places, termination, known
         )
         failures = schedule.failures
         costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
+        if (folder / STUDY).exists() and known.has_summary(costs, cells):
+            return load_study(folder)
         study = summarise(config, folder, data, costs, why)
         write_sealed(folder, STUDY, study)
+        known.write(costs)
     if failures:
         shown = "; ".join(f"{cell}: {reason}" for cell, reason in why.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
@@ -259,17 +265,24 @@ def _run_cells(
     data: Dataset,
     places: DataConfig,
     termination: Termination,
+    known: Known,
 ) -> Schedule:
     """Run what is not finished, the cells that others use first; the schedule knows what failed."""
     folders = {cell: cell_folder(folder, cell.rpartition("/")[0], c.seed) for cell, c in cells.items()}
-    unfinished = [cell for cell in cells if not is_finished(folders[cell])]
-    for cell in cells:
-        if cell not in unfinished:  # its numbers must not appear under other options, nor changed ones at all
-            verify(folders[cell])
+    finished = [cell for cell in cells if is_finished(folders[cell])]
+    versions: dict[Path, dict[str, str]] = {}
+    for cell in finished:  # its numbers must not appear under other options, nor changed ones at all
+        verify(folders[cell])
+        made = known.versions(cell, folders[cell])
+        if made is None:
             check_config(cells[cell], folders[cell])
-    warn_versions(folders[cell] for cell in cells if cell not in unfinished)
+            made = versions_of(folders[cell])
+            known.note(cell, folders[cell], made)
+        versions[folders[cell]] = made
+    warn_versions(versions, versions)
     total = sum(c.training.epochs for c in cells.values())
-    done = {cell: c.training.epochs for cell, c in cells.items() if cell not in unfinished}
+    done = {cell: cells[cell].training.epochs for cell in finished}
+    unfinished = [cell for cell in cells if cell not in done]
     schedule = Schedule(unfinished, requirements)
 
     def tell(what: str) -> None:
@@ -278,6 +291,8 @@ def _run_cells(
 
     def end(cell: str, failure: BaseException | None) -> None:
         done.update({c: cells[c].training.epochs for c in schedule.finish(cell, failure)})
+        if failure is None:
+            known.note(cell, folders[cell], versions_of(folders[cell]))
 
     tell("")
     if workers == 1 or len(unfinished) <= 1:
