@@ -151,7 +151,7 @@ def _loader() -> Any:
     # where PyYAML has its parser in C; the composer of that would count nothing
     bases: tuple[Any, ...] = (composer, yaml.CSafeLoader) if hasattr(yaml, "CSafeLoader") else (yaml.SafeLoader,)
 
-    class Loader(*bases):
+    class Loader(*bases):  # type: ignore[misc]
         """Makes plain values only."""
 
         def __init__(self, text: str) -> None:
@@ -172,7 +172,7 @@ def _loader() -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             """Count, before anything is made of it."""
             alias = self.check_event(yaml.AliasEvent)
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            event: Any = self.peek_event()
             before, line = self.values, event.start_mark.line + 1
             self.depth += 1
             self.values += 1
