@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from equimodal.report import render_report
-from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, TrainingConfig, compare
+from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, TrainingConfig, build_data, compare
 from equimodal.studies.comparisons import worker_pool
+from equimodal.studies.comparisons._executor import Cell
 from equimodal.studies.comparisons._workers import run_cell
 from equimodal.studies.runs import Termination, read_json, read_yaml, seal, write_json, write_yaml
 
@@ -57,11 +58,14 @@ def used(work: Callable[..., Any], *arguments: Any) -> float:
 
 def warm(folder: Path, workers: int, count: int) -> dict[str, Any]:
     """Processor seconds of a worker until it takes its first cell, and of each cell."""
-    cells = list(study(list(range(count))).cells(None).values())  # type: ignore[arg-type]
+    data = build_data(DATA)
+    cells = [
+        Cell(name, config, folder / str(config.seed), DATA, data.fingerprint)
+        for name, config in study(list(range(count))).cells(data).items()
+    ]
     with worker_pool(workers, Termination(), folder) as pool:
         first = [pool.submit(time.process_time) for _ in range(workers)]
-        tasks = [pool.submit(used, run_cell, c.to_dict(), str(folder / str(i)), False, vars(DATA))
-                 for i, c in enumerate(cells)]  # fmt: skip
+        tasks = [pool.submit(used, run_cell, cell) for cell in cells]
         waiting = {*first, *tasks}
         while waiting:
             waiting -= set(pool.wait())

@@ -184,11 +184,11 @@ class MultimodalModel(QuickParameters):
                 f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}."
                 f"{did_you_mean(unknown, self._names)}"
             )
-        presence = Presence.of(present)
         wanted = [m for m in self._names if m in inputs] if modalities is None else modalities
-        missing = [m for m in wanted if m not in inputs]
+        missing = [m for m in wanted if m not in inputs] if modalities is not None else ()
         if missing:
             raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
+        presence = None if present is None else Presence.of(present)
         if presence is None:
             return {m: self._call_encoder(m, inputs[m]) for m in wanted}
         return {m: self._encode_one(m, inputs[m], presence.rows(m)) for m in wanted}
@@ -217,8 +217,10 @@ class MultimodalModel(QuickParameters):
                 raise
             raise self._refused(modality, inputs, error) from error
         width = self._feature_sizes[modality]
-        quick = is_vector(feature, samples, width)
-        self._kinds[modality] = "vector" if quick else check_feature(feature, samples, width, f"encoders[{modality!r}]")
+        if is_vector(feature, samples, width):
+            self._kinds[modality] = "vector"
+        else:
+            self._kinds[modality] = check_feature(feature, samples, width, f"encoders[{modality!r}]")
         return feature
 
     def _refused(self, modality: str, inputs: Tree, error: Exception) -> BatchError:

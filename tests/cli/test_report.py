@@ -6,10 +6,12 @@ import csv
 import hashlib
 import io
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cli.helpers import CLI, TINY
 
@@ -158,3 +160,16 @@ def test_the_commands_of_the_answers_are_understood(comparison: Path) -> None:
             assert _tune._parser().parse(words[2:])["budget"] == 60
             read += 1
     assert read >= 6
+
+
+def test_the_comparison_that_a_run_advises_has_its_settings(cli: CLI) -> None:
+    cli(["train", "--method", "MLA", "--options.order", "weak_first", *TINY, "--model.head_hidden", "5", "--out", "r"])
+    text = cli(["report", "r"])
+    command = next(line for line in text.splitlines() if "equimodal compare" in line).partition("equimodal ")[2]
+    told = yaml.safe_load(cli([*shlex.split(command), "--print_config"]))
+    run = yaml.safe_load(Path("r/config.yaml").read_text(encoding="utf-8"))
+    assert {part: told[part] for part in ("data", "model", "training")} == {
+        part: run[part] for part in ("data", "model", "training")
+    }
+    assert told["entries"] == {"MLA": {"method": "MLA", "options": run["options"]}}
+    assert told["methods"] is None

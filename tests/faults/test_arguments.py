@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from equimodal import (
     PlainEngine,
     Regression,
     Segmentation,
+    encoders,
+    fusion,
 )
 from equimodal.data import from_arrays, synthetic
 from equimodal.errors import DataError, MethodError, ModelError
@@ -54,6 +57,50 @@ def test_every_option_of_a_task_is_checked(task: Callable[..., Any]) -> None:
             loss, message = attempt(made.loss, torch.randn(shape), target)
             far = option in ("mean", "deviation", "log")  # of a target that is not
             assert far or loss is None or torch.isfinite(loss), (option, value)
+
+
+def options_of(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    found = inspect.signature(kind).parameters.values()
+    return {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+SHIPPED = [
+    kind
+    for name in encoders.__all__
+    if inspect.isclass(kind := getattr(encoders, name)) and issubclass(kind, nn.Module) and kind is not encoders.Encoder
+]
+PRETRAINED = {"AST", "BERT", "CLIPText", "CLIPVision", "ResNet", "ViT", "VideoResNet"}  # large by default
+SMALL = [0, -1, None, "a", NAN, INF, 0.5, 1j, True, [], [NAN], {"a": 1}, object(), b"x"]
+
+
+@pytest.mark.parametrize("kind", SHIPPED, ids=lambda k: k.__name__)
+def test_every_option_of_an_encoder_is_checked(kind: type[nn.Module]) -> None:
+    """Whatever it is given, the encoder is made, or the option is named."""
+    options = options_of(kind)
+    needed: dict[str, Any] = {name: 4 for name, p in options.items() if p.default is p.empty and name != "encoder"}
+    needed |= {"encoder": nn.Linear(2, 2)} if "encoder" in options else {}
+    large = kind.__name__ in PRETRAINED
+    for option in ("weights", "config", "pool") if large else options:
+        for value in SMALL if option in options else ():
+            if large and (value is None or value == [] or (option == "config" and isinstance(value, dict))):
+                continue  # by default it is built, which takes long
+            made, message = attempt(kind, **{**needed, option: value})
+            named = re.search(r"`|Unknown|not a file|expected", message)
+            assert made is not None or named, (option, value, message)
+
+
+FUSIONS = [fusion.get(name) for name in fusion.available()]
+
+
+@pytest.mark.parametrize("kind", FUSIONS, ids=lambda k: k.__name__)
+def test_every_option_of_a_fusion_is_checked(kind: type[nn.Module]) -> None:
+    options = options_of(kind)
+    needed = {"feature_sizes": {"a": 4, "b": 4}} | ({"out_features": 3} if kind is fusion.Late else {})
+    for option in options:
+        for value in SMALL:
+            arguments = {**needed, option: value}
+            made, message = attempt(kind, **arguments)
+            assert made is not None or "`" in message, (option, value, message)
 
 
 N = 12

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equimodal import Batch, PlainEngine, Sharpness
+from equimodal import Batch, Classification, MultimodalModel, PlainEngine, Sharpness
 from equimodal._utils.modules import parameters_in
 from equimodal.engine import Objective, Phase, RunningStatistics
+from equimodal.engine import _plain as engine_module
 from equimodal.engine._finite import FiniteGradients
 from equimodal.errors import NonFiniteError
+from equimodal.fusion import Concat
+from equimodal.methods import MLA
 
 
 def batch(rows: int = 6) -> Batch:
@@ -157,3 +160,60 @@ def test_a_phase_that_fails_restores_what_moved_in_it_and_not_the_phase_before()
             engine.descend(bad, [batch()])
     counts: dict[str, Any] = {m: model[m][0].num_batches_tracked for m in "ab"}  # type: ignore[index]
     assert {m: int(n) for m, n in counts.items()} == {"a": 1, "b": 0}
+
+
+# ---- what is asked once per step -------------------------------------------------------------------------------------
+
+
+def test_whether_there_are_other_processes_is_asked_anew_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, sums, others = nn.Linear(1, 1), {"n": torch.ones(())}, [False]
+    engine = PlainEngine(torch.optim.SGD(module.parameters(), lr=0.1))
+    monkeypatch.setattr(engine_module, "is_distributed", lambda: others[0])
+    monkeypatch.setattr(engine_module, "all_sum", lambda found: {name: 2 * t for name, t in found.items()})
+    seen = []
+    for others[0] in (False, True, False):
+        with engine.iteration(module):
+            seen.append(float(engine.all_sum(sums)["n"]))
+    assert seen == [1, 2, 1]
+    assert float(engine.all_sum(sums)["n"]) == 2  # outside of a step nothing is known
+
+
+def test_a_model_that_changes_between_steps_trains_as_one_that_was_so_from_the_start() -> None:
+    data = Batch({m: torch.randn(6, 3, dtype=torch.float64) for m in "ab"}, torch.tensor([0, 1, 1, 0, 1, 0]))
+
+    def method() -> MLA:
+        torch.manual_seed(0)
+        encoders = {m: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)) for m in "ab"}
+        model = MultimodalModel(encoders, Concat(dict.fromkeys("ab", 4)), nn.Linear(8, 2))
+        return MLA(model, Classification(2), alpha_schedule="constant").double().train()
+
+    def steps(trained: MLA, engine: PlainEngine) -> dict[str, Tensor]:
+        for _ in range(3):
+            trained.training_step(data, engine)
+        return {name: t.clone() for name, t in trained.state_dict().items() if isinstance(t, Tensor)}
+
+    changed = method()
+    optimizer = torch.optim.SGD(changed.parameters(), lr=0.1, momentum=0.9)
+    engine = PlainEngine(optimizer)
+    before = steps(changed, engine)
+    encoder: Any = changed.multimodal.encoder("a")  # type: ignore[attr-defined]
+    encoder[0] = nn.Linear(3, 4, dtype=torch.float64)  # another layer
+    optimizer.add_param_group({"params": list(encoder[0].parameters())})
+    changed.multimodal.encoder("b")[0].bias.requires_grad_(False)  # type: ignore[attr-defined]
+    start = {name: t.clone() for name, t in changed.state_dict().items() if isinstance(t, Tensor)}
+    optimizer.state.clear()
+    found = steps(changed, engine)
+
+    fresh = method()
+    fresh.load_state_dict({**changed.state_dict(), **start})
+    fresh.multimodal.encoder("b")[0].bias.requires_grad_(False)  # type: ignore[attr-defined]
+    expected = steps(fresh, PlainEngine(torch.optim.SGD(fresh.parameters(), lr=0.1, momentum=0.9)))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert torch.equal(found["model.encoders.1.0.bias"], start["model.encoders.1.0.bias"])  # frozen
+    assert not torch.equal(found["model.encoders.0.0.weight"], start["model.encoders.0.0.weight"])  # new, and trained
+
+    changed.load_state_dict({**changed.state_dict(), **start})  # and a state that is loaded
+    optimizer.state.clear()
+    again = steps(changed, engine)
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert before.keys() == again.keys()

@@ -59,6 +59,8 @@ def test_a_rule_for_another_kind_of_output_is_refused(task: Any) -> None:
     method.inference = Inference(method.modalities, "mean", distribution=distribution_of(task))
     x = {m: torch.randn(4, n) for m, n in SIZES.items()}
     assert method.predict(x).rule == "mean"
+    with pytest.raises(MethodError, match="`distribution`: expected one of 'categorical'.* Found 'regression'"):
+        Inference(method.modalities, "mean", distribution="regression")  # type: ignore[arg-type]
     with pytest.raises(MethodError, match=r"\['foo'\]"):
         method.inference = Inference(("foo",), "mean", distribution=distribution_of(task))
 

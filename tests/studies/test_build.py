@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -77,6 +78,36 @@ def test_the_optimizer_is_the_one_asked_for(name: Any, kind: type[torch.optim.Op
     assert type(made) is kind
     assert made.param_groups[0]["lr"] == 0.3
     assert made.param_groups[0]["weight_decay"] == 0.2
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+def test_adam_steps_at_once_in_host_memory_and_an_older_state_goes_on_as_it_began(name: Any) -> None:
+    def trained(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: range) -> None:
+        for step in steps:
+            for p in parameters:
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+            optimizer.step()
+
+    def start() -> list[nn.Parameter]:
+        return [nn.Parameter(torch.linspace(-1, 1, n)) for n in (3, 40)]
+
+    make = optimizer_factory(TrainingConfig(optimizer=name, lr=0.01, weight_decay=0.1))
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
+    fused, plain = start(), start()
+    new, old = make([{"params": fused}]), kind(plain, lr=0.01, weight_decay=0.1)
+    assert new.param_groups[0]["fused"] is True
+    trained(new, fused, range(5))
+    trained(old, plain, range(5))
+    assert all(torch.allclose(p, q, rtol=1e-5, atol=1e-7) for p, q in zip(fused, plain, strict=True))
+
+    # resumed from a state that was saved without it: not a bit differs from a run that was never stopped
+    resumed = [nn.Parameter(p.detach().clone()) for p in plain]
+    later = make([{"params": resumed}])
+    later.load_state_dict(copy.deepcopy(old.state_dict()))
+    assert later.param_groups[0]["fused"] is None
+    trained(old, plain, range(5, 9))
+    trained(later, resumed, range(5, 9))
+    assert all(torch.equal(p, q) for p, q in zip(plain, resumed, strict=True))
 
 
 @pytest.mark.parametrize(

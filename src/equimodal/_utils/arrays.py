@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import zipfile
@@ -41,6 +42,19 @@ def check_npy(path: Path, what: str = "", *, inside: Path | None = None) -> None
     """
     with open_regular(path, inside=inside) as file:
         _check_header(file, os.fstat(file.fileno()).st_size, what or f"`{path}`")
+
+
+def npy_of(content: bytes, what: str) -> Any:
+    """The array of a .npy file whose content is given; nothing in it is executed.
+
+    Raises:
+        DataError: no such content, truncated, corrupt, or pickled objects.
+    """
+    _check_header(io.BytesIO(content), len(content), what)
+    try:
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # NumPy raises whatever a hostile header makes it raise
+        raise DataError(f"{what}: expected a plain array of NumPy. Found something else ({error}).") from error
 
 
 def check_npz(path: Path, name: str | None = None, *, every: bool = False, inside: Path | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -42,15 +43,12 @@ class _Walk:
 
     def __init__(self, module: nn.Module) -> None:
         self.tables, self.parameters = _visit(module)
-        self.content = self.read()
+        self.content = _entries(self.tables)
 
-    def read(self) -> list[Any]:
-        """What is in the tables now."""
-        return [entry for table in self.tables for entry in table.values()]
 
-    def holds(self) -> bool:
-        """Whether every table has the same entries as when it was met."""
-        return same_objects(self.read(), self.content)
+def _entries(tables: Sequence[dict[str, Any]]) -> list[Any]:
+    """What is in the tables now."""
+    return list(chain.from_iterable(map(dict.values, tables)))
 
 
 _WALKS: WeakKeyDictionary[nn.Module, _Walk] = WeakKeyDictionary()
@@ -70,7 +68,7 @@ def parameters_in(module: nn.Module) -> list[nn.Parameter]:
     if torch.compiler.is_compiling():  # a compiler follows the walk, and not what remembers it
         return _visit(module)[1]
     walk = _WALKS.get(module)
-    if walk is None or not walk.holds():
+    if walk is None or not same_objects(_entries(walk.tables), walk.content):
         walk = _WALKS[module] = _Walk(module)
     return list(walk.parameters)
 

@@ -15,7 +15,7 @@ from equimodal.report.formats import FORMATS, TABLES
 from equimodal.report.ranking import FIGURES, Budgets
 from equimodal.studies import load_study, write_pack
 from equimodal.studies.comparisons import study_of_run, with_evaluations
-from equimodal.studies.runs import ELSEWHERE, write_text
+from equimodal.studies.runs import ELSEWHERE, content_of, write_text
 
 _ABOUT = """The report of a finished comparison as a page, as tables for papers and programs, or as a folder for
 reviewers; of one finished run, its page; of several comparisons, one per dataset, their ranking. Examples:
@@ -44,10 +44,8 @@ def run(argv: Sequence[str], _: Context) -> int:
         return _of_run(folders[0], values)
     for folder in folders:
         if not (folder / "study.json").is_file():
-            raise DataError(
-                f"`{folder}`: expected the folder of a comparison. Found no study.json in it. Name the --out of "
-                "equimodal compare."
-            )
+            found, step = content_of(folder)
+            raise DataError(f"`{folder}`: expected the folder of a finished run or comparison. Found {found}. {step}.")
     return _one(folders[0], values) if len(folders) == 1 else _several(folders, values)
 
 

@@ -92,9 +92,9 @@ def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> i
     chosen = metrics["selection"]
     print(f"{metrics['method']} on {metrics['data']} ({metrics['protocol']}), seed {metrics['seed']}")
     print(f"  selected: epoch {chosen['epoch'] + 1}, by {chosen['by']}, validation {shown(chosen['score'])}")
-    if chosen.get("trained", 0) < chosen.get("planned", 0):
-        print(f"  ended early: after {chosen['trained']} of {chosen['planned']} epochs, by training.patience "
-              f"{config.training.patience}")  # fmt: skip
+    trained, planned = chosen.get("trained"), chosen.get("planned")
+    if trained is not None and planned is not None and trained < planned:
+        print(f"  ended early: after {trained} of {planned} epochs, by training.patience {config.training.patience}")
     print(f"  test {measured(metrics)}: {shown(metrics['test']['score'])}, by rule {metrics['rule']!r}")
     others = {n: v for n, v in metrics["test"].items() if n not in (*_COMMON, metrics["metric"]["name"])}
     if others:

@@ -25,12 +25,14 @@ from equimodal.data._splits import Split, TestSplit, TrainSplit, ValidationSplit
 from equimodal.data._synthetic import SyntheticDataset, synthetic
 from equimodal.data._unpack import unpack_bundle
 from equimodal.data._write import from_arrays, write_bundle
+from equimodal.data.records import Field, from_rows
 from equimodal.data.tables import TableDataset, from_dataframe
 
 __all__ = [
     "DEFAULT_NOISE",
     "Card",
     "Dataset",
+    "Field",
     "Loader",
     "Missing",
     "Modality",
@@ -46,6 +48,7 @@ __all__ = [
     "describe",
     "from_arrays",
     "from_dataframe",
+    "from_rows",
     "load",
     "load_avdigits",
     "load_bundle",

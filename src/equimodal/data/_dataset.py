@@ -30,8 +30,9 @@ from equimodal.data._missing import Missing, in_training
 from equimodal.data._modality import Modality, channels_last
 from equimodal.data._precision import far_from_outputs, moments
 from equimodal.data._protocol import Protocol, split_rows
+from equimodal.data._row_source import RowArray, RowSource
 from equimodal.data._source import Rows, Source
-from equimodal.data._splits import Store, TestSplit, TrainSplit, ValidationSplit
+from equimodal.data._splits import Blocks, Store, TestSplit, TrainSplit, ValidationSplit
 from equimodal.errors import DataError, DataWarning, TargetError, unknown_name
 
 if TYPE_CHECKING:
@@ -277,6 +278,9 @@ class Dataset:
         digest.update(json.dumps(head, sort_keys=True, default=str).encode())
         for name in sorted(self._arrays):
             array = self._arrays[name]
+            if isinstance(array, RowArray):
+                digest.update(f"|{name}|{array.digest()}".encode())
+                continue
             digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
             step = max(1, (1 << 24) // max(1, array[:1].nbytes))
             for start in range(0, len(array), step):
@@ -299,8 +303,9 @@ def build(
     mapped: bool = False,
     options: Mapping[str, Any] | None = None,
     missing: Missing | Mapping[str, Any] | str | None = None,
+    blocks: Blocks | None = None,
 ) -> Dataset:
-    """A checked :class:`Dataset` from plain arrays and a card; ``origin`` names the data in messages."""
+    """A checked :class:`Dataset` from arrays and a card; ``origin`` names the data in messages."""
     if protocol is not None and protocol not in card.protocols:
         raise unknown_name(f"protocol of {card.name}", protocol, card.protocols)
     if target is not None and target not in card.targets:
@@ -312,13 +317,16 @@ def build(
     values = used.names(chosen.column)
     size = len(values)
     names = names_of(modalities, card, chosen.modalities)
-    sources = {}
+    sources: dict[str, Source] = {}
     for name in names:
         entry = card.modalities[name]
         raw, index = used.samples(entry.column)
+        if isinstance(raw, RowArray):
+            sources[name] = RowSource(entry, raw)
+            continue
         same_count(len(raw) if index is None else len(index), size, entry.column, chosen.column, used)
         mask = None if entry.mask is None else mask_of(used, entry, raw, size, chosen.column)
-        sources[name] = Source(entry, raw, index, mapped, mask)
+        sources[name] = Source(entry, raw, index, mapped or isinstance(raw, np.memmap), mask)
     present = presence_of(used, names, size, chosen.column)
     labels = used.column(goal.column)
     same_count(len(labels), size, goal.column, chosen.column, used)
@@ -348,6 +356,7 @@ def build(
         present={m: torch.from_numpy(mask) for m, mask in present.items()},
         size=size,
         groups={g: torch.from_numpy(np.unique(own, return_inverse=True)[1]) for g, own in groups.items()},
+        blocks=blocks,
     )
     specs = {n: _spec(card, n, s) for n, s in sources.items()}
     chosen_options = {"protocol": chosen.name, "target": goal.name, "modalities": list(names), **(options or {})}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from equimodal.data._card import FORMAT
 from equimodal.data._columns import is_missing, missing_names, names, numbers, plain_array
 from equimodal.data._modality import channels_last
+from equimodal.data._row_source import RowArray
 from equimodal.errors import DataError, DataWarning, did_you_mean
 
 Array = npt.NDArray[Any]
@@ -22,11 +23,11 @@ _TARGETS = {
     "regression": ("biuf", (1, 2), "numbers of shape (N,) or (N, D)"),
     "segmentation": ("biu", (3, 4), "whole numbers of shape (N, H, W) or (N, D, H, W)"),
 }
-_STANDARDISE = {"vector": "per-feature", "sequence": "per-feature", "image": "per-channel", "tokens": "none"}
+STANDARDISE = {"vector": "per-feature", "sequence": "per-feature", "image": "per-channel", "tokens": "none"}
 
 
 def describe_arrays(
-    inputs: Mapping[str, npt.ArrayLike],
+    inputs: Mapping[str, npt.ArrayLike | RowArray],
     target: npt.ArrayLike,
     split: npt.ArrayLike,
     name: str,
@@ -58,7 +59,7 @@ def describe_arrays(
     arrays: dict[str, Array] = {}
     modalities: dict[str, Any] = {}
     for key, value in inputs.items():
-        array = numbers(value, f"inputs[{key!r}]")
+        array: Any = value if isinstance(value, RowArray) else numbers(value, f"inputs[{key!r}]")
         if 0 in array.shape[1:]:
             raise DataError(f"`inputs[{key!r}]`: expected at least one number per sample. Found shape {array.shape}.")
         kind = (kinds or {}).get(key) or kind_of_array(array, key)
@@ -67,7 +68,7 @@ def describe_arrays(
             "array": f"input_{key}",
             "kind": kind,
             "shape": [int(n) for n in array.shape[1:]],
-            "standardise": (standardise or {}).get(key, _STANDARDISE.get(kind, "none")),
+            "standardise": (standardise or {}).get(key, STANDARDISE.get(kind, "none")),
         }
         if units and key in units:
             modalities[key]["units"] = units[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -10,13 +9,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from equimodal.batch import Batch
-from equimodal.data._plan import Plan, Positions, checked, masked_modalities, plan_of, planned_batch
+from equimodal.data._cuts import Cuts, shuffled
+from equimodal.data._plan import Plan, Positions, checked, plan_of
 from equimodal.data._splits import Split, TrainSplit, require
-from equimodal.data._workers import OrderedBatches, Workers
-from equimodal.data.augment import Augmentation, Bound
+from equimodal.data._workers import OrderedBatches, Orders, Workers
+from equimodal.data.augment import Augmentation
 from equimodal.engine import is_distributed
 from equimodal.errors import DataError
 
@@ -59,7 +58,7 @@ class Loader(Generic[S]):
 
     def __len__(self) -> int:
         plan = self._plan if self._resume else self._next_plan
-        return self._length if plan is None else len(plan.batches(self.batch_size, self.drop_last, None))
+        return self._length if plan is None else plan.count(self.batch_size, self.drop_last)
 
     @property
     def epoch(self) -> int:
@@ -119,7 +118,7 @@ class Loader(Generic[S]):
         require(self.split, TrainSplit, "plan")
         settings = (self.batch_size, self.shuffle, self.seed, self.drop_last)
         plan = plan_of(self.split, self._own, settings, rows, target, groups, blocks)
-        if not plan.batches(self.batch_size, self.drop_last, None):
+        if not plan.count(self.batch_size, self.drop_last):
             short = "of one group, with `drop_last`" if self.drop_last else "for each process"
             raise DataError(f"`rows`: expected enough rows for a batch {short}. Found {len(plan)} rows.")
         self._next_plan = plan
@@ -153,7 +152,13 @@ class Loader(Generic[S]):
         """(n,) positions in the split in the order of ``epoch``, without a plan."""
         if not self.shuffle:
             return self._positions
-        return self._positions[torch.randperm(len(self._positions), generator=self._generator(epoch))]
+        return self._positions[self._shuffled(epoch).long()]
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        """(n,) places in the positions, in the order of ``epoch``."""
+        generator, blocks = self._generator(epoch), self.split._store.blocks
+        order = shuffled(len(self._positions), generator)
+        return order if blocks is None else blocks.order(self.split._rows[self._positions], order, generator)
 
     def _generator(self, epoch: int) -> torch.Generator:
         # two numbers are mixed into one seed, so that (seed 0, epoch 1) differs from (seed 1, epoch 0)
@@ -165,39 +170,26 @@ class Loader(Generic[S]):
         self._resume = 0
         if not start:
             self._plan = self._next_plan
-        parts, rank, processes = self._parts(epoch)
-        work = list(enumerate(parts))[start:]
-        # processes that share batches share their seed too, but not the random numbers of an augmentation
-        numbers = [n * processes + rank for n, _ in work]
-        with self._made(work, numbers, epoch) as batches:
-            for (n, _), batch in zip(work, batches, strict=True):
-                self._epoch, self._next = (epoch, n + 1) if n + 1 < len(parts) else (epoch + 1, 0)
+        cuts, share = self._cuts(epoch)
+        orders = Orders(cuts, self._plan, epoch, start, share)
+        source = OrderedBatches(self.split, self._bound, self.seed)
+        with self._workers.batches(source, orders, self.num_workers, self.pin_memory) as batches:
+            for n, batch in zip(orders.numbers, batches, strict=True):
+                self._epoch, self._next = (epoch, n + 1) if n + 1 < len(cuts) else (epoch + 1, 0)
                 yield batch.pin_memory() if self.pin_memory and not self.num_workers else batch
 
-    @contextlib.contextmanager
-    def _made(self, work: list[tuple[int, Tensor]], numbers: list[int], epoch: int) -> Iterator[Iterator[Batch]]:
-        """The batches of an epoch, from worker processes where there are any."""
-        if self._plan is None:
-            source = OrderedBatches(self.split, self._bound, self.seed)
-            orders = [(n, drawn, epoch, chosen) for (n, chosen), drawn in zip(work, numbers, strict=True)]
-            with self._workers.batches(source, orders, self.num_workers, self.pin_memory) as batches:
-                yield batches
-            return
-        view = _Planned(self.split, self._plan, work, self._bound, self.seed, epoch, numbers)
-        if self.num_workers and work:  # batches are made whole, hence batch_size=None: the workers only run `view`
-            yield iter(DataLoader(view, batch_size=None, num_workers=self.num_workers, pin_memory=self.pin_memory))
-        else:
-            yield iter(view)
-
-    def _parts(self, epoch: int) -> tuple[list[Tensor], int, int]:
-        """Positions (or rows of the plan) of each batch, and this process among those that share them."""
-        if self._plan is None:
-            order, rank, count = self.order(epoch), self._rank, self._processes
-            size = self.batch_size * count
-            return [order[n * size : (n + 1) * size][rank::count] for n in range(self._length)], rank, count
-        rank = dist.get_rank() if self._plan.processes > 1 else 0
-        generator = self._generator(epoch) if self.shuffle else None
-        return self._plan.batches(self.batch_size, self.drop_last, generator, rank), rank, self._plan.processes
+    def _cuts(self, epoch: int) -> tuple[Cuts, tuple[int, int]]:
+        """Positions (or rows of the plan) of each batch; this process, and how many share the batches."""
+        if self._plan is not None:
+            rank = dist.get_rank() if self._plan.processes > 1 else 0
+            generator = self._generator(epoch) if self.shuffle else None
+            cuts = self._plan.batches(self.batch_size, self.drop_last, generator, rank, self.split)
+            return cuts, (rank, self._plan.processes)
+        count, share = len(self._positions), (self._rank, self._processes)
+        whole = self.batch_size * self._processes
+        starts = torch.arange(self._length) * whole
+        order = self._shuffled(epoch) if self.shuffle else torch.arange(count)
+        return Cuts(order, starts, (starts + whole).clamp_max(count), share, self._positions), share
 
     def state_dict(self) -> dict[str, Any]:
         """Which batch comes next, with what the order depends on: plain numbers, and the tensors of a plan."""
@@ -212,15 +204,19 @@ class Loader(Generic[S]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict` of a loader over the same samples with the same batch size, order and seed.
 
+        The batch size is that of all processes that share batches: one process with 64 samples continues as two with
+        32 each. Without ``shared`` each process has samples of its own, and another number of them is refused.
+
         Raises:
             DataError: the state is of a loader with other settings, so its position means other samples.
         """
-        own = self._identity()
-        if set(state) - {"plan", "next_plan"} != {"epoch", "position", *own}:
-            raise DataError(f"`state`: expected the keys {sorted({'epoch', 'position', *own})}. Found {sorted(state)}.")
-        differing = {k: (own[k], state[k]) for k in own if state[k] != own[k]}
+        own, known = _joint(self._identity()), {"epoch", "position", *_joint(self._identity())}
+        if set(state) - {"plan", "next_plan", "processes"} != known:
+            raise DataError(f"`state`: expected the keys {sorted(known)}. Found {sorted(state)}.")
+        stored = _joint(state)
+        differing = {k: (own[k], stored[k]) for k in own if stored[k] != own[k]}
         if differing:
-            shown = ", ".join(f"{k} {mine!r} (stored: {stored!r})" for k, (mine, stored) in differing.items())
+            shown = ", ".join(f"{k} {mine!r} (stored: {other!r})" for k, (mine, other) in differing.items())
             raise DataError(f"`state`: expected the position of an equal loader. Found other settings: {shown}.")
         plan = self._stored(state.get("plan"))
         next_plan = self._stored(state["next_plan"]) if "next_plan" in state else plan
@@ -243,6 +239,7 @@ class Loader(Generic[S]):
         return checked(self.split, **state)
 
     def _identity(self) -> dict[str, Any]:
+        blocks = self.split._store.blocks
         return {
             "samples": len(self._positions),
             "batch_size": self.batch_size,
@@ -250,6 +247,7 @@ class Loader(Generic[S]):
             "seed": self.seed,
             "batches": self._length,
             **({"processes": self._processes} if self.shared else {}),
+            **({} if blocks is None else {"blocks": len(blocks.starts) - 1, "window": blocks.window}),
             **({} if self.augment is None else {"augment": self.augment.plain()}),
         }
 
@@ -258,38 +256,17 @@ class Loader(Generic[S]):
         return f"Loader({self.split!r}, batch_size={self.batch_size}, {len(self)} batches{planned})"
 
 
+def _joint(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the batch size of all processes that share batches."""
+    joint = {k: v for k, v in settings.items() if k != "processes"}
+    return {**joint, "batch_size": settings["batch_size"] * settings.get("processes", 1)}
+
+
 def _count(samples: int, size: int, drop_last: bool, alone: bool) -> int:
     """How many batches ``samples`` make; a single remaining one is a batch of its own if it may be ``alone``."""
     whole, rest = divmod(samples, size)
     lone = rest == 1 and whole > 0 and not alone
     return whole + (rest > 0 and not drop_last and not lone)
-
-
-class _Planned(Dataset[Batch]):
-    """Item i is the i-th batch of a plan, checked; module-level so that worker processes can receive it."""
-
-    def __init__(
-        self, split: Split, plan: Plan, work: list[tuple[int, Tensor]], augment: Bound | None, seed: int,
-        epoch: int, numbers: list[int],
-    ) -> None:  # fmt: skip
-        self._split = split
-        self._plan = plan
-        self._masked = masked_modalities(plan)
-        self._work = work
-        self._augment = augment
-        self._seed, self._epoch, self._numbers = seed, epoch, numbers
-
-    def __len__(self) -> int:
-        return len(self._work)
-
-    def __getitem__(self, item: int) -> Batch:
-        number, chosen = self._work[item]
-        batch = planned_batch(self._split, self._plan, self._masked, chosen)
-        batch.check_finite(number)
-        return batch if self._augment is None else self._augment(batch, self._seed, self._epoch, self._numbers[item])
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[i] for i in range(len(self)))
 
 
 def loader(
@@ -314,8 +291,8 @@ def loader(
         seed: with the epoch, decides the order; no global random state is touched.
         drop_last: leave out an incomplete last batch. A training epoch leaves out a last batch of ONE sample in any
             case (batch normalisation cannot train on it), unless it is the only batch.
-        num_workers: processes that prepare batches ahead and stay from epoch to epoch (epochs of a plan start their
-            own); 0 prepares them in place, which is best for data in memory.
+        num_workers: processes that prepare batches ahead and stay from epoch to epoch; 0 prepares them in place, which
+            is best for data in memory.
         indices: positions in the split (0 to len - 1) to use; all by default.
         augment: augmentations of a training split: modality -> operations (:mod:`equimodal.data.augment`). Their random
             numbers depend on ``seed``, the epoch and the number of the batch alone.

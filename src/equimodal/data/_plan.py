@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from equimodal.batch import Batch, Presence, Tree, tree_map
+from equimodal.data._cuts import Cuts, bounds, shuffled
 from equimodal.data._source import Source
 from equimodal.data._splits import Split
 from equimodal.engine import is_distributed
@@ -43,7 +45,14 @@ class Plan:
     def __len__(self) -> int:
         return len(self.target)
 
-    def batches(self, size: int, drop_last: bool, generator: torch.Generator | None, rank: int = 0) -> list[Tensor]:
+    @cached_property
+    def masked(self) -> frozenset[str]:
+        """Modalities that some row lacks."""
+        return frozenset(m for m, positions in self.rows.items() if bool((positions < 0).any()))
+
+    def batches(
+        self, size: int, drop_last: bool, generator: torch.Generator | None, rank: int = 0, split: Split | None = None
+    ) -> Cuts:
         """Rows of each batch of this process, as many batches on each.
 
         The rows are shuffled together; a batch of ``size`` on each of P processes is a run of ``size * P`` rows (of one
@@ -55,23 +64,36 @@ class Plan:
             drop_last: leave out incomplete batches.
             generator: shuffles rows and batches; ``None`` keeps the order of the rows, group after group.
             rank: number of this process.
+            split: whose samples are meant; where they are read in blocks, rows follow the blocks of their targets.
         """
-        order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
-        runs = [order]
+        order = torch.arange(len(self)) if generator is None else shuffled(len(self), generator).long()
+        if generator is not None and split is not None and split._store.blocks is not None:
+            order = split._store.blocks.order(split._rows[self.target], order, generator)
         if self.groups is not None:
-            own = self.groups[order]
-            _, sizes = torch.unique(own, return_counts=True)
-            runs = list(torch.split(order[own.argsort(stable=True)], sizes.tolist()))
-        whole = size * self.processes
-        parts = [run[start : start + whole] for run in runs for start in range(0, len(run), whole)]
-        if drop_last:
-            kept = [part for part in parts if len(part) == whole]
-        else:
-            kept = [part for part in parts if len(part) == whole or len(part) // self.processes >= _LEAST]
-            kept = kept or [part for part in parts if len(part) >= self.processes]  # single samples are all there is
+            order = order[self.groups[order].argsort(stable=True)]
+        starts, stops = self._bounds(size, drop_last)
         if generator is not None and self.groups is not None and not self.blocks:
-            kept = [kept[i] for i in torch.randperm(len(kept), generator=generator).tolist()]
-        return [part[rank :: self.processes] for part in kept]
+            mixed = torch.randperm(len(starts), generator=generator)
+            starts, stops = starts[mixed], stops[mixed]
+        return Cuts(order, starts, stops, (rank, self.processes))
+
+    def count(self, size: int, drop_last: bool) -> int:
+        """How many batches :meth:`batches` has."""
+        return len(self._bounds(size, drop_last)[0])
+
+    def _bounds(self, size: int, drop_last: bool) -> tuple[Tensor, Tensor]:
+        """Where batches begin and end in the rows, group after group."""
+        sizes = torch.tensor([len(self)])
+        if self.groups is not None:
+            sizes = torch.unique(self.groups, return_counts=True)[1]
+        whole = size * self.processes
+        starts, stops = bounds(sizes, whole)
+        lengths = stops - starts
+        kept = lengths == whole
+        if not drop_last:
+            kept |= lengths // self.processes >= _LEAST
+            kept = kept if bool(kept.any()) else lengths >= self.processes  # single samples are all there is
+        return starts[kept], stops[kept]
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""
@@ -245,35 +267,44 @@ def _one_sample(rows: Mapping[str, Tensor]) -> Tensor:
     return most
 
 
-def planned_batch(split: Split, plan: Plan, masked: frozenset[str], chosen: Tensor) -> Batch:
-    """The ``chosen`` rows of a plan as one batch; ``index`` is of the samples whose targets count.
+@dataclass(frozen=True)
+class PlannedRows:
+    """The rows of one batch of a plan.
 
     Args:
-        split: gives the samples.
-        plan: says which.
+        rows: modality -> (B,) positions in the split; -1 where the row lacks the modality.
+        target: (B,) positions whose target counts.
         masked: modalities that some row of the plan lacks, so that every batch has a mask for them.
-        chosen: (B,) numbers of rows.
     """
+
+    rows: Mapping[str, Tensor]
+    target: Tensor
+    masked: frozenset[str]
+
+    @classmethod
+    def of(cls, plan: Plan, chosen: Tensor) -> PlannedRows:
+        """The ``chosen`` (B,) rows of a plan."""
+        rows = {m: positions.index_select(0, chosen) for m, positions in plan.rows.items()}
+        return cls(rows, plan.target.index_select(0, chosen), plan.masked)
+
+
+def planned_batch(split: Split, chosen: PlannedRows) -> Batch:
+    """Some rows of a plan as one batch; ``index`` is of the samples whose targets count."""
     store = split._store
     inputs: dict[str, Tree] = {}
     masks: dict[str, Tensor] = {}
     for m, source in store.sources.items():
-        positions = plan.rows[m].index_select(0, chosen)
+        positions = chosen.rows[m]
         there = positions >= 0
         samples = split._rows.index_select(0, positions.clamp_min(0))
         if m in store.present:
             masks[m] = there & store.present[m].index_select(0, samples)
-        elif m in masked:
+        elif m in chosen.masked:
             masks[m] = there
         inputs[m] = _fetched(source, samples, there)
-    index = split._rows.index_select(0, plan.target.index_select(0, chosen))
+    index = split._rows.index_select(0, chosen.target)
     # rows without anything were refused when the plan was made
     return Batch(inputs, split._target(index), Presence(masks) if masks else None, index)
-
-
-def masked_modalities(plan: Plan) -> frozenset[str]:
-    """Those that some row lacks."""
-    return frozenset(m for m, positions in plan.rows.items() if bool((positions < 0).any()))
 
 
 def _fetched(source: Source, samples: Tensor, there: Tensor) -> Tree:

@@ -12,6 +12,7 @@ from equimodal.data._avdigits import load_avdigits
 from equimodal.data._bundle import load_bundle
 from equimodal.data._dataset import Dataset
 from equimodal.data._synthetic import synthetic
+from equimodal.data.records import from_rows
 from equimodal.data.tables import FORMATS, load_table
 from equimodal.errors import DataError, unknown_name
 
@@ -41,12 +42,13 @@ def load(
     an existing file or folder second.
 
     Args:
-        name_or_path: ``"avdigits"``, ``"synthetic"``, or the path of an .npz file, a folder of .npy files, or a table
-            (.csv, .tsv, .parquet).
+        name_or_path: ``"avdigits"``, ``"synthetic"``, or the path of an .npz file, a folder of .npy files, a table
+            (.csv, .tsv, .parquet); or, with the option ``inputs``, of what :func:`from_rows` reads.
         card: card of a bundle; see :func:`load_bundle`.
         protocol: name of the split protocol; the default one otherwise.
-        options: further arguments of :func:`load_avdigits`, :func:`synthetic`, :func:`load_bundle`, or for a table
-            ``target`` and the options of :func:`from_dataframe`.
+        options: further arguments of :func:`load_avdigits`, :func:`synthetic`, :func:`load_bundle`; for a table
+            ``target`` and the options of :func:`from_dataframe`, or ``target``, ``inputs`` and the options of
+            :func:`from_rows`, which reads samples when a batch asks for them.
 
     Raises:
         UnknownNameError: no such built-in dataset, file or folder.
@@ -66,6 +68,10 @@ def load(
         return _call(_BUILT_IN[text], text, options)
     if not is_path and not standing(Path(text)).exists():
         raise unknown_name("dataset (a built-in name, or the path of a bundle)", text, _BUILT_IN)
+    if "inputs" in options:
+        if card is not None or protocol is not None:
+            raise DataError(f"{text}: expected neither `card` nor `protocol` for rows. Found one of them.")
+        return _call(from_rows, text, {"name": Path(text).stem, **options}, rows=text)
     if Path(text).suffix.lower() in FORMATS:
         if card is not None or protocol is not None:
             raise DataError(f"{text}: expected neither `card` nor `protocol` for a table. Found one of them.")
@@ -73,11 +79,11 @@ def load(
     return _call(load_bundle, text, {"path": text, "card": card, "protocol": protocol, **options})
 
 
-def _call(function: Callable[..., Dataset], name: str, options: dict[str, Any]) -> Dataset:
+def _call(function: Callable[..., Dataset], name: str, options: dict[str, Any], **fixed: Any) -> Dataset:
     import inspect
 
     known = inspect.signature(function).parameters
     for option in options:
         if option not in known:
             raise unknown_name(f"option of dataset {name}:", option, known)
-    return function(**options)
+    return function(**fixed, **options)

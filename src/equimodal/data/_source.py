@@ -20,6 +20,7 @@ from equimodal.errors import DataError, NonFiniteError
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 _SPLIT: Mapping[Part, str] = {"train": "training", "validation": "validation", "test": "test"}
 _CHUNK = 1 << 22  # numbers per piece when a pass over the data is made; 16 MB as float32
@@ -113,25 +114,29 @@ class Source:
         source = self._raw.dtype.kind
         if source not in "fiu" or (source != "f" and self.card.kind != "tokens" and not self.card.transforms):
             return
-        for piece, values in self._pieces(rows, plain=self.card.kind == "tokens"):
-            wrong = self._wrong(values, piece)
-            if not wrong.any():
-                continue
-            bad = piece[wrong.reshape(len(wrong), -1).any(1)]
-            if self.card.kind == "tokens":
-                raise DataError(
-                    f"modality {self.card.name!r}: expected token ids, whole numbers from 0. Found "
-                    f"{np.unique(values[wrong])[:3].tolist()} in the {_SPLIT[part]} split, first dataset indices "
-                    f"{bad[:5].tolist()}. Give ids of a vocabulary; quantities are a `vector` or a `sequence`."
-                )
-            raise NonFiniteError(
-                f"modality {self.card.name!r}: expected finite numbers after `transforms` in the {_SPLIT[part]} split. "
-                f"Found NaN or infinity, first dataset indices {bad[:5].tolist()}{self._places(wrong)}. Fill them "
-                "(a gap in one feature for example with the feature's mean over the training samples), leave these "
-                "samples out, or, where all of the modality is missing, mark it as absent for them with `present`."
-            )
+        for piece, values, real in self._pieces(rows, plain=self.card.kind == "tokens"):
+            self._refuse(part, piece, values, real)
 
-    def _wrong(self, values: Array, piece: Rows) -> Array:
+    def _refuse(self, part: Part, piece: Rows, values: Array, real: Mask | None) -> None:
+        """Refuse a piece with numbers that cannot be used."""
+        wrong = self._wrong(values, real)
+        if not wrong.any():
+            return
+        bad = piece[wrong.reshape(len(wrong), -1).any(1)]
+        if self.card.kind == "tokens":
+            raise DataError(
+                f"modality {self.card.name!r}: expected token ids, whole numbers from 0. Found "
+                f"{np.unique(values[wrong])[:3].tolist()} in the {_SPLIT[part]} split, first dataset indices "
+                f"{bad[:5].tolist()}. Give ids of a vocabulary; quantities are a `vector` or a `sequence`."
+            )
+        raise NonFiniteError(
+            f"modality {self.card.name!r}: expected finite numbers after `transforms` in the {_SPLIT[part]} split. "
+            f"Found NaN or infinity, first dataset indices {bad[:5].tolist()}{self._places(wrong)}. Fill them "
+            "(a gap in one feature for example with the feature's mean over the training samples), leave these "
+            "samples out, or, where all of the modality is missing, mark it as absent for them with `present`."
+        )
+
+    def _wrong(self, values: Array, real: Mask | None) -> Array:
         """Which of the numbers cannot be used; padding may hold anything."""
         if self.card.kind == "tokens":
             limit = np.iinfo(np.int64).max
@@ -140,8 +145,7 @@ class Source:
             # a number that is finite before, but not in float32, is found after the standardisation
             small = self._type == np.float32 or self.card.standardise != "none"
             wrong = ~np.isfinite(values if small else values.astype(np.float32))
-        if self._mask is not None:
-            real = self._mask.numpy()[piece]
+        if real is not None:
             wrong &= real.reshape(*real.shape, *(1,) * (wrong.ndim - 2))
         return wrong
 
@@ -232,9 +236,8 @@ class Source:
         axes = reduction_axes(mode, self.shape)
         first = tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(len(self.shape) + 1))
         count, origin, mean, scatter = 0, None, np.zeros(1), np.zeros(1)
-        for piece, values in self._pieces(rows):
+        for piece, values, real in self._pieces(rows):
             # padding says nothing about the data, and may hold anything
-            real = None if self._mask is None else self._mask.numpy()[piece]
             wide = (values if real is None else values[real][:, None]).astype(np.float64)
             if not len(wide):
                 continue
@@ -242,7 +245,8 @@ class Source:
             with np.errstate(over="ignore", invalid="ignore"):
                 wide -= origin
                 new_mean = wide.mean(axes, keepdims=True)[0]
-                new_scatter = np.square(wide - new_mean).sum(axes, keepdims=True)[0]
+                wide -= new_mean
+                new_scatter = np.square(wide, out=wide).sum(axes, keepdims=True)[0]
             if not np.isfinite(new_scatter).all():  # finite numbers whose squares are not
                 raise self._too_large(piece)
             new = wide.size // new_mean.size
@@ -256,13 +260,18 @@ class Source:
             )
         return origin, mean, scatter / count
 
-    def _pieces(self, rows: Rows, plain: bool = False) -> Iterator[tuple[Rows, Array]]:
-        """Rows and their samples after the transforms, or (``plain``) as they are stored."""
-        step = max(1, _CHUNK // max(1, int(np.prod(self.shape))))
-        for start in range(0, len(rows), step):
-            piece = rows[start : start + step]
+    @property
+    def _step(self) -> int:
+        """Samples per piece of a pass over the data."""
+        return max(1, _CHUNK // max(1, int(np.prod(self.shape))))
+
+    def _pieces(self, rows: Rows, plain: bool = False) -> Iterator[tuple[Rows, Array, Mask | None]]:
+        """Rows, their samples after the transforms or (``plain``) as they are stored, and which steps are real."""
+        for start in range(0, len(rows), self._step):
+            piece = rows[start : start + self._step]
             own = piece if self._index is None else self._index[piece]
-            yield piece, rows_of(self._raw, own) if plain else self._prepare(own)
+            real = None if self._mask is None else self._mask.numpy()[piece]
+            yield piece, rows_of(self._raw, own) if plain else self._prepare(own), real
 
     def add_noise(self, deviation: float, generator: np.random.Generator) -> None:
         """Add Gaussian noise, drawn once per stored sample, to samples that are kept in memory."""

@@ -19,6 +19,31 @@ from equimodal.errors import DataError
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """Rows that are read at once, as the row groups of a Parquet file.
+
+    Args:
+        starts: (B + 1,) sorted; block b has the rows from ``starts[b]`` to ``starts[b + 1]``.
+        window: how many blocks are shuffled together.
+    """
+
+    starts: Rows
+    window: int
+
+    def order(self, rows: Tensor, order: Tensor, generator: torch.Generator) -> Tensor:
+        """A random ``order`` (n,) of ``rows`` (n,), block after block.
+
+        The blocks are put in a random order, and ``window`` of them that follow each other are read together; their
+        rows keep the order that they have in ``order``.
+        """
+        count = len(self.starts) - 1
+        place = torch.randperm(count, generator=generator).numpy() // self.window
+        block = np.searchsorted(self.starts, rows.numpy(), side="right") - 1
+        window = place[block].astype(np.uint16 if count < 1 << 16 else np.int64)[order.numpy()]
+        return order[torch.from_numpy(np.argsort(window, kind="stable"))]
+
+
+@dataclass(frozen=True)
 class Store:
     """What the splits of one dataset share: prepared inputs, target and presence of all its samples."""
 
@@ -30,6 +55,8 @@ class Store:
     size: int
     groups: Mapping[str, Tensor] = field(default_factory=dict)
     """Kind of group -> (size,) number of each sample's group."""
+    blocks: Blocks | None = None
+    """Rows that are read at once, where a random order over all rows would read everything again and again."""
 
 
 class Tensors:

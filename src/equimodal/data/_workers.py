@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from equimodal.batch import Batch
+from equimodal.data._cuts import Cuts
+from equimodal.data._plan import Plan, PlannedRows, planned_batch
 from equimodal.data._splits import Split
 from equimodal.data.augment import Bound
 
-Order = tuple[int, int, int, Tensor]
-"""Number of the batch, number for its augmentation, epoch, positions of its samples."""
+Order = tuple[int, int, int, Tensor | PlannedRows]
+"""Number of the batch, number for its augmentation, epoch, and what it is made of."""
+
+
+class Orders:
+    """What the batches of an epoch are made of, one after the other; each is said when it is asked for.
+
+    Args:
+        cuts: positions, or rows of the plan, of every batch.
+        plan: of the epoch, if it has one.
+        epoch: its number.
+        start: the first batch that is wanted.
+        share: this process, and how many share the batches. They share their seed, too, but not the random numbers of
+            an augmentation.
+    """
+
+    def __init__(self, cuts: Cuts, plan: Plan | None, epoch: int, start: int, share: tuple[int, int]) -> None:
+        self._cuts, self._plan, self._epoch, self._share = cuts, plan, epoch, share
+        self.numbers = range(start, len(cuts))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Order]:
+        rank, processes = self._share
+        for number in self.numbers:
+            chosen = self._cuts[number]
+            what = chosen if self._plan is None else PlannedRows.of(self._plan, chosen)
+            yield number, number * processes + rank, self._epoch, what
 
 
 class OrderedBatches(Dataset[Batch]):
@@ -24,23 +53,23 @@ class OrderedBatches(Dataset[Batch]):
         self._split, self._augment, self._seed = split, augment, seed
 
     def __getitem__(self, order: Order) -> Batch:
-        number, drawn, epoch, positions = order
-        batch = self._split.batch(positions)
+        number, drawn, epoch, what = order
+        batch = planned_batch(self._split, what) if isinstance(what, PlannedRows) else self._split.batch(what)
         batch.check_finite(number)
         return batch if self._augment is None else self._augment(batch, self._seed, epoch, drawn)
 
 
-class _Orders:
-    """What the batches of the running epoch are made of."""
+class _Now:
+    """The orders of the running epoch, where the processes look for them."""
 
     def __init__(self) -> None:
-        self.now: Sequence[Order] = ()
+        self.orders: Orders | tuple[()] = ()
 
     def __iter__(self) -> Iterator[Order]:
-        return iter(self.now)
+        return iter(self.orders)
 
     def __len__(self) -> int:
-        return len(self.now)
+        return len(self.orders)
 
 
 class Workers:
@@ -51,23 +80,21 @@ class Workers:
 
     def __init__(self) -> None:
         self._loader: DataLoader[Batch] | None = None
-        self._orders = _Orders()
+        self._now = _Now()
         self._busy = False
 
     @contextlib.contextmanager
-    def batches(
-        self, source: OrderedBatches, orders: Sequence[Order], count: int, pinned: bool
-    ) -> Iterator[Iterator[Batch]]:
+    def batches(self, source: OrderedBatches, orders: Orders, count: int, pinned: bool) -> Iterator[Iterator[Batch]]:
         """The batches of ``orders``, one after the other."""
         if self._busy or not count or not orders:
             yield (source[order] for order in orders)
             return
         if self._loader is None:
-            sampler: Any = self._orders
+            sampler: Any = self._now
             self._loader = DataLoader(
                 source, batch_size=None, sampler=sampler, num_workers=count, persistent_workers=True, pin_memory=pinned
             )
-        self._busy, self._orders.now = True, list(orders)
+        self._busy, self._now.orders = True, orders
         try:
             yield self._counted(iter(self._loader), len(orders))
         except BaseException:

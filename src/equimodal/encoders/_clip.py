@@ -196,7 +196,8 @@ def _tower(tower: Architecture, pool: Pool) -> Architecture:
 
 
 def _check_end(settings: Any) -> None:
-    if not 0 <= settings.eos_token_id < settings.vocab_size:
+    found = settings.eos_token_id
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < settings.vocab_size:
         raise ModelError(
             f"`end`: expected an id below `vocabulary` {settings.vocab_size}. Found {settings.eos_token_id}."
         )

@@ -95,7 +95,7 @@ class Frozen(Encoder):
     def __init__(self, encoder: nn.Module, out_features: Width | None = None) -> None:
         super().__init__()
         width = getattr(encoder, "out_features", None) if out_features is None else out_features
-        if not isinstance(width, (int, tuple)):
+        if isinstance(width, bool) or not isinstance(width, (int, tuple)):
             raise ModelError(
                 f"`out_features`: expected the width of the features of {type(encoder).__name__}. Found {width!r}. "
                 "Give it as Frozen(encoder, out_features=...)."

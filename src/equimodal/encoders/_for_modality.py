@@ -108,6 +108,8 @@ class Columns(Encoder):
 
     def __init__(self, encoder: Conv1d | GRU) -> None:
         super().__init__()
+        if not isinstance(encoder, (Conv1d, GRU)):
+            raise ModelError(f"`encoder`: expected a Conv1d or a GRU. Found {type(encoder).__name__}.")
         self.encoder = encoder
         self.out_features = encoder.out_features
 

@@ -17,7 +17,7 @@ _FORMS = "ids (B, T), a pair (ids, mask), or a mapping with `input_ids` and `att
 def check_vocabulary(vocabulary: int, padding: int) -> None:
     """Refuse a vocabulary without ids, and an id of padding beyond it."""
     check_positive(vocabulary=vocabulary)
-    if not 0 <= padding < vocabulary:
+    if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding < vocabulary:
         raise ModelError(f"`padding`: expected an id below `vocabulary` {vocabulary}. Found {padding!r}.")
 
 

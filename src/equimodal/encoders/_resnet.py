@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equimodal.batch import Tree
-from equimodal.encoders._checks import check_choice, check_positive
+from equimodal.encoders._checks import check_choice, check_positive, check_sources
 from equimodal.encoders._encoder import Tunable
 from equimodal.encoders._frames import read_image, read_video
 from equimodal.encoders._transformers import Architecture, build
@@ -84,6 +84,7 @@ class ResNet(Tunable):
         check_choice("depth", depth, tuple(_DEPTHS))
         check_choice("pool", pool, ("mean", "frames", "map", "scales"))
         check_positive(in_channels=in_channels)
+        check_sources(config, weights)
         fields = {**_DEPTHS[depth], **(config or {})}
         network = build(
             _RESNET, {"num_channels": in_channels}, fields, weights, adapt_channels, rename=_from_torchvision

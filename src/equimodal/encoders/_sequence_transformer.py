@@ -64,7 +64,7 @@ class Transformer(Encoder):
         pool: Pool = "mean",
     ) -> None:
         super().__init__()
-        check_positive(in_features=in_features)
+        check_positive(in_features=in_features, width=width)
         self.in_features = in_features
         self.out_features = out_features
         self.read = nn.Linear(in_features, width)
@@ -118,6 +118,7 @@ class TextTransformer(Encoder):
     ) -> None:
         super().__init__()
         check_vocabulary(vocabulary, padding)
+        check_positive(width=width)
         self.vocabulary = vocabulary
         self.padding = padding
         self.out_features = out_features

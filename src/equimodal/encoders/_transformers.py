@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from equimodal.encoders._checks import check_sources
 from equimodal.encoders._weights import State, adapt_channels, read_config, read_state, refuse_mismatch
 from equimodal.errors import CheckpointError, ModelError, missing_extra, unknown_name
 
@@ -69,6 +70,7 @@ def build(
         rename: changes the names of a file first.
         check: refuses a configuration that the network would misread.
     """
+    check_sources(config, weights)
     transformers = _library(architecture.title)
     settings = _configuration(transformers, architecture, sizes, config, weights)
     if check is not None:

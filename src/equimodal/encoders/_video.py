@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from equimodal.batch import Tree
-from equimodal.encoders._checks import check_choice, check_positive, check_widths
+from equimodal.encoders._checks import check_choice, check_positive, check_sources, check_widths
 from equimodal.encoders._encoder import Tunable
 from equimodal.encoders._frames import read_video
 from equimodal.encoders._weights import adapt_channels, load_state
@@ -73,6 +73,7 @@ class VideoResNet(Tunable):
         check_positive(in_channels=in_channels)
         check_choice("block", block, ("r2plus1d", "r3d"))
         check_choice("pool", pool, ("mean", "frames", "map"))
+        check_sources(None, weights)
         counts, sizes = check_widths("layers", layers), check_widths("widths", widths)
         if len(counts) != 4 or len(sizes) != 4:
             raise ModelError(f"`layers`, `widths`: expected four numbers each. Found {counts} and {sizes}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from equimodal.engine._sharding import any_sharded, local
 from equimodal.errors import NonFiniteError
 
 _SCALABLE = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
+_DTYPE = attrgetter("dtype")
 
 
 class Blame(NamedTuple):
@@ -36,7 +38,8 @@ def witness(objective: Objective) -> Tensor:
 
 def look_at(objective: Objective, batch: Batch) -> Blame | None:
     """The first loss of the objective, a part or the total, that is not finite; ``None`` if all are."""
-    if math.isfinite(float(witness(objective))):  # a host number: one read, where torch.isfinite takes four kernels
+    total = witness(objective) if objective.parts else objective.total.detach()
+    if math.isfinite(float(total)):  # a host number: one read, where torch.isfinite takes four kernels
         return None
     for name, part in objective.parts.items():
         if not math.isfinite(float(part.detach())):
@@ -90,7 +93,7 @@ class FiniteGradients:
         if any_sharded(gradients):
             norms = torch.stack(torch._foreach_norm([local(g) for g in gradients]))
             return float(all_sum({"bad": (~torch.isfinite(norms).all()).double()})["bad"]) == 0
-        if not {g.dtype for g in gradients} <= _SCALABLE:
+        if not _SCALABLE.issuperset(map(_DTYPE, gradients)):
             return bool(torch.stack([torch.isfinite(g).all() for g in gradients]).all())
         device = gradients[0].device
         if device not in self._scratch:

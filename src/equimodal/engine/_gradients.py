@@ -143,3 +143,7 @@ class Gradients(Mapping[str, Sequence[Tensor | None]]):
         if some_sharded:
             dist.all_reduce(split)
         return whole + split
+
+
+NO_GRADIENTS = Gradients()
+"""Of a loss without parts."""

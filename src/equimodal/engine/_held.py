@@ -36,11 +36,11 @@ class Held:
 
     def drop_outside(self, phase: Phase) -> None:
         """Drop the gradients that the parameters outside the phase have got."""
-        own = [*phase.parameters, *phase.auxiliary]
+        own = phase.every
         known = self._outside.get(phase.name)
         if known is None or not same_objects(known[0], own):
             inside = {id(p) for p in own}
-            known = self._outside[phase.name] = (own, [p for p in self.parameters if id(p) not in inside])
+            known = self._outside[phase.name] = (list(own), [p for p in self.parameters if id(p) not in inside])
         for p in known[1]:
             if p.grad is not None:
                 p.grad = None

@@ -138,6 +138,10 @@ class RunningStatistics:
         """As :func:`paused_statistics` of the module, without a walk over it."""
         return _paused(self._layers) if self._layers else contextlib.nullcontext()
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._layers)
+
     def begin(self) -> None:
         """A new training step: what was copied in the one before is of no use."""
         if self._saved:
@@ -145,8 +149,6 @@ class RunningStatistics:
 
     def copy(self) -> RunningStatistics:
         """Remember the statistics of the layers in training mode."""
-        if not self._layers:
-            return self
         for layer in self._layers:
             if not layer.training:
                 self._saved.pop(layer, None)

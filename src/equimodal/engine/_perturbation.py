@@ -200,7 +200,7 @@ def perturbed(
         return
     targets = local_parts([p.data for p, _ in pairs])
     along = local_parts([d for _, d in pairs])
-    saved = [t.clone() for t in targets]
+    saved = torch._foreach_mul(targets, 1)  # copies, in one operation
     norm = total_norm([d for _, d in pairs])
     scale = torch.where(norm > 0, radius / norm, torch.zeros_like(norm))
     try:

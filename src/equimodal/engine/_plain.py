@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equimodal._utils.arguments import check_number
+from equimodal._utils.blocks import NOTHING, Around
 from equimodal.batch import Batch, tree_tensors
 from equimodal.engine._accumulation import Accumulation
 from equimodal.engine._apart import PartGradients
@@ -114,7 +115,7 @@ class PlainEngine:
         self._examined: weakref.WeakKeyDictionary[nn.Module, Examined] = weakref.WeakKeyDictionary()
         self._module: nn.Module | None = None
         self._sharded: tuple[str, ...] = ()
-        self._in_parts = False
+        self._in_parts = self._shared = False
         self._statistics: RunningStatistics | None = None
         self._held, self._finite = Held(self._optimizers), FiniteGradients()
 
@@ -123,21 +124,25 @@ class PlainEngine:
         """The optimizers given."""
         return self._optimizers
 
-    @contextlib.contextmanager
-    def iteration(self, module: nn.Module) -> Iterator[None]:
+    def iteration(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
         """See :meth:`Engine.iteration`: what the method refuses is looked up, the loss scale is updated at the end."""
-        self.prepare(module)
+        return Around(lambda: self._begin(module), self._end)
+
+    def _begin(self, module: nn.Module) -> None:
+        if self._statistics is None or self._statistics.module is not module:
+            self.prepare(module)
         self._module = module
         self._renew()
-        self._reshard()
-        try:
-            yield
-        finally:
-            self._module = None
-            if self._scale is not None:
-                self._scale.update()
+        if self._sharded:
+            self._reshard()
+
+    def _end(self) -> None:
+        self._module = None
+        if self._scale is not None:
+            self._scale.update()
 
     def _renew(self) -> None:  # once per training step, or per phase outside of one
+        self._shared = is_distributed()
         self._held.refresh()
         if self._statistics is not None:
             self._statistics.begin()
@@ -165,16 +170,17 @@ class PlainEngine:
 
     def descend(self, phase: Phase, batches: Sequence[Batch], sharpness: Sharpness | None = None) -> Descent:
         """See :meth:`Engine.descend`."""
-        sharp = sharpness is not None and sharpness.mode is not None
+        sharp = None if sharpness is None or sharpness.mode is None else sharpness
         if len(batches) > 1:
             self.use(self._module, "accumulation")
-        if sharp:
+        if sharp is not None:
             self.use(self._module, "sharpness")
-            refuse_both(phase, sharpness)
-        sharded = self._sharded_in(phase)
-        if sharded:
+            refuse_both(phase, sharp)
+        if self._module is None:
+            self._renew()
+        if self._sharded and (sharded := self._sharded_in(phase)):
             check_samples(sharded, phase.name, batches, phase.device)
-        total, self._in_parts = count_samples(phase, batches)
+        total, self._in_parts = count_samples(phase, batches, self._shared)
         if total == 0:
             self._clear()
             return Descent.nothing()
@@ -186,15 +192,13 @@ class PlainEngine:
         if phase.name not in self._known:
             self._known.add(phase.name)
             warn_about_unknown(phase.name, (*phase.parameters, *phase.auxiliary), self._optimizers)
-        if self._module is None:
-            self._renew()
-        looks = self._scale is not None or self._checks(phase.device)
-        before = self._statistics.copy() if self._statistics is not None and looks else None
+        looks = self._scale is not None or self._checks(phase.first)
+        before = self._statistics.copy() if self._statistics and looks else None
         try:
             if not phase.frozen:
-                return self._descend(phase, batches, total, sharpness if sharp else None)
+                return self._descend(phase, batches, total, sharp)
             with keeping_still(phase.frozen, phase.trained, phase.name):
-                return self._descend(phase, batches, total, sharpness if sharp else None)
+                return self._descend(phase, batches, total, sharp)
         except BaseException as error:
             self._clear()
             if before is not None:
@@ -209,7 +213,6 @@ class PlainEngine:
     def _descend(self, phase: Phase, batches: Sequence[Batch], total: int, sharpness: Sharpness | None) -> Descent:
         if sharpness is None and phase.perturbation is None:
             return self._descend_once(phase, batches, total)
-
         once: Pass = lambda phase, part: self._descend_once(phase, batches, total, part)  # noqa: E731
         if sharpness is None:
             return descend_perturbed(once, phase, self._module)
@@ -225,21 +228,20 @@ class PlainEngine:
         return sharded if phase.modality is None else tuple(m for m in sharded if m == phase.modality)
 
     def _descend_once(self, phase: Phase, batches: Sequence[Batch], total: int, part: str | None = None) -> Descent:
-        for p in (*phase.parameters, *phase.auxiliary):  # what others have is dropped after the backward pass
+        for p in phase.every:  # what others have is dropped after the backward pass
             p.grad = None
         if len(batches) == 1 and part is None and self._is_simple(phase):
             return self._descend_simply(phase, batches[0], total)
-        shared = is_distributed()
         if self._surveys(phase):
-            survey(phase, batches, self._module, self._precision, self._checks(phase.device))
+            survey(phase, batches, self._module, self._precision, self._checks(phase.first))
         try:
             sums, bad = self._accumulate(phase, batches, total, part)
         except Exception:
-            if shared:  # the others are waiting: tell them
+            if self._shared:  # the others are waiting: tell them
                 average_gradients(phase.trained, failed=True)
             raise
         self._reshard()  # an encoder whose features were detached
-        failed = self._finish_backward(phase, bad is not None, sums.parts if shared else None)
+        failed = self._finish_backward(phase, bad is not None, sums.parts if self._shared else None)
         if bad is not None:
             raise blame_loss(phase.name, bad)
         if failed:
@@ -250,7 +252,7 @@ class PlainEngine:
 
     def _is_simple(self, phase: Phase) -> bool:
         """Whether one micro-batch is all there is: no other process, loss scale, survey or compiled loss."""
-        plain = self._scale is None and self._compile is None and not self._sharded and not is_distributed()
+        plain = self._scale is None and self._compile is None and not self._sharded and not self._shared
         return plain and (phase.survey is None or not phase.survey.always)
 
     def _descend_simply(self, phase: Phase, batch: Batch, total: int) -> Descent:
@@ -258,7 +260,7 @@ class PlainEngine:
         with self._precision(batch):
             objective = phase.objective(batch)
         check_objective(phase, objective)
-        if not self._checks(objective.total.device):
+        if not self._checks(objective.total):
             self._unseen.note(phase.name, witness(objective))
         elif (blame := look_at(objective, batch)) is not None:
             raise blame_loss(phase.name, blame)
@@ -308,7 +310,7 @@ class PlainEngine:
                 any_failed(phase, True)  # the others are about to sum: tell them
             raise
         blame = None
-        if self._checks(objective.total.device):
+        if self._checks(objective.total):
             blame = look_at(objective, batch)
         elif self._scale is None:  # under a loss scale an overflow is skipped and does no harm
             self._unseen.note(phase.name, witness(objective))
@@ -336,7 +338,7 @@ class PlainEngine:
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
         if self.autocast is None:
-            return contextlib.nullcontext()
+            return NOTHING
         device = next(t for x in batch.inputs.values() for t in tree_tensors(x)).device
         return torch.autocast(device.type, dtype=self.autocast)
 
@@ -345,8 +347,8 @@ class PlainEngine:
         self._held.drop_outside(phase)
         return failed if parts is None else average_gradients(phase.trained, failed, parts)
 
-    def _checks(self, device: torch.device) -> bool:
-        return device.type == "cpu" if self.check_finite is None else self.check_finite
+    def _checks(self, tensor: Tensor) -> bool:  # whether numbers are looked at where they are computed
+        return tensor.is_cpu if self.check_finite is None else self.check_finite
 
     def raise_if_not_finite(self) -> None:
         """Raise, on all processes, if a loss since the last call was not finite where each step does not look at it.
@@ -363,16 +365,16 @@ class PlainEngine:
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         """See :meth:`Engine.step`."""
         moved = [p for p in phase.parameters if p.grad is not None]
-        if moved and self._checks(moved[0].device) and not self._finite(moved):
+        if moved and self._checks(moved[0]) and not self._finite(moved):
             self._clear()
             raise blame_gradient(phase.name)
         if self.clip_norm is not None:
             clip_gradients(moved, self.clip_norm)
-        moves = [Displacement(scale.parameters, self._optimizers) for scale in scales]
+        moves = [Displacement(scale.parameters, self._optimizers) for scale in scales] if scales else ()
         self._step_optimizers()
         for scale, move in zip(scales, moves, strict=True):
             move.multiply(scale.factor)
-        for p in (*phase.parameters, *phase.auxiliary):  # others have none
+        for p in phase.every:  # others have none
             p.grad = None
 
     def _step_optimizers(self) -> None:
@@ -385,11 +387,9 @@ class PlainEngine:
             for optimizer in self._optimizers:
                 optimizer.state.pop(parameter, None)
 
-    # ---- processes -------------------------------------------------------------------------------------------------
-
     def all_sum(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See :meth:`Engine.all_sum`."""
-        return all_sum(sums)
+        return dict(sums) if self._module is not None and not self._shared else all_sum(sums)
 
     def broadcast(self, module: nn.Module) -> None:
         """Give every process the weights and buffers of process 0; sharded weights are one already."""

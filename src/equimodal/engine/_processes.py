@@ -40,12 +40,19 @@ def all_sum(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def count_samples(phase: Phase, batches: Sequence[Batch]) -> tuple[int, bool]:
-    """How many samples take part in the phase on all processes, and whether any has several micro-batches."""
-    here = [sum(phase.count(batch) for batch in batches), int(len(batches) > 1)]
-    if is_distributed():
-        here = all_sum({"here": torch.tensor(here, device=phase.device)})["here"].tolist()
-    return here[0], here[1] > 0
+def count_samples(phase: Phase, batches: Sequence[Batch], shared: bool) -> tuple[int, bool]:
+    """How many samples take part in the phase on all processes, and whether any has several micro-batches.
+
+    Args:
+        phase: counts.
+        batches: the micro-batches of this process.
+        shared: there is more than one process.
+    """
+    if not shared:
+        return sum(map(phase.count, batches)), len(batches) > 1
+    here = torch.tensor([sum(map(phase.count, batches)), int(len(batches) > 1)], device=phase.device)
+    total, parts = all_sum({"here": here})["here"].tolist()
+    return total, parts > 0
 
 
 def broadcast(module: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equimodal.batch import Batch
-from equimodal.engine._gradients import Gradients
+from equimodal.engine._gradients import NO_GRADIENTS, Gradients
 from equimodal.engine._sharpness import Sharpness
 from equimodal.errors import BatchError, MethodError
 
@@ -250,6 +250,8 @@ class Phase:
     frozen: Sequence[nn.Module] = ()
     perturbation: Callable[[Descent], Perturbation | None] | None = None
     second: Callable[[Batch], Objective] | None = None
+    every: Sequence[nn.Parameter] = field(init=False, repr=False, compare=False)
+    """The parameters, auxiliary ones included."""
 
     def __post_init__(self) -> None:
         for name in ("parameters", "auxiliary", "separate", "frozen"):
@@ -258,21 +260,31 @@ class Phase:
                 object.__setattr__(self, name, _listed(f"Phase {self.name!r}, `{name}`", value))
         if not self.parameters and not self.auxiliary:
             raise MethodError(f"Phase {self.name!r}, `parameters`: expected at least one. Found none.")
+        every = (*self.parameters, *self.auxiliary) if self.auxiliary else self.parameters
+        object.__setattr__(self, "every", every)
 
     def repeated(self) -> Phase:
         """The phase of a second pass."""
-        return self if self.second is None else replace(self, objective=self.second)
+        if self.second is None:
+            return self
+        other = object.__new__(Phase)  # a copy needs no checks
+        other.__dict__.update(self.__dict__, objective=self.second)
+        return other
 
     @property
     def trained(self) -> list[nn.Parameter]:
         """What of the phase gets gradients, auxiliary parameters included."""
-        every = (*self.parameters, *self.auxiliary) if self.auxiliary else self.parameters
-        return [p for p in every if p.requires_grad]
+        return [p for p in self.every if p.requires_grad]
+
+    @property
+    def first(self) -> nn.Parameter:
+        """The first of the parameters, which says where they are."""
+        return self.every[0]
 
     @property
     def device(self) -> torch.device:
         """Where the phase's parameters are."""
-        return (self.parameters or self.auxiliary)[0].device
+        return self.first.device
 
 
 @dataclass(frozen=True)
@@ -295,7 +307,7 @@ class Descent:
     losses: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
     count: int = 1
-    gradients: Gradients = field(default_factory=Gradients)
+    gradients: Gradients = field(default_factory=lambda: NO_GRADIENTS)
     rows: Mapping[str, SampleValues] = field(default_factory=dict)
 
     @staticmethod

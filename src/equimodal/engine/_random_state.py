@@ -46,7 +46,7 @@ def load_random_state(state: Mapping[str, Any], device: torch.device | None = No
 def random_state(parameters: Sequence[Tensor]) -> dict[str, Tensor]:
     """State of the generators that a forward pass on the parameters' devices draws from."""
     state = {"cpu": torch.get_rng_state()}
-    for device in {p.device for p in parameters if p.device.type != "cpu"}:
+    for device in {p.device for p in parameters if not p.is_cpu}:
         state[str(device)] = torch.get_device_module(device).get_rng_state(device)
     return state
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,7 @@ def is_compiled(module: nn.Module) -> bool:
     return any(_is_compiled_itself(m) for m in module.modules())
 
 
-@contextlib.contextmanager
-def recorded_inputs(layers: Sequence[nn.Module], detach: bool = True) -> Iterator[list[list[Tensor]]]:
+class recorded_inputs:  # noqa: N801 (read as a function, as in contextlib; a generator would cost as much as a kernel)
     """Collect the inputs of ``layers`` while they are called inside the block, one list per layer.
 
     Args:
@@ -81,30 +80,37 @@ def recorded_inputs(layers: Sequence[nn.Module], detach: bool = True) -> Iterato
     Raises:
         UnsupportedError: compiled code that was traced before the layers were watched did not show any input.
     """
-    recorders: list[Recorder] = [layer.__dict__.get(_NAME) or Recorder() for layer in layers]
-    hooked: list[tuple[Any, Any]] = []
-    for layer, recorder in zip(layers, recorders, strict=True):
-        if _NAME not in layer.__dict__:  # outside compiled code a hook may come and go: put in directly, in each phase
-            hooks: Any = layer._forward_pre_hooks
-            hooks[_NAME, id(recorder)] = recorder
-            hooked.append((hooks, (_NAME, id(recorder))))
-    for recorder in recorders:
-        recorder.on, recorder.detach, recorder.seen = True, detach, []
-    try:
-        yield [recorder.seen for recorder in recorders]
-        parts = {recorder.part for recorder in recorders if recorder.part is not None}
-        hidden = parts - {recorder.part for recorder in recorders if recorder.seen}
-    finally:
-        for recorder in recorders:
+
+    def __init__(self, layers: Sequence[nn.Module], detach: bool = True) -> None:
+        self._layers, self._detach = layers, detach
+        self._recorders: list[Recorder] = []
+        self._hooked: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> list[list[Tensor]]:
+        for layer in self._layers:
+            recorder: Recorder | None = layer.__dict__.get(_NAME)
+            if recorder is None:  # outside compiled code a hook may come and go: put in directly, in each phase
+                recorder, hooks = Recorder(), cast(Any, layer._forward_pre_hooks)
+                key = (_NAME, id(recorder))
+                hooks[key] = recorder
+                self._hooked.append((hooks, key))
+            recorder.on, recorder.detach, recorder.seen = True, self._detach, []
+            self._recorders.append(recorder)
+        return [recorder.seen for recorder in self._recorders]
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        parts = {recorder.part for recorder in self._recorders if recorder.part is not None}
+        hidden = parts and parts - {recorder.part for recorder in self._recorders if recorder.seen}
+        for recorder in self._recorders:
             recorder.on, recorder.seen = False, []
-        for hooks, key in hooked:
+        for hooks, key in self._hooked:
             del hooks[key]
-    if hidden:
-        raise UnsupportedError(
-            "Compiled encoders: expected to see the inputs of their layers. Found none, because they ran (and were "
-            "compiled) before the method was made. Make the method first, or call torch.compiler.reset() after making "
-            "it."
-        )
+        if hidden and kind is None:
+            raise UnsupportedError(
+                "Compiled encoders: expected to see the inputs of their layers. Found none, because they ran (and were "
+                "compiled) before the method was made. Make the method first, or call torch.compiler.reset() after "
+                "making it."
+            )
 
 
 def recompiles(limit: int = 64) -> contextlib.AbstractContextManager[Any]:

@@ -31,7 +31,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def any_sharded(tensors: Sequence[Tensor]) -> bool:
     """Whether :func:`is_sharded` holds for one of them."""
-    return "torch.distributed.tensor" in sys.modules and any(map(is_sharded, tensors))
+    return not _WHOLE.issuperset(map(type, tensors)) and any(map(is_sharded, tensors))
 
 
 def local(tensor: Tensor) -> Tensor:

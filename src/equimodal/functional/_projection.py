@@ -60,15 +60,21 @@ def removed_direction(projector: Tensor, feature_mean: Tensor, alpha: float | Te
         )
     if not isinstance(alpha, Tensor) and not alpha > 0:
         raise MethodError(f"`alpha`: expected a number > 0. Found {alpha}.")
-    mean = feature_mean.to(projector.dtype)
+    mean, tiny = feature_mean.to(projector.dtype), torch.finfo(projector.dtype).tiny
     direction = projector @ mean
-    square = torch.dot(direction, direction)
-    unit = direction * square.clamp_min(torch.finfo(projector.dtype).tiny).rsqrt()
+    square, along = torch.dot(direction, direction), torch.dot(mean, direction)
     # k (hbar P) is a multiple of unit unit^T. Never more than what P has left there: exact arithmetic would not ask for
     # more, but with |hbar|^2 / alpha near 1 / eps rounding does, and P would grow without bound.
-    left = torch.dot(unit, projector @ unit)
-    removed = torch.minimum(square / (alpha + torch.dot(mean, direction).clamp_min(0)), left).clamp_min(0)
-    return unit * removed.sqrt()
+    if not projector.is_cpu:
+        unit = direction * square.clamp_min(tiny).rsqrt()
+        left = torch.dot(unit, projector @ unit)
+        removed = torch.minimum(square / (alpha + along.clamp_min(0)), left).clamp_min(0)
+        return unit * removed.sqrt()
+    # the same in host memory, where a kernel for each single number costs more than all the arithmetic
+    size, softness = float(square), float(alpha)
+    unit = direction * (1 / math.sqrt(max(size, tiny)))
+    share = min(size / max(softness + max(float(along), 0.0), tiny), float(torch.dot(unit, projector @ unit)))
+    return unit * math.sqrt(max(share, 0.0))
 
 
 def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
@@ -143,7 +149,7 @@ def _failure(matrix: Tensor, what: str) -> NonFiniteError:
 
 def plasticity(projector: Tensor) -> Tensor:
     """Remaining plasticity trace(P) / d: 1 when nothing is projected away, 0 when the layer cannot learn any more."""
-    return projector.diagonal().mean()
+    return projector.trace() / projector.shape[0]
 
 
 def project_rows(gradient: Tensor, projector: Tensor) -> Tensor:
@@ -166,7 +172,7 @@ def uncentred_covariance_sum(rows: Tensor) -> tuple[Tensor, int]:
     Args:
         rows: (..., d); all leading axes count as samples.
     """
-    flat = rows.reshape(-1, rows.shape[-1])
+    flat = rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1])
     flat = flat if flat.dtype == torch.float64 else flat.float()
     count = math.prod(rows.shape[:-1])
     if not torch.is_autocast_enabled(flat.device.type):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -39,6 +40,8 @@ class Fusion(nn.Module):
 
     def __init__(self, feature_sizes: Mapping[str, Width], fill: Fill = "zeros", count: int = 1) -> None:
         super().__init__()
+        if not isinstance(feature_sizes, Mapping):
+            raise ModelError(f"`feature_sizes`: expected modality -> width. Found {type(feature_sizes).__name__}.")
         sizes = {m: tuple(d) if isinstance(d, (tuple, list)) else d for m, d in dict(feature_sizes).items()}
         if len(sizes) < count or not all(_positive(d) for d in sizes.values()):
             raise ModelError(
@@ -173,8 +176,8 @@ def check_attention(width: int, heads: int, layers: int, dropout: float) -> None
     check_positive(width=width, heads=heads, layers=layers)
     if width % heads:
         raise ModelError(f"`width`: expected a multiple of heads={heads}. Found {width}.")
-    if not 0 <= dropout < 1:
-        raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout}.")
+    if isinstance(dropout, bool) or not isinstance(dropout, Real) or not 0 <= dropout < 1:
+        raise ModelError(f"`dropout`: expected a number in [0, 1). Found {dropout!r}.")
 
 
 def _positive(width: object) -> bool:

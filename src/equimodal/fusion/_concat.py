@@ -58,7 +58,10 @@ class Concat(Fusion):
         return sum(sum(d) if isinstance(d, tuple) else d for d in self.feature_sizes.values())
 
     def combine(self, filled: list[Tree]) -> Tree:
-        if all(isinstance(f, Tensor) and f.ndim == 2 for f in filled):
+        for f in filled:
+            if not isinstance(f, Tensor) or f.ndim != 2:
+                break
+        else:  # vectors all of them, the common case
             return torch.cat(filled, dim=1)
         kinds = {kind_of(f) for f in filled}
         if "multiscale" in kinds:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from equimodal.batch import Tokens, Tree
-from equimodal.errors import UnsupportedError, unknown_name
+from equimodal.errors import ModelError, UnsupportedError, unknown_name
 from equimodal.features import Width, clean, kind_of, pool
 from equimodal.fusion._base import Fill, Fusion, check_positive
 
@@ -16,6 +16,8 @@ _PRODUCT = "a product of modalities has no weights to share out. Use fill='zeros
 
 def main_modality(main: str | None, sizes: Mapping[str, int]) -> tuple[str, list[str]]:
     """The modality that is conditioned (default the first) and all others, in order."""
+    if main is not None and not isinstance(main, str):
+        raise ModelError(f"`main`: expected a modality of {list(sizes)}, or None. Found {main!r}.")
     if main is not None and main not in sizes:
         raise unknown_name("modality for `main`", main, sizes)
     name = next(iter(sizes)) if main is None else main

@@ -48,6 +48,8 @@ class Late(Fusion):
     ) -> None:
         super().__init__(feature_sizes, fill)
         check_positive(out_features=out_features)
+        if heads is not None and not isinstance(heads, Mapping):
+            raise ModelError(f"`heads`: expected modality -> module, or None. Found {type(heads).__name__}.")
         if heads is not None and set(heads) != set(self.feature_sizes):
             raise ModelError(f"`heads`: expected one per modality {list(self.feature_sizes)}. Found {sorted(heads)}.")
         self._outputs = out_features

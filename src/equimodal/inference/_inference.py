@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,7 @@ class Inference(nn.Module):
         names = [] if isinstance(modalities, str) else list(modalities)
         if not names or len(set(names)) != len(names):
             raise MethodError(f"`modalities`: expected different names, at least one. Found {modalities!r}.")
+        one_of("distribution", distribution, get_args(Distribution))
         custom = custom_rule(rule)
         if custom is not None:
             check_custom(custom, distribution)

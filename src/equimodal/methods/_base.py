@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale
+from equimodal.engine import Descent, Engine, Phase, Sharpness, UpdateScale, is_distributed
 from equimodal.errors import BatchError, CheckpointError, EquimodalWarning, MethodError, UnsupportedError, did_you_mean
 from equimodal.inference import Rule
 from equimodal.methods._epochs import EpochContext as EpochContext
-from equimodal.methods._loss import LossShares, count_of, own_rows, shared_loss, target_of
+from equimodal.methods._loss import SHARES, LossShares, count_of, own_rows, shared_loss, target_of
 from equimodal.methods._options import sources_of
 from equimodal.methods._predictor import BatchLike, Predictor
 from equimodal.methods._validation import Validation
@@ -151,9 +151,10 @@ class Method(Predictor):
         report = StepReport(extras=self._aside)
         self.__dict__["_aside"] = {}  # plainly: nn.Module takes long to set an attribute
         batches = self.prepare(batches)
-        shares = LossShares(self.task, batches, self.modalities, self.single_loss)
+        whole = len(batches) == 1 and not is_distributed()  # then there is nothing to share
+        shares = None if whole else LossShares(self.task, batches, self.modalities, self.single_loss)
         for phase in self.phases(batches):
-            descent = self._descend(phase, shares.of(phase), engine)
+            descent = self._descend(phase, batches if shares is None else shares.of(phase), engine)
             if descent.count == 0:
                 continue
             report.phases.append(phase.name)
@@ -226,6 +227,8 @@ class Method(Predictor):
                 f"{self._phase.modality!r} alone. Found {modality!r}. Leave out single_loss = True."
             )
         output, target = self._rows(output, batch, modality)
+        if SHARES not in batch.extras:
+            return shared_loss(self.loss_task, output, target, batch, 0)
         position = 0 if modality is None else 1 + self.modalities.index(modality)
         return shared_loss(self.loss_task, output, target, batch, position)
 
@@ -236,16 +239,17 @@ class Method(Predictor):
 
     def _rows(self, output: Tensor, batch: Batch, modality: str | None) -> tuple[Tensor, Tensor]:
         """Output and target of the samples that a loss or a score is about."""
-        if modality is not None and modality not in self.modalities:
+        if modality is not None and modality not in batch.inputs and modality not in self.modalities:
             raise MethodError(
                 f"`modality`: expected one of {list(self.modalities)} or None. Found {modality!r}."
                 f"{did_you_mean(modality, self.modalities)}"
             )
-        if output.shape[0] != len(batch) and output.shape[0] != count_of(batch, modality):
+        rows = output.shape[0]
+        if rows != len(batch) and rows != count_of(batch, modality):
             sizes = sorted({len(batch), count_of(batch, modality)})
             raise MethodError(
                 f"`output`: expected one row per sample of the batch, {' or '.join(map(str, sizes))}. Found "
-                f"{output.shape[0]}. Give the output of the batch that the objective was called with."
+                f"{rows}. Give the output of the batch that the objective was called with."
             )
         return (output, target_of(batch)) if modality is None else own_rows(output, batch, modality)
 

@@ -202,17 +202,18 @@ class CGGM(Stateful, Method):
         gradient = self.direction_term.layer.weight.grad
         if self.variant == "released" and gradient is not None:
             gradient.add_(self.turn)  # of the batch before
-        self.progress.update(descent.sums, engine, report)
-        balance = self.progress.balance
+        progress, modalities = self.progress, self.modalities
+        progress.update(descent.sums, engine, report)
+        balance = progress.balance
         if self.variant == "released":
             self.turn.copy_(turn_of_weights(self.direction_term, balance, self.direction_weight))
-        report.coefficients["balance"] = dict(zip(self.modalities, balance.clone().unbind(), strict=True))
+        report.coefficients["balance"] = dict(zip(modalities, balance.clone().unbind(), strict=True))
         if not self.magnitude:
             return ()
         # exactly rho (M-1)/M where all are equal: a neutral rho then leaves gradients as they are, bit for bit
-        equal = (len(self.modalities) - 1) / len(self.modalities)
+        equal = (len(modalities) - 1) / len(modalities)
         scale = balance.float() / equal * (self.rho * equal)
-        factors = dict(zip(self.modalities, scale.unbind(), strict=True))
+        factors = dict(zip(modalities, scale.unbind(), strict=True))
         return scale_encoders(self, engine, report, factors, self.apply_to)
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -173,6 +173,8 @@ def own_rows(output: Tensor, batch: Batch, modality: str) -> tuple[Tensor, Tenso
         batch: the samples.
         modality: which.
     """
+    if batch.present is None and modality in batch.inputs:  # all of them have it
+        return output, target_of(batch)
     rows = batch.rows(modality) if modality in batch.inputs else None
     if rows is not None and output.shape[0] != rows.shape[0]:
         output = output.index_select(0, rows)

@@ -164,7 +164,7 @@ class MIE(Stateful, ProjectingMethod):
                 "`variant`: 'released' leaves each process at weights of its own, perturbed along its own gradient. "
                 "Use one process, or variant='paper'."
             )
-        self._steps += 1
+        self.__dict__["_steps"] += 1  # plainly: nn.Module takes long to set an attribute
         if self.alternate == "batch" and self._steps == 1000 and not self._refreshed:
             message = (
                 "MIE's projectors are refreshed by on_train_epoch_end, which was not called in 1000 steps, so no "

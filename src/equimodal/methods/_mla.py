@@ -148,19 +148,19 @@ class MLA(Stateful, ProjectingMethod):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality, in the order that is asked for."""
-        order = self.turns()
+        model, head, order = self.multimodal, self.head, self.turns()
         if self.order == "shuffled":
             order = [order[i] for i in torch.randperm(len(order), generator=self._generator).tolist()]
         for m in order:
-            yield branch_phase(self.multimodal, m, self.head, partial(self._objective, m), partial(self._second, m))
-        self._batch += 1
+            yield branch_phase(model, m, head, partial(self._objective, m), partial(self._second, m))
+        self.__dict__["_batch"] += 1  # plainly: nn.Module takes long to set an attribute
         if self.projector_reset == "cycle":
             self.projection.restart()
 
     def _objective(self, modality: str, own: Batch, batch: Batch) -> Objective:
-        feature = self.multimodal.encode(own.inputs, None, [modality])[modality]
+        head, feature = self.head, self.multimodal.encode(own.inputs, None, [modality])[modality]
         with self.projection.observing(modality) as sums:
-            output = self.head(feature)
+            output = head(feature)
         return Objective(self.loss(output, batch, modality), {}, sums | self.score_sums(output, batch, modality))
 
     def _second(self, modality: str, own: Batch, batch: Batch) -> Objective:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,9 +67,8 @@ class FlatBank(nn.Module):
         super().__init__()
         self.names = tuple(layers)
         self.keys = {m: tuple(keyed) for m, keyed in layers.items()}
-        self._places = {
-            (m, key): (str(i), str(j)) for i, (m, keyed) in enumerate(layers.items()) for j, key in enumerate(keyed)
-        }
+        self._rows = {m: str(i) for i, m in enumerate(layers)}
+        self._places = {(m, key): str(j) for m, keyed in layers.items() for j, key in enumerate(keyed)}
         self.covariances = nn.ModuleList(
             nn.ModuleList(InputCovariance(input_width(layer)) for layer in keyed.values()) for keyed in layers.values()
         )
@@ -79,16 +78,23 @@ class FlatBank(nn.Module):
 
     def covariance(self, modality: str, key: Key) -> InputCovariance:
         """Running covariance of one layer's inputs."""
-        return cast(InputCovariance, self._find(self.covariances, modality, key))
+        found: InputCovariance = self._find("covariances", modality)[self._places[modality, key]]
+        return found
+
+    def covariances_of(self, modality: str) -> list[InputCovariance]:
+        """Those of all layers of a modality, in the order of its keys."""
+        return list(self._find("covariances", modality).values())
 
     def projector(self, modality: str, key: Key) -> FlatProjector:
         """Projector of one layer's gradient."""
-        return cast(FlatProjector, self._find(self.projectors, modality, key))
+        found: FlatProjector = self._find("projectors", modality)[self._places[modality, key]]
+        return found
 
-    def _find(self, table: nn.ModuleList, modality: str, key: Key) -> nn.Module:
-        row, place = self._places[modality, key]
-        entry: Any = cast(Any, table._modules[row])._modules[place]  # without the search of a module list
-        return cast(nn.Module, entry)
+    def _find(self, table: str, modality: str) -> dict[str, Any]:
+        """The modules of one modality, without the search of a module list."""
+        rows: Any = self._modules[table]
+        found: dict[str, Any] = rows._modules[self._rows[modality]]._modules
+        return found
 
     def reset(self, modality: str) -> None:
         """Forget the covariances of a modality; projectors made from them stay until the next refresh."""

@@ -5,9 +5,8 @@ Three of a kind: nothing (:class:`NoProjection`), :class:`Orthogonal`, :class:`F
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,14 @@ from torch import Tensor, nn
 from equimodal.engine import Engine, all_sum, recorded_inputs
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.projection._bank import FlatBank, Key
-from equimodal.projection._layers import Layer, OrthogonalProjector, input_width, layer_inputs, project_gradient
+from equimodal.projection._layers import (
+    Layer,
+    OrthogonalProjector,
+    add_sums,
+    input_width,
+    layer_inputs,
+    project_gradient,
+)
 
 
 class NoProjection(nn.Module):
@@ -46,19 +52,20 @@ class NoProjection(nn.Module):
         """What is summed over rows (n, d) of a layer's inputs."""
         raise NotImplementedError(f"{type(self).__name__}.statistic")
 
-    @contextlib.contextmanager
-    def observing(self, modality: str, on: bool = True) -> Iterator[dict[str, Tensor]]:
+    def observing(self, modality: str, on: bool = True) -> Observation:
         """Sums over the inputs that m's layers see inside the block, for an objective's ``sums``; filled at its end."""
-        layers = self.layers(modality) if on else []
+        return Observation(self, self.layers(modality) if on else [])
+
+    def sums_of(self, layers: Sequence[Layer], recorded: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+        """What is summed over the inputs of each layer, and over how many rows."""
         sums: dict[str, Tensor] = {}
-        with recorded_inputs(layers) as recorded:
-            yield sums
         for number, (layer, inputs) in enumerate(zip(layers, recorded, strict=True)):
             if inputs:  # a layer that was not called says nothing
                 pieces = [layer_inputs(layer, x) for x in self.observed(inputs)]
                 rows = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
                 statistic = sums[f"statistic/{number}"] = self.statistic(rows)
                 sums[f"rows/{number}"] = self._count(rows.shape[0], statistic)
+        return sums
 
     def _count(self, size: int, like: Tensor) -> Tensor:
         """A number of rows as a tensor without axes; the same object for equal numbers, which nobody changes."""
@@ -90,6 +97,29 @@ class NoProjection(nn.Module):
         """Projectors back to the identity."""
 
 
+class Observation:
+    """A block at whose end the sums over what some layers were given are known; see :meth:`NoProjection.observing`.
+
+    Args:
+        projection: says what is summed.
+        layers: whose inputs.
+    """
+
+    def __init__(self, projection: NoProjection, layers: Sequence[Layer]) -> None:
+        self._projection, self._layers = projection, layers
+        self._recording = recorded_inputs(layers)
+        self._sums: dict[str, Tensor] = {}
+
+    def __enter__(self) -> dict[str, Tensor]:
+        self._recorded = self._recording.__enter__()
+        return self._sums
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        self._recording.__exit__(kind, *error)
+        if kind is None:
+            self._sums.update(self._projection.sums_of(self._layers, self._recorded))
+
+
 class Orthogonal(NoProjection):
     """One projector per layer, shared by all modalities: each turn takes the mean of its features out of it.
 
@@ -106,7 +136,8 @@ class Orthogonal(NoProjection):
         like_layers(self.projectors, self._layers)
 
     def __iter__(self) -> Iterator[OrthogonalProjector]:
-        return (cast(OrthogonalProjector, p) for p in self.projectors)
+        found: Any = self._modules["projectors"]  # without the search of a module
+        return iter(found._modules.values())
 
     def layers(self, modality: str) -> list[Layer]:
         """Those of the shared head."""
@@ -124,7 +155,7 @@ class Orthogonal(NoProjection):
     def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
         """P loses the mean of the features over all processes."""
         own: dict[str, Tensor] = {}
-        projectors = list(self)
+        projectors, alpha = list(self), self._alpha()
         for number, projector in enumerate(projectors):
             matrix, statistic = projector.matrix, sums.get(f"statistic/{number}")
             if statistic is None:  # of a process of which no sample takes part
@@ -136,7 +167,7 @@ class Orthogonal(NoProjection):
         extras: dict[str, Tensor] = {}
         for number, projector in enumerate(projectors):
             mean = whole[f"statistic/{number}"] / whole[f"rows/{number}"]
-            extras[f"alpha_over_energy/{number}"] = projector.update(mean, self._alpha(), self._relative)
+            extras[f"alpha_over_energy/{number}"] = projector.update(mean, alpha, self._relative)
             extras[f"plasticity/{number}"] = projector.plasticity()
         return extras
 
@@ -181,9 +212,10 @@ class Flat(NoProjection):
 
     def project(self, modality: str) -> None:
         r""":math:`G \leftarrow G P`."""
+        bank = self.bank
         for key, layer in self.keyed[modality].items():
             for source in self.keys_of(modality, key):
-                project_gradient(layer, self.bank.projector(modality, source).matrix)
+                project_gradient(layer, bank.projector(modality, source).matrix)
 
     def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
         """Add to the covariances; processes are summed over when the projectors are made."""
@@ -192,9 +224,13 @@ class Flat(NoProjection):
 
     def add(self, modality: str, sums: Mapping[str, Tensor]) -> None:
         """Add the sums of :meth:`observing` to m's covariances."""
-        for number, key in enumerate(self.keyed[modality]):
-            if f"rows/{number}" in sums:
-                self.bank.covariance(modality, key).add_sum(sums[f"statistic/{number}"], sums[f"rows/{number}"])
+        covariances = self.bank.covariances_of(modality)
+        seen = [number for number in range(len(covariances)) if f"rows/{number}" in sums]
+        add_sums(
+            [covariances[number] for number in seen],
+            [sums[f"statistic/{number}"] for number in seen],
+            [sums[f"rows/{number}"] for number in seen],
+        )
 
     def end_epoch(self) -> None:
         """New projectors from the covariances; every process must call it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -142,15 +143,15 @@ class OrthogonalProjector(Float32Buffers):
     @torch.no_grad()
     def update(self, feature_mean: Tensor, alpha: float, relative: bool) -> Tensor:
         """Take in the mean of one batch; returns alpha divided by the running mean of |hbar|^2."""
-        matrix, running = self.matrix, self.energy
+        matrix, running, updates = self.matrix, self.energy, self.updates
         mean = feature_mean.to(matrix.dtype)
         # the first mean counts whole, later ones a tenth
-        running.lerp_(torch.dot(mean, mean), (1 - self.updates).clamp_min(0.1).to(mean.dtype))
-        self.updates.add_(1)
+        running.lerp_(torch.dot(mean, mean), (1 - updates).clamp_min(0.1).to(mean.dtype))
+        updates.add_(1)
         energy = running.clamp_min(1e-12)
         removed = removed_direction(matrix, mean, alpha * energy if relative else alpha)
         matrix.addr_(removed, removed, alpha=-1)
-        return energy.reciprocal() * alpha if not relative else torch.full_like(energy, alpha)
+        return torch.full_like(energy, alpha) if relative else energy.reciprocal_().mul_(alpha)
 
     def plasticity(self) -> Tensor:
         """trace(P) / d."""
@@ -178,16 +179,25 @@ class InputCovariance(Float32Buffers):
         total, count = uncentred_covariance_sum(rows)
         self.add_sum(total, self.count.new_tensor(count))
 
-    @torch.no_grad()
     def add_sum(self, total: Tensor, count: Tensor) -> None:
         """Add a sum of outer products (d, d) of ``count`` rows."""
-        self.total.add_(total.to(self.total.dtype))
-        self.count.add_(count.sum() if count.ndim else count)
+        add_sums([self], [total], [count])
 
     def reset(self) -> None:
         """Forget everything."""
         self.total.zero_()
         self.count.zero_()
+
+
+@torch.no_grad()
+def add_sums(covariances: Sequence[InputCovariance], totals: Sequence[Tensor], counts: Sequence[Tensor]) -> None:
+    """:meth:`InputCovariance.add_sum` of several covariances at once."""
+    if not covariances:
+        return
+    table = [c._buffers for c in covariances]
+    own: list[Any] = [*(b["total"] for b in table), *(b["count"] for b in table)]
+    more = [*totals, *(count.sum() if count.ndim else count for count in counts)]
+    torch._foreach_add_(own, [t.to(mine.dtype) for t, mine in zip(more, own, strict=True)])
 
 
 class FlatProjector(Float32Buffers):

@@ -36,7 +36,7 @@ def next_steps(record: Study, folder: str) -> list[Step]:
         return _of_run(record, folder)
     again = f"equimodal compare --out {shlex.quote(folder)}"
     steps = []
-    if any(reason.startswith(("failed:", "left out:")) for reason in record.incomplete):
+    if any(reason.startswith(("failed:", "left out:", "not finished:")) for reason in record.incomplete):
         steps.append(Step("run the cells again that failed", again))
     if record.missing:
         steps.append(
@@ -56,10 +56,17 @@ def next_steps(record: Study, folder: str) -> list[Step]:
 def _of_run(record: Study, folder: str) -> list[Step]:
     """A run by itself: compare it, and see what it can do with less."""
     words = ["equimodal", "compare"]
-    data = record.facts.get("data")
-    for name, value in data.items() if isinstance(data, Mapping) else ():
-        words += [f"--data.{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
-    words += ["--methods", ",".join(row.kind for row in record.rows), "--seeds", "0,1,2", "--out", f"{folder}-compared"]
+    for part in ("data", "model", "training"):
+        found = record.facts.get(part)
+        for name, value in found.items() if isinstance(found, Mapping) else ():
+            words += [f"--{part}.{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+    options, kinds = record.facts.get("options"), [row.kind for row in record.rows]
+    if options:
+        entries = {kind: {"method": kind, "options": options} for kind in kinds}
+        words += ["--entries", json.dumps(entries, ensure_ascii=False)]
+    else:
+        words += ["--methods", ",".join(kinds)]
+    words += ["--seeds", "0,1,2", "--out", f"{folder}-compared"]
     return [
         Step("compare it with the controls, without which a score says little", shlex.join(words)),
         _evaluation(folder),

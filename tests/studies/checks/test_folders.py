@@ -157,7 +157,7 @@ def test_an_unfinished_cell_of_a_comparison_is_named(study: Path, tmp_path: Path
 def test_what_is_no_run_or_comparison_is_refused_by_name(one: Path, study: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         check_folder(tmp_path / "nothing")
-    with pytest.raises(DataError, match=r"study.yaml"):
+    with pytest.raises(DataError, match="Found a folder without a run"):
         check_folder(tmp_path)
     target = tmp_path / "study"
     target.mkdir()

@@ -6,6 +6,7 @@ from equimodal.data.tables._kinds import KINDS, Group, Proposal, propose
 from equimodal.data.tables._preparation import Preparation
 from equimodal.data.tables._raw import raw_inputs
 from equimodal.data.tables._report import TableReport
+from equimodal.data.tables._split import NAMES as PART_NAMES
 from equimodal.data.tables._table import FORMATS, Table, as_table, count_rows, read_pieces, read_table
 from equimodal.data.tables._target import unit_options
 
@@ -13,6 +14,7 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "LARGEST",
+    "PART_NAMES",
     "Group",
     "Preparation",
     "Proposal",

@@ -11,7 +11,7 @@ from equimodal.data.tables._table import Array, Table
 from equimodal.errors import DataError
 
 PARTS = ("train", "validation", "test")
-_NAMES = {
+NAMES = {
     "train": "train", "training": "train", "0": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "1": "validation",
     "test": "test", "2": "test",
@@ -26,7 +26,7 @@ def split_by_column(table: Table, column: str) -> Array:
     """
     found = []
     for row, text in enumerate(table.texts(column)):
-        part = _NAMES.get(text.lower())
+        part = NAMES.get(text.lower())
         if part is None:
             value = table.cells(column)[row]
             raise table.refusal(column, row, "train, validation or test", value, "Correct the cell.")

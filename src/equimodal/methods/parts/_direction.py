@@ -85,16 +85,15 @@ class Direction:
         """The head on fused features and each classifier on detached ones, with the inputs of their output layers."""
         features = self._model.encode(batch.inputs, batch.present)
         fused = self._model.fuse(features, batch.present)
-        with recorded_inputs([self.layer], detach=False) as recorded:
+        shown = [m for m in self.own if m in features]
+        with recorded_inputs([self.layer, *(self.own[m] for m in shown)], detach=False) as (last, *inputs):
             output = self._model.head(fused)
+            outputs = [self._classifiers[m](detached(features[m])) for m in shown]
         own: dict[str, Seen] = {}
-        for m in [m for m in self.own if m in features]:
-            with recorded_inputs([self.own[m]]) as inputs:
-                z = self._classifiers[m](detached(features[m]))
-            rows = batch.rows(m)
-            last = inputs[0][-1] if rows is None else inputs[0][-1].index_select(0, rows)
-            own[m] = Seen(*own_rows(z, batch, m), last)
-        return Seen(output, target_of(batch), recorded[0][-1]), own
+        for m, z, given in zip(shown, outputs, inputs, strict=True):
+            u, rows = given[-1].detach(), batch.rows(m)
+            own[m] = Seen(*own_rows(z, batch, m), u if rows is None else u.index_select(0, rows))
+        return Seen(output, target_of(batch), last[-1]), own
 
     def gradient(self, layer: Layer, seen: Seen) -> Tensor:
         """Gradient of the loss of an output with respect to the weight of the layer that made it, (C, D)."""

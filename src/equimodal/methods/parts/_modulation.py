@@ -45,12 +45,13 @@ def scale_encoders(
         OptimizerWarning: ``"gradient"`` with an optimizer that cancels it.
     """
     report.coefficients["scale"] = dict(factors)
-    own = {m: [*method.multimodal.parameters_of(m), *(beside or {}).get(m, ())] for m in factors}
+    model, optimizers = method.multimodal, engine.optimizers
+    own = {m: [*model.parameters_of(m), *(beside or {}).get(m, ())] for m in factors}
     of = {m: [p for p in parameters if p.grad is not None] for m, parameters in own.items()}
-    if len(engine.optimizers) == 1:  # which has all of them
-        cancelled = dict.fromkeys(of, cancels_scale(engine.optimizers, ()))
+    if len(optimizers) == 1:  # which has all of them
+        cancelled = dict.fromkeys(of, cancels_scale(optimizers, ()))
     else:
-        cancelled = {m: cancels_scale(engine.optimizers, parameters) for m, parameters in of.items()}
+        cancelled = {m: cancels_scale(optimizers, parameters) for m, parameters in of.items()}
     if any(cancelled.values()) and apply_to == "gradient":
         warn_once(
             method,

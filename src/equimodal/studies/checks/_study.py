@@ -14,7 +14,16 @@ from equimodal.errors import DataError, EquimodalError
 from equimodal.methods import get
 from equimodal.studies.checks._run import check_run, loaders, records_of
 from equimodal.studies.comparisons import load_study
-from equimodal.studies.runs import OUTCOMES, is_finished, load_run, read_metrics, read_outcomes, stored_config, verify
+from equimodal.studies.runs import (
+    OUTCOMES,
+    content_of,
+    is_finished,
+    load_run,
+    read_metrics,
+    read_outcomes,
+    stored_config,
+    verify,
+)
 from equimodal.studies.setup import cell_folder
 
 Cells = dict[int, Path]
@@ -31,16 +40,12 @@ def check_folder(
         UnknownNameError: ``ignore`` holds a code that is none.
     """
     path = Path(folder)
-    if not path.is_dir():
-        raise DataError(f"`{path}`: expected the folder of a run or of a comparison. Found no such folder. Check it.")
     if (path / "study.yaml").exists() or (path / "study.json").exists():
         return check_study(path, ignore=ignore, records_only=records_only)
     if (path / "config.yaml").exists():
         return check_run(path, ignore=ignore, fast=fast, records_only=records_only)
-    raise DataError(
-        f"`{path}`: expected the folder of a run (config.yaml) or of a comparison (study.yaml). Found neither. Make "
-        "one: equimodal train --out DIR."
-    )
+    found, step = content_of(path)
+    raise DataError(f"`{path}`: expected the folder of a run or of a comparison. Found {found}. {step}.")
 
 
 def check_study(folder: Path | str, *, ignore: Iterable[str] = (), records_only: bool = False) -> Report:
@@ -117,7 +122,8 @@ def _entries(folder: Path) -> tuple[dict[str, Cells], list[str]]:
         load_study(folder)  # refuses one that was changed
     path = folder / "study.yaml"
     if not path.exists():
-        raise DataError(f"`{folder}`: expected a comparison (study.yaml). Found none. Make one: equimodal compare.")
+        held, step = content_of(folder)
+        raise DataError(f"`{folder}`: expected the folder of a comparison. Found {held}. {step}.")
     stored = read_yaml(path)
     labels, seeds = stored.get("entries"), stored.get("seeds")
     if not isinstance(labels, Mapping) or not isinstance(seeds, list):

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from equimodal._utils.schema import check
 from equimodal.data import Dataset
-from equimodal.studies.runs import environment, plain, read_json, seal_hash, verify, write_sealed
+from equimodal.studies.runs import environment, plain, read_json, seal_hash, verify, versions_of, write_sealed
 from equimodal.studies.setup import RunConfig, StudyConfig, resolved_options
 
 CHECKED = "checked.json"
@@ -61,9 +61,22 @@ class Known:
         self._cells[cell] = found
         return found["versions"]
 
-    def note(self, cell: str, folder: Path, versions: Mapping[str, str]) -> None:
-        """A cell was read and found right."""
-        self._cells[cell] = {"key": self._key(cell, folder), "versions": dict(versions)}
+    def note(self, cell: str, folder: Path) -> dict[str, str]:
+        """A cell was read and found right; which versions made it."""
+        made = versions_of(folder)
+        if seal_hash(folder):  # without hashes, as of version 0.1, it is read each time
+            self._cells[cell] = {"key": self._key(cell, folder), "versions": made}
+        return made
+
+    def add(self, folders: Mapping[str, Path]) -> None:
+        """Those that have ended well since.
+
+        Args:
+            folders: name of a cell -> its folder.
+        """
+        for cell, folder in folders.items():
+            if cell not in self._cells:
+                self.note(cell, folder)
 
     def has_summary(self, costs: Mapping[str, float], cells: Mapping[str, RunConfig]) -> bool:
         """Whether the stored summary is what would be made now."""

@@ -20,7 +20,7 @@ from equimodal.studies.runs import (
     stored_config,
     verify,
 )
-from equimodal.studies.setup import DataConfig, Entry
+from equimodal.studies.setup import DataConfig, Entry, recipe
 
 
 def study_of_run(folder: Path | str) -> dict[str, Any]:
@@ -44,8 +44,7 @@ def study_of_run(folder: Path | str) -> dict[str, Any]:
     run = run_record(label, metrics, ".", folder, outcomes, (), predictions)
     if (folder / EVALUATION).is_file():
         run["evaluation"] = read_json(folder / EVALUATION)
-    default = vars(DataConfig())
-    data = {k: v for k, v in plain(vars(config.data)).items() if k == "name" or v != plain(default[k])}
+    usual_parts = dict(zip(("model", "training"), recipe(config.data.name, config.data.target), strict=True))
     study: dict[str, Any] = plain({
         "kind": "run",
         "title": f"{metrics.get('data') or known.get('name')}: {label}, seed {seed}",
@@ -53,7 +52,9 @@ def study_of_run(folder: Path | str) -> dict[str, Any]:
         "dataset": {"name": known.get("name"), "target": metrics.get("target"), "fingerprint": known.get("fingerprint"),
                     "samples": known.get("samples"), "class_names": known.get("classes") or [],
                     "modalities": list(metrics.get("probe") or metrics["test"]["unimodal"])},
-        "data": data,
+        "data": {"name": config.data.name, **_changes(config.data, DataConfig())},
+        **{name: _changes(getattr(config, name), usual) for name, usual in usual_parts.items()},
+        "options": config.options,
         "protocol": {"name": known.get("protocol"), "validation": known.get("validation")},
         "selection": SELECTIONS[config.training.selection],
         "budget": {"training": dataclasses.asdict(config.training), "model": dataclasses.asdict(config.model)},
@@ -64,3 +65,8 @@ def study_of_run(folder: Path | str) -> dict[str, Any]:
         "environment": environment,
     })  # fmt: skip
     return study
+
+
+def _changes(part: Any, usual: Any) -> dict[str, Any]:
+    """Fields of a part of the configuration that are not what a command takes by itself."""
+    return {k: v for k, v in vars(part).items() if plain(v) != plain(vars(usual)[k])}

@@ -1,6 +1,7 @@
 """One run: training with selection on validation data, its checkpoints and its records."""
 
 from equimodal.studies.runs._companions import load_companions
+from equimodal.studies.runs._content import COMPARISON, TUNING, check_content, content_of
 from equimodal.studies.runs._fit import Progress, fit
 from equimodal.studies.runs._identity import check_config, check_finished, located
 from equimodal.studies.runs._load import load_run
@@ -27,26 +28,32 @@ from equimodal.studies.runs._records import (
 from equimodal.studies.runs._run import DETAILS, conclude, prepare_folder, run
 from equimodal.studies.runs._seal import is_sealed, seal, seal_hash, verify, versions_of, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
-from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
+from equimodal.studies.runs._signals import REQUEUE, STOPPED, InUseError, Terminated, Termination, in_use, locked
 from equimodal.studies.runs._stored import read_environment, read_history, stored_config
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
 __all__ = [
+    "COMPARISON",
     "DETAILS",
     "ELSEWHERE",
     "OUTCOMES",
     "REQUEUE",
     "SELECTIONS",
     "STOPPED",
+    "TUNING",
+    "InUseError",
     "Progress",
     "Terminated",
     "Termination",
     "check_config",
+    "check_content",
     "check_finished",
     "conclude",
+    "content_of",
     "environment",
     "epochs_done",
     "fit",
+    "in_use",
     "is_finished",
     "is_sealed",
     "load_companions",

@@ -9,9 +9,10 @@ from typing import Any
 
 from equimodal.data import Dataset, available
 from equimodal.errors import DataError
+from equimodal.studies.runs._content import content_of
 from equimodal.studies.runs._records import plain
 from equimodal.studies.runs._stored import read_environment, stored_config
-from equimodal.studies.setup import DataConfig, RunConfig, resolved_options
+from equimodal.studies.setup import DataConfig, RunConfig, place_here, resolved_options
 
 _ANY = ("logger", "loader")
 """Fields of a configuration that change no number: a run may go on with others."""
@@ -50,7 +51,8 @@ def check_fingerprint(folder: Path, data: Dataset) -> None:
     stored = read_environment(folder).get("data", {}).get("fingerprint")
     if stored != data.fingerprint:
         raise DataError(
-            f"`{folder}`: the data have changed since this run was started (fingerprint {str(stored)[:12]} then, "
+            f"`{folder}`: the data have changed since this run was started (config.yaml; fingerprint "
+            f"{str(stored)[:12]} then, "
             f"{data.fingerprint[:12]} now). Restore them, or start anew in another folder."
         )
 
@@ -59,21 +61,16 @@ def check_finished(folder: Path) -> None:
     """Refuse a folder without the weights of a finished run, and say what it is instead."""
     if (folder / "weights.safetensors").exists():
         return
-    if not folder.exists():
-        found, step = "no such folder", "Check the path"
-    elif not (folder / "config.yaml").exists():
-        found, step = "a folder without a run (no config.yaml)", "Check the path"
-    else:
-        found, step = "an unfinished run (no weights.safetensors)", "Finish it: equimodal train --resume --out"
-        step = f"{step} {folder}"
+    found, step = content_of(folder)
     raise DataError(f"`{folder}`: expected the folder of a finished run. Found {found}. {step}.")
 
 
 def located(config: DataConfig, folder: Path, started: str | None = None) -> DataConfig:
     """``config`` with the paths that hold from here, for a run that may have been started in another directory.
 
-    A relative path that leads nowhere from here is tried from the directory where the run was started, and from the
-    folders above the run. ``started`` is that directory where the run does not say it, of a comparison.
+    A relative path that leads nowhere from here is tried from the directory where the run was started, from the folders
+    above the run, and last below the folder that the environment variable ``EQUIMODAL_DATA`` names. ``started`` is that
+    directory where the run does not say it, of a comparison.
 
     Raises:
         DataError: the data are at none of these places.
@@ -85,12 +82,13 @@ def located(config: DataConfig, folder: Path, started: str | None = None) -> Dat
         path = getattr(config, name)
         if path is None or Path(path).exists() or (name == "name" and path in available()):
             continue
-        near = next((place / path for place in places if (place / path).exists()), None)
+        near = next((place / path for place in places if (place / path).exists()), None) or place_here(path)
         if near is None:
             tried = f"here ({Path.cwd()}), in {started or 'the directory where the run was started'} or above the run"
             raise DataError(
                 f"`{path}`: expected the data of the run `{folder}` (config.yaml: data.{name}). Found nothing {tried}. "
-                "Restore it, or call from the directory that the path starts in."
+                "Restore it, call from the directory that the path starts in, or name the folder of the data: "
+                "EQUIMODAL_DATA=FOLDER."
             )
         found[name] = str(near)
     return dataclasses.replace(config, **found)

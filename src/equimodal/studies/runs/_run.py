@@ -24,6 +24,7 @@ from equimodal.diagnostics import (
 from equimodal.errors import DataError
 from equimodal.methods import Method, refuse_incomplete
 from equimodal.studies.runs._companions import WEIGHTS, load_companions
+from equimodal.studies.runs._content import RUN, check_content
 from equimodal.studies.runs._fit import Progress as Progress
 from equimodal.studies.runs._fit import fit as fit
 from equimodal.studies.runs._identity import check_config, check_fingerprint, located
@@ -133,6 +134,10 @@ def run(
             refuse_incomplete(method, data.train.present)
             if share.first:
                 stack.enter_context(locked(folder))
+            if share.any(resume and share.first and is_finished(folder)):  # by another process, in the meantime
+                share.part_ways()
+                return read_metrics(folder, config) if share.first else {}
+            if share.first:
                 prepare_folder(config, folder, data, resume)
                 _keep_rate(folder, tested)
             share.wait()
@@ -154,7 +159,8 @@ def _keep_rate(folder: Path, tested: Mapping[str, Any] | None) -> None:
 
 def prepare_folder(config: RunConfig, folder: Path, data: Dataset, resume: bool) -> None:
     """Write what the run is; refuse a folder that holds another one."""
-    known = folder / "config.yaml"
+    check_content(folder, RUN)
+    known = folder / RUN
     if known.exists():
         if not resume:
             raise DataError(

@@ -58,7 +58,7 @@ class Epoch(TypedDict, total=False):
 class _Scores(TypedDict, total=False):
     score: Required[float]
     loss: float | None
-    unimodal: dict[str, float]
+    unimodal: Required[dict[str, float]]
     samples: int
     unimodal_samples: dict[str, int]
 
@@ -76,7 +76,7 @@ class _Metric(TypedDict):
 class _Selection(TypedDict, total=False):
     by: Required[str]
     epoch: Required[int]
-    score: float | None
+    score: Required[float | None]
     trained: int
     planned: int
 
@@ -91,15 +91,16 @@ class Metrics(TypedDict, total=False):
     method: Required[str]
     seed: Required[int]
     options: dict[str, Any]
-    data: str
-    protocol: str
+    parameters: int
+    data: Required[str]
+    protocol: Required[str]
     target: str | None
-    metric: _Metric
-    selection: _Selection
-    rule: str
+    metric: Required[_Metric]
+    selection: Required[_Selection]
+    rule: Required[str]
     test: Required[_Scores]
     validation: Required[_Scores]
-    rules: dict[str, _Rule]
+    rules: Required[dict[str, _Rule]]
     inference: _Inference
     probe: dict[str, float]
     trained_modalities: list[str] | None

@@ -25,11 +25,13 @@ from equimodal.studies.setup._config import DataConfig, ModelConfig, RunConfig, 
 from equimodal.studies.setup._fusion import build_fusion, build_head, check_steps, with_steps
 from equimodal.studies.setup._options import companion_options, method_options
 from equimodal.studies.setup._own_code import own_object
+from equimodal.studies.setup._places import placed
 from equimodal.studies.setup._uses import check_uses
 
 
 def build_data(config: DataConfig) -> Dataset:
-    """The dataset that the configuration names."""
+    """The dataset that the configuration names; a path that leads nowhere is tried where ``EQUIMODAL_DATA`` says."""
+    config = placed(config)
     options = dict(config.options)
     if config.missing or config.missing_file:
         options["missing"] = Missing(config.missing or "", config.missing_file, config.missing_seed)
@@ -230,6 +232,9 @@ def fixed_rate(config: TrainingConfig) -> float:
 def optimizer_factory(config: TrainingConfig) -> Callable[[list[dict[str, Any]]], Optimizer]:
     """Makes the configured optimizer from parameter groups.
 
+    In host memory Adam and AdamW step all parameters in one operation (``fused``). A state that was saved without it
+    says so, and goes on without it, bit for bit.
+
     Raises:
         MethodError: the learning rate is still to be found.
     """
@@ -239,7 +244,8 @@ def optimizer_factory(config: TrainingConfig) -> Callable[[list[dict[str, Any]]]
         if config.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=config.weight_decay)
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        return kind(groups, lr=rate, weight_decay=config.weight_decay)
+        in_host_memory = all(p.is_cpu and p.is_floating_point() for group in groups for p in group["params"])
+        return kind(groups, lr=rate, weight_decay=config.weight_decay, fused=in_host_memory or None)
 
     return make
 

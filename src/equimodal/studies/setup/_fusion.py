@@ -54,7 +54,8 @@ def check_fusion(name: object, options: object) -> str:
         raise ModelError(f"`model.fusion_options`: expected option -> value. Found {options!r}.")
     for option in options:
         if option not in known:
-            raise unknown_name(f"option of {get(name).__name__}", str(option), known)
+            kind = f"option of {get(name).__name__} (`model.fusion_options`)"
+            raise unknown_name(kind, str(option), known)
     return get(name).__name__
 
 

@@ -18,7 +18,7 @@ from equimodal.data.tables import Preparation, Table, as_table, read_pieces, uni
 from equimodal.errors import DataError, DataWarning, StorageError, unknown_name
 from equimodal.export import Format
 from equimodal.methods import Method
-from equimodal.studies.runs import load_weights, own_randomness, read_json, read_yaml, verify, warn_versions
+from equimodal.studies.runs import content_of, load_weights, own_randomness, read_json, read_yaml, verify, warn_versions
 from equimodal.studies.setup import RunConfig, check_trust, seeded, trusting
 from equimodal.studies.tables._graph import export_table
 
@@ -266,10 +266,10 @@ def load(folder: str | Path) -> Predictor:
     """
     folder = Path(folder)
     if not (folder / PREPARATION).is_file() or not (folder / "weights.safetensors").is_file():
-        found = "no such folder" if not folder.exists() else f"none of {PREPARATION} and weights.safetensors"
+        found, step = content_of(folder)
         if (folder / "weights.safetensors").is_file():
-            found = f"a run without {PREPARATION}, which was not made from a table; equimodal predict RUN reads it"
-        raise DataError(f"`{folder}`: expected a finished run of `equimodal fit`. Found {found}.")
+            found, step = f"a run without {PREPARATION}, which was not made from a table", "equimodal predict reads it"
+        raise DataError(f"`{folder}`: expected a finished run of `equimodal fit`. Found {found}. {step}.")
     verify(folder)
     warn_versions([folder])
     config = RunConfig.from_dict(read_yaml(folder / "config.yaml"))

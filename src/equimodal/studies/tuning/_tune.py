@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 from equimodal.data import Dataset, TestSplit, require
 from equimodal.errors import DataError, MethodError
 from equimodal.studies.comparisons import declared_cost, measure_cost
-from equimodal.studies.runs import Termination, locked, plain, read_json, read_yaml, write_json, write_yaml
+from equimodal.studies.runs import (
+    TUNING,
+    Termination,
+    check_content,
+    locked,
+    plain,
+    read_json,
+    read_yaml,
+    write_json,
+    write_yaml,
+)
 from equimodal.studies.setup import RunConfig, build_data, check_device
 from equimodal.studies.tuning._config import TuneConfig
 from equimodal.studies.tuning._ensemble import select_ensemble
@@ -33,7 +43,7 @@ from equimodal.studies.tuning._verdict import (
 if TYPE_CHECKING:
     import optuna
 
-RECORD, CONFIG, TAKE = "tune.json", "tune.yaml", "take.yaml"
+RECORD, CONFIG, TAKE = "tune.json", TUNING, "take.yaml"
 _MAY_CHANGE = ("budget", "test", "ensemble")
 
 
@@ -93,6 +103,7 @@ def tune(
 
 def _claim(config: TuneConfig, folder: Path, data: Dataset) -> dict[str, Any] | None:
     """Refuse another tuning's folder; the record of this one, if it has read its test data."""
+    check_content(folder, CONFIG)
     path = folder / CONFIG
     if not path.exists():
         if (folder / JOURNAL).exists() or (folder / TRIALS).exists():

@@ -69,16 +69,21 @@ class Verdict:
         control: the best control on validation data.
         validation: winner minus control there, with its interval; ``None`` where the winner is the control.
         taken: the winner if that interval lies above zero, else the control.
+        compositions: how many the winner is the best of, for which the interval is corrected (Bonferroni).
     """
 
     winner: Finished
     control: Finished
     validation: Difference | None
     taken: Finished
+    compositions: int = 1
 
 
 def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
-    """Winner, best control, and which of the two to take.
+    r"""Winner, best control, and which of the two to take.
+
+    The best of k compositions is above the control by chance more often than one is. Its interval therefore has the
+    level :math:`1 - 0.05 / k` (Bonferroni), and k times as many draws, so that its ends are as exact.
 
     Args:
         bench: validation samples.
@@ -98,8 +103,11 @@ def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
     control = max(sorted(controls, key=lambda f: f.number), key=lambda f: f.pick.score)
     if winner is control:
         return Verdict(winner, control, None, control)
-    difference = paired_difference([_earned(bench, winner)], [_earned(bench, control)])
-    return Verdict(winner, control, difference, winner if difference.better else control)
+    count = len(finished) - len(controls)
+    difference = paired_difference(
+        [_earned(bench, winner)], [_earned(bench, control)], level=1 - 0.05 / count, draws=2000 * count
+    )
+    return Verdict(winner, control, difference, winner if difference.better else control, count)
 
 
 def _earned(bench: Bench, trial: Finished) -> Outcomes:
@@ -200,15 +208,16 @@ def in_words(verdict: Verdict, test: Mapping[str, Any] | None, percent: bool) ->
     if verdict.validation is None:
         said = f"Take the control {control.config.method}: no composition scored higher on validation data."
     elif verdict.taken is winner:
+        above = _with_interval(verdict.validation, percent, verdict.compositions)
         said = (
-            f"Take {winner.label}: on validation data it is {_with_interval(verdict.validation, percent)} above the "
-            f"best control, {control.config.method}, and the interval lies above zero."
+            f"Take {winner.label}: on validation data it is {above} above the best "
+            f"control, {control.config.method}, and the interval lies above zero."
         )
     else:
+        above = _with_interval(verdict.validation, percent, verdict.compositions)
         said = (
-            f"Take the control {control.config.method}: the best composition, {winner.label}, is "
-            f"{_with_interval(verdict.validation, percent)} above it on validation data, and the interval includes "
-            "zero."
+            f"Take the control {control.config.method}: the best composition, {winner.label}, is {above} above it on "
+            "validation data, and the interval includes zero."
         )
     if test is None or test.get("difference") is None:
         return said
@@ -219,10 +228,13 @@ def in_words(verdict: Verdict, test: Mapping[str, Any] | None, percent: bool) ->
     return f"{said} On test data the composition is {_with_interval(difference, percent)} above the control; {check}."
 
 
-def _with_interval(difference: Difference, percent: bool) -> str:
+def _with_interval(difference: Difference, percent: bool, compositions: int = 1) -> str:
     factor, digits, unit = (100, 1, " points") if percent else (1, 3, "")
     low, high = difference.low * factor, difference.high * factor
-    return f"{difference.mean * factor:.{digits}f}{unit} (95 % interval {low:.{digits}f} to {high:.{digits}f})"
+    corrected = f", corrected for {compositions} compositions" if compositions > 1 else ""
+    return (
+        f"{difference.mean * factor:.{digits}f}{unit} (95 % interval {low:.{digits}f} to {high:.{digits}f}{corrected})"
+    )
 
 
 def plain_difference(difference: Difference | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, st
 
 
 def read_image(
-    path: Path, size: int, fit: Fit = "squash", shorter: int = 0, interpolation: Interpolation = "bilinear"
+    path: Path | bytes, size: int, fit: Fit = "squash", shorter: int = 0, interpolation: Interpolation = "bilinear"
 ) -> Array:
     """The picture as (3, size, size), uint8, RGB.
 
@@ -36,7 +37,7 @@ def read_image(
     loaders). Of several frames the first is taken.
 
     Args:
-        path: any format that Pillow reads, whatever its name says.
+        path: of any format that Pillow reads, whatever its name says; or the content of such a file.
         size: height and width of the result.
         fit: ``"squash"``: resized without keeping the aspect; ``"crop"``: the shorter side is resized to ``shorter``,
             then the centre is cut out.
@@ -49,10 +50,11 @@ def read_image(
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    check_file(path)
+    if isinstance(path, Path):
+        check_file(path)
     how = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
     try:
-        with Image.open(path) as picture:
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path)) as picture:
             picture.load()
             pixels = _rgb(ImageOps.exif_transpose(picture))
             if fit == "squash":
@@ -60,7 +62,8 @@ def read_image(
             else:
                 result = _centre(pixels, size, shorter or size, how)
     except UnidentifiedImageError as error:
-        raise UnreadableError(f"no picture but {kind_of_file(path)}") from error
+        other = f" but {kind_of_file(path)}" if isinstance(path, Path) else ""
+        raise UnreadableError(f"no picture{other}") from error
     except Image.DecompressionBombError as error:
         raise UnreadableError("more pixels than Pillow's limit against decompression bombs") from error
     except _BROKEN as error:

@@ -1,0 +1,34 @@
+"""Blocks of code with something before and after them, for steps, where a generator would cost as much as a kernel."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+"""Nothing before and nothing after; one object serves all."""
+
+
+class Around:
+    """Calls one function before a block and another after it, also after an exception, which goes on.
+
+    Args:
+        before: called at the start; if it raises, the block is not entered and ``after`` is not called.
+        after: called at the end.
+
+    Example:
+        >>> with Around(lambda: print("before"), lambda: print("after")):
+        ...     print("inside")
+        before
+        inside
+        after
+    """
+
+    def __init__(self, before: Callable[[], object], after: Callable[[], object]) -> None:
+        self._before, self._after = before, after
+
+    def __enter__(self) -> None:
+        self._before()
+
+    def __exit__(self, *error: object) -> None:
+        self._after()

@@ -1,0 +1,196 @@
+"""Samples of one modality, decoded from the rows of a collection when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equimodal.data._precision import is_wide
+from equimodal.data._row_source import RowArray
+from equimodal.data.records._arrow import UnevenError, chosen, dense, element_type, padded
+from equimodal.data.records._field import Field
+from equimodal.data.records._reader import Array, Mask, Reader, Rows
+from equimodal.errors import DataError
+
+_PIECE = 1 << 12  # samples that are decoded together for a digest
+
+
+class Contents(RowArray):
+    """Samples of one modality.
+
+    Args:
+        reader: of the collection.
+        column: that holds the contents.
+        field: says how a content becomes an array.
+        there: (N,) which rows have something.
+        first: a present row, of which the shape of all is taken.
+        root: where relative paths begin.
+        statistics: see :class:`RowArray`.
+    """
+
+    def __init__(
+        self, reader: Reader, column: str, field: Field, there: Mask, first: int, root: Path | None, statistics: int
+    ) -> None:  # fmt: skip
+        self._reader, self._column, self._field, self._there, self._root = reader, column, field, there, root
+        self.kept = 1
+        """Blocks that are kept, where the collection is read in blocks."""
+        self._blocks: OrderedDict[int, Any] = OrderedDict()
+        self._shape: tuple[int, ...] | None = None
+        self._type: np.dtype[Any] = np.dtype(np.float32)
+        content = reader.take(column, np.array([first]))
+        own = self._converted(content, np.array([first]))
+        if own[0].dtype.kind not in "biuf":
+            raise self._refusal(first, "numbers", f"{own[0].dtype} {own[0].shape[1:]}. Give decode=")
+        self._shape = own[0].shape[1:]
+        wide = np.dtype(np.float64) if is_wide(own[0]) else np.dtype(np.float32)
+        self._type = np.dtype(np.int64) if field.kind == "tokens" else wide
+        element = element_type(getattr(content, "type", None)) if field.decode is None else None
+        self.plain = element is not None
+        """The contents are numbers already, so that they may be kept in memory."""
+        self.element = element or own[0].dtype
+        super().__init__((len(reader), *self._shape), self._type, field.length is not None, statistics)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for another process, which reads its own blocks."""
+        return {**self.__dict__, "_blocks": OrderedDict()}
+
+    def take(self, rows: Rows) -> tuple[Array, Mask | None]:
+        starts = self._reader.starts
+        if starts is None:
+            values, real = self._converted(self._reader.take(self._column, rows), rows)
+            return np.require(values, self._type, "W"), real
+        owner = np.searchsorted(starts, rows, side="right") - 1
+        out = np.empty((len(rows), *self.shape[1:]), self._type)
+        mask = np.zeros((len(rows), self.shape[1]), bool) if self.padded else None
+        for number in np.unique(owner):
+            places = np.flatnonzero(owner == number)
+            values, real = self._of_block(int(number), rows[places])
+            out[places] = values
+            if mask is not None and real is not None:
+                mask[places] = real
+        return out, mask
+
+    def pieces(self) -> Iterator[tuple[Array, Rows]]:
+        """All samples in order, zeros where they are absent, in the type of the contents; and their lengths."""
+        starts = self._reader.starts
+        bounds = np.arange(0, len(self) + _PIECE, _PIECE).clip(max=len(self)) if starts is None else starts
+        for number, (begin, end) in enumerate(pairwise(bounds.tolist())):
+            there = np.flatnonzero(self._there[begin:end])
+            values = np.zeros((end - begin, *self.shape[1:]), self.element)
+            lengths = np.zeros(end - begin, np.int64)
+            if len(there):
+                rows = begin + there
+                if starts is None:
+                    own, real = self._converted(self._reader.take(self._column, rows), rows)
+                else:
+                    own, real = self._of_block(number, rows, keep=False)
+                values[there] = own
+                lengths[there] = 0 if real is None else real.sum(1)
+            yield values, lengths
+
+    def text(self) -> str:
+        """Equal for contents of equal collections that are decoded in the same way."""
+        return f"{self._column}|{self._field.text()}|{hashlib.sha256(self._there.tobytes()).hexdigest()}"
+
+    def digest(self) -> str:
+        stored = self._reader.digest([self._column])
+        known = hashlib.sha256(f"{stored}|{self._column}|{self._field.text()}".encode())
+        if stored is None:
+            rows = np.flatnonzero(self._there)
+            for start in range(0, len(rows), _PIECE):
+                values, real = self.take(rows[start : start + _PIECE])
+                known.update(np.ascontiguousarray(values).tobytes())
+                known.update(b"" if real is None else real.tobytes())
+        return known.hexdigest()
+
+    def _of_block(self, number: int, rows: Rows, keep: bool = True) -> tuple[Array, Mask | None]:
+        """Samples of ``rows``, all of one block."""
+        starts = np.zeros(1) if self._reader.starts is None else self._reader.starts
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            places, values, real, array = self._blocks[number]
+        else:
+            while len(self._blocks) >= self.kept and keep:
+                self._blocks.popitem(last=False)
+            places, values, real, array = self._read_block(number)
+            if keep:
+                self._blocks[number] = places, values, real, array
+        own = places[rows - int(starts[number])]
+        if (own < 0).any():
+            row = int(rows[np.flatnonzero(own < 0)[0]])
+            raise self._refusal(row, "a content, since `present` says that there is one", "none")
+        if values is None:
+            return self._converted(chosen(array, own), rows)
+        return values[own], None if real is None else real[own]
+
+    def _read_block(self, number: int) -> tuple[Rows, Array | None, Mask | None, Any]:
+        """Places of a block's rows among those that are filled, and the samples of these, or contents to be decoded."""
+        starts = np.zeros(1) if self._reader.starts is None else self._reader.starts
+        array = self._reader.block(self._column, number)
+        valid = array.is_valid().to_numpy(zero_copy_only=False)
+        places = np.where(valid, np.cumsum(valid) - 1, -1)
+        if not valid.all():
+            array = array.drop_null()
+        if self._field.decode is None and element_type(array.type) is not None:
+            values, real = self._converted(array, int(starts[number]) + np.flatnonzero(valid))
+            return places, values, real, None
+        return places, None, None, array
+
+    def _converted(self, contents: Any, rows: Rows) -> tuple[Array, Mask | None]:
+        """Contents of ``rows`` as samples of one shape."""
+        kind = getattr(contents, "type", None)
+        if kind is not None and self._field.decode is None and element_type(kind) is not None:
+            return self._of_numbers(contents, rows)
+        if kind is not None:
+            numeric = element_type(kind) is not None and hasattr(kind, "value_type")
+            listed = [dense(contents.slice(i, 1))[0] for i in range(len(contents))] if numeric else contents.to_pylist()
+            contents = listed
+        return self._of_objects(contents, rows)
+
+    def _of_numbers(self, array: Any, rows: Rows) -> tuple[Array, Mask | None]:
+        length = self._field.length
+        try:
+            if length is not None:
+                return padded(array, length, None if self._shape is None else self._shape[1:])
+            values = dense(
+                array, self._shape if hasattr(array.type, "value_type") or hasattr(array, "storage") else None
+            )
+        except UnevenError as error:
+            hint = ". Give its `length`, or" if self._field.kind in ("sequence", "tokens") else ". Give"
+            raise self._refusal(
+                int(rows[error.place]), f"{error.expected} entries, as in the first row", f"{error.found}{hint} decode="
+            ) from error
+        return (values[:, None] if values.ndim == 1 else values), None
+
+    def _of_objects(self, contents: list[Any], rows: Rows) -> tuple[Array, Mask | None]:
+        made, length = [], self._field.length
+        for row, content in zip(rows.tolist(), contents, strict=True):
+            try:
+                array = self._field.array_of(content, self._root)
+            except (ValueError, OSError) as error:
+                raise self._refusal(row, f"content of kind {self._field.kind!r}", str(error)) from error
+            array = array[None] if array.ndim == 0 else array
+            expected = None if self._shape is None else self._shape[1:] if length is not None else self._shape
+            found = array.shape[1:] if length is not None else array.shape
+            if expected is not None and found != expected:
+                raise self._refusal(row, f"shape {expected}, as in the first row", f"{found}")
+            made.append(array)
+        if length is None:
+            return (np.stack(made) if made else np.zeros((0, *(self._shape or ())), self._type)), None
+        values = np.zeros((len(made), length, *made[0].shape[1:]), np.result_type(*made))
+        real = np.zeros((len(made), length), bool)
+        for place, array in enumerate(made):
+            count = min(length, len(array))
+            values[place, :count], real[place, :count] = array[:count], True
+        return values, real
+
+    def _refusal(self, row: int, expected: str, found: str) -> DataError:
+        return DataError(
+            f"{self._reader.where}: column {self._column!r}, row {row}: expected {expected}. Found {found}."
+        )

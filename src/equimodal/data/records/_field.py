@@ -1,0 +1,144 @@
+"""What one modality is made of: a column, its kind, and how a content becomes an array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from equimodal._utils.arrays import npy_of
+from equimodal.data._generated_card import STANDARDISE
+from equimodal.data._modality import KINDS, Kind
+from equimodal.errors import DataError, did_you_mean, missing_extra
+
+Array = npt.NDArray[Any]
+_NPY = b"\x93NUMPY"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A modality of :func:`from_rows`.
+
+    Args:
+        kind: as in :class:`Modality`.
+        column: where its contents are; default the name of the modality.
+        decode: what makes an array of one content; it is never called for an absent one. Default: numbers and nested
+            lists of one shape as they are, the content of a .npy file, and for ``kind="image"`` the content of a
+            picture file, its path, or a picture of Pillow. With worker processes that are not forked it must be a
+            function of a module.
+        length: steps of a sequence or tokens whose contents differ in length. What is behind them is left out, shorter
+            ones are filled up, and the input is :class:`~equimodal.batch.Tokens`.
+        size: height and width of pictures that the default decodes; the centre is cut out.
+        standardise: ``none``, ``global``, ``per-feature`` or ``per-channel``, by the mean and deviation of training
+            samples. Default: per channel for images, per feature for vectors and sequences, else none.
+        units: units of the recording.
+
+    Raises:
+        DataError: an unknown kind, or a length or size that cannot be.
+
+    Example:
+        >>> Field("tokens", "review", decode=lambda text: [ord(c) for c in text], length=80).kind
+        'tokens'
+    """
+
+    kind: Kind
+    column: str | None = None
+    decode: Callable[[Any], npt.ArrayLike] | None = None
+    length: int | None = None
+    size: int = 64
+    standardise: str | None = None
+    units: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            hint = did_you_mean(self.kind, KINDS)
+            raise DataError(f"`kind`: expected one of {list(KINDS)}. Found {self.kind!r}.{hint}")
+        if self.length is not None and (self.kind not in ("sequence", "tokens") or not _whole(self.length, 1)):
+            raise DataError(
+                f"`length`: expected a whole number from 1, of a sequence or tokens. Found {self.length!r} for "
+                f"{self.kind!r}."
+            )
+        if not _whole(self.size, 8):
+            raise DataError(f"`size`: expected a whole number from 8. Found {self.size!r}.")
+
+    @classmethod
+    def of(cls, value: Any, name: str) -> Field:
+        """``value`` as a field: one, the name of a kind, or a mapping of its arguments."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls(cast(Kind, value))
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise DataError(
+                f"`inputs[{name!r}]`: expected a kind, such as 'image', a Field, or a mapping of its arguments. Found "
+                f"{value!r}."
+            ) from error
+
+    def array_of(self, content: Any, root: Path | None) -> Array:
+        """One content as an array.
+
+        Raises:
+            ValueError: it is none; :class:`Contents` says which row it is.
+        """
+        if self.decode is not None:
+            return np.asarray(self.decode(content))
+        if self.kind == "image" and not isinstance(content, (np.ndarray, list)):
+            return _picture(content, self.size, root)
+        if isinstance(content, bytes) and content[: len(_NPY)] == _NPY:
+            return np.asarray(npy_of(content, "the content"))
+        if isinstance(content, (str, bytes, Mapping)):
+            raise ValueError(
+                f"{type(content).__name__} ({str(content)[:40]!r}). Give decode=, which makes an array of it"
+            )
+        return np.asarray(content)
+
+    def default_standardise(self) -> str:
+        """How samples are standardised."""
+        return self.standardise or STANDARDISE.get(self.kind, "none")
+
+    def text(self) -> str:
+        """Equal for fields that make the same of a content, as far as the name of a function says."""
+        how = self.decode
+        named = None if how is None else f"{getattr(how, '__module__', '')}.{getattr(how, '__qualname__', repr(how))}"
+        return repr((self.kind, named, self.length, self.size))
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _picture(content: Any, size: int, root: Path | None) -> Array:
+    """(3, size, size) uint8 of a picture's bytes, path, both in a mapping (as Hugging Face stores them), or Pillow."""
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise missing_extra("pillow", "rows", "Reading pictures") from error
+    from equimodal.data.prepare import UnreadableError
+    from equimodal.data.prepare.readers import read_image
+
+    if isinstance(content, Mapping):
+        content = content.get("bytes") or content.get("path")
+    if isinstance(content, PIL.Image.Image):
+        content = _png(content)
+    if isinstance(content, str):
+        content = Path(content) if root is None else root / content
+    if not isinstance(content, (bytes, Path)):
+        raise ValueError(f"{type(content).__name__}. Give decode=, which makes an array of it")
+    try:
+        return read_image(content, size, "crop")
+    except UnreadableError as error:
+        raise ValueError(str(error)) from error
+
+
+def _png(picture: Any) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""Parquet files, of which row groups and columns are read that a batch needs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equimodal.data.records._arrow import Names, chosen, in_parts, library, one_array, single_values
+from equimodal.data.records._reader import Array, Mask, Reader, Rows, stamp_of
+from equimodal.errors import DataError
+
+_PIECE = 1 << 16  # rows that are looked at together where gaps are looked for
+
+
+class ParquetReader(Reader):
+    """One file; a block is a row group."""
+
+    def __init__(self, path: Path) -> None:
+        library("Reading Parquet")
+        self._path, self._metadata = path, None
+        with self._file() as file:
+            self._metadata, names = file.metadata, file.schema_arrow.names
+        sizes = [self._metadata.row_group(g).num_rows for g in range(self._metadata.num_row_groups)]
+        self._groups = [g for g, size in enumerate(sizes) if size]
+        starts = np.cumsum([0, *(sizes[g] for g in self._groups)])
+        super().__init__(str(path), names, int(starts[-1]), starts)
+
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[Any]:
+        """The open file; it is not kept open, since there may be many, and worker processes."""
+        from pyarrow import ArrowException, parquet
+
+        if not self._path.is_file():
+            raise DataError(f"{self._path}: expected a Parquet file. Found no such file. Check the path.")
+        try:
+            with parquet.ParquetFile(self._path, metadata=self._metadata) as file:
+                yield file
+        except (ArrowException, OSError) as error:
+            raise DataError(
+                f"{self._path}: expected a Parquet file. Found one that cannot be read ({error})."
+            ) from error
+
+    def block(self, column: str, number: int) -> Any:
+        with self._file() as file:
+            return one_array(file.read_row_group(self._groups[number], [column], use_threads=False).column(0))
+
+    def take(self, column: str, rows: Rows) -> Any:
+        starts = self._starts
+        return in_parts(starts, rows, lambda number, own: chosen(self.block(column, number), own - starts[number]))
+
+    @property
+    def _starts(self) -> Rows:
+        return np.zeros(1, np.int64) if self.starts is None else self.starts
+
+    def present(self, column: str) -> Mask:
+        there = np.ones(self.count, bool)
+        for number, group in enumerate(self._groups):
+            if self._complete(column, group):
+                continue
+            start = self._starts[number]
+            with self._file() as file:
+                for piece in file.iter_batches(_PIECE, row_groups=[group], columns=[column], use_threads=False):
+                    there[start : start + len(piece)] = piece.column(0).is_valid().to_numpy(zero_copy_only=False)
+                    start += len(piece)
+        return there
+
+    def _complete(self, column: str, group: int) -> bool:
+        """Whether the statistics of the file say that nothing is missing."""
+        own = self._chunks(column, group)
+        stored = [chunk.statistics for chunk in own]
+        return bool(own) and all(s is not None and s.has_null_count and s.null_count == 0 for s in stored)
+
+    def _chunks(self, column: str, group: int) -> list[Any]:
+        metadata: Any = self._metadata
+        metadata = metadata.row_group(group)
+        chunks = [metadata.column(i) for i in range(metadata.num_columns)]
+        return [c for c in chunks if c.path_in_schema == column or c.path_in_schema.startswith(f"{column}.")]
+
+    def values(self, column: str) -> tuple[Names, Array]:
+        with self._file() as file:
+            array = one_array(file.read([column], use_threads=False).column(0))
+        if array.null_count:
+            gaps = np.flatnonzero(~array.is_valid().to_numpy(zero_copy_only=False))
+            raise self.gap(column, int(gaps[0]), len(gaps))
+        return single_values(array)
+
+    def block_bytes(self, columns: Sequence[str]) -> int:
+        sizes = [
+            sum(c.total_uncompressed_size for column in columns for c in self._chunks(column, group))
+            for group in self._groups
+        ]
+        return int(max(sizes))
+
+    def stamp(self) -> str | None:
+        return stamp_of(self._path)
+
+    def digest(self, columns: Sequence[str]) -> str | None:
+        with self._path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()

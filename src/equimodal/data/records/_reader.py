@@ -1,0 +1,173 @@
+"""Rows of a collection, column by column; sequences of mappings, and collections that follow each other."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from equimodal.data._columns import is_missing
+from equimodal.data.records._arrow import Names, coded, in_parts
+from equimodal.errors import DataError, unknown_name
+
+Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Reader(ABC):
+    """Columns of a collection of rows, of which only those that are asked for are read.
+
+    Args:
+        where: file or argument that it comes from, for messages.
+        columns: names of the columns.
+        count: number of rows.
+        starts: (B + 1,) where the blocks of rows begin that are read at once; ``None``: each row is read alone.
+    """
+
+    def __init__(self, where: str, columns: Sequence[str], count: int, starts: Rows | None = None) -> None:
+        self.where, self.columns, self.count, self.starts = where, tuple(columns), count, starts
+
+    def __len__(self) -> int:
+        return self.count
+
+    def check(self, column: str, argument: str) -> None:
+        """Refuse a column that there is not.
+
+        Raises:
+            UnknownNameError: no such column.
+        """
+        if column not in self.columns:
+            raise unknown_name(f"column of {self.where} in `{argument}`:", column, self.columns)
+
+    @abstractmethod
+    def present(self, column: str) -> Mask:
+        """(N,) booleans, ``True`` where a row has something in the column; contents are not decoded."""
+
+    @abstractmethod
+    def values(self, column: str) -> tuple[Names, Array]:
+        """A column of one value per row, (N,) or (N, D); of texts and classes the names, and the number of each.
+
+        Raises:
+            DataError: a row has no value; names the row.
+        """
+
+    @abstractmethod
+    def take(self, column: str, rows: Rows) -> Any:
+        """Contents of present ``rows``: a list, or an array of Arrow."""
+
+    def block(self, column: str, number: int) -> Any:
+        """Contents of all rows of a block, an array of Arrow."""
+        raise NotImplementedError
+
+    def block_bytes(self, columns: Sequence[str]) -> int:
+        """Bytes of the largest block in these columns."""
+        return 0
+
+    def stamp(self) -> str | None:
+        """Different if the collection may have changed; ``None`` where this is not known without reading it."""
+        return None
+
+    def digest(self, columns: Sequence[str]) -> str | None:
+        """Equal for equal contents of the columns, where it can be had without decoding them."""
+        return None
+
+    def gap(self, column: str, row: int, count: int, argument: str = "target") -> DataError:
+        """The error for a row that lacks what every row must have."""
+        return DataError(
+            f"{self.where}: column {column!r}, row {row}: expected a value for the `{argument}`. Found none in {count} "
+            f"row(s). Leave these rows out, or give them a value."
+        )
+
+
+def stamp_of(path: Path) -> str:
+    """Path, size and time of a file."""
+    found = path.stat()
+    return f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}"
+
+
+class SequenceReader(Reader):
+    """Rows of a collection that gives the mapping of a row by its number: a list, a map-style dataset of PyTorch."""
+
+    def __init__(self, rows: Any, where: str = "`rows`") -> None:
+        first = rows[0]
+        if not isinstance(first, Mapping):
+            raise DataError(
+                f"{where}: expected rows that map names to contents. Found {type(first).__name__} in row 0."
+            )
+        super().__init__(where, [str(c) for c in first], len(rows))
+        self._rows = rows
+
+    def _contents(self, column: str, rows: Any) -> list[Any]:
+        return [self._rows[int(row)].get(column) for row in rows]
+
+    def present(self, column: str) -> Mask:
+        return np.array([not is_missing(content) for content in self._contents(column, range(self.count))], bool)
+
+    def values(self, column: str) -> tuple[Names, Array]:
+        found = self._contents(column, range(self.count))
+        gaps = [row for row, value in enumerate(found) if is_missing(value)]
+        if gaps:
+            raise self.gap(column, gaps[0], len(gaps))
+        return coded(np.array([v.item() if getattr(v, "ndim", 1) == 0 else v for v in found]))
+
+    def take(self, column: str, rows: Rows) -> list[Any]:
+        return self._contents(column, rows)
+
+
+class JoinedReader(Reader):
+    """Several collections, one behind the other."""
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self._readers = list(readers)
+        self._bounds = np.cumsum([0, *(len(r) for r in readers)])
+        common = [c for c in readers[0].columns if all(c in r.columns for r in readers)]
+        starts = None
+        if all(r.starts is not None for r in readers):
+            own = [r.starts[:-1] + b for r, b in zip(readers, self._bounds, strict=False) if r.starts is not None]
+            starts = np.concatenate([*own, self._bounds[-1:]])
+        super().__init__(" and ".join(r.where for r in readers), common, int(self._bounds[-1]), starts)
+
+    def present(self, column: str) -> Mask:
+        return np.concatenate([r.present(column) for r in self._readers])
+
+    def values(self, column: str) -> tuple[Names, Array]:
+        found = [r.values(column) for r in self._readers]
+        listed = [names for names, _ in found if names is not None]
+        if 0 < len(listed) < len(found):
+            raise DataError(f"{self.where}: column {column!r}: expected names in all, or numbers in all. Found both.")
+        if len(set(listed)) <= 1:
+            return found[0][0], np.concatenate([values for _, values in found])
+        every = sorted({name for names in listed for name in names})
+        place = {name: number for number, name in enumerate(every)}
+        own = [np.array([place[n] for n in names or ()])[values] for names, values in found]
+        return tuple(every), np.concatenate(own)
+
+    def take(self, column: str, rows: Rows) -> Any:
+        bounds = self._bounds
+        return in_parts(bounds, rows, lambda number, own: self._readers[number].take(column, own - bounds[number]))
+
+    def block(self, column: str, number: int) -> Any:
+        for reader in self._readers:
+            if reader.starts is not None:
+                count = len(reader.starts) - 1
+                if number < count:
+                    return reader.block(column, number)
+                number -= count
+        raise IndexError(number)
+
+    def block_bytes(self, columns: Sequence[str]) -> int:
+        return max(r.block_bytes(columns) for r in self._readers)
+
+    def stamp(self) -> str | None:
+        own = [r.stamp() for r in self._readers]
+        return None if None in own else repr(own)
+
+    def digest(self, columns: Sequence[str]) -> str | None:
+        own = [r.digest(columns) for r in self._readers]
+        return None if None in own else hashlib.sha256(repr(own).encode()).hexdigest()

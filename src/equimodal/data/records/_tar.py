@@ -1,0 +1,89 @@
+"""Tar files in the form of WebDataset: files of one name with different suffixes are one row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equimodal._utils.arrays import npy_of
+from equimodal.data.records._arrow import Names, coded
+from equimodal.data.records._reader import Array, Mask, Reader, Rows, stamp_of
+from equimodal.errors import DataError
+
+_READ: dict[str, Callable[[bytes], Any]] = {
+    "txt": lambda content: content.decode(), "text": lambda content: content.decode(),
+    "cls": int, "cls2": int, "index": int, "id": lambda content: content.decode(), "json": json.loads,
+    "npy": lambda content: npy_of(content, "a file .npy"),
+}  # fmt: skip
+"""How a file is read, by the last part of its suffix; others are bytes."""
+
+
+class TarReader(Reader):
+    """One file; of the contents only those are read that a batch needs, each at its place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        rows: dict[str, int] = {}
+        places: dict[str, dict[int, tuple[int, int]]] = {}
+        try:
+            with tarfile.open(path, "r:") as file:
+                for member in file:
+                    if member.isfile():
+                        folder, _, name = member.name.rpartition("/")
+                        base, _, suffix = name.partition(".")
+                        row = rows.setdefault(f"{folder}/{base}", len(rows))
+                        if suffix:
+                            places.setdefault(suffix.lower(), {})[row] = (member.offset_data, member.size)
+                    file.members = []  # type: ignore[attr-defined] # which it would keep
+        except (tarfile.TarError, OSError, EOFError) as error:
+            text = f"{path}: expected an uncompressed tar file of WebDataset. Found one that cannot be read ({error})."
+            raise DataError(text) from error
+        if not rows:
+            raise DataError(f"{path}: expected files in a tar file. Found none.")
+        super().__init__(str(path), list(places), len(rows))
+        self._places = {suffix: np.full((len(rows), 2), -1, np.int64) for suffix in places}
+        for suffix, own in places.items():
+            self._places[suffix][list(own)] = list(own.values())
+
+    def _contents(self, column: str, rows: Rows) -> list[Any]:
+        read = _READ.get(column.rpartition(".")[2], bytes)
+        found = []
+        with self._path.open("rb", buffering=0) as file:
+            for row, (offset, size) in zip(rows.tolist(), self._places[column][rows].tolist(), strict=True):
+                content = os.pread(file.fileno(), size, offset)
+                try:
+                    if len(content) != size:
+                        raise ValueError("the end of the file")
+                    found.append(read(content))
+                except ValueError as error:
+                    raise DataError(
+                        f"{self._path}: row {row}, file .{column}: expected content of that kind. Found: {error}."
+                    ) from error
+        return found
+
+    def present(self, column: str) -> Mask:
+        there: Mask = self._places[column][:, 0] >= 0
+        return there
+
+    def values(self, column: str) -> tuple[Names, Array]:
+        gaps = np.flatnonzero(~self.present(column))
+        if len(gaps):
+            raise self.gap(column, int(gaps[0]), len(gaps))
+        return coded(np.array(self._contents(column, np.arange(self.count))))
+
+    def take(self, column: str, rows: Rows) -> list[Any]:
+        return self._contents(column, rows)
+
+    def stamp(self) -> str | None:
+        return stamp_of(self._path)
+
+    def digest(self, columns: Sequence[str]) -> str | None:
+        with self._path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()

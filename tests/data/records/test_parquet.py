@@ -1,0 +1,217 @@
+"""Parquet: row groups are read once per epoch, columns that nobody needs never; the order; what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from equimodal.batch import Tokens
+from equimodal.data import Field, from_arrays, from_rows, load, loader
+from equimodal.data._splits import Blocks
+from equimodal.data.records._parquet import ParquetReader
+from equimodal.errors import DataError, UnknownNameError
+from tests.data.records.helpers import dataset, rows, written
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+VECTORS = {"a": "vector", "b": "vector"}
+
+
+def numbers(path: Path, count: int = 600, group: int = 50, **more: Any) -> Path:
+    """Vectors of 3 numbers, some of which are absent, and a column that nobody needs."""
+    values = [None if i % 11 == 5 else [i, -i, i % 7] for i in range(count)]
+    columns = {
+        "a": pa.array(values, pa.list_(pa.float32())), "b": np.arange(count),
+        "y": np.arange(count) % 3, "heavy": ["x" * 100] * count,
+        "part": np.repeat(["train", "validation", "test"], [count - 40, 20, 20]), **more,
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), path, row_group_size=group)
+    return path
+
+
+def small(path: Path, blocks: int, **options: Any) -> Any:
+    """A dataset that keeps about so many row groups."""
+    size = ParquetReader(path).block_bytes(["a", "b"])
+    return from_rows(path, "y", VECTORS, split="part", cache_bytes=size * (blocks + 1), **options)
+
+
+def test_the_order_of_blocks() -> None:
+    blocks = Blocks(np.arange(0, 101, 10), 3)
+    rows = torch.arange(0, 100, 2)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    found = blocks.order(rows, order, torch.Generator().manual_seed(1))
+    assert sorted(found.tolist()) == list(range(50))
+    windows = [np.unique(rows[found[start : start + 15]] // 10).tolist() for start in range(0, 45, 15)]
+    assert [len(w) for w in windows] == [3, 3, 3]
+    assert len({b for w in windows for b in w}) == 9
+    first = found[:15].tolist()
+    assert first == [i for i in order.tolist() if i in set(first)]  # rows of a window are as random as all are
+    other = blocks.order(rows, order, torch.Generator().manual_seed(2))
+    assert not torch.equal(found, other)
+
+
+def test_row_groups_are_read_once_per_epoch_and_only_needed_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = small(numbers(tmp_path / "a.parquet"), 3)
+    window = data._store.blocks.window
+    assert window == 3
+    read: list[tuple[str, int]] = []
+    plain = ParquetReader.block
+
+    def counted(self: ParquetReader, column: str, number: int) -> Any:
+        read.append((column, number))
+        return plain(self, column, number)
+
+    monkeypatch.setattr(ParquetReader, "block", counted)
+    batches = loader(data.train, 32, seed=0)
+    for _ in range(2):
+        read.clear()
+        assert sum(len(b) for b in batches) == 560
+        assert set(read) == {(c, n) for c in "ab" for n in range(12)}
+        assert len(read) <= 2 * (12 + 2 * 4)  # a batch between two windows reads again at most what it lost
+    order = np.concatenate([b.index for b in batches])
+    near = np.abs(np.diff(order // 50))
+    assert (near > 0).mean() > 0.5  # rows of several row groups are next to each other
+
+
+def test_numbers_in_memory_and_in_blocks_are_the_same(tmp_path: Path) -> None:
+    path = numbers(tmp_path / "a.parquet")
+    lazily, kept = small(path, 3), from_rows(path, "y", VECTORS, split="part")
+    assert kept._store.blocks is None
+    raw = np.array([[i, -i, i % 7] if i % 11 != 5 else [0, 0, 0] for i in range(600)], np.float32)
+    there = np.arange(600) % 11 != 5
+    plain = from_arrays(
+        {"a": raw, "b": np.arange(600.0)[:, None]},
+        np.arange(600) % 3,
+        np.repeat([0, 1, 2], [560, 20, 20]),
+        present={"a": there},
+    )  # the same statistics
+    for data in (lazily, kept):
+        one, other = data.test.batch(), plain.test.batch()
+        assert one.present is not None
+        assert other.present is not None
+        own = one.present["a"]
+        torch.testing.assert_close(one.inputs["a"][own], other.inputs["a"][own])
+        assert torch.equal(own, other.present["a"])
+        assert torch.equal(data.test.target, plain.test.target)
+        mean, scale = plain.standardisation("a")
+        np.testing.assert_allclose(data.standardisation("a")[0], mean, rtol=1e-6)
+        np.testing.assert_allclose(data.standardisation("a")[1], scale, rtol=1e-6)
+    assert not lazily.train.batch([5]).inputs["a"].any()
+
+
+def test_statistics_are_of_training_rows_that_have_something(tmp_path: Path) -> None:
+    values = [[1.0], None, [3.0], [100.0], [-100.0]]
+    pq.write_table(pa.table({"a": values, "y": [0, 1, 1, 0, 0], "part": [0, 0, 0, 1, 2]}), tmp_path / "a.parquet")
+    rows_of = [{"a": v, "b": [0.5], "y": y, "part": p} for v, y, p in zip(values, [0, 1, 1, 0, 0], [0, 0, 0, 1, 2])]
+    fields: dict[str, Any] = {"a": "vector", "b": Field("vector", standardise="none")}
+    data = from_rows(rows_of, "y", fields, split="part")
+    mean, scale = data.standardisation("a", np.float64)
+    assert float(mean[0]) == 2.0
+    assert float(scale[0]) == 1.0
+
+
+def test_tokens_of_several_lengths(tmp_path: Path) -> None:
+    own = rows()
+    lazily = dataset("parquet", tmp_path, own, cache_bytes=1 << 11)
+    kept = dataset("parquet", tmp_path, own)
+    assert type(lazily._store.sources["words"]) is not type(kept._store.sources["words"])
+    for one, other in zip(lazily.train.batch().inputs["words"], kept.train.batch().inputs["words"], strict=True):
+        assert torch.equal(one, other)
+    batches = loader(lazily.train, 6, seed=0)
+    batches.plan({"image": [-1] * 8, "sound": [-1] * 8, "words": list(range(8))})
+    for batch in batches:
+        assert isinstance(batch.inputs["words"], Tokens)
+        assert batch.present is not None
+        assert not batch.present["image"].any()
+
+
+def test_parts_from_files_a_folder_and_a_draw(tmp_path: Path) -> None:
+    own = rows()
+    files = {}
+    for part in ("train", "validation", "test"):
+        folder = tmp_path / part
+        folder.mkdir()
+        files[part] = written("parquet", folder, [r for r in own if r["part"] == part])
+    inputs: dict[str, Any] = {"sound": "vector", "words": Field("tokens", length=2)}
+    data = from_rows(files, "label", inputs)
+    assert data.parts == {"train": 24, "validation": 12, "test": 12}
+    carved = from_rows({"train": files["train"], "test": files["test"]}, "label", inputs,
+                       validation={"carve": 0.25, "seed": 0, "by": "class"})  # fmt: skip
+    assert carved.parts == {"train": 18, "validation": 6, "test": 12}
+    both = from_rows([files["train"], files["test"]], "label", inputs, shares=(0.5, 0.25, 0.25))
+    assert both.parts == {"train": 18, "validation": 8, "test": 10}
+    assert both.train.class_counts == {"no": 9, "yes": 9}
+    grouped = from_rows([files["train"], files["test"]], "label", inputs, groups="who")
+    assert grouped.protocol.disjoint
+    with pytest.raises(DataError, match=r"expected a mapping from train, validation and test to rows. Found \['a'"):
+        from_rows({"a": files["train"]}, "label", inputs)
+
+
+def test_a_parquet_file_by_its_path(tmp_path: Path) -> None:
+    path = written("parquet", tmp_path)
+    inputs = {"image": {"kind": "image", "size": 8}, "words": {"kind": "tokens", "length": 2}}
+    assert load(path, target="label", split="part", inputs=inputs).modalities["image"].shape == (3, 8, 8)
+    pytest.importorskip("pandas")
+    table = load(path, target="label", split="part", columns={"image": "ignore", "words": "ignore"})
+    assert list(table.modalities) == ["table", "sound"]
+    with pytest.raises(DataError, match="expected neither `card` nor `protocol` for rows"):
+        load(path, target="label", inputs=inputs, protocol="given")
+    with pytest.raises(UnknownNameError, match="option of dataset .*'splitt'. Did you mean 'split'"):
+        load(path, target="label", inputs=inputs, splitt="part")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"target": "lable"}, "Unknown column of .*rows.parquet in `target`: 'lable'. Did you mean 'label'"),
+        ({"inputs": {"sond": "vector"}}, "in `inputs.*'sond'. Did you mean 'sound'"),
+        ({"inputs": {"words": "sequence"}}, "column 'words', row 1: expected 1 entries, as in the first row. Found 2"),
+        ({"inputs": {"label": "vector"}}, "row 0: expected content of kind 'vector'. Found str .*Give decode="),
+        ({"inputs": {"image": "volume"}}, "row 1: expected content of kind 'volume'. Found bytes"),
+        ({"inputs": {"sound": "sound"}}, "`kind`: expected one of .* Found 'sound'"),
+        ({"inputs": {}}, "`inputs`: expected a mapping"),
+        ({"inputs": {"sound": Field("vector"), "image": 3}}, r"`inputs\['image'\]`: expected a kind"),
+        ({"split": "label"}, "`split`: row 0: expected train, validation or test. Found 'no'"),
+        ({"present": {"sond": [True]}}, r"`present`: expected modalities of `inputs` \['sound'\]. Found \['sond'\]"),
+        ({"present": {"sound": [True]}}, r"`present\['sound'\]`: expected a column of .* or 48 values. Found \(1,\)"),
+        ({"cache_bytes": 8}, r"expected row groups of at most 8 bytes in the columns \['sound'\].*row_group_size=1000"),
+        ({"classes": ["no"]}, r"`target`: expected names of `classes` \['no'\]. Found \['yes'\]"),
+        ({"shares": (1, 0, 0), "split": None}, "`shares`: expected three numbers"),
+    ],
+)
+def test_refusals(options: dict[str, Any], match: str, tmp_path: Path) -> None:
+    path = written("parquet", tmp_path)
+    arguments: dict[str, Any] = {"target": "label", "inputs": {"sound": "vector"}, "split": "part", **options}
+    with pytest.raises((DataError, UnknownNameError), match=match):
+        from_rows(path, **arguments)
+
+
+def test_presence_that_the_file_contradicts(tmp_path: Path) -> None:
+    path = numbers(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="column 'a', row 5: expected a content, since `present` says"):
+        small(path, 3, present={"a": np.ones(600, bool)})
+
+
+def test_streams_and_other_things_are_refused(tmp_path: Path) -> None:
+    stream = (row for row in rows())
+    with pytest.raises(DataError, match="Found generator, whose rows come one after the other.*Write the rows once"):
+        from_rows(stream, "label", {"sound": "vector"})
+    for wrong, match in (
+        (tmp_path / "none.parquet", "Found no such file"), (tmp_path, "expected a folder of .parquet or of .tar"),
+        (tmp_path / "a.csv", "Found the suffix '.csv'"), ([], "expected at least one row"),
+        ([1, 2], "Found int in row 0"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=match):
+            from_rows(wrong, "label", {"sound": "vector"})
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(DataError, match="expected a Parquet file. Found one that cannot be read"):
+        from_rows(tmp_path / "broken.parquet", "label", {"sound": "vector"})
+    (tmp_path / "broken.tar").write_bytes(b"no tar file" * 100)
+    with pytest.raises(DataError, match="expected an uncompressed tar file of WebDataset"):
+        from_rows(tmp_path / "broken.tar", "label", {"sound": "vector"})
