@@ -86,7 +86,8 @@ finally:
 """
 _NEVER = {
     "scipy", "sklearn", "pandas", "matplotlib", "transformers", "sympy", "tensorboard", "tensorflow", "wandb",
-    "mlflow", "torchmetrics.audio", "torchmetrics.text", "torchmetrics.functional.audio", "torch._dynamo.convert_frame", "optuna", "torch._inductor",
+    "mlflow", "torchmetrics.audio", "torchmetrics.text", "torchmetrics.functional.audio", "torch._dynamo.convert_frame",
+    "optuna", "torch._inductor",
 }  # fmt: skip
 
 
