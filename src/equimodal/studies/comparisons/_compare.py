@@ -19,6 +19,7 @@ from equimodal.errors import DataError, EquimodalError, EquimodalWarning, Method
 from equimodal.studies.comparisons._cost import measure_cost
 from equimodal.studies.comparisons._execution import Tally, run_cells
 from equimodal.studies.comparisons._executor import Cell, Executor, InProcess
+from equimodal.studies.comparisons._known import Known
 from equimodal.studies.comparisons._local import LocalPool
 from equimodal.studies.comparisons._ray import RayExecutor
 from equimodal.studies.comparisons._schedule import Schedule
@@ -144,7 +145,8 @@ def compare(
                        loggers, modules)
             for name, c in mine.items()
         }  # fmt: skip
-        schedule = _schedule(work, config.requirements(data), tally)
+        known = Known(config, folder, data, mine)
+        schedule = _schedule(work, config.requirements(data), tally, known)
         where = _executor(executor, workers, schedule.count, data, tally, termination, folder)
         run_cells(work, schedule, where, tally, termination, folder)
         failures = schedule.failures
@@ -154,8 +156,12 @@ def compare(
             why = _failed_elsewhere(config, folder, data) | why
         if cost and (cells is None or all(_is_finished(folder, cell) for cell in config.cells(data))):
             costs |= _costs(dependent if cells is None else {**alone, **dependent}, folder, data)
+        known.add({cell.name: cell.folder for cell in work.values() if cell.name not in why})
+        if (folder / STUDY).exists() and not why and known.has_summary(costs, config.cells(data)):
+            return load_study(folder)
         study = summarise(config, folder, data, costs, why)
         write_sealed(folder, STUDY, study)
+        known.write(costs)
     if failures:
         alike: dict[str, list[str]] = {}
         for cell, error in failures.items():
@@ -323,15 +329,20 @@ def _measured(data: Dataset, configs: Mapping[str, RunConfig]) -> dict[str, floa
         return {}
 
 
-def _schedule(cells: Mapping[str, Cell], requirements: Mapping[str, list[str]], tally: Tally) -> Schedule:
+def _schedule(cells: Mapping[str, Cell], requirements: Mapping[str, list[str]], tally: Tally, known: Known) -> Schedule:
     """What is not finished; what is must be what is asked for."""
-    finished = [cell for cell in cells.values() if is_finished(cell.folder)]
-    for cell in finished:  # its numbers must not appear under other options, nor changed ones at all
+    finished = {cell.name: cell for cell in cells.values() if is_finished(cell.folder)}
+    versions: dict[Path, dict[str, str]] = {}
+    for name, cell in finished.items():  # its numbers must not appear under other options, nor changed ones at all
         verify(cell.folder)
-        check_config(cell.config, cell.folder)
-        tally.end(cell.name)
-    warn_versions(cell.folder for cell in finished)
-    return Schedule([name for name, cell in cells.items() if cell not in finished], requirements)
+        made = known.versions(name, cell.folder)
+        if made is None:
+            check_config(cell.config, cell.folder)
+            made = known.note(name, cell.folder)
+        versions[cell.folder] = made
+        tally.end(name)
+    warn_versions(versions, versions)
+    return Schedule([name for name in cells if name not in finished], requirements)
 
 
 def _executor(
