@@ -24,13 +24,15 @@ NOTE = """\
 
 
 def lowest(project: dict[str, Any]) -> dict[str, str]:
-    """Canonical name -> lower bound, of the dependencies and of every extra but `dev`, whose tools run no test.
+    """Canonical name -> lower bound, of the dependencies and of every extra but those that no test needs.
 
     Raises:
         ValueError: a range has no lower bound.
     """
     table = project["project"]
-    extras = {name: texts for name, texts in table["optional-dependencies"].items() if name not in ("dev", "loggers")}
+    extras = {
+        name: texts for name, texts in table["optional-dependencies"].items() if name not in ("dev", "loggers", "ray")
+    }
     texts = [*table["dependencies"], *(text for texts in extras.values() for text in texts)]
     bounds: dict[str, str] = {}
     for requirement in map(Requirement, texts):

@@ -43,6 +43,20 @@ def test_workers_give_the_same_batches_and_stay() -> None:
     assert [first, second, third] == epochs(loader(split, 4, seed=2))
 
 
+def test_epochs_of_a_plan_use_the_same_processes() -> None:
+    split = dataset().train
+    own, plain = loader(split, 4, seed=2, num_workers=1), loader(split, 4, seed=2)
+    for batches in (own, plain):
+        list(batches)
+        batches.plan({"row": [3, 3, 5, 7, 9, 11, 0, 1]})
+    pids = [p.pid for p in own._workers._loader._iterator._workers]  # type: ignore[union-attr]
+    assert epochs(own, 2) == epochs(plain, 2)
+    own.plan(None)
+    plain.plan(None)
+    assert epochs(own, 1) == epochs(plain, 1)
+    assert [p.pid for p in own._workers._loader._iterator._workers] == pids  # type: ignore[union-attr]
+
+
 def test_a_pass_inside_a_pass_and_a_pass_that_is_left() -> None:
     split = dataset().train
     own, plain = loader(split, 4, seed=2, num_workers=1), loader(split, 4, seed=2)

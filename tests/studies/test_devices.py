@@ -95,6 +95,23 @@ def test_methods_say_what_they_do_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
+def test_two_devices_from_the_command_line(tmp_path: Path, whole: Path) -> None:
+    """Without torchrun; a machine with one processor would refuse it."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("one processor")
+    command = [
+        sys.executable, "-m", "equimodal", "train", "--config", str(whole / "config.yaml"), "--devices", "2", "--out",
+        str(tmp_path / "two"), "--quiet",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(equimodal.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("selected: epoch") == 1, "only this process prints"
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["selection"]["trained"] == 2
+    assert_equal_runs(tmp_path / "two", whole)
+
+
+@pytest.mark.slow
 def test_torchrun_from_the_command_line(tmp_path: Path, whole: Path) -> None:
     """The recipe of the documentation."""
     command = [

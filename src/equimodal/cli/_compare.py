@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,11 +17,22 @@ from equimodal.cli._progress import Progress
 from equimodal.cli._shared import add_metrics, add_parts, add_trust, check_options, featured, recipe
 from equimodal.errors import unknown_name
 from equimodal.methods import get
-from equimodal.studies import DataConfig, Entry, ModelConfig, StudyConfig, StudyError, TrainingConfig, compare
-from equimodal.studies.comparisons import with_evaluations
+from equimodal.studies import (
+    DataConfig,
+    Entry,
+    Executor,
+    ModelConfig,
+    RayExecutor,
+    StudyConfig,
+    StudyError,
+    TrainingConfig,
+    compare,
+)
+from equimodal.studies.comparisons import EXECUTORS, with_evaluations
 from equimodal.studies.runs import write_text
 from equimodal.studies.setup import build_data
 
+_PROG = "equimodal compare: error:"
 _ABOUT = """Methods x seeds on one dataset with equal budgets, the controls included. Calling it again with the same
 folder continues: a finished cell is not run again. Example: equimodal compare --methods {methods} --seeds 0,1,2
 --workers 2 --out study. Entries with options come from YAML: entries: {{LABEL: {{method: NAME, options: {{OPTION:
@@ -36,12 +49,53 @@ def run(argv: Sequence[str], context: Context) -> int:
     parser.defaults(recipe(name, target))
     parser.defaults(stored)
     values = parser.parse(argv)
-    if values["out"] is None:
-        raise UsageError("equimodal compare: error: --out is missing. Name the folder for the comparison: --out DIR")
     config = study_config(values)
+    if values["list"]:
+        print("\n".join(config.order(build_data(config.data))))
+        return 0
+    if values["out"] is None:
+        raise UsageError(f"{_PROG} --out is missing. Name the folder for the comparison: --out DIR")
+    where = _executor(values)
+    cells = _cells(values, config)
     cost = "" if values["cost"] else " --cost false"
     resume = f"equimodal compare --out {values['out']} --workers {values['workers']}{cost}"
-    return run_and_report(config, Path(values["out"]), values["workers"], context, resume, cost=values["cost"])
+    resume += f" {where.arguments}" if isinstance(where, Executor) else ""
+    if cells is not None:
+        resume += f" --cells {shlex.quote(','.join(cells))}" if values["part"] is None else f" --part {values['part']}"
+    return run_and_report(
+        config, Path(values["out"]), values["workers"], context, resume, cost=values["cost"], executor=where,
+        cells=cells,
+    )  # fmt: skip
+
+
+def _executor(values: Mapping[str, Any]) -> Executor | str:
+    """Where the cells run."""
+    if values["executor"] not in EXECUTORS:
+        raise unknown_name("executor", values["executor"], EXECUTORS)
+    of_cluster = {name: values[name] for name in ("cpus", "gpus", "address") if values[name] is not None}
+    if values["executor"] == "ray":
+        if values["workers"] != 1:
+            raise UsageError(
+                f"{_PROG} --workers: expected none with --executor ray, whose cluster decides how many cells run at a "
+                f"time. Found {values['workers']}. Leave it out, and give --cpus."
+            )
+        return RayExecutor(**of_cluster)
+    if of_cluster:
+        name = next(iter(of_cluster))
+        raise UsageError(f"{_PROG} --{name}: expected --executor ray beside it. Found {values['executor']}.")
+    return str(values["executor"])
+
+
+def _cells(values: Mapping[str, Any], config: StudyConfig) -> list[str] | None:
+    """The cells of this call; ``None`` for all, with no other process beside it."""
+    if values["part"] is None:
+        named: list[str] | None = values["cells"]
+        return named
+    found = re.fullmatch(r"(\d+)/(\d+)", str(values["part"]))
+    if values["cells"] is not None or found is None or not 1 <= int(found[1]) <= int(found[2]):
+        said = values["part"] if values["cells"] is None else f"{values['part']} beside --cells"
+        raise UsageError(f"{_PROG} --part: expected I/N, the part I of N, from 1/N to N/N. Found {said}.")
+    return config.order(build_data(config.data))[int(found[1]) - 1 :: int(found[2])]
 
 
 def study_config(values: Mapping[str, Any]) -> StudyConfig:
@@ -78,18 +132,31 @@ def run_and_report(
     *,
     cost: bool = True,
     advice: str = "",
+    executor: Executor | str = "local",
+    cells: Sequence[str] | None = None,
 ) -> int:
-    """Run what is not finished, print table, verdict and ``advice``, write the reports; their path is printed last."""
+    """Run what is not finished, print table, verdict and ``advice``, write the reports; their path is printed last.
+
+    Of a part of the cells it says how far the comparison is.
+    """
     from equimodal.report import markdown_table, render_report, text_table, verdict
 
     failed: StudyError | None = None
     try:
         with Progress(context.quiet) as progress:
-            study = compare(config, folder, workers=workers, progress=progress, cost=cost)
+            study = compare(config, folder, workers=workers, progress=progress, cost=cost, executor=executor,
+                            cells=cells)  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted(f"finished cells are kept. Continue with: {resume}") from None
     except StudyError as error:
         failed, study = error, error.study
+    if cells is not None:
+        missing = sum(reason.startswith(("failed:", "not finished:")) for reason in study["incomplete"])
+        there = len(study["runs"])
+        print(f"{there} of {there + missing} cells finished. Their report: equimodal report {folder}")
+        if failed is not None:
+            raise failed
+        return 0
     if study["rows"]:
         study = with_evaluations(study, folder)
         print(f"{text_table(study)}\n\n{verdict(study, folder)}\n")
@@ -114,6 +181,14 @@ def _parser() -> CommandParser:
     parser.flag("--recommended", text)
     parser.add("--cost", bool, True, "Measure the cost of each entry in joint steps first.")
     parser.add("--workers", int, 1, "Processes, each with one thread.")
+    parser.add("--executor", str, "local", "Where the cells run: local, or ray, on a cluster.")
+    parser.add("--cpus", float | None, None, "With ray: CPUs of a cell, and its threads (1).")
+    parser.add("--gpus", float | None, None, "With ray: GPUs of a cell (0); a fraction where cells share one.")
+    parser.add("--address", str | None, None, "With ray: address of the cluster; local starts one on this machine.")
+    parser.flag("--list", "Print the names of the cells, those that others use first, and run none.")
+    text = "Names of cells, as MLA/seed0: run these and what they use, while other processes run others."
+    parser.add("--cells", comma_list, None, text)
+    parser.add("--part", str | None, None, "I/N: run the part I of N parts, while other processes run the others.")
     parser.add("--out", str | None, None, "Folder of the comparison; one that is unfinished is continued.")
     add_trust(parser)
     add_metrics(parser)
@@ -128,7 +203,7 @@ def _stored(out: str | None) -> dict[str, Any]:
 
 def _entry(label: str, entry: Any) -> Entry:
     if not isinstance(entry, Mapping) or "method" not in entry:
-        raise UsageError(f"equimodal compare: error: entry {label!r}: expected {{method: NAME, options: {{...}}}}.")
+        raise UsageError(f"{_PROG} entry {label!r}: expected {{method: NAME, options: {{...}}}}.")
     for key in entry:
         if key not in ("method", "options", "uses"):
             raise unknown_name(f"field of entry {label!r}", str(key), ("method", "options", "uses"))

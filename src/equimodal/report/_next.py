@@ -36,7 +36,7 @@ def next_steps(record: Study, folder: str) -> list[Step]:
         return _of_run(record, folder)
     again = f"equimodal compare --out {shlex.quote(folder)}"
     steps = []
-    if any(reason.startswith(("failed:", "left out:")) for reason in record.incomplete):
+    if any(reason.startswith(("failed:", "left out:", "not finished:")) for reason in record.incomplete):
         steps.append(Step("run the cells again that failed", again))
     if record.missing:
         steps.append(

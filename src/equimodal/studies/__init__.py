@@ -3,6 +3,9 @@
 from equimodal.report import CONTROLS
 from equimodal.studies.checks import check_folder, check_run, check_study, findings_of
 from equimodal.studies.comparisons import (
+    Cell,
+    Executor,
+    RayExecutor,
     StudyError,
     compare,
     interleaved,
@@ -41,11 +44,14 @@ from equimodal.studies.tuning import TuneConfig, tune
 
 __all__ = [
     "CONTROLS",
+    "Cell",
     "DataConfig",
     "Entry",
+    "Executor",
     "LoaderConfig",
     "ModelConfig",
     "Predictor",
+    "RayExecutor",
     "RunConfig",
     "StudyConfig",
     "StudyError",

@@ -57,13 +57,12 @@ for epoch in range(5):
 print(json.dumps({"seconds": min(times), "bytes": peak, "first": sorted(first)[2], "rows": len(split)}))
 """
 _LARGE = """
-data = opened()
-batches, model = loader(data.train, 64, seed=0), torch.nn.Linear(data.modalities["a"].shape[0], 2)
-optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-next(iter(batches))
 limit = memory("VmData") + int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 before, seen, losses = memory("RssAnon"), [], []
+data = opened()
+batches, model = loader(data.train, 64, seed=0), torch.nn.Linear(data.modalities["a"].shape[0], 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 for epoch in range(2):
     for batch in batches:
         loss = torch.nn.functional.cross_entropy(model(batch.inputs["a"]), batch.target)
@@ -110,7 +109,7 @@ def test_a_million_rows_are_there_at_once(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", ["{}", "cache"])
 def test_more_data_than_memory(options: str, tmp_path: Path) -> None:
-    """About 400 MB of numbers, of which a process that may have 120 MB more than before trains two epochs."""
+    """About 400 MB of numbers, of which a process that may have 340 MB more than at its start trains two epochs."""
     count, width = 12_800, 8_000
     path, random = tmp_path / "rows.parquet", np.random.default_rng(0)
     with pq.ParquetWriter(
@@ -125,7 +124,7 @@ def test_more_data_than_memory(options: str, tmp_path: Path) -> None:
             writer.write_table(pa.table([*columns, target, split], schema=writer.schema))
     given = {"cache_bytes": 40_000_000, **({"cache": str(tmp_path / "cache")} if options == "cache" else {})}
     assert path.stat().st_size > 350_000_000
-    found = run(_LARGE, str(path), json.dumps(given), "120000000")
+    found = run(_LARGE, str(path), json.dumps(given), "340000000")
     assert found["seen"] == 2 * (count - count // 64)
-    assert found["own"] < 120_000_000, found
+    assert found["own"] < 250_000_000, found
     assert found["last"] < found["first"]

@@ -103,7 +103,10 @@ class Table:
                     f"columns={{{column!r}: 'ignore'}}.",
                 )  # fmt: skip
             if isinstance(value, (bytes, bytearray)):
-                step = f"Decode it: frame[{column!r}].str.decode('utf-8')."
+                step = (
+                    f"Decode it: frame[{column!r}].str.decode('utf-8'). Contents of files are read by "
+                    "equimodal.data.from_rows (docs/data.md)."
+                )
                 raise self.refusal(column, row, "a text or a number", value, step)
             found.append(plain_text(value))
         self._refuse_surrogates(column, found)

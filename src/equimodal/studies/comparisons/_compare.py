@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from os.path import normpath
@@ -14,18 +15,20 @@ from typing import Any
 from equimodal._utils.outside import check_folder
 from equimodal._utils.schema import check
 from equimodal.data import Dataset
-from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError
+from equimodal.errors import DataError, EquimodalError, EquimodalWarning, MethodError, unknown_name
 from equimodal.studies.comparisons._cost import measure_cost
+from equimodal.studies.comparisons._execution import Tally, run_cells
+from equimodal.studies.comparisons._executor import Cell, Executor, InProcess
+from equimodal.studies.comparisons._local import LocalPool
+from equimodal.studies.comparisons._ray import RayExecutor
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
-from equimodal.studies.comparisons._workers import WorkerPool, run_cell, worker_pool
 from equimodal.studies.runs import (
     COMPARISON,
     Terminated,
     Termination,
     check_config,
     check_content,
-    epochs_done,
     is_finished,
     located,
     locked,
@@ -33,7 +36,6 @@ from equimodal.studies.runs import (
     plain,
     read_json,
     read_yaml,
-    run,
     verify,
     warn_versions,
     write_sealed,
@@ -58,6 +60,9 @@ from equimodal.studies.setup import (
 from equimodal.tasks import named_metrics
 
 STUDY = "study.json"
+EXECUTORS = ("local", "ray")
+PATIENCE = 600.0
+"""Seconds to wait for another process that summarises the same comparison."""
 
 
 class StudyError(EquimodalError):
@@ -73,6 +78,8 @@ def compare(
     folder: Path | str,
     *,
     workers: int = 1,
+    executor: Executor | str = "local",
+    cells: Sequence[str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     cost: bool = True,
     loggers: bool = False,
@@ -83,6 +90,11 @@ def compare(
         config: what to compare.
         folder: one sub-folder per cell; calling again with the same folder continues, and runs no finished cell twice.
         workers: processes, each with one thread; 1 runs the cells here.
+        executor: where the cells run: ``local``, in processes of this machine; ``ray``, see :class:`RayExecutor`; or an
+            :class:`Executor` of yours.
+        cells: names of those that this call runs, and what they use, while other processes may run others in the same
+            folder, each once. ``study.json`` then holds what is finished so far. By default all, and no other process
+            may work there.
         progress: called with (epochs done, epochs in all, what is running).
         cost: measure the cost of each entry in joint steps, interleaved, before the cells start; of an entry that uses
             others, once they are finished.
@@ -90,46 +102,104 @@ def compare(
 
     Raises:
         DataError: the folder holds another study, or another process works in it.
+        UnknownNameError: an executor or a cell that does not exist.
         SystemExit: with the code 75, after SIGTERM: running cells are saved, the same call continues.
         StudyError: cells failed; the others are finished, and the failures are in ``study.json``.
     """
     folder = Path(folder)
     if workers < 1:
         raise MethodError(f"`workers`: expected a whole number >= 1. Found {workers}.")
+    if isinstance(executor, str) and executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS)
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise MethodError(f"`seeds`: expected at least one, each once. Found {config.seeds}.")
-    check_device(config.training.device)
+    if executor == "local":  # other machines have others
+        check_device(config.training.device)
     fixed_rate(config.training)  # complains now
     places = _located(config.data, folder)
     data = build_data(places)
     named_metrics(data.task, config.metrics)  # complains now
     check_labels(config.rows(data))
     _check_companions(config, data)
-    cells = config.cells(data)
-    again = f"equimodal compare --out {folder}"
-    again += (f" --workers {workers}" if workers > 1 else "") + ("" if cost else " --cost false")
-    with locked(folder), Termination(again) as termination:
+    mine = _chosen(config, data, cells)
+    if executor == "ray":
+        executor = RayExecutor()
+    again = [f"equimodal compare --out {folder}", *([f"--workers {workers}"] if workers > 1 else [])]
+    again += [] if cost else ["--cost false"]
+    again += [executor.arguments] if isinstance(executor, Executor) and executor.arguments else []
+    again += [] if cells is None else [f"--cells {shlex.quote(','.join(cells))}"]
+    with Termination(" ".join(again)) as termination, ExitStack() as held:
+        held.enter_context(locked(folder, 0.2 if cells is None else PATIENCE))
         _claim(config, folder, data)
         alone, dependent = _by_use(config, folder, data)
-        costs = _costs(alone, folder, data) if cost else {}
+        costs = _costs(alone, folder, data) if cost and cells is None else {}
         if termination.requested:
             raise Terminated(folder)
-        schedule = _run_cells(
-            cells, config.requirements(data), folder, workers, progress, loggers, data, places, termination
-        )
+        if cells is not None:
+            held.close()  # others work here, too
+        tally = Tally({name: c.training.epochs for name, c in mine.items()}, progress)
+        modules = tuple(trusted_modules())
+        work = {
+            name: Cell(name, c, cell_folder(folder, name.rpartition("/")[0], c.seed), places, data.fingerprint,
+                       loggers, modules)
+            for name, c in mine.items()
+        }  # fmt: skip
+        schedule = _schedule(work, config.requirements(data), tally)
+        where = _executor(executor, workers, schedule.count, data, tally, termination, folder)
+        run_cells(work, schedule, where, tally, termination, folder)
         failures = schedule.failures
-        costs |= _costs(dependent, folder, data) if cost else {}
         why = {cell: _reason(error) for cell, error in failures.items()}
+        if cells is not None:
+            held.enter_context(locked(folder, PATIENCE))
+            why = _failed_elsewhere(config, folder, data) | why
+        if cost and (cells is None or all(_is_finished(folder, cell) for cell in config.cells(data))):
+            costs |= _costs(dependent if cells is None else {**alone, **dependent}, folder, data)
         study = summarise(config, folder, data, costs, why)
         write_sealed(folder, STUDY, study)
     if failures:
-        alike = {reason: [cell for cell in why if why[cell] == reason] for reason in dict.fromkeys(why.values())}
-        shown = "; ".join(f"{', '.join(cells)}: {reason}" for reason, cells in alike.items())
+        alike: dict[str, list[str]] = {}
+        for cell, error in failures.items():
+            alike.setdefault(_reason(error), []).append(cell)
+        shown = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
         raise StudyError(
-            f"{len(failures)} of {len(cells)} cells failed, the others are finished. {shown}", study
+            f"{len(failures)} of {len(mine)} cells failed, the others are finished. {shown}", study
         ) from unexpected
     return study
+
+
+def _chosen(config: StudyConfig, data: Dataset, names: Sequence[str] | None) -> dict[str, RunConfig]:
+    """The cells of these names and those that they use; all by default."""
+    every = config.cells(data)
+    if names is None:
+        return every
+    needs, found = config.requirements(data), set[str]()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in every:
+            raise unknown_name("cell", name, every)
+        if name not in found:
+            found.add(name)
+            waiting += needs[name]
+    return {name: every[name] for name in config.order(data) if name in found}
+
+
+def _is_finished(folder: Path, cell: str) -> bool:
+    label, _, seed = cell.rpartition("/seed")
+    return is_finished(cell_folder(folder, label, int(seed)))
+
+
+def _failed_elsewhere(config: StudyConfig, folder: Path, data: Dataset) -> dict[str, str]:
+    """Cells that failed in other processes, and why, as these have written it down."""
+    known = load_study(folder).get("incomplete") or [] if (folder / STUDY).exists() else []
+    found = {}
+    for cell in config.cells(data):
+        begin = f"failed: {cell}: "
+        for text in known:
+            if isinstance(text, str) and text.startswith(begin) and not _is_finished(folder, cell):
+                found[cell] = text.removeprefix(begin)
+    return found
 
 
 def load_study(folder: Path | str) -> dict[str, Any]:
@@ -253,72 +323,29 @@ def _measured(data: Dataset, configs: Mapping[str, RunConfig]) -> dict[str, floa
         return {}
 
 
-def _run_cells(
-    cells: Mapping[str, RunConfig],
-    requirements: Mapping[str, list[str]],
-    folder: Path,
+def _schedule(cells: Mapping[str, Cell], requirements: Mapping[str, list[str]], tally: Tally) -> Schedule:
+    """What is not finished; what is must be what is asked for."""
+    finished = [cell for cell in cells.values() if is_finished(cell.folder)]
+    for cell in finished:  # its numbers must not appear under other options, nor changed ones at all
+        verify(cell.folder)
+        check_config(cell.config, cell.folder)
+        tally.end(cell.name)
+    warn_versions(cell.folder for cell in finished)
+    return Schedule([name for name, cell in cells.items() if cell not in finished], requirements)
+
+
+def _executor(
+    chosen: Executor | str,
     workers: int,
-    progress: Callable[[int, int, str], None] | None,
-    loggers: bool,
+    count: int,
     data: Dataset,
-    places: DataConfig,
+    tally: Tally,
     termination: Termination,
-) -> Schedule:
-    """Run what is not finished, the cells that others use first; the schedule knows what failed."""
-    folders = {cell: cell_folder(folder, cell.rpartition("/")[0], c.seed) for cell, c in cells.items()}
-    unfinished = [cell for cell in cells if not is_finished(folders[cell])]
-    for cell in cells:
-        if cell not in unfinished:  # its numbers must not appear under other options, nor changed ones at all
-            verify(folders[cell])
-            check_config(cells[cell], folders[cell])
-    warn_versions(folders[cell] for cell in cells if cell not in unfinished)
-    total = sum(c.training.epochs for c in cells.values())
-    done = {cell: c.training.epochs for cell, c in cells.items() if cell not in unfinished}
-    schedule = Schedule(unfinished, requirements)
-
-    def tell(what: str) -> None:
-        if progress is not None:
-            progress(sum(done.values()), total, what)
-
-    def end(cell: str, failure: BaseException | None) -> None:
-        done.update({c: cells[c].training.epochs for c in schedule.finish(cell, failure)})
-
-    tell("")
-    if workers == 1 or len(unfinished) <= 1:
-        while ready := schedule.take():
-            for cell in ready:
-
-                def advance(event: Mapping[str, Any], cell: str = cell) -> None:
-                    done[cell] = event["epoch"]
-                    tell(cell)
-
-                failure: BaseException | None = None
-                try:
-                    run(cells[cell], folders[cell], resume=True, progress=advance, loggers=loggers, data=data)
-                except Terminated as stop:
-                    raise Terminated(folder) from stop
-                except Exception as error:  # noqa: BLE001 (recorded; the other cells go on)
-                    failure = error
-                if termination.requested:  # between two cells
-                    raise Terminated(folder)
-                end(cell, failure)
-                tell(cell)
-        return schedule
-
-    def submit(pool: WorkerPool) -> dict[Future[Any], str]:
-        return {
-            pool.submit(run_cell, cells[c].to_dict(), str(folders[c]), loggers, vars(places), trusted_modules()): c
-            for c in schedule.take()
-        }
-
-    with worker_pool(min(workers, len(unfinished)), termination, folder) as pool:
-        running = submit(pool)
-        while running:
-            for future in pool.wait():
-                end(running.pop(future), future.exception())
-            running |= submit(pool)
-            active = [running[future] for future in pool.running]
-            for cell in active:
-                done[cell] = epochs_done(folders[cell])
-            tell(next(iter(active), ""))
-    return schedule
+    folder: Path,
+) -> Executor:
+    """Where the cells run: ``count`` of them are not finished."""
+    if isinstance(chosen, Executor):
+        return chosen
+    if workers == 1 or count <= 1:
+        return InProcess(data, tally.advance)
+    return LocalPool(min(workers, count), termination, folder)

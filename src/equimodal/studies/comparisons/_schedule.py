@@ -21,6 +21,11 @@ class Schedule:
         self._unfinished = set(cells)
         self.failures: dict[str, BaseException] = {}
 
+    @property
+    def count(self) -> int:
+        """Cells that have not ended."""
+        return len(self._unfinished)
+
     def take(self) -> list[str]:
         """The cells that can run now, each given out once."""
         ready = [cell for cell in self._waiting if not self._unfinished.intersection(self._requirements.get(cell, ()))]

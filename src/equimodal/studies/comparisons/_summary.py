@@ -41,7 +41,10 @@ def summarise(
     for label in entries:
         for seed in config.seeds:
             name, cell = f"{label}/seed{seed}", cell_folder(folder, label, seed)
-            if name in failures or not is_finished(cell):
+            if name in failures:
+                continue
+            if not is_finished(cell):
+                incomplete.append(f"not finished: {name}")
                 continue
             try:
                 check_config(cells[name], cell)

@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from multiprocessing import connection
@@ -22,8 +22,9 @@ import torch
 
 from equimodal.data import Dataset
 from equimodal.errors import EquimodalError
-from equimodal.studies.runs import STOPPED, Terminated, Termination, process_context, run
-from equimodal.studies.setup import DataConfig, RunConfig, build_data, trusting
+from equimodal.studies.comparisons._executor import Cell
+from equimodal.studies.runs import STOPPED, Terminated, Termination, process_context
+from equimodal.studies.setup import DataConfig, build_data
 
 PATIENCE = 20.0
 """Seconds that workers have to save and end; then they are killed, which costs what they did since they saved last."""
@@ -278,21 +279,18 @@ _termination = Termination()
 """In a worker: after it was asked to end it takes no further cell."""
 
 
-def run_cell(
-    config: dict[str, Any], folder: str, loggers: bool, data: dict[str, Any], modules: Sequence[str] = ()
-) -> None:
-    """One cell, on data that lie where ``data`` says, which the paths of its configuration need not."""
+def run_cell(cell: Cell) -> None:
+    """One cell, unless this worker was asked to end."""
     if _termination.requested:
-        raise Terminated(folder)
-    with trusting(modules):
-        run(RunConfig.from_dict(config), folder, resume=True, loggers=loggers, data=_dataset(data))
+        raise Terminated(cell.folder)
+    cell.run(_dataset(cell.data))
 
 
-_known: list[tuple[dict[str, Any], Dataset]] = []
+_known: list[tuple[DataConfig, Dataset]] = []
 """In a worker: the data of the comparison, which are read once."""
 
 
-def _dataset(config: dict[str, Any]) -> Dataset:
+def _dataset(config: DataConfig) -> Dataset:
     if not _known or _known[0][0] != config:
-        _known[:] = [(config, build_data(DataConfig(**config)))]
+        _known[:] = [(config, build_data(config))]
     return _known[0][1]

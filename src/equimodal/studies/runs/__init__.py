@@ -28,7 +28,7 @@ from equimodal.studies.runs._records import (
 from equimodal.studies.runs._run import DETAILS, conclude, prepare_folder, run
 from equimodal.studies.runs._seal import is_sealed, seal, verify, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
-from equimodal.studies.runs._signals import REQUEUE, STOPPED, Terminated, Termination, locked
+from equimodal.studies.runs._signals import REQUEUE, STOPPED, InUseError, Terminated, Termination, in_use, locked
 from equimodal.studies.runs._stored import read_environment, read_history, stored_config
 from equimodal.studies.runs._weights import load_model_weights, load_weights, save_weights
 
@@ -41,6 +41,7 @@ __all__ = [
     "SELECTIONS",
     "STOPPED",
     "TUNING",
+    "InUseError",
     "Progress",
     "Terminated",
     "Termination",
@@ -52,6 +53,7 @@ __all__ = [
     "environment",
     "epochs_done",
     "fit",
+    "in_use",
     "is_finished",
     "is_sealed",
     "load_companions",

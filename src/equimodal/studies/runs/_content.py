@@ -38,7 +38,8 @@ def content_of(folder: Path) -> tuple[str, str]:
     if (folder / "weights.safetensors").exists():
         return "a finished run", f"Its page: equimodal report {out}"
     unfinished = "an unfinished run (no weights.safetensors)"
-    if Path(stored_config(folder).data.name).suffix in FORMATS:
+    data = stored_config(folder).data
+    if Path(data.name).suffix in FORMATS and "inputs" not in data.options:
         return f"{unfinished} of equimodal fit", f"Finish it: the same equimodal fit, with --out {out}"
     return unfinished, f"Finish it: equimodal train --resume --out {out}"
 

@@ -12,7 +12,7 @@ from equimodal.errors import DataError
 from equimodal.studies.runs._content import content_of
 from equimodal.studies.runs._records import plain
 from equimodal.studies.runs._stored import read_environment, stored_config
-from equimodal.studies.setup import DataConfig, RunConfig, resolved_options
+from equimodal.studies.setup import DataConfig, RunConfig, place_here, resolved_options
 
 _ANY = ("logger", "loader")
 """Fields of a configuration that change no number: a run may go on with others."""
@@ -68,8 +68,9 @@ def check_finished(folder: Path) -> None:
 def located(config: DataConfig, folder: Path, started: str | None = None) -> DataConfig:
     """``config`` with the paths that hold from here, for a run that may have been started in another directory.
 
-    A relative path that leads nowhere from here is tried from the directory where the run was started, and from the
-    folders above the run. ``started`` is that directory where the run does not say it, of a comparison.
+    A relative path that leads nowhere from here is tried from the directory where the run was started, from the folders
+    above the run, and last below the folder that the environment variable ``EQUIMODAL_DATA`` names. ``started`` is that
+    directory where the run does not say it, of a comparison.
 
     Raises:
         DataError: the data are at none of these places.
@@ -81,12 +82,13 @@ def located(config: DataConfig, folder: Path, started: str | None = None) -> Dat
         path = getattr(config, name)
         if path is None or Path(path).exists() or (name == "name" and path in available()):
             continue
-        near = next((place / path for place in places if (place / path).exists()), None)
+        near = next((place / path for place in places if (place / path).exists()), None) or place_here(path)
         if near is None:
             tried = f"here ({Path.cwd()}), in {started or 'the directory where the run was started'} or above the run"
             raise DataError(
                 f"`{path}`: expected the data of the run `{folder}` (config.yaml: data.{name}). Found nothing {tried}. "
-                "Restore it, or call from the directory that the path starts in."
+                "Restore it, call from the directory that the path starts in, or name the folder of the data: "
+                "EQUIMODAL_DATA=FOLDER."
             )
         found[name] = str(near)
     return dataclasses.replace(config, **found)

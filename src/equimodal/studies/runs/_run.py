@@ -134,6 +134,10 @@ def run(
             refuse_incomplete(method, data.train.present)
             if share.first:
                 stack.enter_context(locked(folder))
+            if share.any(resume and share.first and is_finished(folder)):  # by another process, in the meantime
+                share.part_ways()
+                return read_metrics(folder, config) if share.first else {}
+            if share.first:
                 prepare_folder(config, folder, data, resume)
                 _keep_rate(folder, tested)
             share.wait()

@@ -41,6 +41,10 @@ class Terminated(SystemExit):
         return type(self), (self.folder,)
 
 
+class InUseError(DataError):
+    """Another process works in a folder."""
+
+
 class Termination:
     """Remembers SIGTERM while its block runs; a second one ends the process as if nothing had been installed.
 
@@ -93,11 +97,15 @@ class Termination:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = 0.2) -> Iterator[None]:
     """Keep other processes out of ``folder`` while the block runs; the system lets go when the process ends.
 
+    Args:
+        folder: made where it is not there.
+        patience: seconds to wait for another process; with 0, a file that its owner has just removed looks locked.
+
     Raises:
-        DataError: another process works there.
+        InUseError: another process works there.
         StorageError: there can be no such folder, or nothing can be written to it.
     """
     try:
@@ -106,13 +114,13 @@ def locked(folder: Path) -> Iterator[None]:
         raise missing_extra("filelock", "cli", "Keeping other processes out of a folder") from error
     check_folder(folder)
     path = folder / ".lock"
-    lock = FileLock(path, timeout=0.2, poll_interval=0.02)  # again where its owner has just removed the file
+    lock = FileLock(path, timeout=patience, poll_interval=0.02)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         path.write_text(f"{os.getpid()}\n", encoding="utf-8")
     except Timeout as error:
-        raise DataError(
+        raise InUseError(
             f"`{folder}`: expected a folder that no other process works in. Found it in use by process "
             f"{_owner(path)}. Wait for it, or choose another folder."
         ) from error
@@ -128,6 +136,17 @@ def locked(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows removes no file that is open
             path.unlink(missing_ok=True)
         lock.release()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process works in ``folder``; one that was killed does not."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with locked(folder, 0):
+            return False
+    except InUseError:
+        return True
 
 
 def _owner(path: Path) -> str:

@@ -91,6 +91,7 @@ class Metrics(TypedDict, total=False):
     method: Required[str]
     seed: Required[int]
     options: dict[str, Any]
+    parameters: int
     data: Required[str]
     protocol: Required[str]
     target: str | None
@@ -99,7 +100,7 @@ class Metrics(TypedDict, total=False):
     rule: Required[str]
     test: Required[_Scores]
     validation: Required[_Scores]
-    rules: dict[str, _Rule]
+    rules: Required[dict[str, _Rule]]
     inference: _Inference
     probe: dict[str, float]
     trained_modalities: list[str] | None

@@ -24,6 +24,7 @@ from equimodal.studies.setup._config import (
 from equimodal.studies.setup._fusion import fusion_options
 from equimodal.studies.setup._options import companion_options, method_options, resolved_options
 from equimodal.studies.setup._own_code import check_trust, module_of, trusted_modules, trusting
+from equimodal.studies.setup._places import place_here
 from equimodal.studies.setup._recipes import recipe, recipes, task_options
 from equimodal.studies.setup._uses import renamed, sources
 
@@ -49,6 +50,7 @@ __all__ = [
     "method_options",
     "module_of",
     "optimizer_factory",
+    "place_here",
     "recipe",
     "recipes",
     "renamed",

@@ -25,11 +25,13 @@ from equimodal.studies.setup._config import DataConfig, ModelConfig, RunConfig, 
 from equimodal.studies.setup._fusion import build_fusion, build_head, check_steps, with_steps
 from equimodal.studies.setup._options import companion_options, method_options
 from equimodal.studies.setup._own_code import own_object
+from equimodal.studies.setup._places import placed
 from equimodal.studies.setup._uses import check_uses
 
 
 def build_data(config: DataConfig) -> Dataset:
-    """The dataset that the configuration names."""
+    """The dataset that the configuration names; a path that leads nowhere is tried where ``EQUIMODAL_DATA`` says."""
+    config = placed(config)
     options = dict(config.options)
     if config.missing or config.missing_file:
         options["missing"] = Missing(config.missing or "", config.missing_file, config.missing_seed)

@@ -313,6 +313,19 @@ class StudyConfig:
             for seed in self.seeds
         }
 
+    def order(self, data: Dataset) -> list[str]:
+        """The cells, each after those whose finished runs it uses."""
+        needs, found = self.requirements(data), dict[str, None]()
+
+        def visit(cell: str) -> None:
+            for other in needs[cell]:
+                visit(other)
+            found[cell] = None
+
+        for cell in needs:
+            visit(cell)
+        return list(found)
+
     def rows(self, data: Dataset) -> dict[str, Entry]:
         """Label -> entry, with the controls.
 
