@@ -145,7 +145,7 @@ def compare(
                        loggers, modules)
             for name, c in mine.items()
         }  # fmt: skip
-        known = Known(config, folder, data, mine)
+        known = Known(config, folder, data, config.cells(data))
         schedule = _schedule(work, config.requirements(data), tally, known)
         where = _executor(executor, workers, schedule.count, data, tally, termination, folder)
         run_cells(work, schedule, where, tally, termination, folder)
