@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,8 @@ class Field:
 
     Args:
         kind: as in :class:`Modality`.
-        column: where its contents are; default the name of the modality.
+        column: where its contents are; default the name of the modality. Several columns of single numbers make one
+            vector, which a row lacks if it lacks one of them; their numbers must fit into memory, or a cache.
         decode: what makes an array of one content; it is never called for an absent one. Default: numbers and nested
             lists of one shape as they are, the content of a .npy file, and for ``kind="image"`` the content of a
             picture file, its path, or a picture of Pillow. With worker processes that are not forked it must be a
@@ -46,7 +47,7 @@ class Field:
     """
 
     kind: Kind
-    column: str | None = None
+    column: str | Sequence[str] | None = None
     decode: Callable[[Any], npt.ArrayLike] | None = None
     length: int | None = None
     size: int = 64
@@ -61,6 +62,12 @@ class Field:
             raise DataError(
                 f"`length`: expected a whole number from 1, of a sequence or tokens. Found {self.length!r} for "
                 f"{self.kind!r}."
+            )
+        several = self.column is not None and not isinstance(self.column, str)
+        if several and (self.kind != "vector" or self.decode is not None or not self.column):
+            raise DataError(
+                f"`column`: expected several columns for a vector of numbers only, without `decode`. Found "
+                f"{self.column!r} for {self.kind!r}."
             )
         if not _whole(self.size, 8):
             raise DataError(f"`size`: expected a whole number from 8. Found {self.size!r}.")
@@ -97,6 +104,10 @@ class Field:
                 f"{type(content).__name__} ({str(content)[:40]!r}). Give decode=, which makes an array of it"
             )
         return np.asarray(content)
+
+    def columns(self, name: str) -> tuple[str, ...]:
+        """The columns of the modality of that name."""
+        return (self.column or name,) if self.column is None or isinstance(self.column, str) else tuple(self.column)
 
     def default_standardise(self) -> str:
         """How samples are standardised."""

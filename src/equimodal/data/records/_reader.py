@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from equimodal.errors import DataError, unknown_name
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+
+
+_SINGLE = (str, int, float, np.generic)
 
 
 class Reader(ABC):
@@ -102,18 +106,32 @@ class SequenceReader(Reader):
             )
         super().__init__(where, [str(c) for c in first], len(rows))
         self._rows = rows
+        self._single = [c for c in self.columns if isinstance(first[c], _SINGLE) or getattr(first[c], "ndim", 1) == 0]
+
+    @cached_property
+    def _seen(self) -> tuple[dict[str, Mask], dict[str, list[Any]]]:
+        """Which rows have something in each column, and the single values; every row is asked for once."""
+        there = {c: np.zeros(self.count, bool) for c in self.columns}
+        values: dict[str, list[Any]] = {c: [] for c in self._single}
+        for number in range(self.count):
+            row = self._rows[number]
+            for column, mask in there.items():
+                mask[number] = not is_missing(row.get(column))
+            for column, own in values.items():
+                own.append(row.get(column))
+        return there, values
 
     def _contents(self, column: str, rows: Any) -> list[Any]:
         return [self._rows[int(row)].get(column) for row in rows]
 
     def present(self, column: str) -> Mask:
-        return np.array([not is_missing(content) for content in self._contents(column, range(self.count))], bool)
+        return self._seen[0][column]
 
     def values(self, column: str) -> tuple[Names, Array]:
-        found = self._contents(column, range(self.count))
-        gaps = [row for row, value in enumerate(found) if is_missing(value)]
-        if gaps:
-            raise self.gap(column, gaps[0], len(gaps))
+        gaps = np.flatnonzero(~self.present(column))
+        if len(gaps):
+            raise self.gap(column, int(gaps[0]), len(gaps))
+        found = self._seen[1][column] if column in self._single else self._contents(column, range(self.count))
         return coded(np.array([v.item() if getattr(v, "ndim", 1) == 0 else v for v in found]))
 
     def take(self, column: str, rows: Rows) -> list[Any]:

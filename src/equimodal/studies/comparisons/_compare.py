@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -122,9 +123,13 @@ def compare(
     check_labels(config.rows(data))
     _check_companions(config, data)
     mine = _chosen(config, data, cells)
-    again = f"equimodal compare --out {folder}"
-    again += (f" --workers {workers}" if workers > 1 else "") + ("" if cost else " --cost false")
-    with Termination(again) as termination, ExitStack() as held:
+    if executor == "ray":
+        executor = RayExecutor()
+    again = [f"equimodal compare --out {folder}", *([f"--workers {workers}"] if workers > 1 else [])]
+    again += [] if cost else ["--cost false"]
+    again += [executor.arguments] if isinstance(executor, Executor) and executor.arguments else []
+    again += [] if cells is None else [f"--cells {shlex.quote(','.join(cells))}"]
+    with Termination(" ".join(again)) as termination, ExitStack() as held:
         held.enter_context(locked(folder, 0.2 if cells is None else PATIENCE))
         _claim(config, folder, data)
         alone, dependent = _by_use(config, folder, data)
@@ -352,8 +357,6 @@ def _executor(
     """Where the cells run: ``count`` of them are not finished."""
     if isinstance(chosen, Executor):
         return chosen
-    if chosen == "ray":
-        return RayExecutor()
     if workers == 1 or count <= 1:
         return InProcess(data, tally.advance)
     return LocalPool(min(workers, count), termination, folder)
