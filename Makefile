@@ -92,6 +92,7 @@ bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/studies.py
 
 bench-data: $(DEV_STAMP)
 	$(BIN)/python benchmarks/loader.py

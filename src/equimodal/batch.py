@@ -317,7 +317,12 @@ class Batch:
         return replace(self, extras={**self.extras, **extras})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch on ``device``."""
+        """The batch on ``device``; itself where it is there already."""
+        place = torch.device(device)
+        tensors = [t for x in self.inputs.values() for t in tree_tensors(x)]
+        tensors += [t for t in (self.target, self.index, *self.extras.values()) if t is not None]
+        if self.present is None and all(t.device == place for t in tensors):
+            return self
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:

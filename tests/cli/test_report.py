@@ -46,7 +46,7 @@ def test_every_format(cli: CLI, comparison: Path, tmp_path: Path) -> None:
 def test_what_does_not_fit_is_one_line(cli: CLI, comparison: Path) -> None:
     study = str(comparison)
     for arguments, code, words in (
-        (["nowhere"], 1, "`nowhere`: expected the folder of a comparison"),
+        (["nowhere"], 1, "`nowhere`: expected the folder of a finished run or comparison. Found no such folder"),
         ([study, "--format", "word"], 2, "--format: expected one of html, markdown"),
         ([study, "--format", "csv", "--table", "words"], 2, "--table: expected one of leaderboard"),
         ([study, "--table", "rules"], 2, "--table: expected --format markdown, latex or csv"),

@@ -70,3 +70,98 @@ def test_list_without_the_extra_says_what_to_install() -> None:
     assert found.returncode == 1
     assert 'pip install "equimodal[cli]"' in found.stderr
     assert found.stderr.count("\n") == 1
+
+
+_TRAIN = """
+import sys
+from equimodal.cli import command
+sys.argv = ["equimodal", "train", "--data", "synthetic", "--model.size", "small", "--training.epochs", "1",
+            "--training.device", "cpu", "--method", "Joint", "--quiet", "--logger", "none", "--out", sys.argv[1]]
+try:
+    command()
+finally:
+    print("modules", *sys.modules)
+    from equimodal._utils.deferred import is_deferred
+    print("deferred", *filter(is_deferred, list(sys.modules)))
+"""
+_NEVER = {
+    "scipy", "sklearn", "pandas", "matplotlib", "transformers", "sympy", "tensorboard", "tensorflow", "wandb",
+    "mlflow", "torchmetrics.audio", "torchmetrics.text", "torchmetrics.functional.audio", "torch._dynamo.convert_frame",
+    "optuna", "torch._inductor",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_training_imports_only_what_it_uses(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    found = python("-c", _TRAIN, str(tmp_path / "run"))
+    assert found.returncode == 0, found.stderr
+    lines = {line.partition(" ")[0]: set(line.split()[1:]) for line in found.stdout.splitlines()}
+    assert lines["modules"] & _NEVER == set()
+    assert lines["modules"] >= {"lightning.pytorch", "torchmetrics.classification"}
+    assert lines["deferred"] >= {"torch._dynamo", "torchmetrics", "torchmetrics.functional"}
+
+
+_USED = """
+from equimodal._utils.deferred import defer_imports, is_deferred
+defer_imports()
+import torch
+import lightning.pytorch as pl
+import lightning.fabric.wrappers as wrappers
+p = torch.nn.Parameter(torch.ones(2))
+optimizer = torch.optim.SGD([p], lr=0.5)
+p.sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+print(p.tolist(), is_deferred("torch._dynamo"), is_deferred("torchmetrics"))
+plain, compiled = torch.nn.Linear(2, 2), torch.compile(torch.nn.Linear(2, 2), backend="eager")
+print(is_deferred("torch._dynamo"), *(isinstance(m, wrappers.OptimizedModule) for m in (plain, compiled)))
+import torch._dynamo.config
+double = torch.compile(lambda x: 2 * x, backend="eager")
+print(double(torch.ones(2)).tolist())
+optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+optimizer.step()
+import sys
+from torchmetrics import Metric
+before = sys.modules["torchmetrics.metric"]
+import torchmetrics.text
+from torchmetrics import Accuracy
+from torchmetrics.functional import accuracy
+print(*map(is_deferred, ("torchmetrics", "torchmetrics.functional")), isinstance(Accuracy(task="binary"), Metric))
+import torchmetrics
+print(torchmetrics.metric is before, torchmetrics.text is sys.modules["torchmetrics.text"], torchmetrics.__version__[0])
+print(torchmetrics.text.__spec__.name, type(torchmetrics).__name__)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_deferred_is_there_when_it_is_used() -> None:
+    pytest.importorskip("lightning")
+    found = python("-c", _USED)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines() == [
+        "[0.5, 0.5] True True",
+        "False False True",
+        "[2.0, 2.0]",
+        "False False True",
+        "True True 1",
+        "torchmetrics.text module",
+    ]
+
+
+_OTHERWISE = """
+from equimodal._utils import deferred
+package = deferred._FIRST["torchmetrics"]  # as of a version that is made otherwise
+package["Metric"] = deferred.partial(deferred._taken, "torchmetrics", ("aggregation", "elsewhere"), "Metric")
+deferred.defer_imports()
+import torchmetrics.utilities
+from torchmetrics import Metric
+print(deferred.is_deferred("torchmetrics"), Metric.__module__)
+"""
+
+
+@pytest.mark.slow
+def test_a_package_that_is_made_otherwise_is_loaded_as_a_whole() -> None:
+    pytest.importorskip("torchmetrics")
+    found = python("-c", _OTHERWISE)
+    assert found.stdout.split() == ["False", "torchmetrics.metric"], found.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -16,6 +17,7 @@ from equimodal.diagnostics import (
     Outcomes,
     average_ranks,
     evaluate,
+    exchange_p,
     holm,
     paired_difference,
     sample_outcomes,
@@ -137,3 +139,32 @@ def test_outcomes_of_a_method_are_its_evaluation() -> None:
     found, scores = sample_outcomes(method, loader(data.test, 5)), evaluate(method, loader(data.test, 24))
     assert float(found["prediction"].score()) == pytest.approx(scores.score)
     assert {m: float(found[f"unimodal/{m}"].score()) for m in names} == pytest.approx(scores.unimodal)
+
+
+def test_exchanges_are_counted_as_in_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    below = rng.integers(1, 4, (7, 2)).astype(np.float32)
+    one, other = (Outcomes(rng.random((7, 2), np.float32) * below, below) for _ in range(2))
+    found = float(one.score() - other.score())
+    beyond = 0
+    for swaps in itertools.product([False, True], repeat=7):
+        sums = np.zeros((2, 2))
+        for i, swap in enumerate(swaps):
+            sums[0] += (other if swap else one).numerator[i]
+            sums[1] += (one if swap else other).numerator[i]
+        beyond += float(((sums[0] - sums[1]) / below.sum(0)).mean()) >= found - 1e-9
+    assert exchange_p(one, other) == beyond / 2**7
+
+
+def test_many_rows_are_drawn_and_agree_with_the_sign_test() -> None:
+    """Eight rows won, two lost, the others level: 56 of 1,024 signs are as good or better."""
+    ours = np.repeat(np.array([1, 0, 1], np.float32), [8, 2, 90])[:, None]
+    theirs = np.repeat(np.array([0, 1, 1], np.float32), [8, 2, 90])[:, None]
+    whole = np.ones((100, 1), np.float32)
+    assert exchange_p(Outcomes(ours, whole), Outcomes(theirs, whole), draws=20000) == pytest.approx(
+        56 / 1024, abs=0.006
+    )
+    with pytest.raises(MethodError, match="the same rows"):
+        exchange_p(Outcomes(ours, whole), Outcomes(theirs[:5], whole[:5]))
+    with pytest.raises(MethodError, match="`draws`"):
+        exchange_p(Outcomes(ours, whole), Outcomes(theirs, whole), draws=0)

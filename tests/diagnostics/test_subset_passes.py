@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from equimodal import Batch, Classification, MultimodalModel
-from equimodal.diagnostics import _sweep, subset_table, subsets_of
+from equimodal.diagnostics import _sweep, shapley_scores, subset_table, subsets_of
+from equimodal.errors import MethodError
 from equimodal.fusion import Concat, LowRank, Sum
 from equimodal.methods import MLA, Joint, Method, MultiLoss
 
@@ -77,6 +79,32 @@ def test_memory_does_not_grow_with_the_number_of_subsets(monkeypatch: pytest.Mon
     subset_table(method, [data(names)])
     assert max(rows) <= 100
     assert len(rows) == -(-255 // 5)  # five subsets of twenty samples at a time
+
+
+def test_shapley_values_of_the_score_are_those_of_all_orders() -> None:
+    """Each modality's gain where it comes, averaged over the 120 orders; the scores are of one subset at a time."""
+    method, batch = joint(FUSIONS["sum"]), data()
+    known: dict[frozenset[str], float] = {frozenset(): 1 / 3}
+    target = batch.target
+    assert target is not None
+    for subset in subsets_of(NAMES):
+        output = method.predict({m: batch.inputs[m] for m in subset}).output
+        known[frozenset(subset)] = float(torch.eq(output.argmax(1), target).double().mean())
+    expected = dict.fromkeys(NAMES, 0.0)
+    orders = list(permutations(NAMES))
+    for order in orders:
+        for i, m in enumerate(order):
+            expected[m] += (known[frozenset(order[: i + 1])] - known[frozenset(order[:i])]) / len(orders)
+    table = subset_table(method, [Batch(batch.inputs, batch.target)])
+    found = shapley_scores(table, nobody=1 / 3)
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert table[-1].score is not None
+    assert sum(found.values()) == pytest.approx(table[-1].score - 1 / 3, abs=1e-12)
+    with pytest.raises(MethodError, match=r"each of the 31 subsets.*Found none of m0, m1\. Call.*limit=31"):
+        shapley_scores(subset_table(method, [batch], limit=11))
+    nobody_has = Batch(batch.inputs, batch.target, {"m0": torch.zeros(20, dtype=torch.bool)})
+    with pytest.raises(MethodError, match="Found none of m0"):
+        shapley_scores(subset_table(method, [nobody_has]))
 
 
 def test_every_subset_of_twelve_modalities_in_a_second() -> None:

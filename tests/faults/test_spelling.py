@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from equimodal._utils import plain_yaml
 from equimodal._utils.plain_yaml import number_of, read_yaml, text_of
 from equimodal.data import Missing, load_bundle, load_card, write_bundle
 from equimodal.errors import DataError, MethodError
@@ -179,3 +180,29 @@ def test_what_is_no_yaml_of_plain_values_is_refused_with_its_file() -> None:
     ):
         with pytest.raises(DataError, match=r"a.yaml: (line \d+: )?expected"):
             raise DataError(f"a.yaml: expected no value, read {read_yaml(text, 'a.yaml', 'a test')}")
+
+
+_REFUSED = ("a: 1\na: 2", "a: 'x", "&a [*a]", "a: b: c", "}", "[1,2", "\ta: 1", "a: !!python/object:os.system x",
+            "--- 1\n--- 2", "? [1]\n: 2", "a: \x07", "*x", "a: " + "[" * 200 + "]" * 200)  # fmt: skip
+
+
+_READ = ("a: [1, x, 1e-3, 010, no]", "a: {b: 12:30, c: 1_000, d: .inf, e: ~}", "a: |\n  x\n  y\nb: >\n  z\n",
+         "a: &x [1]\nb: *x", "- - 1\n- {2: 3}", "# nothing", "a: 'it''s \U0001f600'")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*_READ, *_REFUSED])
+def test_yaml_is_read_alike_without_its_part_in_c(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> object:
+        plain_yaml._loader.cache_clear()
+        try:
+            return plain_yaml.read_yaml(text, "a.yaml", "Reading")
+        except DataError:
+            return DataError
+
+    with_c = found()
+    monkeypatch.delattr("yaml.CSafeLoader", raising=False)
+    without = found()
+    monkeypatch.undo()
+    plain_yaml._loader.cache_clear()
+    assert with_c == without
+    assert (with_c is DataError) == (text in _REFUSED)

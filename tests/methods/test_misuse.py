@@ -188,6 +188,7 @@ def test_cggm_looks_at_the_optimizer_of_each_encoder(recwarn: pytest.WarningsRec
     ("method", "options", "text"),
     [
         (MLA, {"alpha": "0.1"}, r"`alpha`: expected a number in \(0, 1\). Found '0.1'"),
+        (MLA, {"seed": 2**63}, "`seed`: expected an integer of at most 64 bits. Found 9223372036854775808"),
         (MLA, {"seed": 1.5}, "`seed`: expected an integer. Found 1.5"),
         (MLA, {"temperature": None}, "`temperature`: expected a number >= 0. Found None"),
         (CGGM, {"rho": float("inf")}, "`rho`: expected a number > 0. Found inf"),

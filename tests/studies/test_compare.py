@@ -17,7 +17,7 @@ import pytest
 from equimodal.errors import DataError, MethodError, UnknownNameError
 from equimodal.report import markdown_table, missing_controls, text_table
 from equimodal.studies import Entry, StudyConfig, StudyError, build_data, compare
-from equimodal.studies.comparisons import _compare
+from equimodal.studies.comparisons import _compare, _summary
 from tests.studies.helpers import as_of_the_first_version, assert_same_run, config, history
 
 
@@ -128,6 +128,19 @@ def test_a_study_without_controls_is_marked(tmp_path: Path) -> None:
         assert control in markdown_table(found)
 
 
+def counted_summaries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One entry for each summary that is made from here on."""
+    made: list[str] = []
+    original = _summary.summarise
+
+    def summarise(*arguments: Any) -> Any:
+        made.append("made")
+        return original(*arguments)
+
+    monkeypatch.setattr(_compare, "summarise", summarise)
+    return made
+
+
 @pytest.mark.slow
 def test_two_workers_give_what_one_gives(tmp_path: Path) -> None:
     settings = study({"Joint": Entry("Joint"), "MIE": Entry("MIE")}, seeds=[0])
@@ -147,6 +160,29 @@ def test_finished_cells_are_not_run_again_and_new_ones_are(tmp_path: Path, monke
     assert again["rows"] == first["rows"]
     compare(study({"MLA": Entry("MLA"), "Joint": Entry("Joint")}, seeds=[0, 1]), tmp_path / "s", cost=False)
     assert started == ["MLA/seed1", "Joint/seed0", "Joint/seed1"]
+
+
+def test_a_finished_comparison_is_summed_up_again_only_where_something_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "s"
+    first = compare(study(), folder, cost=False)
+    made = counted_summaries(monkeypatch)
+    assert compare(study(), folder, cost=False) == first
+    assert made == []
+    (folder / "study.json").unlink()  # what is missing is made again
+    assert compare(study(), folder, cost=False)["rows"] == first["rows"]
+    assert len(made) == 1
+    fewer = compare(study(seeds=[1]), folder, cost=False)
+    assert fewer["rows"][0]["seeds"] == 1
+    assert len(made) == 2
+    with pytest.raises(DataError, match="other values of options.alpha"):  # known cells are asked for their options too
+        compare(study({"MLA": Entry("MLA", {"alpha": 0.5})}, seeds=[1]), folder, cost=False)
+    cell = folder / "cells" / "MLA" / "seed1"
+    content = (cell / "metrics.json").read_text()
+    (cell / "metrics.json").write_text(content.replace('"seed": 1', '"seed":  1'))
+    with pytest.raises(DataError, match="the file was changed"):  # and for their content
+        compare(study(seeds=[1]), folder, cost=False)
 
 
 def test_a_comparison_that_was_stopped_continues_in_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

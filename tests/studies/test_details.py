@@ -14,7 +14,7 @@ from equimodal.errors import DataError
 from equimodal.studies.comparisons import study_of_run, with_evaluations
 from equimodal.studies.comparisons._details import CLASSES, MATRIX, PAIRS, POINTS, details_of, parts_of
 from equimodal.studies.comparisons._rules import rule_advice
-from equimodal.studies.runs import read_sample_predictions
+from equimodal.studies.runs import read_samples
 from equimodal.studies.runs._outcomes import read_outcomes, write_outcomes
 
 
@@ -74,14 +74,14 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     given = predictions([0, 1], [1, 1], [0.75, 0.5])
     outcomes = {"prediction": Outcomes(np.ones((2, 1), np.float32), np.ones((2, 1), np.float32))}
     path = write_outcomes(tmp_path / "outcomes.npz", outcomes, given)
-    found = read_sample_predictions(path)
+    found = read_samples(path)[1]
     assert found is not None
     assert (found.kind, found.index.tolist(), found.target.tolist()) == ("categorical", [100, 101], [0, 1])
     assert found.value["prediction"].tolist() == [1, 1]
     assert found.confidence["prediction"].tolist() == [0.75, 0.5]
     assert list(read_outcomes(path)) == ["prediction"]  # what older versions read is as it was
-    assert read_sample_predictions(write_outcomes(tmp_path / "older.npz", outcomes)) is None
-    assert read_sample_predictions(tmp_path / "none.npz") is None
+    assert read_samples(write_outcomes(tmp_path / "older.npz", outcomes))[1] is None
+    assert read_samples(tmp_path / "none.npz")[1] is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_predictions_that_do_not_fit_are_refused(changes: dict[str, Any], tmp_pa
     given = predictions([0, 1], [1, 1], [0.75, 0.5])
     path = write_outcomes(tmp_path / "outcomes.npz", {}, SamplePredictions(**{**vars(given), **changes}))
     with pytest.raises(DataError, match=r"outcomes.npz.*written by equimodal"):
-        read_sample_predictions(path)
+        read_samples(path)[1]
 
 
 def metrics(rule: str = "mean", error: float = 0.0, **rules: tuple[float, float]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +22,17 @@ import yaml
 
 import equimodal
 from equimodal.errors import DataError, EquimodalError, UnknownNameError
-from equimodal.studies import Cell, DataConfig, Entry, Executor, StudyError, build_data, compare, load_study
+from equimodal.studies import (
+    Cell,
+    DataConfig,
+    Entry,
+    Executor,
+    StudyConfig,
+    StudyError,
+    build_data,
+    compare,
+    load_study,
+)
 from equimodal.studies.comparisons._executor import Postponed
 from equimodal.studies.runs import in_use, is_finished, locked
 from tests.cli.helpers import CLI, TINY
@@ -147,7 +158,12 @@ def test_what_failed_in_another_part_is_remembered(tmp_path: Path) -> None:
     assert found["incomplete"][1:] == ["not finished: second/seed0"]
 
 
-def test_a_cell_of_another_process_is_waited_for(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "begun in the same moment"])
+def test_a_cell_of_another_process_is_waited_for(
+    seen: bool, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not seen:
+        monkeypatch.setattr("equimodal.studies.comparisons._execution.in_use", lambda _: False)
     started = counted(monkeypatch)
     first = place(tmp_path / "s", "first/seed0")
     locks = threading.Event()
@@ -225,40 +241,45 @@ def test_what_the_command_line_refuses(
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.slow
-def test_the_script_of_the_documentation(tmp_path: Path, root: Path, whole: Path) -> None:
-    """Two tasks of an array at once, in a plain shell; the teachers of both are trained once."""
+def script(place: Path, root: Path, settings: StudyConfig) -> dict[str, str]:
+    """The script of the documentation and what it calls, in a folder; the environment of its tasks."""
     page = (root / "docs" / "many-machines.md").read_text(encoding="utf-8")
     found = re.search(r"```sh file=study.sbatch\n(.*?)```", page, flags=re.DOTALL)
     assert found is not None
-    (tmp_path / "study.sbatch").write_text(found[1], encoding="utf-8")
-    settings = study()
+    (place / "study.sbatch").write_text(found[1], encoding="utf-8")
     described = {
         "data": vars(settings.data), "model": vars(settings.model), "training": vars(settings.training), "cost": False,
         "controls": False, "seeds": settings.seeds, "entries": {k: vars(e) for k, e in settings.entries.items()},
     }  # fmt: skip
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
-    command = tmp_path / "bin" / "equimodal"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m equimodal "$@"\n', encoding="utf-8")
-    command.chmod(0o755)
-    site = tmp_path / "site"
+    (place / "study.yaml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
+    programs = place / "bin"
+    programs.mkdir()
+    for name, line in (("equimodal", f'exec "{sys.executable}" -m equimodal "$@"'), ("scontrol", 'echo "$@" > asked')):
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    site = place / "site"
     install(site)
     remove(site)
     known = [str(Path(equimodal.__file__).parents[1]), str(root), str(site)]
-    environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join(known), "SLURM_ARRAY_TASK_MAX": "2",
-        "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
+    return {
+        **os.environ, "PYTHONPATH": os.pathsep.join(known), "SLURM_ARRAY_TASK_MAX": "2", "SLURM_ARRAY_JOB_ID": "42",
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
-    tasks = [
-        subprocess.Popen(
-            ["bash", "study.sbatch"], env={**environment, "SLURM_ARRAY_TASK_ID": str(number)}, cwd=tmp_path,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for number in (1, 2)
-    ]  # fmt: skip
-    said = [task.communicate(timeout=500) for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], said
+
+
+def task(number: int, place: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    own = {**environment, "SLURM_ARRAY_TASK_ID": str(number)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(["bash", "study.sbatch"], env=own, cwd=place, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.slow
+def test_the_script_of_the_documentation(tmp_path: Path, root: Path, whole: Path) -> None:
+    """Two tasks of an array at once, in a plain shell; the teachers of both are trained once."""
+    environment = script(tmp_path, root, study())
+    tasks = [task(number, tmp_path, environment) for number in (1, 2)]
+    said = [one.communicate(timeout=500) for one in tasks]
+    assert [one.returncode for one in tasks] == [0, 0], said
     assert any("3 of 3 cells finished" in out for out, _ in said), said
     assert_same_study(tmp_path / "study", whole)
     report = subprocess.run(
@@ -266,6 +287,25 @@ def test_the_script_of_the_documentation(tmp_path: Path, root: Path, whole: Path
     )
     assert report.returncode == 0, report.stderr
     assert (tmp_path / "study" / "report.html").is_file()
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.slow
+def test_a_task_whose_time_is_over_goes_back_into_the_queue(tmp_path: Path, root: Path) -> None:
+    environment = script(tmp_path, root, study({"first": SINGLE["first"]}, epochs=400))
+    one = task(1, tmp_path, environment)
+    epochs = place(tmp_path / "study", "first/seed0") / "history.jsonl"
+    deadline = time.monotonic() + 300
+    while not epochs.exists() and time.monotonic() < deadline:
+        assert one.poll() is None, one.communicate()
+        time.sleep(0.05)
+    one.send_signal(signal.SIGTERM)
+    out, err = one.communicate(timeout=120)
+    assert one.returncode == 75, (out, err)
+    assert (tmp_path / "asked").read_text() == "requeue 42_1\n"
+    assert "Continue with: equimodal compare --out study --cost false --cells first/seed0" in err
+    assert not is_finished(epochs.parent)
+    assert not in_use(epochs.parent)
 
 
 # ---- data that lie elsewhere ---------------------------------------------------------------------------------------

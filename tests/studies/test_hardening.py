@@ -29,7 +29,7 @@ from equimodal.studies import (
     run,
     summarise,
 )
-from equimodal.studies.comparisons import _compare as module
+from equimodal.studies.comparisons import _executor as module
 from equimodal.studies.runs import Terminated
 from equimodal.studies.setup import cell_folder, check_labels, companion_options, resolved_options
 from tests.studies.helpers import Whole, as_of_the_first_version, config

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 import equimodal
-from equimodal.errors import EquimodalError, MissingExtraError
+from equimodal.errors import EquimodalError, EquimodalWarning, MissingExtraError
 from equimodal.studies import Entry, RayExecutor, StudyConfig, compare
 from equimodal.studies.runs import is_finished
 from tests.studies.helpers import assert_same_run, config, history
@@ -157,6 +157,7 @@ def test_the_command_ends_its_cells_and_goes_on(
     out, err = process.communicate(timeout=120)
     assert process.returncode == (75 if number == signal.SIGTERM else 130), (out, err)
     assert "Traceback" not in err
+    assert f"--executor ray --address {cluster.address}" in err
     before = [epochs(f) for f in cells(tmp_path / "s")]
     assert before != [EPOCHS] * 4
     time.sleep(3)
@@ -164,6 +165,17 @@ def test_the_command_ends_its_cells_and_goes_on(
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert_each_once(tmp_path / "s", whole)
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_what_no_machine_has_is_told(cluster: Any) -> None:
+    with (
+        pytest.warns(EquimodalWarning, match=r"no machine of the cluster \(0 CPU, 0 GPU\) has 64 CPU and 0.5 GPU"),
+        RayExecutor(64, 0.5, cluster.address) as executor,
+    ):
+        assert executor.arguments == f"--executor ray --cpus 64 --gpus 0.5 --address {cluster.address}"
 
 
 @needs_ray

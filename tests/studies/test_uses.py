@@ -312,7 +312,7 @@ def test_a_run_is_told_what_is_wrong_with_what_it_uses(tmp_path: Path, whole: Pa
     first = str(cell(whole, "first"))
     for settings, error, said in (
         (using(teachers=str(tmp_path / "none")), DataError, r"`uses\.teachers`: expected the folder of a finished run"),
-        (using(teachers=str(whole)), DataError, "a folder without a run"),
+        (using(teachers=str(whole)), DataError, "Found a comparison. Its page"),
         (using(teachers={"m2": first}), MethodError, r"`uses\.teachers\.m2`: expected a run that trained.*'m1'"),
         (using(), MethodError, r"`uses\.teachers`: Taught needs finished runs"),
     ):

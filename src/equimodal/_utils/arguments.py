@@ -40,7 +40,7 @@ def check_number(
         at_least: it must not be smaller.
         below: it must be smaller; or
         at_most: it must not be greater.
-        whole: it must be an integer.
+        whole: it must be an integer, of at most 64 bits.
 
     Raises:
         MethodError: it is none, or out of bounds.
@@ -52,7 +52,8 @@ def check_number(
         equimodal.errors.MethodError: `rho`: expected a number > 0. Found -1.
     """
     right_type = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if right_type:
+    too_long = whole and isinstance(value, Integral) and not -(2**63) <= int(value) < 2**63
+    if right_type and not too_long:
         try:
             found = float(value)  # type: ignore[arg-type]
         except OverflowError:  # a whole number of more than 300 digits
@@ -68,4 +69,5 @@ def check_number(
         bounds = f" {'>' if at_least is None else '>='} {low}"
     else:
         bounds = "" if high is None else f" {'<' if at_most is None else '<='} {high}"
-    raise MethodError(f"`{name}`: expected {'an integer' if whole else 'a number'}{bounds}. Found {value!r}.")
+    kind = "an integer of at most 64 bits" if too_long else "an integer" if whole else "a number"
+    raise MethodError(f"`{name}`: expected {kind}{bounds}. Found {value!r}.")

@@ -57,7 +57,7 @@ def npy_of(content: bytes, what: str) -> Any:
         raise DataError(f"{what}: expected a plain array of NumPy. Found something else ({error}).") from error
 
 
-def check_npz(path: Path, name: str | None = None, *, inside: Path | None = None) -> None:
+def check_npz(path: Path, name: str | None = None, *, every: bool = False, inside: Path | None = None) -> None:
     """Refuse an .npz file that declares more than it holds, more than fits into memory, or what NumPy does not write.
 
     What is no archive at all passes: NumPy says so.
@@ -65,6 +65,7 @@ def check_npz(path: Path, name: str | None = None, *, inside: Path | None = None
     Args:
         path: of the file.
         name: of the array that is about to be read; default: the archive alone is looked at.
+        every: all arrays are about to be read.
         inside: the folder that it belongs to.
 
     Raises:
@@ -76,10 +77,10 @@ def check_npz(path: Path, name: str | None = None, *, inside: Path | None = None
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError):
             return
         with archive:
-            _check_archive(archive, path, name)
+            _check_archive(archive, path, name, every)
 
 
-def _check_archive(archive: zipfile.ZipFile, path: Path, name: str | None) -> None:
+def _check_archive(archive: zipfile.ZipFile, path: Path, asked: str | None, every: bool) -> None:
     entries = archive.infolist()
     if len(entries) > _ENTRIES or len({e.filename for e in entries}) < len(entries):
         raise DataError(
@@ -90,7 +91,8 @@ def _check_archive(archive: zipfile.ZipFile, path: Path, name: str | None) -> No
         if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             how = "an encrypted one" if entry.flag_bits & 1 else "another compression"
             raise DataError(f"`{path}`: array `{entry.filename}`: expected a plain or deflated entry. Found {how}.")
-        if name is None or entry.filename not in (name, f"{name}.npy"):
+        name = entry.filename.removesuffix(".npy")
+        if not every and asked not in (name, entry.filename):
             continue
         if entry.file_size > memory_limit():
             raise DataError(

@@ -59,6 +59,8 @@ def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any
         return loader.get_single_data()
     except yaml.YAMLError as error:
         raise DataError(f"{file}: expected valid YAML. Found: {_told(error)}.") from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{file}: expected a text in UTF-8. Found half of a character at {error.start}.") from error
     except RecursionError as error:
         raise DataError(f"{file}: expected YAML with fewer values inside each other.") from error
     finally:
@@ -145,8 +147,16 @@ def _add_resolvers(kind: Any) -> None:
 def _loader() -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    composer: Any = yaml.composer.Composer
+    # where PyYAML has its parser in C; the composer of that would count nothing
+    bases: tuple[Any, ...] = (composer, yaml.CSafeLoader) if hasattr(yaml, "CSafeLoader") else (yaml.SafeLoader,)
+
+    class Loader(*bases):  # type: ignore[misc]
         """Makes plain values only."""
+
+        def __init__(self, text: str) -> None:
+            bases[-1].__init__(self, text)
+            composer.__init__(self)
 
         file = ""
         exact = False
@@ -162,7 +172,7 @@ def _loader() -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             """Count, before anything is made of it."""
             alias = self.check_event(yaml.AliasEvent)
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            event: Any = self.peek_event()
             before, line = self.values, event.start_mark.line + 1
             self.depth += 1
             self.values += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -58,8 +59,9 @@ def run(argv: Sequence[str], context: Context) -> int:
     cells = _cells(values, config)
     cost = "" if values["cost"] else " --cost false"
     resume = f"equimodal compare --out {values['out']} --workers {values['workers']}{cost}"
+    resume += f" {where.arguments}" if isinstance(where, Executor) else ""
     if cells is not None:
-        resume += f" --cells {','.join(cells)}" if values["part"] is None else f" --part {values['part']}"
+        resume += f" --cells {shlex.quote(','.join(cells))}" if values["part"] is None else f" --part {values['part']}"
     return run_and_report(
         config, Path(values["out"]), values["workers"], context, resume, cost=values["cost"], executor=where,
         cells=cells,

@@ -15,6 +15,7 @@ from equimodal.batch import Tokens, Tree
 from equimodal.data._card import ModalityCard, Part
 from equimodal.data._source import Array, Mask, Rows, Source
 from equimodal.data._transforms import apply
+from equimodal.errors import DataError
 
 _RUN = 256  # rows that follow each other, where statistics are taken of some rows only
 _PIECE = 1 << 16  # rows at most that are decoded at once when a pass over the data is made
@@ -69,6 +70,12 @@ class RowSource(Source):
 
     def _read(self, rows: Rows) -> tuple[Array, Mask | None]:
         values, real = self._rows_of.take(rows)
+        if self.card.kind == "tokens" and (values < 0).any():
+            bad = rows[(values < 0).reshape(len(values), -1).any(1)]
+            raise DataError(
+                f"modality {self.card.name!r}: expected token ids, whole numbers from 0. Found "
+                f"{int(values.min())}, first dataset indices {bad[:5].tolist()}. Give ids of a vocabulary."
+            )
         return apply(self.card.transforms, values, self._type, own=True), real
 
     def settle(self, parts: Mapping[Part, Rows], present: Mask | None) -> None:

@@ -98,6 +98,7 @@ class Split(TorchDataset[dict[str, Any]], ABC):
             raise DataError(f"{store.name}: split {self.part!r}: expected at least one sample. Found an empty split.")
         self._store = store
         self._rows = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64))
+        self._sorted = bool((self._rows[1:] > self._rows[:-1]).all())
 
     @classmethod
     def of(cls, batch: Batch, name: str = "tensors") -> Self:
@@ -154,13 +155,20 @@ class Split(TorchDataset[dict[str, Any]], ABC):
             tensor([5, 0])
         """
         index = index.cpu()
+        if self._sorted:  # of a million rows no table is made for every batch
+            found = torch.searchsorted(self._rows, index.long()).clamp_max(len(self) - 1)
+            self._refuse_strange(index, self._rows[found] != index)
+            return found
         table = torch.full((self._store.size,), -1)
         table[self._rows] = torch.arange(len(self))
         inside = (index >= 0) & (index < len(table))
         found = torch.where(inside, table[index.clamp(0, len(table) - 1)], -1)
-        if bool((found < 0).any()):
-            raise DataError(f"`index`: expected rows of {self!r}. Found {index[found < 0][:5].tolist()}.")
+        self._refuse_strange(index, found < 0)
         return found
+
+    def _refuse_strange(self, index: Tensor, wrong: Tensor) -> None:
+        if bool(wrong.any()):
+            raise DataError(f"`index`: expected rows of {self!r}. Found {index[wrong][:5].tolist()}.")
 
     @property
     def target(self) -> Tensor:

@@ -10,7 +10,7 @@ from equimodal.diagnostics._figure import FORMATS as FORMATS
 from equimodal.diagnostics._figure import draw_curves
 from equimodal.diagnostics._missing import missing_curves
 from equimodal.diagnostics._outcomes import Outcomes, sample_terms
-from equimodal.diagnostics._paired import Difference, average_ranks, holm, paired_difference, score_interval
+from equimodal.diagnostics._paired import Difference, average_ranks, exchange_p, holm, paired_difference, score_interval
 from equimodal.diagnostics._predictions import (
     ClassScores,
     Reliability,
@@ -24,7 +24,7 @@ from equimodal.diagnostics._predictions import worst_samples as worst_samples
 from equimodal.diagnostics._probe import probe_outcomes, probe_scores, under_training
 from equimodal.diagnostics._rate import RATE_RULE as RATE_RULE
 from equimodal.diagnostics._rate import RateTest, find_rate
-from equimodal.diagnostics._subsets import SubsetScore, subset_scores, subset_table, subsets_of
+from equimodal.diagnostics._subsets import SubsetScore, shapley_scores, subset_scores, subset_table, subsets_of
 from equimodal.diagnostics._sweep import checked_levels as checked_levels
 from equimodal.diagnostics._sweep import checked_whole as checked_whole
 from equimodal.diagnostics.checks import Finding, check
@@ -51,6 +51,7 @@ __all__ = [
     "draw_curves",
     "effective_robustness",
     "evaluate",
+    "exchange_p",
     "find_rate",
     "holm",
     "input_spread",
@@ -68,6 +69,7 @@ __all__ = [
     "sample_terms",
     "score_details",
     "score_interval",
+    "shapley_scores",
     "subset_scores",
     "subset_table",
     "subsets_of",

@@ -106,6 +106,55 @@ def paired_difference(
     return Difference(mean, low, high, p, len(first), samples)
 
 
+def exchange_p(first: Outcomes, second: Outcomes, *, draws: int = 2000, seed: int = 0) -> float:
+    """One-sided p-value of the first model being better by chance: what both earned on a row is exchanged, row by row.
+
+    If none is better, every exchange is as likely as what was found. With few rows, as of a few speakers, a bootstrap
+    interval is too narrow; this test keeps its level with any number of them, and with four it cannot be below 1/16.
+
+    Args:
+        first: of one model, one row per sample or per group.
+        second: of the other, with the same rows.
+        draws: exchanges that are drawn; up to twelve rows all of them are taken.
+        seed: of the draws.
+
+    Returns:
+        Share of the exchanges whose difference is at least the one that was found, itself included.
+
+    Raises:
+        MethodError: other rows, or no draw.
+
+    References:
+        .. [Pitman1937] Significance Tests Which May be Applied to Samples From any Populations, JRSS Supplement 4(1).
+
+    Example:
+        >>> import numpy as np
+        >>> good, bad = (Outcomes(np.full((4, 1), v), np.ones((4, 1))) for v in (1.0, 0.0))
+        >>> exchange_p(good, bad)
+        0.0625
+    """
+    if first.numerator.shape != second.numerator.shape or not len(first.numerator):
+        raise MethodError(
+            f"`first`, `second`: expected outcomes of the same rows, at least one. Found {first.numerator.shape} and "
+            f"{second.numerator.shape}."
+        )
+    if draws < 1:
+        raise MethodError(f"`draws`: expected at least 1. Found {draws}.")
+    rows = len(first.numerator)
+    whole = rows <= 12
+    flips = (
+        (np.arange(2**rows)[:, None] >> np.arange(rows) & 1).astype(np.float64)
+        if whole
+        else np.random.default_rng(seed).integers(0, 2, (draws, rows)).astype(np.float64)
+    )
+    earned = first.numerator.astype(np.float64) - second.numerator
+    total = first.denominator.astype(np.float64).sum(0)  # of both: they are of the same samples
+    differences = ((1 - 2 * flips) @ earned[:, total > 0] / total[total > 0]).mean(1)
+    found = float(first.score()) - float(second.score())
+    beyond = int((differences >= found - 1e-9).sum())
+    return beyond / len(flips) if whole else (beyond + 1) / (draws + 1)
+
+
 def score_interval(
     outcomes: Sequence[Outcomes], *, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:

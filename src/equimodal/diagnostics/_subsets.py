@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from equimodal.diagnostics._sweep import Tally, checked_whole, readers
+from equimodal.errors import MethodError
+from equimodal.functional import shapley_values
 from equimodal.methods import BatchLike, Method
 
 LIMIT = 255
@@ -75,6 +78,44 @@ def subset_scores(
 ) -> dict[tuple[str, ...], float | None]:
     """The scores of :func:`subset_table` by subset."""
     return {row.subset: row.score for row in subset_table(method, batches, limit=limit, seed=seed)}
+
+
+def shapley_scores(table: Sequence[SubsetScore], nobody: float = 0.0) -> dict[str, float]:
+    r"""Exact Shapley value of each modality for the score, from a whole :func:`subset_table`, without a prediction.
+
+    .. math:: \phi_m = \sum_{S \not\ni m} \frac{|S|!\,(M-|S|-1)!}{M!} \big(s(S \cup m) - s(S)\big),
+        \qquad \sum_m \phi_m = s(\text{all}) - s(\emptyset)
+
+    Args:
+        table: of all 2^M - 1 subsets; ``limit`` of :func:`subset_table` must not leave any out.
+        nobody: :math:`s(\emptyset)`, such as the score of a guess, in the unit of the scores.
+
+    Returns:
+        modality -> value, in the unit of the scores.
+
+    Raises:
+        MethodError: a subset is not there, or was scored on no sample.
+
+    Example:
+        >>> rows = [SubsetScore(s, v, None, 8) for s, v in ((("a",), 0.5), (("b",), 0.25), (("a", "b"), 1.0))]
+        >>> shapley_scores(rows)
+        {'a': 0.625, 'b': 0.375}
+    """
+    names = list(dict.fromkeys(m for row in table for m in row.subset))
+    scores = {frozenset(row.subset): row.score for row in table}
+    values = [nobody]
+    for number in range(1, 2 ** len(names)):
+        subset = [m for i, m in enumerate(names) if number >> i & 1]
+        score = scores.get(frozenset(subset))
+        if score is None:
+            raise MethodError(
+                f"`table`: expected a score of each of the {2 ** len(names) - 1} subsets of {', '.join(names)}. Found "
+                f"none of {', '.join(subset)}. Call subset_table with limit={2 ** len(names) - 1}, on samples that "
+                "have each modality."
+            )
+        values.append(score)
+    found = shapley_values(torch.tensor([values], dtype=torch.float64))[0] if names else torch.zeros(0)
+    return dict(zip(names, found.tolist(), strict=True))
 
 
 def subsets_of(names: Sequence[str], limit: int = LIMIT, seed: int = 0) -> list[tuple[str, ...]]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from equimodal.lightning._engine import LightningEngine
 
 
+_STATE = frozenset({"_current_fx_name", "_pending", "last_report"})
+
+
 class Evaluation(LightningModule):
     """What the Trainer asks of a method outside of training steps; see :class:`MethodModule`."""
 
@@ -30,6 +33,16 @@ class Evaluation(LightningModule):
         self._real: int | None = None
         self._inside = False
         self._measured: dict[str, float] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of every module, which looks at each value whether it is a part; of these names it never is one.
+
+        The Trainer notes the hook that it is in, some thirty times in a step.
+        """
+        if name in _STATE:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:
         """The output of the prediction, as the method gives it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -247,18 +248,25 @@ class MethodModule(Evaluation):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update per ``accumulate`` batches."""
         self._pending.append(batch)
-        last = self.trainer.is_last_batch or batch_idx + 1 == self.trainer.num_training_batches
-        if len(self._pending) < self.accumulate and not last:
+        if len(self._pending) < self.accumulate and not self._is_last(batch_idx):
             self.last_report = None  # nothing happened, so nothing is to be reported
             return
-        connector: Any = self.trainer._logger_connector  # knows whether loggers are given what this step logs
-        self._update(shown=self._logs and connector.should_update_logs)
+        self._update(shown=self._logs and self._is_shown())
+
+    def _is_last(self, batch_idx: int) -> bool:
+        return self.trainer.is_last_batch or batch_idx + 1 == self.trainer.num_training_batches
+
+    def _is_shown(self) -> bool:
+        """Whether loggers are given what this step logs."""
+        connector: Any = self.trainer._logger_connector
+        return bool(connector.should_update_logs)
 
     def _update(self, *, shown: bool) -> None:
         """Train on what waits, as one step of the Trainer."""
         pending, self._pending = self._pending, []
         # only forward passes are in lower precision (the engine sees to it), not what a method computes from them
-        with torch.autocast(self.device.type, enabled=False):
+        lower = torch.is_autocast_enabled(self.device.type)
+        with torch.autocast(self.device.type, enabled=False) if lower else nullcontext():
             report = self.method.training_step(pending if len(pending) > 1 else pending[0], self.engine)
         self.last_report = report
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress

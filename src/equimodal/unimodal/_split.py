@@ -9,6 +9,7 @@ from equimodal.batch import tree_map
 from equimodal.errors import ModelError
 from equimodal.features import Channels, Rows, kind_of, pool
 from equimodal.fusion import Concat, Fusion, Sum
+from equimodal.model import check_pooled
 from equimodal.unimodal._base import Features, Masks, UnimodalOutputs
 
 _AFFINE = (
@@ -73,6 +74,7 @@ class Split(UnimodalOutputs):
                 return {m: nn.functional.linear(pool(filled[m]), weight[m], bias) for m in features}
         parts = fusion.parts(features, present)
         sample = tree_map(lambda t: torch.zeros_like(t[:1]), next(iter(parts.values())))
+        check_pooled(head, sample)
         constant = head(sample)
         return {m: head(parts[m]) - constant * (1 - 1 / count) for m in features}
 

@@ -99,12 +99,9 @@ def test_targets_of_several_lengths_and_wide_numbers(tmp_path: Path) -> None:
         from_rows(tmp_path / "b.parquet", "y", {"x": "vector"})
 
 
-def test_a_row_that_is_no_mapping_and_a_function_that_fails() -> None:
+def test_a_row_that_is_no_mapping_and_a_column_that_row_0_lacks() -> None:
     with pytest.raises(DataError, match="Found int in row 40 of 'list'. Make them a list of mappings"):
         from_rows([*rows(), 3], "y", {"x": "vector"})
-    field = Field("vector", decode=lambda content: {}[content[0]])
-    with pytest.raises(DataError, match=r"column 'x', row \d+: .*KeyError in its `decode`"):
-        from_rows(rows(), "y", {"x": field})
     with pytest.raises(UnknownNameError, match="those of its row 0, in `target`: 'z'"):
         from_rows(rows(), "z", {"x": "vector"})
 
@@ -139,8 +136,8 @@ def test_columns_of_one_name_and_names_that_are_no_modality(tmp_path: Path) -> N
         ({"rows": {}}, r"`rows`: expected a mapping from train, validation and test to rows. Found \[\]"),
         ({"shares": "abc"}, "`shares`: expected three numbers"),
         ({"shares": (float("nan"), 0.2, 0.1)}, "`shares`: expected three numbers"),
-        ({"seed": -1}, "`seed`: expected a whole number from 0. Found -1"),
-        ({"statistics": "all"}, "`statistics`: expected a whole number from 1. Found 'all'"),
+        ({"seed": -1}, "`seed`: expected a whole number .*Found -1"),
+        ({"statistics": "all"}, "`statistics`: expected a whole number .*Found 'all'"),
         ({"cache_bytes": "1G"}, "`cache_bytes`: expected a whole number"),
         ({"inputs": {"x": {"kind": "vector", "lenght": 3}}}, r"`inputs\['x'\]`.*Did you mean 'length'"),
         ({"inputs": {"x": {"length": 3}}}, r"`inputs\['x'\]`.*kind is needed"),
@@ -231,10 +228,12 @@ def test_rows_that_stand_twice_in_a_tar_file(tmp_path: Path) -> None:
 
 
 def test_a_worker_process_says_what_one_process_says() -> None:
-    def halves(content: list[float]) -> list[float]:
-        return [1 / (content[0] - 20)]
+    def checked(content: list[float]) -> list[float]:
+        if content[0] == 20:
+            raise ValueError("no such number")
+        return content
 
-    data = from_rows(rows(), "y", {"x": Field("vector", decode=halves, standardise="none")}, split=[0] * 30 + [1] * 10)
+    data = from_rows(rows(), "y", {"x": Field("vector", decode=checked, standardise="none")}, split=[0] * 30 + [1] * 10)
     messages = []
     for workers in (0, 2):
         with pytest.raises(DataError) as said:

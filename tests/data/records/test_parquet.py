@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from equimodal.batch import Tokens
 from equimodal.data import Field, from_arrays, from_rows, load, loader
 from equimodal.data._splits import Blocks
 from equimodal.data.records._parquet import ParquetReader
-from equimodal.errors import DataError, UnknownNameError
+from equimodal.errors import DataError, MissingExtraError, NonFiniteError, UnknownNameError
 from tests.data.records.helpers import dataset, rows, written
 
 pa = pytest.importorskip("pyarrow")
@@ -61,13 +62,13 @@ def test_row_groups_are_read_once_per_epoch_and_only_needed_columns(
     window = data._store.blocks.window
     assert window == 3
     read: list[tuple[str, int]] = []
-    plain = ParquetReader.block
+    plain = pq.ParquetFile.read_row_group
 
-    def counted(self: ParquetReader, column: str, number: int) -> Any:
-        read.append((column, number))
-        return plain(self, column, number)
+    def counted(self: Any, number: int, columns: Any = None, **options: Any) -> Any:
+        read.extend((column, number) for column in (columns or self.schema_arrow.names))
+        return plain(self, number, columns, **options)
 
-    monkeypatch.setattr(ParquetReader, "block", counted)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     batches = loader(data.train, 32, seed=0)
     for _ in range(2):
         read.clear()
@@ -192,10 +193,94 @@ def test_refusals(options: dict[str, Any], match: str, tmp_path: Path) -> None:
         from_rows(path, **arguments)
 
 
+def test_a_configuration_names_rows(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    from equimodal.studies.setup import DataConfig, build_data
+
+    path = written("parquet", tmp_path)
+    options = {"split": "part", "inputs": {"image": {"kind": "image", "size": 8}, "who": "vector"}}
+    data = build_data(DataConfig(str(path), target="label", options=options, missing="image=0.5"))
+    assert data.name == "rows"
+    assert list(data.modalities) == ["image", "who"]
+    assert 0.2 < data.presence["train"]["image"] < 0.7
+    again = build_data(DataConfig(str(path), target="label", options=options, missing="image=0.5"))
+    assert again.fingerprint == data.fingerprint
+    other = build_data(DataConfig(str(path), target="label", options={**options, "seed": 1}, missing="image=0.4"))
+    assert other.fingerprint != data.fingerprint
+
+
 def test_presence_that_the_file_contradicts(tmp_path: Path) -> None:
     path = numbers(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="column 'a', row 5: expected a content, since `present` says"):
         small(path, 3, present={"a": np.ones(600, bool)})
+
+
+def test_contents_that_no_training_could_use() -> None:
+    def made(content: Any, field: Any, **options: Any) -> Any:
+        own = [{"x": content(i), "y": i % 2} for i in range(40)]
+        return from_rows(own, "y", {"x": field}, **options)
+
+    with pytest.raises(DataError, match=r"'x': expected token ids, whole numbers from 0. Found -3, first"):
+        made(lambda i: [1, -3], "tokens").train.batch()
+    with pytest.raises(NonFiniteError, match="'x': expected finite numbers"):
+        made(lambda i: [1.0, float("nan")], "vector")
+    with pytest.raises(
+        DataError, match=r"column 'x', row \d+: expected shape \(2,\), as in the first row. Found \(1,\)"
+    ):
+        made(lambda i: [1.0] * (2 - (i == 20)), Field("vector", standardise="none")).train.batch()
+    with pytest.raises(ZeroDivisionError) as caught:
+        made(lambda i: [1.0], Field("vector", decode=lambda content: 1 / 0))
+    assert "column 'x', row" in caught.value.__notes__[0]
+    for option in ("statistics", "cache_bytes"):
+        with pytest.raises(DataError, match=f"`{option}`: expected a whole number of at least 1. Found 0"):
+            made(lambda i: [1.0], "vector", **{option: 0})
+
+
+def test_a_map_style_dataset_is_looked_through_once() -> None:
+    class Samples(torch.utils.data.Dataset[Any]):
+        asked = 0
+
+        def __len__(self) -> int:
+            return 60
+
+        def __getitem__(self, row: int) -> dict[str, Any]:
+            self.asked += 1
+            own = {"x": torch.full((3,), float(row)), "y": torch.tensor(row % 3)}
+            return {**own, "image": np.full((1, 8, 8), row, np.uint8) if row % 2 else None}
+
+    samples = Samples()
+    fields = {"x": Field("vector", standardise="none"), "image": Field("image", standardise="none")}
+    data = from_rows(samples, "y", fields)
+    assert samples.asked == 1 + 60 + 2  # its columns; targets and gaps; a shape of each modality
+    assert data.train.class_counts == {"0": 14, "1": 14, "2": 14}
+    batch = data.test.batch()
+    assert batch.index is not None
+    assert torch.equal(batch.inputs["x"][:, 0], batch.index.float())
+    assert torch.equal(batch.inputs["image"][:, 0, 0, 0], (batch.index * (batch.index % 2)).float())
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_several_columns_make_a_vector(cached: bool, tmp_path: Path) -> None:
+    price = [None if i % 7 == 3 else i / 2 for i in range(60)]
+    columns = {"price": price, "count": np.arange(60), "on": np.arange(60) % 2 == 0, "y": np.arange(60) % 2,
+               "words": [[1, 2]] * 60, "part": np.arange(60) // 20}  # fmt: skip
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=9)
+    numbers_of = Field("vector", ["price", "count", "on"], standardise="none")
+    inputs: dict[str, Any] = {"numbers": numbers_of, "words": "tokens"}
+    more: dict[str, Any] = {"cache": tmp_path / "cache", "cache_bytes": 4000} if cached else {}
+    data = from_rows(path, "y", inputs, split="part", **more)
+    batch = data.train.batch()
+    assert batch.present is not None
+    assert batch.present["numbers"].tolist() == [i % 7 != 3 for i in range(20)]
+    expected = [[i / 2, i, i % 2 == 0] if i % 7 != 3 else [0, 0, 0] for i in range(20)]
+    assert torch.equal(batch.inputs["numbers"], torch.tensor(expected).float())
+    with pytest.raises(DataError, match="'numbers': expected numbers of at most 250 bytes.*Found 1440. Give more"):
+        from_rows(path, "y", inputs, split="part", cache_bytes=1000)
+    with pytest.raises(DataError, match=r"column 'words': expected single numbers.*Found contents of shape \(2,\)"):
+        from_rows(path, "y", {"a": Field("vector", ["price", "words"])}, split="part")
+    with pytest.raises(DataError, match="`column`: expected several columns for a vector of numbers only"):
+        Field("image", ["price", "count"])
 
 
 def test_streams_and_other_things_are_refused(tmp_path: Path) -> None:
@@ -215,3 +300,11 @@ def test_streams_and_other_things_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.tar").write_bytes(b"no tar file" * 100)
     with pytest.raises(DataError, match="expected an uncompressed tar file of WebDataset"):
         from_rows(tmp_path / "broken.tar", "label", {"sound": "vector"})
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written("parquet", tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "equimodal\[rows\]"'):
+        from_rows(path, "label", {"words": Field("tokens", length=2)})
+    assert from_rows(rows(), "label", {"words": Field("tokens", length=2)}).num_samples == 48

@@ -92,6 +92,11 @@ class Contents(RowArray):
                 lengths[there] = 0 if real is None else real.sum(1)
             yield values, lengths
 
+    @property
+    def where(self) -> str:
+        """Collection and column, for messages."""
+        return f"{self._reader.where}: column {self._column!r}"
+
     def text(self) -> str:
         """Equal for contents of equal collections that are decoded in the same way."""
         return f"{self._column}|{self._field.text()}|{hashlib.sha256(self._there.tobytes()).hexdigest()}"
@@ -179,6 +184,9 @@ class Contents(RowArray):
                 array = self._field.array_of(content, self._root)
             except (ValueError, OSError) as error:
                 raise self._refusal(row, f"content of kind {self._field.kind!r}", str(error)) from error
+            except Exception as error:
+                error.add_note(f"while `decode` had {self.where}, row {row}")
+                raise
             array = array[None] if array.ndim == 0 else array
             if length is not None and len(array) == 0 and self._shape is not None:
                 array = np.zeros((0, *self._shape[1:]), array.dtype)  # an empty list does not say of what
@@ -205,9 +213,7 @@ class Contents(RowArray):
         return self._refusal(row, "a content, since `present` says that there is one", "none. Correct `present`")
 
     def _refusal(self, row: int, expected: str, found: str) -> DataError:
-        return DataError(
-            f"{self._reader.where}: column {self._column!r}, row {row}: expected {expected}. Found {found}."
-        )
+        return DataError(f"{self.where}, row {row}: expected {expected}. Found {found}.")
 
 
 def _plain(content: Any) -> Any:

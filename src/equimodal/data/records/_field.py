@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,8 @@ class Field:
 
     Args:
         kind: as in :class:`Modality`.
-        column: where its contents are; default the name of the modality.
+        column: where its contents are; default the name of the modality. Several columns of single numbers make one
+            vector, which a row lacks if it lacks one of them; their numbers must fit into memory, or a cache.
         decode: what makes an array of one content; it is never called for an absent one. Default: numbers and nested
             lists of one shape as they are, the content of a .npy file, and for ``kind="image"`` the content of a
             picture file, its path, or a picture of Pillow. With worker processes that are not forked it must be a
@@ -47,7 +48,7 @@ class Field:
     """
 
     kind: Kind
-    column: str | None = None
+    column: str | Sequence[str] | None = None
     decode: Callable[[Any], npt.ArrayLike] | None = None
     length: int | None = None
     size: int = 64
@@ -58,8 +59,9 @@ class Field:
         if self.kind not in KINDS:
             hint = did_you_mean(self.kind, KINDS)
             raise DataError(f"`kind`: expected one of {list(KINDS)}. Found {self.kind!r}.{hint}")
-        if not isinstance(self.column, str | None):
-            raise DataError(f"`column`: expected the name of a column. Found {self.column!r}.")
+        listed = self.column if isinstance(self.column, (list, tuple)) else [self.column or ""]
+        if not all(isinstance(name, str) for name in listed):
+            raise DataError(f"`column`: expected the name of a column, or several. Found {self.column!r}.")
         if self.decode is not None and not callable(self.decode):
             raise DataError(f"`decode`: expected a function of one content. Found {self.decode!r}.")
         if self.standardise is not None and self.standardise not in MODES:
@@ -69,6 +71,12 @@ class Field:
             raise DataError(
                 f"`length`: expected a whole number from 1, of a sequence or tokens. Found {self.length!r} for "
                 f"{self.kind!r}."
+            )
+        several = self.column is not None and not isinstance(self.column, str)
+        if several and (self.kind != "vector" or self.decode is not None or not self.column):
+            raise DataError(
+                f"`column`: expected several columns for a vector of numbers only, without `decode`. Found "
+                f"{self.column!r} for {self.kind!r}."
             )
         if not is_whole(self.size, 8):
             raise DataError(f"`size`: expected a whole number from 8. Found {self.size!r}.")
@@ -90,10 +98,6 @@ class Field:
         except DataError as error:
             raise DataError(f"`inputs[{name!r}]`: {error}") from error
 
-    def column_of(self, modality: str) -> str:
-        """Where the contents of a modality are."""
-        return modality if self.column is None else self.column
-
     def array_of(self, content: Any, root: Path | None) -> Array:
         """One content as an array.
 
@@ -101,11 +105,7 @@ class Field:
             ValueError: it is none; :class:`Contents` says which row it is.
         """
         if self.decode is not None:
-            try:
-                content = self.decode(content)
-            except Exception as error:  # a function of the caller's raises what it likes
-                raise ValueError(f"{type(error).__name__} in its `decode` ({error})") from error
-            return _array(content)
+            return _array(self.decode(content))
         if self.kind == "image" and not isinstance(content, (np.ndarray, list)):
             return _picture(content, self.size, root)
         if isinstance(content, bytes) and content[: len(_NPY)] == _NPY:
@@ -115,6 +115,11 @@ class Field:
                 f"{type(content).__name__} ({str(content)[:40]!r}). Give decode=, which makes an array of it"
             )
         return _array(content)
+
+    def columns(self, name: str) -> tuple[str, ...]:
+        """The columns of the modality of that name."""
+        own = name if self.column is None else self.column
+        return (own,) if isinstance(own, str) else tuple(own)
 
     def default_standardise(self) -> str:
         """How samples are standardised."""

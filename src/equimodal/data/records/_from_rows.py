@@ -17,7 +17,8 @@ from equimodal.data._splits import Blocks
 from equimodal.data.records._arrow import Names, coded
 from equimodal.data.records._collections import reader_of, readers_of_parts
 from equimodal.data.records._contents import Contents
-from equimodal.data.records._field import Field, is_whole
+from equimodal.data.records._field import Field
+from equimodal.data.records._numbers import NumberColumns
 from equimodal.data.records._reader import Array, JoinedReader, Mask, Reader
 from equimodal.data.records._unpacked import unpacked, whole
 from equimodal.data.tables import PART_NAMES
@@ -97,31 +98,30 @@ def from_rows(
         >>> data.classes, data.parts, data.train.batch([0]).inputs["a"].shape
         (('n', 'y'), {'train': 28, 'validation': 6, 'test': 6}, torch.Size([1, 2]))
     """
+    for argument, number, least in (("statistics", statistics, 1), ("cache_bytes", cache_bytes, 1), ("seed", seed, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise DataError(f"`{argument}`: expected a whole number of at least {least}. Found {number!r}.")
     fields = _fields(inputs)
     _unknown("present", present or {}, fields)
     reader, given = _reader(rows)
     if given is not None and split is not None:
         raise DataError("`split`: expected None, since `rows` names the parts. Found one.")
     size = len(reader)
-    for argument, value, least in (
-        ("seed", seed, 0), ("statistics", statistics, 1), ("cache_bytes", cache_bytes, 0),
-    ):  # fmt: skip
-        if not is_whole(value, least):
-            raise DataError(f"`{argument}`: expected a whole number from {least}. Found {value!r}.")
     found, labels = _values(reader, target, "target", size)
     listed, labels = _classes(found, labels, classes)
     columns = [groups] if isinstance(groups, str) else list(groups)
     own = {c: _values(reader, c, "groups", size)[1] for c in columns}
-    parts = _split(reader, split, given, labels if listed else None, own, shares, seed, size)
+    strata = labels if task == "classification" and labels.ndim == 1 else None
+    parts = _split(reader, split, given, strata, own, shares, seed, size)
     there = {m: _present(reader, m, f, present or {}, size) for m, f in fields.items()}
     if root is None and isinstance(rows, (str, Path)):
         root = Path(rows) if Path(rows).is_dir() else Path(rows).parent
     made = _contents(reader, fields, there, parts, None if root is None else Path(root), statistics)
     decoded = _decoded(reader, made, cache_bytes, cache)
-    lazily = {m: contents for m, contents in made.items() if m not in decoded}
-    blocks = _window(reader, lazily, [fields[m].column_of(m) for m in lazily], cache_bytes)
+    lazily = {m: contents for m, contents in made.items() if m not in decoded and isinstance(contents, Contents)}
+    blocks = _window(reader, lazily, [c for m in lazily for c in fields[m].columns(m)], cache_bytes)
     arrays, card = describe_arrays(
-        {m: decoded[m][0] if m in decoded else made[m] for m in fields}, labels, parts, name, task,
+        {m: lazily[m] if m in lazily else decoded[m][0] for m in fields}, labels, parts, name, task,
         {m: mask for m, mask in there.items() if not mask.all()}, {_plain(c): v for c, v in own.items()}, overlapping,
         {m: f.kind for m, f in fields.items()}, {m: f.units for m, f in fields.items() if f.units},
         {m: f.default_standardise() for m, f in fields.items()}, listed, validation, {},
@@ -212,7 +212,9 @@ def drawn_parts(
     random = np.random.default_rng(seed)
     units = np.arange(size) if groups is None else np.unique(groups, return_inverse=True)[1]
     count = int(units.max()) + 1
-    strata = np.zeros(count, np.int64) if labels is None or groups is not None else labels.astype(np.int64)
+    strata = np.zeros(count, np.int64)
+    if labels is not None and groups is None:
+        strata = np.unique(labels, return_inverse=True)[1]
     mixed = random.permutation(count)
     mixed = mixed[np.argsort(strata[mixed], kind="stable")]
     counts = np.bincount(strata)
@@ -232,10 +234,11 @@ def drawn_parts(
 
 
 def _present(reader: Reader, modality: str, field: Field, given: Mapping[str, Any], size: int) -> Mask:
-    column = field.column_of(modality)
-    reader.check(column, f"inputs[{modality!r}]")
+    columns = field.columns(modality)
+    for column in columns:
+        reader.check(column, f"inputs[{modality!r}]")
     if modality not in given:
-        return reader.present(column)
+        return np.asarray(np.stack([reader.present(column) for column in columns]).all(axis=0), bool)
     flags = _values(reader, given[modality], f"present[{modality!r}]", size)[1]
     if flags.dtype.kind not in "biu" or not np.isin(flags, (0, 1)).all():
         raise DataError(f"`present[{modality!r}]`: expected booleans, or 0 and 1. Found {flags.dtype}.")
@@ -245,19 +248,20 @@ def _present(reader: Reader, modality: str, field: Field, given: Mapping[str, An
 def _contents(
     reader: Reader, fields: Mapping[str, Field], there: Mapping[str, Mask], parts: Array, root: Path | None,
     statistics: int,
-) -> dict[str, Contents]:  # fmt: skip
+) -> dict[str, Contents | NumberColumns]:  # fmt: skip
     """Modality -> its samples."""
-    made = {}
+    made: dict[str, Contents | NumberColumns] = {}
     for m, f in fields.items():
         own = np.flatnonzero(there[m] & (parts == 0))
         if len(own) == 0:
             raise DataError(f"modality {m!r}: expected training rows that have it. Found none. Leave it out.")
-        made[m] = Contents(reader, f.column_of(m), f, there[m], int(own[0]), root, statistics)
+        listed = [Contents(reader, c, f, there[m], int(own[0]), root, statistics) for c in f.columns(m)]
+        made[m] = listed[0] if len(listed) == 1 else NumberColumns(listed)
     return made
 
 
 def _decoded(
-    reader: Reader, made: Mapping[str, Contents], cache_bytes: int, cache: str | Path | None
+    reader: Reader, made: Mapping[str, Contents | NumberColumns], cache_bytes: int, cache: str | Path | None
 ) -> dict[str, tuple[Array, Array | None]]:
     """Modality -> samples and lengths, of those that are kept in memory, or in files if there is a ``cache``."""
     found, left = {}, cache_bytes // _IN_MEMORY
@@ -273,6 +277,12 @@ def _decoded(
                     f"Hugging Face. Found {reader.where} of another kind. Leave `cache` out."
                 )
             found[m] = unpacked(contents, Path(cache), stamp)
+        elif isinstance(contents, NumberColumns):
+            raise DataError(
+                f"modality {m!r}: expected numbers of at most {left} bytes (a quarter of `cache_bytes`, less what "
+                f"others take), since they are in several columns. Found {needed}. Give more (cache_bytes=...), or a "
+                "folder (cache=...)."
+            )
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,10 @@ class ParquetReader(Reader):
     def stamp(self) -> str | None:
         return stamp_of(self._path)
 
-    def digest(self, columns: Sequence[str]) -> str | None:
+    @cached_property
+    def _hash(self) -> str:
         with self._path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def digest(self, columns: Sequence[str]) -> str | None:
+        return self._hash

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from equimodal.errors import DataError, unknown_name
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+
+
+_SINGLE = (str, int, float, np.generic)
 
 
 class Reader(ABC):
@@ -139,7 +143,9 @@ class SequenceReader(Reader):
     def __init__(self, rows: Any, where: str = "`rows`") -> None:
         super().__init__(where, (), len(rows))
         self._rows = rows
-        self.columns = tuple(self._row(0))
+        first = self._row(0)
+        self.columns = tuple(first)
+        self._single = [c for c in self.columns if isinstance(first[c], _SINGLE) or getattr(first[c], "ndim", 1) == 0]
 
     def _row(self, number: int) -> Mapping[str, Any]:
         try:
@@ -161,17 +167,30 @@ class SequenceReader(Reader):
             f"{kind.__name__!r}. {'Make them' if step is None else f'Give {step}, which is'} a list of mappings."
         )
 
+    @cached_property
+    def _seen(self) -> tuple[dict[str, Mask], dict[str, list[Any]]]:
+        """Which rows have something in each column, and the single values; every row is asked for once."""
+        there = {c: np.zeros(self.count, bool) for c in self.columns}
+        values: dict[str, list[Any]] = {c: [] for c in self._single}
+        for number in range(self.count):
+            row = self._row(number)
+            for column, mask in there.items():
+                mask[number] = not is_missing(row.get(column))
+            for column, own in values.items():
+                own.append(row.get(column))
+        return there, values
+
     def _contents(self, column: str, rows: Any) -> list[Any]:
         return [self._row(int(row)).get(column) for row in rows]
 
     def present(self, column: str) -> Mask:
-        return np.array([not is_missing(content) for content in self._contents(column, range(self.count))], bool)
+        return self._seen[0][column]
 
     def _values(self, column: str) -> tuple[Names, Array]:
-        found = self._contents(column, range(self.count))
-        gaps = [row for row, value in enumerate(found) if is_missing(value)]
-        if gaps:
-            raise AbsentError(np.array(gaps))
+        gaps = np.flatnonzero(~self.present(column))
+        if len(gaps):
+            raise AbsentError(gaps)
+        found = self._seen[1][column] if column in self._single else self._contents(column, range(self.count))
         return single_contents([v.item() if getattr(v, "ndim", 1) == 0 else v for v in found])
 
     def take(self, column: str, rows: Rows) -> list[Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ class TarReader(Reader):
                 except ValueError as error:
                     reason = str(error).rstrip(".")
                     raise DataError(
-                        f"{self._path}: row {row}, file .{column}: expected content of that kind. Found: {reason}. Write it "
-                        "anew."
+                        f"{self._path}: row {row}, file .{column}: expected content of that kind. Found: {reason}. "
+                        "Write it anew."
                     ) from error
         return found
 
@@ -98,6 +99,10 @@ class TarReader(Reader):
     def stamp(self) -> str | None:
         return stamp_of(self._path)
 
-    def digest(self, columns: Sequence[str]) -> str | None:
+    @cached_property
+    def _hash(self) -> str:
         with self._path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def digest(self, columns: Sequence[str]) -> str | None:
+        return self._hash

@@ -10,11 +10,12 @@ import numpy as np
 
 from equimodal._utils.files import replace_file
 from equimodal.data.records._contents import Contents
+from equimodal.data.records._numbers import NumberColumns
 from equimodal.data.records._reader import Array
 from equimodal.errors import StorageError
 
 
-def whole(contents: Contents) -> tuple[Array, Array | None]:
+def whole(contents: Contents | NumberColumns) -> tuple[Array, Array | None]:
     """(N, ...) all samples, zeros where they are absent, and their lengths (N,) if they differ."""
     out, lengths = np.empty(contents.shape, contents.element), np.zeros(len(contents), np.int64)
     begin = 0
@@ -24,7 +25,7 @@ def whole(contents: Contents) -> tuple[Array, Array | None]:
     return out, lengths if contents.padded else None
 
 
-def unpacked(contents: Contents, folder: Path, stamp: str) -> tuple[Array, Array | None]:
+def unpacked(contents: Contents | NumberColumns, folder: Path, stamp: str) -> tuple[Array, Array | None]:
     """What :func:`whole` gives, in memory-mapped files of ``folder``, which are written if they are not there.
 
     Args:
@@ -50,7 +51,7 @@ def unpacked(contents: Contents, folder: Path, stamp: str) -> tuple[Array, Array
     return _mapped(values), _mapped(lengths) if contents.padded else None
 
 
-def _write(file: BinaryIO, contents: Contents, lengths: list[Array]) -> None:
+def _write(file: BinaryIO, contents: Contents | NumberColumns, lengths: list[Array]) -> None:
     """The samples piece by piece, as NumPy writes an array; also says how long they are."""
     head: dict[str, Any] = {"descr": np.lib.format.dtype_to_descr(contents.element), "fortran_order": False}
     np.lib.format.write_array_header_1_0(file, {**head, "shape": contents.shape})
@@ -59,7 +60,7 @@ def _write(file: BinaryIO, contents: Contents, lengths: list[Array]) -> None:
         lengths.append(own)
 
 
-def _is_whole(path: Path, contents: Contents | None = None) -> bool:
+def _is_whole(path: Path, contents: Contents | NumberColumns | None = None) -> bool:
     """Whether a file is there, and not cut off."""
     try:
         found = _mapped(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from equimodal.errors import DataError, EquimodalError, EquimodalWarning, Method
 from equimodal.studies.comparisons._cost import measure_cost
 from equimodal.studies.comparisons._execution import Tally, run_cells
 from equimodal.studies.comparisons._executor import Cell, Executor, InProcess
+from equimodal.studies.comparisons._known import Known
 from equimodal.studies.comparisons._local import LocalPool
 from equimodal.studies.comparisons._ray import RayExecutor
 from equimodal.studies.comparisons._schedule import Schedule
@@ -121,9 +123,13 @@ def compare(
     check_labels(config.rows(data))
     _check_companions(config, data)
     mine = _chosen(config, data, cells)
-    again = f"equimodal compare --out {folder}"
-    again += (f" --workers {workers}" if workers > 1 else "") + ("" if cost else " --cost false")
-    with Termination(again) as termination, ExitStack() as held:
+    if executor == "ray":
+        executor = RayExecutor()
+    again = [f"equimodal compare --out {folder}", *([f"--workers {workers}"] if workers > 1 else [])]
+    again += [] if cost else ["--cost false"]
+    again += [executor.arguments] if isinstance(executor, Executor) and executor.arguments else []
+    again += [] if cells is None else [f"--cells {shlex.quote(','.join(cells))}"]
+    with Termination(" ".join(again)) as termination, ExitStack() as held:
         held.enter_context(locked(folder, 0.2 if cells is None else PATIENCE))
         _claim(config, folder, data)
         alone, dependent = _by_use(config, folder, data)
@@ -139,7 +145,8 @@ def compare(
                        loggers, modules)
             for name, c in mine.items()
         }  # fmt: skip
-        schedule = _schedule(work, config.requirements(data), tally)
+        known = Known(config, folder, data, config.cells(data))
+        schedule = _schedule(work, config.requirements(data), tally, known)
         where = _executor(executor, workers, schedule.count, data, tally, termination, folder)
         run_cells(work, schedule, where, tally, termination, folder)
         failures = schedule.failures
@@ -149,8 +156,12 @@ def compare(
             why = _failed_elsewhere(config, folder, data) | why
         if cost and (cells is None or all(_is_finished(folder, cell) for cell in config.cells(data))):
             costs |= _costs(dependent if cells is None else {**alone, **dependent}, folder, data)
+        known.add({cell.name: cell.folder for cell in work.values() if cell.name not in why})
+        if (folder / STUDY).exists() and not why and known.has_summary(costs, config.cells(data)):
+            return load_study(folder)
         study = summarise(config, folder, data, costs, why)
         write_sealed(folder, STUDY, study)
+        known.write(costs)
     if failures:
         alike: dict[str, list[str]] = {}
         for cell, error in failures.items():
@@ -318,15 +329,20 @@ def _measured(data: Dataset, configs: Mapping[str, RunConfig]) -> dict[str, floa
         return {}
 
 
-def _schedule(cells: Mapping[str, Cell], requirements: Mapping[str, list[str]], tally: Tally) -> Schedule:
+def _schedule(cells: Mapping[str, Cell], requirements: Mapping[str, list[str]], tally: Tally, known: Known) -> Schedule:
     """What is not finished; what is must be what is asked for."""
-    finished = [cell for cell in cells.values() if is_finished(cell.folder)]
-    for cell in finished:  # its numbers must not appear under other options, nor changed ones at all
+    finished = {cell.name: cell for cell in cells.values() if is_finished(cell.folder)}
+    versions: dict[Path, dict[str, str]] = {}
+    for name, cell in finished.items():  # its numbers must not appear under other options, nor changed ones at all
         verify(cell.folder)
-        check_config(cell.config, cell.folder)
-        tally.end(cell.name)
-    warn_versions(cell.folder for cell in finished)
-    return Schedule([name for name, cell in cells.items() if cell not in finished], requirements)
+        made = known.versions(name, cell.folder)
+        if made is None:
+            check_config(cell.config, cell.folder)
+            made = known.note(name, cell.folder)
+        versions[cell.folder] = made
+        tally.end(name)
+    warn_versions(versions, versions)
+    return Schedule([name for name in cells if name not in finished], requirements)
 
 
 def _executor(
@@ -341,8 +357,6 @@ def _executor(
     """Where the cells run: ``count`` of them are not finished."""
     if isinstance(chosen, Executor):
         return chosen
-    if chosen == "ray":
-        return RayExecutor()
     if workers == 1 or count <= 1:
         return InProcess(data, tally.advance)
     return LocalPool(min(workers, count), termination, folder)

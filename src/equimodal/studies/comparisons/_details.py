@@ -18,7 +18,7 @@ from equimodal.diagnostics import (
     reliability,
     worst_samples,
 )
-from equimodal.studies.runs import DETAILS, OUTCOMES, read_json, read_sample_predictions
+from equimodal.studies.runs import DETAILS, read_json
 
 MATRIX = 20
 """Classes up to which the whole confusion matrix is kept; above, the pairs that are confused most."""
@@ -37,6 +37,7 @@ def run_record(
     cell: Path,
     outcomes: Mapping[str, Outcomes],
     parts: Sequence[str],
+    predictions: SamplePredictions | None,
 ) -> dict[str, Any]:
     """One run as the record of a comparison keeps it.
 
@@ -47,16 +48,17 @@ def run_record(
         cell: the same, to read from.
         outcomes: of its test samples.
         parts: names of the terms whose mean the score is, such as the regions of a segmentation.
+        predictions: of its test samples; ``None`` where there are none on record.
     """
     test = metrics["test"]
     shown = {k: v for k, v in test.items() if k not in ("unimodal", "unimodal_samples")}
-    found = read_sample_predictions(cell / OUTCOMES)
     return {
         "method": label, "seed": metrics["seed"], "folder": folder, "score": test["score"], "metrics": shown,
         "unimodal": test["unimodal"], "probe": metrics.get("probe", {}), "rule": metrics.get("rule"),
         "rules": metrics.get("rules", {}), "selection": metrics.get("selection", {}),
         "parameters": metrics.get("parameters"), "seconds": metrics["seconds"],
-        "parts": parts_of(outcomes, parts), "details": _of_maps(cell) if found is None else details_of(found),
+        "parts": parts_of(outcomes, parts),
+        "details": _of_maps(cell) if predictions is None else details_of(predictions),
     }  # fmt: skip
 
 

@@ -69,9 +69,11 @@ class Executor(ABC):
 
     Args:
         slots: how many cells it is given at a time; more would wait in it.
+        arguments: of ``equimodal compare`` that choose it, for the line that says how to continue.
     """
 
     slots: int = 1
+    arguments: str = ""
 
     @abstractmethod
     def submit(self, cell: Cell) -> Future[None]:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 
 from equimodal._utils.arguments import check_number
-from equimodal.errors import DataError, EquimodalError, missing_extra
+from equimodal.errors import DataError, EquimodalError, EquimodalWarning, missing_extra
 from equimodal.studies.comparisons._executor import Cell, Executor, Postponed
 from equimodal.studies.runs import STOPPED, Terminated, Termination, located
 
@@ -44,7 +44,10 @@ class RayExecutor(Executor):
 
     Raises:
         MissingExtraError: Ray is not installed.
-        EquimodalError: no cluster, or not with these resources on any machine.
+        EquimodalError: no cluster.
+
+    Warns:
+        EquimodalWarning: no machine of the cluster has these resources.
 
     Example:
         >>> from equimodal.studies import RayExecutor
@@ -59,6 +62,8 @@ class RayExecutor(Executor):
         check_number("gpus", gpus, at_least=0)
         check_number("retries", retries, at_least=0, whole=True)
         self.cpus, self.gpus, self.address, self.retries = cpus, gpus, address, retries
+        given = {"cpus": (cpus, 1), "gpus": (gpus, 0), "address": (address, None)}
+        self.arguments = "".join(["--executor ray", *(f" --{k} {v}" for k, (v, usual) in given.items() if v != usual)])
         self._owns_connection = self._ending = False
         self._tasks: dict[Future[None], Any] = {}
 
@@ -132,13 +137,15 @@ class RayExecutor(Executor):
             wait(running, PATIENCE)
 
     def _check_resources(self) -> None:
-        """Refuse what no machine of the cluster has, which would wait forever."""
+        """Say that no machine has what a cell asks for, unless one is added."""
         nodes = [n.get("Resources", {}) for n in self._ray.nodes() if n.get("Alive")]
-        if not any(n.get("CPU", 0) >= self.cpus and n.get("GPU", 0) >= min(self.gpus, 1) for n in nodes):
+        if not any(n.get("CPU", 0) >= self.cpus and n.get("GPU", 0) >= self.gpus for n in nodes):
             there = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
-            raise EquimodalError(
-                f"`cpus`, `gpus`: expected what a machine of the cluster has ({there}). Found {self.cpus:g} and "
-                f"{self.gpus:g}. Ask for less, or add a machine: ray start --address ADDRESS"
+            warnings.warn(
+                f"`cpus`, `gpus`: no machine of the cluster ({there}) has {self.cpus:g} CPU and {self.gpus:g} GPU for "
+                "a cell. The cells wait until one is added.",
+                EquimodalWarning,
+                stacklevel=3,
             )
 
 

@@ -16,7 +16,7 @@ from equimodal.studies.runs import (
     read_environment,
     read_json,
     read_metrics,
-    read_outcomes,
+    read_samples,
     stored_config,
     verify,
 )
@@ -37,11 +37,11 @@ def study_of_run(folder: Path | str) -> dict[str, Any]:
         check_finished(folder)
     verify(folder)
     config = stored_config(folder)
-    metrics, outcomes = read_metrics(folder, config), read_outcomes(folder / OUTCOMES)
+    metrics, (outcomes, predictions) = read_metrics(folder, config), read_samples(folder / OUTCOMES)
     environment = read_environment(folder)
     known = environment.pop("data", {})
     entry, label, seed = Entry(config.method, config.options), metrics["method"], metrics["seed"]
-    run = run_record(label, metrics, ".", folder, outcomes, ())
+    run = run_record(label, metrics, ".", folder, outcomes, (), predictions)
     if (folder / EVALUATION).is_file():
         run["evaluation"] = read_json(folder / EVALUATION)
     usual_parts = dict(zip(("model", "training"), recipe(config.data.name, config.data.target), strict=True))

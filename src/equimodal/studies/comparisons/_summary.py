@@ -24,7 +24,7 @@ from equimodal.studies.runs import (
     plain,
     read_history,
     read_metrics,
-    read_outcomes,
+    read_samples,
 )
 from equimodal.studies.setup import Entry, StudyConfig, cell_folder, resolved_options
 
@@ -53,8 +53,9 @@ def summarise(
                 incomplete.append(f"left out: {name}: {error}")
                 continue
             found.setdefault(label, []).append(read)
-            own = outcomes.setdefault(label, {}).setdefault(seed, read_outcomes(cell / OUTCOMES))
-            runs.append(run_record(label, read, cell.relative_to(folder).as_posix(), cell, own, parts))
+            own, predictions = read_samples(cell / OUTCOMES)
+            outcomes.setdefault(label, {})[seed] = own
+            runs.append(run_record(label, read, cell.relative_to(folder).as_posix(), cell, own, parts, predictions))
             histories.append({"method": label, "seed": seed, "epochs": epochs_of(cell / "history.jsonl")})
     independent = next((label for label, e in entries.items() if get(e.method).info.role == "independent"), "")
     alone = {m["seed"]: m["probe"] for m in found.get(independent, []) if "probe" in m}

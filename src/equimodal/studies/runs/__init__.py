@@ -6,7 +6,7 @@ from equimodal.studies.runs._fit import Progress, fit
 from equimodal.studies.runs._identity import check_config, check_finished, located
 from equimodal.studies.runs._load import load_run
 from equimodal.studies.runs._metrics import is_finished, read_metrics
-from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_sample_predictions
+from equimodal.studies.runs._outcomes import OUTCOMES, read_outcomes, read_samples
 from equimodal.studies.runs._parts import train_part
 from equimodal.studies.runs._processes import process_context
 from equimodal.studies.runs._randomness import own_randomness
@@ -26,7 +26,7 @@ from equimodal.studies.runs._records import (
     write_yaml,
 )
 from equimodal.studies.runs._run import DETAILS, conclude, prepare_folder, run
-from equimodal.studies.runs._seal import is_sealed, seal, verify, warn_versions, write_sealed
+from equimodal.studies.runs._seal import is_sealed, seal, seal_hash, verify, versions_of, warn_versions, write_sealed
 from equimodal.studies.runs._select import SELECTIONS, load_selected
 from equimodal.studies.runs._signals import REQUEUE, STOPPED, InUseError, Terminated, Termination, in_use, locked
 from equimodal.studies.runs._stored import read_environment, read_history, stored_config
@@ -73,16 +73,18 @@ __all__ = [
     "read_lines",
     "read_metrics",
     "read_outcomes",
-    "read_sample_predictions",
+    "read_samples",
     "read_yaml",
     "run",
     "save_weights",
     "seal",
+    "seal_hash",
     "stored_config",
     "suggest_rate",
     "text_of_json",
     "train_part",
     "verify",
+    "versions_of",
     "warn_versions",
     "write_bytes",
     "write_json",

@@ -48,42 +48,41 @@ def read_outcomes(path: Path) -> dict[str, Outcomes]:
     Raises:
         DataError: the file is damaged.
     """
-    arrays = _arrays(path)
-    names = [n.removeprefix("numerator/") for n in arrays if n.startswith("numerator/")]
-    with _readable(path):
-        return {n: Outcomes(arrays[f"numerator/{n}"], arrays[f"denominator/{n}"]) for n in names}
+    return read_samples(path)[0]
 
 
-def read_sample_predictions(path: Path) -> SamplePredictions | None:
-    """The predictions that :func:`write_outcomes` wrote; ``None`` where there are none (maps, older versions).
+def read_samples(path: Path) -> tuple[dict[str, Outcomes], SamplePredictions | None]:
+    """All that :func:`write_outcomes` wrote: outcomes, and predictions; ``None`` where there are none (maps, 0.1).
 
     Raises:
         DataError: the file is damaged.
     """
     arrays = _arrays(path)
-    if "sample/target" not in arrays:
-        return None
+    names = [n.removeprefix("numerator/") for n in arrays if n.startswith("numerator/")]
     with _readable(path):
-        target, index = arrays["sample/target"], arrays["sample/index"]
-        value, confidence = (
-            {n.removeprefix(f"{part}/"): a for n, a in arrays.items() if n.startswith(f"{part}/")}
-            for part in ("value", "confidence")
-        )
-        kind = str(arrays["sample/kind"])
-        whole = kind in get_args(Distribution) and index.shape == target.shape[:1]
-        same = all(a.shape == target.shape for a in value.values())
-        if not whole or not same or any(a.shape != index.shape for a in confidence.values()):
-            raise ValueError("targets and predictions of different samples")
-        return SamplePredictions(kind, index, target, value, confidence)
+        outcomes = {n: Outcomes(arrays[f"numerator/{n}"], arrays[f"denominator/{n}"]) for n in names}
+        return outcomes, _predictions(arrays) if "sample/target" in arrays else None
+
+
+def _predictions(arrays: Mapping[str, NDArray[Any]]) -> SamplePredictions:
+    target, index = arrays["sample/target"], arrays["sample/index"]
+    value, confidence = (
+        {n.removeprefix(f"{part}/"): a for n, a in arrays.items() if n.startswith(f"{part}/")}
+        for part in ("value", "confidence")
+    )
+    kind = str(arrays["sample/kind"])
+    whole = kind in get_args(Distribution) and index.shape == target.shape[:1]
+    same = all(a.shape == target.shape for a in value.values())
+    if not whole or not same or any(a.shape != index.shape for a in confidence.values()):
+        raise ValueError("targets and predictions of different samples")
+    return SamplePredictions(kind, index, target, value, confidence)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     if not path.exists():
         return {}
-    check_npz(path)
+    check_npz(path, every=True)
     with _readable(path), np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
-        for name in stored.files:
-            check_npz(path, name)
         return {name: stored[name] for name in stored.files}
 
 

@@ -177,11 +177,12 @@ class _Checkpoint(TypedDict, total=False):
     epoch: Required[int]
     global_step: Required[int]
     state_dict: Required[dict[str, Any]]
-    callbacks: dict[str, dict[str, Any]]
+    callbacks: Required[dict[str, dict[str, Any]]]
     optimizer_states: Required[list[dict[str, Any]]]
-    lr_schedulers: list[dict[str, Any]]
-    loops: dict[str, dict[str, Any]]
-    inside_epoch: bool
+    lr_schedulers: Required[list[dict[str, Any]]]
+    loops: Required[dict[str, dict[str, Any]]]
+    inside_epoch: Required[bool]
+    random_state: Required[dict[str, Any]]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

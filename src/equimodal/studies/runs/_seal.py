@@ -48,6 +48,11 @@ def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
     return {name: _hash(path) for name, path in files.items()}
 
 
+def seal_hash(folder: Path) -> str:
+    """Of ``content.json`` itself, and so of all that it has the hash of; empty where there is none."""
+    return _hash(folder / SEAL) if (folder / SEAL).exists() else ""
+
+
 def is_sealed(folder: Path, name: str) -> bool:
     """Whether ``content.json`` of ``folder`` holds the hash of a file."""
     return (folder / SEAL).exists() and name in _stored(folder)
@@ -76,7 +81,7 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
             continue
         path = folder / name
         found = _hash(path) if path.is_file() else None
-        if found not in (stored[name], _coming(folder, name)):
+        if found != stored[name] and found != _coming(folder, name):
             what = "Found no such file" if found is None else f"Found another ({found[:12]}): the file was changed"
             raise DataError(
                 f"`{path}`: expected the content that was written here (SHA-256 {stored[name][:12]}). {what}. Restore "
@@ -84,8 +89,20 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
             )
 
 
-def warn_versions(folders: Iterable[Path]) -> None:
+def versions_of(folder: Path) -> dict[str, str]:
+    """Package -> version with which a run was made, of this library and of torch; empty where it does not say."""
+    known = folder / "environment.json"
+    content = read_json(known) if known.exists() else {}
+    then = content.get("versions") if isinstance(content, Mapping) else None
+    return {package: str(then.get(package)) for package in _COMPARED} if isinstance(then, Mapping) else {}
+
+
+def warn_versions(folders: Iterable[Path], known: Mapping[Path, Mapping[str, str]] | None = None) -> None:
     """Say which other versions of this library and of torch than those of now made some runs.
+
+    Args:
+        folders: of the runs.
+        known: folder -> what :func:`versions_of` says of it, where it was asked already.
 
     Warns:
         EquimodalWarning: with both versions, and the first of the folders.
@@ -93,13 +110,9 @@ def warn_versions(folders: Iterable[Path]) -> None:
     now = environment()["versions"]
     found: dict[str, list[Path]] = {}
     for folder in folders:
-        known = folder / "environment.json"
-        content = read_json(known) if known.exists() else {}
-        then = content.get("versions") if isinstance(content, Mapping) else None
-        if not isinstance(then, Mapping):
-            continue
-        for package in _COMPARED:
-            old, new = str(then.get(package)), str(now.get(package))
+        then = (known or {}).get(folder)
+        for package, old in (versions_of(folder) if then is None else then).items():
+            new = str(now.get(package))
             if old.partition("+")[0] != new.partition("+")[0]:
                 found.setdefault(f"{package} {old}, here {new}", []).append(folder)
     for text, places in found.items():
@@ -130,8 +143,14 @@ def _stored(folder: Path) -> dict[str, str]:
     content: Any = read_json(path)
     check(content, _Seal, file=f"`{path}`")
     for name in content["sha256"]:
-        check_inside(folder / name, folder)
+        if not _is_plain(name) or (folder / name).is_symlink():
+            check_inside(folder / name, folder)
     return dict(content["sha256"])
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it can only be a file of the folder itself."""
+    return name not in ("", ".", "..") and not any(sign in name for sign in "/\\:\0")
 
 
 def _hash(path: Path) -> str:

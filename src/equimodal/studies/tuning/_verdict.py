@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equimodal.data import Dataset, TestSplit, loader, require
-from equimodal.diagnostics import Difference, Outcomes, paired_difference
+from equimodal.diagnostics import Difference, Outcomes, exchange_p, paired_difference
 from equimodal.errors import MethodError
 from equimodal.inference import Inference, Rule
 from equimodal.methods import Method
@@ -68,7 +68,8 @@ class Verdict:
         winner: the best trial on validation data.
         control: the best control on validation data.
         validation: winner minus control there, with its interval; ``None`` where the winner is the control.
-        taken: the winner if that interval lies above zero, else the control.
+        taken: the winner if that interval lies above zero and ``p`` is at most 0.025 / k, else the control.
+        p: one-sided, of exchanging the two sample by sample, or group by group; ``None`` where nothing is compared.
         compositions: how many the winner is the best of, for which the interval is corrected (Bonferroni).
     """
 
@@ -76,6 +77,7 @@ class Verdict:
     control: Finished
     validation: Difference | None
     taken: Finished
+    p: float | None = None
     compositions: int = 1
 
 
@@ -83,7 +85,8 @@ def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
     r"""Winner, best control, and which of the two to take.
 
     The best of k compositions is above the control by chance more often than one is. Its interval therefore has the
-    level :math:`1 - 0.05 / k` (Bonferroni), and k times as many draws, so that its ends are as exact.
+    level :math:`1 - 0.05 / k` (Bonferroni), and k times as many draws, so that its ends are as exact. With few groups a
+    bootstrap interval is too narrow, so that an :func:`~equimodal.diagnostics.exchange_p` test must agree.
 
     Args:
         bench: validation samples.
@@ -104,10 +107,11 @@ def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
     if winner is control:
         return Verdict(winner, control, None, control)
     count = len(finished) - len(controls)
-    difference = paired_difference(
-        [_earned(bench, winner)], [_earned(bench, control)], level=1 - 0.05 / count, draws=2000 * count
-    )
-    return Verdict(winner, control, difference, winner if difference.better else control, count)
+    ours, theirs = _earned(bench, winner), _earned(bench, control)
+    difference = paired_difference([ours], [theirs], level=1 - 0.05 / count, draws=2000 * count)
+    p = exchange_p(ours, theirs, draws=2000 * count)
+    clear = difference.better and p <= 0.025 / count
+    return Verdict(winner, control, difference, winner if clear else control, p, count)
 
 
 def _earned(bench: Bench, trial: Finished) -> Outcomes:
@@ -214,10 +218,13 @@ def in_words(verdict: Verdict, test: Mapping[str, Any] | None, percent: bool) ->
             f"control, {control.config.method}, and the interval lies above zero."
         )
     else:
+        chance = "and the interval includes zero"
+        if verdict.validation.better:
+            chance = f"but exchanging the two group by group gives as much too often (p = {verdict.p:.3f})"
         above = _with_interval(verdict.validation, percent, verdict.compositions)
         said = (
             f"Take the control {control.config.method}: the best composition, {winner.label}, is {above} above it on "
-            "validation data, and the interval includes zero."
+            f"validation data, {chance}."
         )
     if test is None or test.get("difference") is None:
         return said
