@@ -32,7 +32,7 @@ def test_a_run_has_a_page_with_its_samples_subsets_and_missing_rates(cli: CLI, t
 
 
 def test_what_is_no_comparison_is_refused(cli: CLI, tmp_path: Path) -> None:
-    assert "expected the folder of a comparison" in cli.error(["report", str(tmp_path)], 1)
+    assert "expected the folder of a finished run or comparison" in cli.error(["report", str(tmp_path)], 1)
 
 
 def test_the_page_of_an_unfinished_run_is_refused_with_the_way_to_finish_it(cli: CLI, tmp_path: Path) -> None:

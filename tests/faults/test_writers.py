@@ -54,9 +54,11 @@ def checkpoint() -> Writer:
     from equimodal.studies.runs._checkpoint import LAST, WholeFiles, newest
 
     def write(folder: Path, state: int) -> None:
-        content = {"epoch": state, "global_step": state, "optimizer_states": []}
+        parts: dict[str, Any] = {key: {} for key in ("callbacks", "loops", "random_state")}
+        content = {"epoch": state, "global_step": state, "optimizer_states": [], "lr_schedulers": [], **parts}
         tensors = {"w": torch.full((500,), float(state))}
-        WholeFiles().save_checkpoint({**content, "state_dict": tensors}, folder / LAST)
+        content |= {"inside_epoch": False, "state_dict": tensors}
+        WholeFiles().save_checkpoint(content, folder / LAST)
 
     def read(folder: Path) -> int:
         found = newest(folder)

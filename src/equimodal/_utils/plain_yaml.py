@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from functools import cache
 from typing import Any
@@ -52,20 +53,23 @@ def read_yaml(text: str, file: str, purpose: str, *, exact: bool = False) -> Any
         raise DataError(f"{file}: expected at most {size_text(_LENGTH)} of YAML. Found {size_text(len(text))}.")
     if text.count(",") + text.count("\n") > 4 * _VALUES:
         raise DataError(f"{file}: expected at most {_VALUES} values. Found more.")
-    loader = None
-    try:
-        loader = _loader()(text)
-        loader.file, loader.exact = file, exact
-        return loader.get_single_data()
+    with contextlib.suppress(yaml.YAMLError, UnicodeEncodeError, RecursionError):
+        return _read(text, file, exact, quick=True)
+    try:  # again, by the parser that every machine has: what it says is the same everywhere
+        return _read(text, file, exact, quick=False)
     except yaml.YAMLError as error:
         raise DataError(f"{file}: expected valid YAML. Found: {_told(error)}.") from error
-    except UnicodeEncodeError as error:
-        raise DataError(f"{file}: expected a text in UTF-8. Found half of a character at {error.start}.") from error
     except RecursionError as error:
         raise DataError(f"{file}: expected YAML with fewer values inside each other.") from error
+
+
+def _read(text: str, file: str, exact: bool, quick: bool) -> Any:
+    loader = _loader(quick)(text)
+    loader.file, loader.exact = file, exact
+    try:
+        return loader.get_single_data()
     finally:
-        if loader is not None:
-            loader.dispose()
+        loader.dispose()
 
 
 def _told(error: Any) -> str:
@@ -144,12 +148,12 @@ def _add_resolvers(kind: Any) -> None:
 
 
 @cache
-def _loader() -> Any:
+def _loader(quick: bool) -> Any:
     import yaml
 
     composer: Any = yaml.composer.Composer
-    # where PyYAML has its parser in C; the composer of that would count nothing
-    bases: tuple[Any, ...] = (composer, yaml.CSafeLoader) if hasattr(yaml, "CSafeLoader") else (yaml.SafeLoader,)
+    quick = quick and hasattr(yaml, "CSafeLoader")  # PyYAML has its parser in C; the composer of that counts nothing
+    bases: tuple[Any, ...] = (composer, yaml.CSafeLoader) if quick else (yaml.SafeLoader,)
 
     class Loader(*bases):  # type: ignore[misc]
         """Makes plain values only."""
