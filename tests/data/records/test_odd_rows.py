@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-def rows(count: int = 40, **odd: Any) -> list[dict[str, Any]]:
+def rows(count: int = 40, odd: Mapping[Any, Any] | None = None) -> list[dict[str, Any]]:
     """Vectors of two numbers; ``odd`` has what stands in row 9 instead."""
     own = [{"x": [float(i), 1.0], "ids": [1 + i % 3, 2], "y": "ab"[i % 2], "who": f"w{i // 4}"} for i in range(count)]
     if count > 9:
-        own[9] |= odd
+        own[9] |= odd or {}
     return own
 
 
@@ -41,7 +42,7 @@ def stored(path: Path, own: list[dict[str, Any]]) -> Path:
 def test_an_empty_place_in_a_list_never_becomes_a_number(
     column: str, kind: Any, odd: list[Any], cache_bytes: int, tmp_path: Path
 ) -> None:
-    path = stored(tmp_path / "a.parquet", rows(**{column: odd}))
+    path = stored(tmp_path / "a.parquet", rows(odd={column: odd}))
     with pytest.raises(DataError, match=f"column '{column}', row 9: expected numbers alone. Found an empty place"):
         data = from_rows(path, "y", {column: kind}, cache_bytes=cache_bytes)
         for split in (data.train, data.validation, data.test):
@@ -81,8 +82,7 @@ def test_lists_that_a_function_decodes_may_be_uneven(tmp_path: Path) -> None:
     ],
 )
 def test_odd_contents_of_a_list(odd: dict[Any, Any], match: str) -> None:
-    own = rows()
-    own[9] = {**own[9], **odd}
+    own = rows(odd=odd)
     with pytest.raises(DataError, match=match):
         from_rows(own, "y", {"x": "vector"}, groups="who")
 
@@ -191,7 +191,7 @@ def test_positions_that_are_none() -> None:
     for positions in ([1.5], ["a"], [10**6], [-1], [[0, 1]]):
         with pytest.raises(BatchError, match=f"`positions`: expected whole numbers from 0 to {len(split) - 1}"):
             split.batch(positions)  # type: ignore[arg-type]
-    assert split[np.int64(0)]["index"] == split[0]["index"]
+    assert split[np.int64(0)]["index"] == split[0]["index"]  # type: ignore[index]
     with pytest.raises(TypeError, match="position: expected a whole number. Found 'a'"):
         split["a"]  # type: ignore[index]
 

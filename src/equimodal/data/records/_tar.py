@@ -48,7 +48,7 @@ class TarReader(Reader):
                             )
                         own[row] = (member.offset_data, member.size)
                     file.members = []  # type: ignore[attr-defined] # which it would keep
-                end = file.offset  # type: ignore[attr-defined]
+                end = file.offset
             with path.open("rb") as raw:  # where it is cut off or damaged, tarfile stops as if it were the end
                 raw.seek(end)
                 if raw.read(tarfile.BLOCKSIZE).strip(b"\0") or raw.tell() == end:
