@@ -58,7 +58,7 @@ def run(argv: Sequence[str], context: Context) -> int:
     where = _executor(values)
     cells = _cells(values, config)
     cost = "" if values["cost"] else " --cost false"
-    resume = f"equimodal compare --out {values['out']} --workers {values['workers']}{cost}"
+    resume = f"equimodal compare --out {shlex.quote(str(values['out']))} --workers {values['workers']}{cost}"
     resume += f" {where.arguments}" if isinstance(where, Executor) else ""
     if cells is not None:
         resume += f" --cells {shlex.quote(','.join(cells))}" if values["part"] is None else f" --part {values['part']}"
@@ -155,7 +155,7 @@ def run_and_report(
     if cells is not None:
         missing = sum(reason.startswith(("failed:", "not finished:")) for reason in study["incomplete"])
         there = len(study["runs"])
-        print(f"{there} of {there + missing} cells finished. Their report: equimodal report {folder}")
+        print(f"{there} of {there + missing} cells finished. Their report: equimodal report {shlex.quote(str(folder))}")
         if failed is not None:
             raise failed
         return 0

@@ -55,7 +55,7 @@ def run(argv: Sequence[str], context: Context) -> int:
     except StorageError as error:  # the run is whole all the same
         again = f"Make the page again: equimodal report {shlex.quote(str(folder))}"
         warnings.warn(f"The run is finished, its page is not. {error} {again}.", EquimodalWarning, stacklevel=2)
-    print(f"predict new rows: equimodal predict {folder} NEW.csv --out predictions.csv")
+    print(f"predict new rows: equimodal predict {shlex.quote(str(folder))} NEW.csv --out predictions.csv")
     print(folder)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def run(argv: Sequence[str], context: Context) -> int:
                 workers=values["workers"], progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
-        raise Interrupted(f"finished cells are kept. Continue with the same command and --out {out}") from None
+        raise Interrupted(
+            f"finished cells are kept. Continue with the same command and --out {shlex.quote(str(out))}"
+        ) from None
     print(text)
     print(out / "table.md")
     return 0

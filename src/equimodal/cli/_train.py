@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, context: Context) -> i
             )
     except KeyboardInterrupt:
         raise Interrupted(
-            f"everything up to the last whole epoch is kept. Continue with: equimodal train --resume --out {folder}"
+            f"everything up to the last whole epoch is kept. Continue with: "
+            f"equimodal train --resume --out {shlex.quote(str(folder))}"
         ) from None
     if not metrics:  # of several processes, not the first
         return 0

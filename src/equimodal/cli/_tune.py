@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ def _tune(config: TuneConfig, folder: Path, workers: int, context: Context) -> i
             record = tune(config, folder, workers=workers, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"trials are kept up to their last whole epoch. Continue with: equimodal tune --out {folder} --workers "
+            f"trials are kept up to their last whole epoch. Continue with: "
+            f"equimodal tune --out {shlex.quote(str(folder))} --workers "
             f"{workers}"
         ) from None
     print(tuning_table(record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def check_run(
 def _loaded(folder: Path, records_only: bool) -> tuple[Method | None, dict[str, Any], str]:
     """Method and data of a run, or why they are not there."""
     if records_only:
-        return None, {}, f"only records were read: equimodal check {folder} loads it"
+        return None, {}, f"only records were read: equimodal check {shlex.quote(str(folder))} loads it"
     try:
         config, data, method = load_run(folder)
     except EquimodalError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -66,7 +67,8 @@ def check_study(folder: Path | str, *, ignore: Iterable[str] = (), records_only:
     folder = Path(folder)
     entries, unfinished = _entries(folder)
     data, why = (None, "") if records_only else _data(next(iter(entries.values())))
-    hint = f"a comparison is checked by its records; the model of a cell: equimodal check {folder}/cells/ENTRY/seedN"
+    place = shlex.quote(str(folder))
+    hint = f"a comparison is checked by its records; the model of a cell: equimodal check {place}/cells/ENTRY/seedN"
     metrics = {label: _metrics(cells) for label, cells in entries.items()}
     outcomes = {label: {s: read_outcomes(c / OUTCOMES) for s, c in cells.items()} for label, cells in entries.items()}
     kinds = {label: get(found[min(found)]["method"]).info for label, found in metrics.items()}
@@ -139,7 +141,7 @@ def _entries(folder: Path) -> tuple[dict[str, Cells], list[str]]:
     if not found:
         raise DataError(
             f"`{folder}`: expected at least one finished cell. Found none of {len(labels) * len(seeds)}. Finish them: "
-            f"equimodal compare --out {folder}"
+            f"equimodal compare --out {shlex.quote(str(folder))}"
         )
     for cells in found.values():
         for cell in cells.values():

@@ -125,7 +125,7 @@ def compare(
     mine = _chosen(config, data, cells)
     if executor == "ray":
         executor = RayExecutor()
-    again = [f"equimodal compare --out {folder}", *([f"--workers {workers}"] if workers > 1 else [])]
+    again = [f"equimodal compare --out {shlex.quote(str(folder))}", *([f"--workers {workers}"] if workers > 1 else [])]
     again += [] if cost else ["--cost false"]
     again += [executor.arguments] if isinstance(executor, Executor) and executor.arguments else []
     again += [] if cells is None else [f"--cells {shlex.quote(','.join(cells))}"]

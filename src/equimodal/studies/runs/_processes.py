@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 import signal
 import tempfile
 import time
@@ -142,7 +143,10 @@ def launch(
     spawn = process_context()
     count = config.training.devices
     threads = max(1, torch.get_num_threads() // count)
-    with tempfile.TemporaryDirectory() as place, Termination(f"equimodal train --resume --out {folder}") as termination:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        Termination(f"equimodal train --resume --out {shlex.quote(str(folder))}") as termination,
+    ):
         pipes = [spawn.Pipe(duplex=False) for _ in range(count)]
         processes = [
             spawn.Process(
@@ -199,7 +203,7 @@ def _followed(
                 raise EquimodalError(
                     f"Process {rank} of {len(processes)} died: out of memory, or a script without "
                     f"`if __name__ == '__main__':` around its calls. Go on from the last whole epoch with: equimodal "
-                    f"train --resume --out {folder}"
+                    f"train --resume --out {shlex.quote(str(folder))}"
                 ) from None
             if kind == "progress" and progress is not None:
                 progress(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def run(
     with (
         contextlib.ExitStack() as stack,
         trusting((), folder),
-        Termination(f"equimodal train --resume --out {folder}") as termination,
+        Termination(f"equimodal train --resume --out {shlex.quote(str(folder))}") as termination,
     ):
         with own_randomness():
             method = seeded(config, data, load_companions(config, data, folder))

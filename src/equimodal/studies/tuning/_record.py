@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,7 @@ def record(
 
 def commands(folder: Path, taken: str, test: bool) -> list[str]:
     """What to call next with the composition that is to be taken."""
-    shown = [f"equimodal train --config {folder / 'take.yaml'} --out RUN_DIR"]
+    shown = [f"equimodal train --config {shlex.quote(str(folder / 'take.yaml'))} --out RUN_DIR"]
     if test:
-        shown.append(f"equimodal predict {folder / taken} --out predictions.csv")
+        shown.append(f"equimodal predict {shlex.quote(str(folder / taken))} --out predictions.csv")
     return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def tune(
     if config.test and "test" not in data.parts:
         require(data.test, TestSplit, "test")  # refused now, not after the search
     config.searched(data)
-    with locked(folder), Termination(f"equimodal tune --out {folder}") as termination:
+    with locked(folder), Termination(f"equimodal tune --out {shlex.quote(str(folder))}") as termination:
         known = _claim(config, folder, data)
         if known is not None:
             return known
