@@ -295,7 +295,7 @@ def test_unknown_names_are_refused_when_the_configuration_is_made(
         ("LowRank", {"rank": "two"}, ModelError, "`rank`"),
         ("Gated", {"out_features": "wide"}, ModelError, "`out_features`"),
         ("FiLM", {"main": "w"}, UnknownNameError, "modality for `main` 'w'"),
-        ("CrossAttention", {"dropout": "high"}, ModelError, r"`model\.fusion_options` of CrossAttention"),
+        ("CrossAttention", {"dropout": "high"}, ModelError, r"`dropout`: expected a number in \[0, 1\)\. Found 'high'"),
         ("CrossAttention", {"width": 6, "heads": 4}, ModelError, "`width`"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import nn
 from equimodal.batch import Tree
 from equimodal.data import Modality
 from equimodal.encoders import FITTING
-from equimodal.errors import ModelError, UnsupportedError, did_you_mean, unknown_name
+from equimodal.errors import ModelError, UnknownNameError, UnsupportedError, did_you_mean, unknown_name
 from equimodal.features import Width, kind_of, on_rows
 from equimodal.fusion import CrossAttention, Fusion, Late, available, get
 from equimodal.tasks import Task
@@ -54,8 +54,8 @@ def check_fusion(name: object, options: object) -> str:
         raise ModelError(f"`model.fusion_options`: expected option -> value. Found {options!r}.")
     for option in options:
         if option not in known:
-            kind = f"option of {get(name).__name__} (`model.fusion_options`)"
-            raise unknown_name(kind, str(option), known)
+            error = unknown_name(f"option of {get(name).__name__}", str(option), known)
+            raise UnknownNameError(f"`model.fusion_options`: {error}")
     return get(name).__name__
 
 
