@@ -91,7 +91,7 @@ def _cells(values: Mapping[str, Any], config: StudyConfig) -> list[str] | None:
     if values["part"] is None:
         named: list[str] | None = values["cells"]
         if named is not None and not named:
-            raise UsageError(f"{_PROG} --cells: expected names, as MLA/seed0. Found none. --list prints them.")
+            raise UsageError(f"{_PROG} --cells: expected names, as LABEL/seed0. Found none. --list prints them.")
         return named
     found = re.fullmatch(r"(\d+)/(\d+)", str(values["part"]))
     if values["cells"] is not None or found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -188,7 +188,7 @@ def _parser() -> CommandParser:
     parser.add("--gpus", float | None, None, "With ray: GPUs of a cell (0); a fraction where cells share one.")
     parser.add("--address", str | None, None, "With ray: address of the cluster; local starts one on this machine.")
     parser.flag("--list", "Print the names of the cells, those that others use first, and run none.")
-    text = "Names of cells, as MLA/seed0: run these and what they use, while other processes run others."
+    text = "Names of cells, as LABEL/seed0: run these and what they use, while other processes run others."
     parser.add("--cells", comma_list, None, text)
     parser.add("--part", str | None, None, "I/N: run the part I of N parts, while other processes run the others.")
     parser.add("--out", str | None, None, "Folder of the comparison; one that is unfinished is continued.")
