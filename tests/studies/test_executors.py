@@ -228,7 +228,7 @@ def test_the_command_line_lists_and_runs_parts(tmp_path: Path, capsys: pytest.Ca
         (["--part", "3/2"], "Found 3/2."),
         (["--part", "1/2", "--cells", "Joint/seed0"], "Found 1/2 beside --cells."),
         (["--cells", "Join/seed0"], "cell 'Join/seed0'"),
-        (["--cells", ""], "--cells: expected names, as MLA/seed0. Found none."),
+        (["--cells", ""], "--cells: expected names, as LABEL/seed0. Found none."),
         (["--executor", "rai"], "executor 'rai'"),
         (["--cpus", "2"], "--cpus: expected --executor ray beside it. Found local."),
         (["--executor", "ray", "--workers", "2"], "--workers: expected none with --executor ray"),
