@@ -91,7 +91,7 @@ def run_cells(
                 ready += schedule.take()
             if not ready and not running and not elsewhere:
                 return
-            ready, elsewhere = [*elsewhere, *ready], []
+            ready, elsewhere = [*ready, *elsewhere], []
             while ready and len(running) < executor.slots and not termination.requested:
                 cell = cells[ready.pop(0)]
                 if is_finished(cell.folder):
