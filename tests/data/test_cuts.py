@@ -92,6 +92,7 @@ def test_the_first_batch_of_a_million_rows_comes_at_once() -> None:
     for epoch in range(5):
         batches.set_epoch(epoch)
         needed.append(seconds(first))
-    assert sorted(needed)[2] <= 0.04, needed  # of this thread; 0.01 if nothing else runs
+    whole = max(seconds(lambda: torch.randperm(count).tolist()) for _ in range(3))  # an order as objects
+    assert sorted(needed)[2] < 2 * whole, (needed, whole)
     assert len({tuple(m.tolist()) for m in made}) == 5
-    assert seconds(lambda: len(batches)) <= 0.01
+    assert seconds(lambda: len(batches)) < whole

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 SECONDS, BYTES, FIRST = 10.0, 700_000_000, 0.5
-"""Of a process's own time for the fastest of several openings, of its memory, of its time for a first batch: an object per
-row, or a list of all positions, exceeds them on any machine. What it takes is half a second, 0.3 GB and 4 ms."""
+"""Of a process's own time for the fastest of several openings, of its memory, of its time for a first batch: an object
+per row, or a list of all positions, exceeds them on any machine. What it takes is half a second, 0.3 GB and 4 ms."""
 
 _COMMON = """
 import json, resource, sys, time
