@@ -39,27 +39,20 @@ from tests.cli.helpers import CLI, TINY
 from tests.studies.helpers import assert_same_run
 from tests.studies.test_compare import counted
 from tests.studies.test_elsewhere import bundle
-from tests.studies.uses import SINGLE, install, remove, study
+from tests.studies.uses import SINGLE, install, remove, study, taught, uninterrupted
 
 CELLS = ["first/seed0", "second/seed0", "student/seed0"]
 
 
 @pytest.fixture(autouse=True)
 def _taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("site")
-    install(folder)
-    yield
-    remove(folder)
+    yield from taught(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study of :func:`study` in one process; only read."""
-    folder, site = tmp_path_factory.mktemp("whole") / "s", tmp_path_factory.mktemp("site")
-    install(site)
-    compare(study(), folder, cost=False)
-    remove(site)
-    return folder
+    return uninterrupted(tmp_path_factory)
 
 
 def place(folder: Path, cell: str) -> Path:

@@ -36,25 +36,18 @@ from equimodal.studies.setup import companion_options
 from tests.cli.helpers import CLI, TINY
 from tests.studies.helpers import as_of_the_first_version, assert_same_run, config, weights
 from tests.studies.test_compare import counted
-from tests.studies.uses import EACH, SINGLE, install, remove, study
+from tests.studies.uses import EACH, SINGLE, study, taught, uninterrupted
 
 
 @pytest.fixture(autouse=True)
 def _taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("site")
-    install(folder)
-    yield
-    remove(folder)
+    yield from taught(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study of :func:`study`, uninterrupted; only read."""
-    folder, site = tmp_path_factory.mktemp("whole") / "s", tmp_path_factory.mktemp("site")
-    install(site)
-    compare(study(), folder, cost=False)
-    remove(site)
-    return folder
+    return uninterrupted(tmp_path_factory)
 
 
 def cell(folder: Path, label: str, seed: int = 0) -> Path:

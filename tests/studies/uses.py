@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from equimodal.studies import Entry, StudyConfig
+import pytest
+
+from equimodal.studies import Entry, StudyConfig, compare
 from tests.features.companions import Taught
 from tests.studies.helpers import config
 
@@ -30,6 +33,23 @@ def remove(folder: Path) -> None:
     registry: Any = importlib.import_module("equimodal.methods._registry")
     if hasattr(registry, "_METHODS"):
         del registry._METHODS["Taught"]
+
+
+def taught(factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The method from outside is there, as long as this goes on."""
+    folder = factory.mktemp("site")
+    install(folder)
+    yield
+    remove(folder)
+
+
+def uninterrupted(factory: pytest.TempPathFactory) -> Path:
+    """The folder of :func:`study`, run in one process; only to be read."""
+    folder, site = factory.mktemp("whole") / "s", factory.mktemp("site")
+    install(site)
+    compare(study(), folder, cost=False)
+    remove(site)
+    return folder
 
 
 EACH = {"teachers": {"m1": "first", "m2": "second"}}

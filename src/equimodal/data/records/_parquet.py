@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from equimodal.data.records._arrow import AbsentError, Names, chosen, in_parts, library, one_array, single_values
-from equimodal.data.records._reader import Array, Mask, Reader, Rows, stamp_of
+from equimodal.data.records._reader import Array, FileReader, Mask, Rows
 from equimodal.errors import DataError
 
 _PIECE = 1 << 16  # rows that are looked at together where gaps are looked for
 
 
-class ParquetReader(Reader):
+class ParquetReader(FileReader):
     """One file; a block is a row group."""
 
     def __init__(self, path: Path) -> None:
@@ -95,14 +93,3 @@ class ParquetReader(Reader):
             for group in self._groups
         ]
         return int(max(sizes))
-
-    def stamp(self) -> str | None:
-        return stamp_of(self._path)
-
-    @cached_property
-    def _hash(self) -> str:
-        with self._path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def digest(self, columns: Sequence[str]) -> str | None:
-        return self._hash

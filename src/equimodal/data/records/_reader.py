@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equimodal.data._arrays import content_hash
 from equimodal.data._columns import is_missing
 from equimodal.data.records._arrow import (
     AbsentError,
@@ -133,6 +134,22 @@ def stamp_of(path: Path) -> str:
     """Path, size and time of a file."""
     found = path.stat()
     return f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}"
+
+
+class FileReader(Reader):
+    """Rows of one file, which is known by its place, size and time, and by its content."""
+
+    _path: Path
+
+    def stamp(self) -> str | None:
+        return stamp_of(self._path)
+
+    @cached_property
+    def _hash(self) -> str:
+        return content_hash(self._path)
+
+    def digest(self, columns: Sequence[str]) -> str | None:
+        return self._hash
 
 
 class SequenceReader(Reader):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 
 from equimodal._utils.arrays import npy_of
 from equimodal.data.records._arrow import AbsentError, Names, single_contents
-from equimodal.data.records._reader import Array, Mask, Reader, Rows, stamp_of
+from equimodal.data.records._reader import Array, FileReader, Mask, Rows
 from equimodal.errors import DataError
 
 _READ: dict[str, Callable[[bytes], Any]] = {
@@ -26,7 +24,7 @@ _READ: dict[str, Callable[[bytes], Any]] = {
 """How a file is read, by the last part of its suffix; others are bytes."""
 
 
-class TarReader(Reader):
+class TarReader(FileReader):
     """One file; of the contents only those are read that a batch needs, each at its place."""
 
     def __init__(self, path: Path) -> None:
@@ -95,14 +93,3 @@ class TarReader(Reader):
 
     def take(self, column: str, rows: Rows) -> list[Any]:
         return self._contents(column, rows)
-
-    def stamp(self) -> str | None:
-        return stamp_of(self._path)
-
-    @cached_property
-    def _hash(self) -> str:
-        with self._path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def digest(self, columns: Sequence[str]) -> str | None:
-        return self._hash
