@@ -50,6 +50,7 @@ from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._prototypes import ClassPrototypes
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._separation import cluster_purities
+from equimodal.methods.parts._soft_reset import SoftReset
 from equimodal.methods.parts._stages import Stages, joint_phase, reset_optimizer, stage_alone
 from equimodal.methods.parts._sums import per_modality, present_sum, whole_sums
 from equimodal.methods.parts._taught import feature_gap, mean_over_batch
@@ -83,6 +84,7 @@ __all__ = [
     "ProjectingMethod",
     "SampleTable",
     "ScoreProgress",
+    "SoftReset",
     "Stages",
     "Target",
     "Weighting",
