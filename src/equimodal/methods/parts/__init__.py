@@ -1,7 +1,7 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
 from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
-from equimodal.methods.parts._announced import lacking, unannounced
+from equimodal.methods.parts._announced import lacking, unannounced, warn_unannounced
 from equimodal.methods.parts._batch_term import BatchTerm
 from equimodal.methods.parts._boosted import BoostedHeads
 from equimodal.methods.parts._branches import BranchMethod, HeadedMethod, ProjectingMethod, training_samples
@@ -17,7 +17,7 @@ from equimodal.methods.parts._epoch_plan import (
     rows_alone,
     training_table,
 )
-from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores, ranking_of
+from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores, ranking_by, ranking_of
 from equimodal.methods.parts._epoch_window import EpochWindow
 from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._game import PermutationGame
@@ -118,6 +118,7 @@ __all__ = [
     "probe_run",
     "published_head",
     "ranked_scores",
+    "ranking_by",
     "ranking_of",
     "redrawn",
     "reset_optimizer",
@@ -130,6 +131,7 @@ __all__ = [
     "unannounced",
     "unimodal_phase",
     "usual_way",
+    "warn_unannounced",
     "whole_sums",
     "worth_of_right_sets",
     "zero_features",

@@ -10,8 +10,9 @@ from equimodal.methods._base import Method
 
 
 class SoftReset:
-    r"""Where the encoders of a method began, and the way back: :math:`\theta_m \leftarrow w \theta_m^{initial} +
-    (1 - w) \theta_m`.
+    r"""Where the encoders of a method began, and their way back.
+
+    .. math:: \theta_m \leftarrow w\, \theta_m^{initial} + (1 - w)\, \theta_m
 
     Args:
         method: whose encoders. Its ``state`` names ``initial`` of this object.
