@@ -4,7 +4,13 @@ from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weig
 from equimodal.methods.parts._announced import lacking, unannounced, warn_unannounced
 from equimodal.methods.parts._batch_term import BatchTerm
 from equimodal.methods.parts._boosted import BoostedHeads
-from equimodal.methods.parts._branches import BranchMethod, HeadedMethod, ProjectingMethod, training_samples
+from equimodal.methods.parts._branches import (
+    BranchMethod,
+    HeadedMethod,
+    ProjectingMethod,
+    refuse_joint_head,
+    training_samples,
+)
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction, columns_of_head
@@ -121,6 +127,7 @@ __all__ = [
     "ranking_by",
     "ranking_of",
     "redrawn",
+    "refuse_joint_head",
     "reset_optimizer",
     "rows_alone",
     "scale_encoders",

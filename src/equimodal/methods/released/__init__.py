@@ -1,7 +1,7 @@
 """What the authors' repositories compute where it is not what their papers say; kept to reproduce published numbers."""
 
 from equimodal.methods.released._cggm import CGGM_RELEASED, turn_of_weights
-from equimodal.methods.released._mie import MIE_FEATURES, MIE_RELEASED, MeanFlat, perturbed_loss
+from equimodal.methods.released._mie import MIE_FEATURES, MIE_RELEASED, MeanFlat, perturbed_loss, require_one_process
 from equimodal.methods.released._mla import MLA_RELEASED, batch_weights, fuse_by_batch, require_classification
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "fuse_by_batch",
     "perturbed_loss",
     "require_classification",
+    "require_one_process",
     "turn_of_weights",
 ]
