@@ -16,6 +16,7 @@ from equimodal.methods.parts._confidence import batch_confidences, confidence_su
 from equimodal.methods.parts._direction import Direction, columns_of_head
 from equimodal.methods.parts._epoch_plan import (
     PlannedLoader,
+    TrainingTable,
     full_pass,
     plan_copies,
     planned_loader,
@@ -93,6 +94,7 @@ __all__ = [
     "SoftReset",
     "Stages",
     "Target",
+    "TrainingTable",
     "Weighting",
     "adapted",
     "batch_confidences",
