@@ -18,7 +18,7 @@ from equimodal.methods._base import EpochContext, Stateful, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import Misalignment, lacking, per_modality, unannounced
+from equimodal.methods.parts import Misalignment, lacking, per_modality, unannounced, weighted_objective
 from equimodal.tasks import Task
 
 _MOVES = ("confidence", "followed", "usable")
@@ -134,9 +134,7 @@ class MIDAS(Stateful, MultiLoss):
             if len(features) == len(self.modalities):
                 fused = partial(self._fused, batch=replace(batch, present=None))
                 losses["misaligned"], sums = self.misalignment.loss(features, outputs, batch, self.alpha, fused)
-        weights = {"misaligned": self.misaligned_weight}
-        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-        return Objective(total, {name: loss.detach() for name, loss in losses.items()}, sums)
+        return weighted_objective(losses, {"misaligned": self.misaligned_weight}, sums)
 
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
         """The next alpha, from sums over all processes."""

@@ -43,15 +43,18 @@ from equimodal.methods.parts._heads import (
     linear_heads,
     output_layer,
     published_head,
+    required_way,
     unimodal_phase,
     usual_way,
 )
 from equimodal.methods.parts._learning_window import LearningWindow
+from equimodal.methods.parts._loss_history import LossHistory
 from equimodal.methods.parts._loss_memory import LossMemory
 from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._misalignment import Misalignment
 from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
+from equimodal.methods.parts._own_losses import mean_own_losses, own_loss_sums
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._prototypes import ClassPrototypes
@@ -59,7 +62,7 @@ from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._separation import cluster_purities
 from equimodal.methods.parts._soft_reset import SoftReset
 from equimodal.methods.parts._stages import Stages, joint_phase, reset_optimizer, stage_alone
-from equimodal.methods.parts._sums import per_modality, present_sum, whole_sums
+from equimodal.methods.parts._sums import per_modality, present_sum, weighted_objective, whole_sums
 from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 from equimodal.methods.parts._worth import worth_of_right_sets
 
@@ -79,6 +82,7 @@ __all__ = [
     "HeadedMethod",
     "Heads",
     "LearningWindow",
+    "LossHistory",
     "LossMemory",
     "LossRates",
     "Members",
@@ -117,7 +121,9 @@ __all__ = [
     "linear_heads",
     "mean_output",
     "mean_over_batch",
+    "mean_own_losses",
     "output_layer",
+    "own_loss_sums",
     "per_modality",
     "plan_copies",
     "planned_loader",
@@ -130,6 +136,7 @@ __all__ = [
     "ranking_of",
     "redrawn",
     "refuse_joint_head",
+    "required_way",
     "reset_optimizer",
     "rows_alone",
     "scale_encoders",
@@ -141,6 +148,7 @@ __all__ = [
     "unimodal_phase",
     "usual_way",
     "warn_unannounced",
+    "weighted_objective",
     "whole_sums",
     "worth_of_right_sets",
     "zero_features",
