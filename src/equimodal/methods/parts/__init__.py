@@ -1,6 +1,7 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
 from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
+from equimodal.methods.parts._alone import train_alone
 from equimodal.methods.parts._announced import lacking, unannounced, warn_unannounced
 from equimodal.methods.parts._batch_term import BatchTerm
 from equimodal.methods.parts._boosted import BoostedHeads
@@ -142,6 +143,7 @@ __all__ = [
     "scale_encoders",
     "scoring_way",
     "stage_alone",
+    "train_alone",
     "training_samples",
     "training_table",
     "unannounced",
