@@ -35,8 +35,6 @@ class AUG(Stateful, BranchMethod):
     another classifier if :math:`\max_{j \ne m} s_j - \sigma s_m > \tau`, s the mean probability of the true class over
     the last epoch's training samples. The prediction is the mean of the modalities' softmax.
 
-    Published accuracy (authors' table): CREMA-D 85.15 (joint 65.07), Kinetics-Sounds 72.63, VGGSound 53.01.
-
     Args:
         share: :math:`\lambda`; published 0.1 to 1.
         every: epochs between two looks at the scores; published 20 for CREMA-D, 10 for Kinetics-Sounds, VGGSound and

@@ -40,9 +40,6 @@ class G2D(Stateful, UMT):
     j-th weakest trains, with fusion and head; after M - 1 stages all do. An encoder that waits keeps still: weights,
     running statistics, optimizer state.
 
-    Published accuracy (authors' table, whose row labels are shifted): CREMA-D 85.89 (joint 67.47, stages without
-    teachers 80.78), UR-Funny 65.49 (joint 62.58).
-
     Args:
         teachers: as for :class:`UMT`; trained methods, whose outputs are read.
         weight: :math:`\alpha`.
