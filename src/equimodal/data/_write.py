@@ -53,7 +53,7 @@ def from_arrays(
         inputs, target, split, name, task, present, groups, overlapping, kinds, units, standardise, classes,
         validation, {}, masks,
     )  # fmt: skip
-    return build(arrays, parse_card(card, "generated card"), origin=name, missing=missing)
+    return build(arrays, parse_card(card, ""), origin=name, missing=missing)
 
 
 def write_bundle(

@@ -75,8 +75,8 @@ def weakest_share(worth: Tensor, there: Tensor, alpha: float) -> tuple[int, floa
 
     Example:
         >>> worth = torch.tensor([[1.0, 0.5], [0.5, 0.5]])
-        >>> weakest_share(worth, torch.ones(2, 2, dtype=torch.bool), 1.2)
-        (1, 0.2)
+        >>> weakest_share(worth, torch.ones(2, 2, dtype=torch.bool), 1.5)
+        (1, 0.25)
     """
     means = (worth * there).sum(0) / there.sum(0).clamp_min(1)
     weakest = int(means.argmin())
