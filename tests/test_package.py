@@ -159,6 +159,13 @@ def test_who_calls_a_solver_of_linear_algebra() -> None:
     }
 
 
+def test_files_are_hashed_in_one_place() -> None:
+    """And where the seal of a run reads, which opens nothing but regular files."""
+    package = Path(equimodal.__file__).parent
+    callers = {f.relative_to(package).as_posix() for f in package.rglob("*.py") if "file_digest(" in f.read_text()}
+    assert callers == {"_utils/files.py", "studies/runs/_seal.py"}
+
+
 def test_no_file_outgrows_its_reader() -> None:
     long = {
         f.name: n for f in Path(equimodal.__file__).parent.rglob("*.py") if (n := len(f.read_text().splitlines())) > 400

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data._arrays import content_hash
+from equimodal._utils.files import content_hash
 from equimodal.data._columns import is_missing
 from equimodal.data.records._arrow import (
     AbsentError,
