@@ -13,7 +13,16 @@ import numpy as np
 
 from equimodal.data._precision import is_wide
 from equimodal.data._row_source import RowArray
-from equimodal.data.records._arrow import GapError, UnevenError, chosen, dense, element_type, padded
+from equimodal.data.records._arrow import (
+    GapError,
+    UnevenError,
+    chosen,
+    dense,
+    element_type,
+    filled,
+    is_empty_media,
+    padded,
+)
 from equimodal.data.records._field import Field
 from equimodal.data.records._reader import Array, Mask, Reader, Rows
 from equimodal.errors import DataError
@@ -136,10 +145,10 @@ class Contents(RowArray):
         """Places of a block's rows among those that are filled, and the samples of these, or contents to be decoded."""
         starts = np.zeros(1) if self._reader.starts is None else self._reader.starts
         array = self._reader.block(self._column, number)
-        valid = array.is_valid().to_numpy(zero_copy_only=False)
+        valid = filled(array)
         places = np.where(valid, np.cumsum(valid) - 1, -1)
         if not valid.all():
-            array = array.drop_null()
+            array = chosen(array, np.flatnonzero(valid))
         if self._field.decode is None and element_type(array.type) is not None:
             values, real = self._converted(array, int(starts[number]) + np.flatnonzero(valid))
             return places, values, real, None
@@ -178,7 +187,7 @@ class Contents(RowArray):
     def _of_objects(self, contents: list[Any], rows: Rows) -> tuple[Array, Mask | None]:
         made, length = [], self._field.length
         for row, content in zip(rows.tolist(), contents, strict=True):
-            if content is None:
+            if content is None or is_empty_media(content):
                 raise self._lacking(row)
             try:
                 array = self._field.array_of(content, self._root)

@@ -53,9 +53,10 @@ def from_rows(
 ) -> Dataset:
     """A dataset of rows that stay where they are: Parquet, Hugging Face, WebDataset, or a sequence of mappings.
 
-    Row i maps names to contents. A content that is None is absent: the sample does not have the modality, and nothing
-    of it is decoded. Contents are read and decoded when a batch asks for them, of a file with columns only those that
-    are needed. Numbers that fit into a quarter of ``cache_bytes`` are kept in memory.
+    Row i maps names to contents. A content that is None, or ``{"bytes": None, "path": None}`` as Hugging Face stores a
+    missing file, is absent: the sample does not have the modality, and nothing of it is decoded. Contents are read and
+    decoded when a batch asks for them, of a file with columns only those that are needed. Numbers that fit into a
+    quarter of ``cache_bytes`` are kept in memory.
 
     Parquet is read by row groups. So many of them as fit into ``cache_bytes`` (16 at most) are shuffled together: an
     epoch has the row groups in a random order, and random rows of those that are read together.

@@ -21,6 +21,7 @@ from equimodal.data.records._arrow import (
     Names,
     UnevenError,
     in_parts,
+    is_empty_media,
     single_contents,
 )
 from equimodal.errors import DataError, unknown_name
@@ -192,7 +193,7 @@ class SequenceReader(Reader):
         for number in range(self.count):
             row = self._row(number)
             for column, mask in there.items():
-                mask[number] = not is_missing(row.get(column))
+                mask[number] = not (is_missing(row.get(column)) or is_empty_media(row.get(column)))
             for column, own in values.items():
                 own.append(row.get(column))
         return there, values
