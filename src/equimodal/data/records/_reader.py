@@ -168,7 +168,7 @@ class SequenceReader(Reader):
     def _row(self, number: int) -> Mapping[str, Any]:
         try:
             row = self._rows[number]
-        except (LookupError, TypeError) as error:
+        except Exception as error:
             raise self._refusal(number, f"nothing ({type(error).__name__}: {error})") from error
         if not isinstance(row, Mapping):
             raise self._refusal(number, type(row).__name__)
