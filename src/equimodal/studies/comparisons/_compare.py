@@ -67,7 +67,7 @@ PATIENCE = 600.0
 
 
 class StudyError(EquimodalError):
-    """Some cells failed, the others are finished; ``study`` is the content of ``study.json``."""
+    """Some cells failed, or all; any others are finished. ``study`` is the content of ``study.json``."""
 
     def __init__(self, message: str, study: dict[str, Any]) -> None:
         super().__init__(message)
@@ -168,10 +168,16 @@ def compare(
             alike.setdefault(_reason(error), []).append(cell)
         shown = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
-        raise StudyError(
-            f"{len(failures)} of {len(mine)} cells failed, the others are finished. {shown}", study
-        ) from unexpected
+        raise StudyError(f"{_failed(len(failures), len(mine))}. {shown}", study) from unexpected
     return study
+
+
+def _failed(failed: int, cells: int) -> str:
+    """How many cells failed, in words."""
+    if failed == cells:
+        return {1: "the only cell failed", 2: "both cells failed"}.get(cells, f"all {cells} cells failed")
+    rest = "the other one is" if cells - failed == 1 else "the others are"
+    return f"{failed} of {cells} cells failed, {rest} finished"
 
 
 def _chosen(config: StudyConfig, data: Dataset, names: Sequence[str] | None) -> dict[str, RunConfig]:
