@@ -200,7 +200,7 @@ def test_rules_are_read_off_outputs_that_are_there(inference: Any) -> None:
         Counted([Batch({m: torch.randn(9, 3, generator=g) for m in "ab"}, torch.arange(9) % 3) for _ in range(3)])
         for _ in range(2)
     ]
-    own = rule_outcomes(method, *parts)
+    own = rule_outcomes(method, parts[0], parts[1])
     seen, found = (collect(method, part) for part in parts)
     before = [part.passes for part in parts]
     shared = rule_outcomes(method, parts[0], found, seen)
