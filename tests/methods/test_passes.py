@@ -45,6 +45,7 @@ class Half:
 
     def full_pass(self) -> Iterator[Batch]:
         for batch in self._whole.full_pass():
+            assert batch.index is not None
             yield batch.select((batch.index % 2 == 0).nonzero()[:, 0])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -54,6 +55,12 @@ class Half:
         return 1
 
 
+def numbered(batch: Batch) -> dict[str, Tensor]:
+    """Of b its number from 1, of a nothing."""
+    assert batch.index is not None
+    return {"b": (batch.index + 1).double()}
+
+
 def test_a_table_knows_what_was_seen_and_what_is_there() -> None:
     method, batch = Joint(linear_model(2), Classification(3)).double(), random_batch(2, 12, absent=True)
     whole = ToyData([batch]).loader
@@ -61,7 +68,7 @@ def test_a_table_knows_what_was_seen_and_what_is_there() -> None:
     masks = torch.stack([batch.present.get(m, torch.ones(12, dtype=torch.bool)) for m in method.modalities], 1)
     for loader, seen in ((whole, torch.ones(12)), (Half(whole), 1 - torch.arange(12) % 2)):
         context = EpochContext(0, loader=loader)
-        table = training_table(method, context, lambda b: {"b": 1.0 + b.index})  # type: ignore[operator]
+        table = training_table(method, context, numbered)
         assert table.loader is loader
         assert table.seen.tolist() == seen.bool().tolist()
         assert table.there.tolist() == (masks & seen.bool()[:, None]).tolist()
