@@ -109,7 +109,8 @@ class MASAM(MultiLoss):
         cosines, norms = gradient_cosines(fused_grams(self, descent, like))
         scores = self.memory.scores(mean_own_parts(self, descent, like), cosines, self.share, self.momentum)
         self._alignment = dict(zip(self.modalities, cosines.unbind(), strict=True))
-        rows = encoder_selection(*torch.stack([scores, cosines]).tolist(), every=self.select == "all")
+        found, agreement = torch.stack([scores, cosines]).tolist()  # one read by the host
+        rows = encoder_selection(found, agreement, every=self.select == "all")
         return fused_ascent(self, descent, rows, self.radius * cosines, norms[:, 0]) if rows else None
 
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
