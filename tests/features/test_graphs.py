@@ -18,8 +18,9 @@ from equimodal import Batch, PlainEngine
 from equimodal.engine import Descent, Objective, Phase, SampleValues
 from equimodal.errors import EquimodalWarning, MethodError
 from equimodal.testing._graphs import EmulatedGraphs, GraphEngine
-from tests.features.helpers import data, plain_method
-from tests.helpers import assert_near, sgd, split, train, weights
+from equimodal.testing._waits import DEVICE, moved
+from tests.features.helpers import Setting, data, plain_method, single
+from tests.helpers import assert_near, setting_id, sgd, split, train, weights
 
 TWO = {"a": 5, "b.c": 4}
 
@@ -77,13 +78,17 @@ def test_all_that_a_descent_holds_outlives_the_next_steps() -> None:
 
 def test_the_emulation_overwrites_what_is_kept() -> None:
     graphs = EmulatedGraphs()
-    double: Any = torch.compile(lambda x: (x * 2, x), **graphs.options())
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * 2, x
+
+    double: Any = torch.compile(both, **graphs.options())
     x = torch.ones(3)
     with graphs.running():
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         first, same = double(x)
         assert first.tolist() == [2, 2, 2]
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         assert all(map(math.isnan, first.tolist()))
         assert same.tolist() == [1, 1, 1]  # what is given stays
         assert double(x)[0].tolist() == [2, 2, 2]
@@ -116,6 +121,26 @@ def test_schedules_and_counters_are_no_numbers_of_a_graph(name: str, losses: int
         train(method, engine, range(4), [b, b], total=4)
     assert graphs.compilations == losses
     assert graphs.numbers == []
+
+
+@pytest.mark.parametrize(
+    "setting", [("Joint", {}), ("MLA", {"alpha_schedule": "constant"}), ("CGGM", {})], ids=setting_id
+)
+def test_nothing_of_the_host_is_in_a_graph(setting: Setting) -> None:
+    """On the emulated device: a tensor of the host in a loss would keep it from becoming a graph."""
+    method, b = plain_method(setting, norm=True).float(), single(data())
+    method.predict(b.inputs)
+    there = moved(method)
+    devices: set[Any] = set()
+
+    def look(module: torch.fx.GraphModule, inputs: Any) -> Any:
+        devices.update(x.device if isinstance(x, Tensor) else type(x) for x in inputs)
+        values = (node.meta.get("example_value") for node in module.graph.nodes)
+        devices.update(value.device for value in values if isinstance(value, Tensor))
+        return module.forward
+
+    there.training_step(b.to(DEVICE), sgd(there, compile={"backend": look, "fullgraph": True}))
+    assert devices == {DEVICE}
 
 
 # ---- what falls back -------------------------------------------------------------------------------------------------

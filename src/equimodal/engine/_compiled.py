@@ -48,7 +48,7 @@ class CompiledLoss:
     def begin(self) -> None:
         """A training step: what graphs gave in the one before may be overwritten."""
         if self.graphs:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def __call__(self, phase: Phase, batch: Batch) -> Objective:
         """The objective of the phase for a micro-batch."""

@@ -50,7 +50,8 @@ class EmulatedGraphs:
     def _begin(self) -> None:
         self.steps += 1
         for result in self._results:
-            result.untyped_storage().fill_(0xFF)  # NaN, or -1
+            memory: Any = result.untyped_storage()
+            memory.fill_(0xFF)  # NaN, or -1
         self._results = []
 
     def keep(self, results: Any, given: Sequence[Any]) -> None:

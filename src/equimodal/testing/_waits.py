@@ -168,16 +168,16 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextlib.contextmanager
 def emulated_device() -> Iterator[torch.device]:
     """Make ``meta`` answer what is asked of an accelerator; yields it."""
-    module, autocast = torch.get_device_module, torch.is_autocast_enabled
-
-    def module_of(device: Any = None) -> Any:
-        return generators if device is not None and torch.device(device) == DEVICE else module(device)
+    autocast = torch.is_autocast_enabled
 
     def is_autocast(kind: str | None = None) -> bool:
         return False if kind == "meta" else autocast() if kind is None else autocast(kind)
 
     generators = SimpleNamespace(get_rng_state=lambda *_: torch.zeros(16), set_rng_state=lambda *_: None)
-    with mock.patch.multiple(torch, get_device_module=module_of, is_autocast_enabled=is_autocast):
+    with (
+        mock.patch.object(torch, "is_autocast_enabled", is_autocast),
+        mock.patch.object(torch, "meta", generators, create=True),  # as torch.cuda is that of its device
+    ):
         yield DEVICE
 
 
