@@ -113,7 +113,7 @@ class MASAM(MultiLoss):
         given = {n: descent.losses.get(n, nothing).to(one.dtype) for n in names}
         whole = all_sum({**given, "processes": one})
         loss = torch.stack([whole[n] for n in names]) / whole["processes"]
-        known = torch.tensor([n in descent.gradients for n in names], device=loss.device)
+        known = torch.tensor([n in descent.gradients for n in names]).to(loss.device, non_blocking=True)
         scores = self.memory.scores(torch.where(known, loss, torch.nan), alignment, self.share, self.momentum)
         self._alignment = dict(zip(self.modalities, alignment.unbind(), strict=True))
         scored, cosines = torch.stack([scores, alignment]).tolist()
