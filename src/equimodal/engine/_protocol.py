@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import NoneType
 from typing import Any, Protocol, runtime_checkable
 
@@ -207,6 +208,7 @@ class Perturbation:
     receivers: Sequence[nn.Parameter] | None = None
 
 
+_TRAINED = attrgetter("requires_grad")
 _PLAIN = {list, tuple, NoneType}  # types that need no closer look
 
 
@@ -254,10 +256,11 @@ class Phase:
     """The parameters, auxiliary ones included."""
 
     def __post_init__(self) -> None:
-        for name in ("parameters", "auxiliary", "separate", "frozen"):
-            value = getattr(self, name)
-            if type(value) not in _PLAIN and not isinstance(value, Sequence):  # module.parameters() is a generator
-                object.__setattr__(self, name, _listed(f"Phase {self.name!r}, `{name}`", value))
+        if not _PLAIN.issuperset(map(type, (self.parameters, self.auxiliary, self.separate, self.frozen))):
+            for name in ("parameters", "auxiliary", "separate", "frozen"):
+                value = getattr(self, name)
+                if value is not None and not isinstance(value, Sequence):  # module.parameters() is a generator
+                    object.__setattr__(self, name, _listed(f"Phase {self.name!r}, `{name}`", value))
         if not self.parameters and not self.auxiliary:
             raise MethodError(f"Phase {self.name!r}, `parameters`: expected at least one. Found none.")
         every = (*self.parameters, *self.auxiliary) if self.auxiliary else self.parameters
@@ -275,6 +278,11 @@ class Phase:
     def trained(self) -> list[nn.Parameter]:
         """What of the phase gets gradients, auxiliary parameters included."""
         return [p for p in self.every if p.requires_grad]
+
+    @property
+    def trains(self) -> bool:
+        """Whether any of the parameters gets gradients."""
+        return any(map(_TRAINED, self.every))
 
     @property
     def first(self) -> nn.Parameter:

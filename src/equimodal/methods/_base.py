@@ -227,8 +227,8 @@ class Method(Predictor):
                 f"{self._phase.modality!r} alone. Found {modality!r}. Leave out single_loss = True."
             )
         output, target = self._rows(output, batch, modality)
-        if SHARES not in batch.extras:
-            return shared_loss(self.loss_task, output, target, batch, 0)
+        if SHARES not in batch.extras and output.shape[0]:
+            return self.loss_task.loss(output, target)
         position = 0 if modality is None else 1 + self.modalities.index(modality)
         return shared_loss(self.loss_task, output, target, batch, position)
 
@@ -239,6 +239,9 @@ class Method(Predictor):
 
     def _rows(self, output: Tensor, batch: Batch, modality: str | None) -> tuple[Tensor, Tensor]:
         """Output and target of the samples that a loss or a score is about."""
+        target, complete = batch.target, batch.present is None and (modality is None or modality in batch.inputs)
+        if complete and target is not None and output.shape[0] == target.shape[0]:
+            return output, target  # the common case, without a detour
         if modality is not None and modality not in batch.inputs and modality not in self.modalities:
             raise MethodError(
                 f"`modality`: expected one of {list(self.modalities)} or None. Found {modality!r}."
