@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -87,7 +86,7 @@ class FiniteGradients:
     def __init__(self) -> None:
         self._scratch: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, gradients: Sequence[Tensor]) -> bool:
+    def __call__(self, gradients: list[Tensor]) -> bool:
         """Look at gradients."""
         if any_sharded(gradients):
             norms = torch.stack(torch._foreach_norm([local(g) for g in gradients]))

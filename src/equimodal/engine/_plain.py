@@ -264,12 +264,13 @@ class PlainEngine:
         elif (objective.parts or not math.isfinite(float(loss))) and (blame := look_at(objective, batch)):
             raise blame_loss(phase.name, blame)
         if objective.parts or objective.rows or phase.frozen:
-            sums = Accumulation(phase)
-            sums.add(objective, 1.0, self._backward)
-            descent = sums.descent(total)
+            whole = Accumulation(phase)
+            whole.add(objective, 1.0, self._backward)
+            descent = whole.descent(total)
         else:
             self._backward(objective.total)
-            descent = Descent(loss, dict(objective.losses), dict(objective.sums), total, NO_GRADIENTS)
+            seen = () if objective.score_inputs is None else (objective.score_inputs,)
+            descent = Descent(loss, objective.losses, objective.sums, total, NO_GRADIENTS, objective.rows, seen)
         self._finish_backward(phase)
         return descent
 

@@ -97,6 +97,8 @@ class Objective:
         weights: part -> factor, where ``total`` is exactly the sum of the parts with these factors; set by
             :meth:`sum_of`. The gradient of ``total`` is then made of the parts' and needs no backward pass of its own.
         rows: name -> numbers of single samples, handed over in :attr:`Descent.rows`.
+        score_inputs: output and target, detached, that the report's score of a modality's phase is of; it is computed
+            where it is read.
     """
 
     total: Tensor
@@ -106,6 +108,7 @@ class Objective:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, float | Tensor] | None = None
     rows: Mapping[str, SampleValues] = field(default_factory=dict)
+    score_inputs: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def sum_of(
@@ -309,6 +312,7 @@ class Descent:
             equal names on every process. With two passes they are made of both just as ``.grad`` is.
         rows: numbers of single samples of this process, over all its micro-batches; without the names that none of them
             gave.
+        score_inputs: those of the micro-batches of this process that gave some.
     """
 
     loss: Tensor
@@ -317,6 +321,7 @@ class Descent:
     count: int = 1
     gradients: Gradients = field(default_factory=lambda: NO_GRADIENTS)
     rows: Mapping[str, SampleValues] = field(default_factory=dict)
+    score_inputs: Sequence[tuple[Tensor, Tensor]] = ()
 
     @staticmethod
     def nothing() -> Descent:

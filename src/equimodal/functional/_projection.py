@@ -36,7 +36,9 @@ def orthogonal_projector_update(projector: Tensor, feature_mean: Tensor, alpha: 
     return projector - torch.outer(removed, removed)
 
 
-def removed_direction(projector: Tensor, feature_mean: Tensor, alpha: float | Tensor) -> Tensor:
+def removed_direction(
+    projector: Tensor, feature_mean: Tensor, alpha: float | Tensor, energy: float | Tensor | None = None
+) -> Tensor:
     r"""The vector v of the step :math:`P \leftarrow P - v v^\top`, which is :func:`orthogonal_projector_update`.
 
     For an update in place: ``P.addr_(v, v, alpha=-1)`` touches the (d, d) numbers once.
@@ -45,6 +47,7 @@ def removed_direction(projector: Tensor, feature_mean: Tensor, alpha: float | Te
         projector: P, (d, d).
         feature_mean: :math:`\bar h`, (d,).
         alpha: softness > 0.
+        energy: :math:`|\bar h|^2`, where it is known.
 
     Returns:
         v, (d,): along :math:`P \bar h^\top`.
@@ -60,20 +63,24 @@ def removed_direction(projector: Tensor, feature_mean: Tensor, alpha: float | Te
         )
     if not isinstance(alpha, Tensor) and not alpha > 0:
         raise MethodError(f"`alpha`: expected a number > 0. Found {alpha}.")
-    mean, tiny = feature_mean.to(projector.dtype), torch.finfo(projector.dtype).tiny
+    mean, limits = feature_mean.to(projector.dtype), torch.finfo(projector.dtype)
     direction = projector @ mean
-    square, along = torch.dot(direction, direction), torch.dot(mean, direction)
+    along = torch.dot(mean, direction)
     # k (hbar P) is a multiple of unit unit^T. Never more than what P has left there: exact arithmetic would not ask for
     # more, but with |hbar|^2 / alpha near 1 / eps rounding does, and P would grow without bound.
     if not projector.is_cpu:
-        unit = direction * square.clamp_min(tiny).rsqrt()
+        square = torch.dot(direction, direction)
+        unit = direction * square.clamp_min(limits.tiny).rsqrt()
         left = torch.dot(unit, projector @ unit)
         removed = torch.minimum(square / (alpha + along.clamp_min(0)), left).clamp_min(0)
         return unit * removed.sqrt()
     # the same in host memory, where a kernel for each single number costs more than all the arithmetic
-    size, softness = float(square), float(alpha)
-    unit = direction * (1 / math.sqrt(max(size, tiny)))
-    share = min(size / max(softness + max(float(along), 0.0), tiny), float(torch.dot(unit, projector @ unit)))
+    softness, reach = float(alpha), float(along)
+    if reach > 0 and softness > 1000 * limits.eps * float(torch.dot(mean, mean) if energy is None else energy):
+        return direction * (1 / math.sqrt(softness + reach))  # far from that limit there is nothing to guard
+    size = float(torch.dot(direction, direction))
+    unit = direction * (1 / math.sqrt(max(size, limits.tiny)))
+    share = min(size / max(softness + max(reach, 0.0), limits.tiny), float(torch.dot(unit, projector @ unit)))
     return unit * math.sqrt(max(share, 0.0))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equimodal.engine import Engine, all_sum, recorded_inputs
+from equimodal.engine import Engine, all_sum, recorded_call, recorded_inputs
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.projection._bank import FlatBank, Key
 from equimodal.projection._layers import (
@@ -55,6 +55,14 @@ class NoProjection(nn.Module):
     def observing(self, modality: str, on: bool = True) -> Observation:
         """Sums over the inputs that m's layers see inside the block, for an objective's ``sums``; filled at its end."""
         return Observation(self, self.layers(modality) if on else [])
+
+    def observe(self, modality: str, module: nn.Module, inputs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """The output of a module that is called once, and the sums over the inputs that m's layers in it see."""
+        layers = self.layers(modality)
+        if not layers:
+            return module(inputs), {}
+        output, recorded = recorded_call(module, inputs, layers)
+        return output, self.sums_of(layers, recorded)
 
     def sums_of(self, layers: Sequence[Layer], recorded: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
         """What is summed over the inputs of each layer, and over how many rows."""
