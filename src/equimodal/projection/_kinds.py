@@ -158,14 +158,16 @@ class Orthogonal(NoProjection):
     def project(self, modality: str) -> None:
         r""":math:`G \leftarrow G P`."""
         for layer, projector in zip(self._layers, self, strict=True):
-            project_gradient(layer, projector.matrix)
+            matrix: Any = projector._buffers["matrix"]
+            project_gradient(layer, matrix)
 
     def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
         """P loses the mean of the features over all processes."""
         own: dict[str, Tensor] = {}
-        projectors, alpha = list(self), self._alpha()
-        for number, projector in enumerate(projectors):
-            matrix, statistic = projector.matrix, sums.get(f"statistic/{number}")
+        alpha = self._alpha()
+        for number, projector in enumerate(self):
+            matrix: Any = projector._buffers["matrix"]
+            statistic = sums.get(f"statistic/{number}")
             if statistic is None:  # of a process of which no sample takes part
                 own[f"statistic/{number}"], own[f"rows/{number}"] = matrix.new_zeros(len(matrix)), matrix.new_zeros(())
             else:
@@ -173,7 +175,7 @@ class Orthogonal(NoProjection):
                 own[f"rows/{number}"] = sums[f"rows/{number}"].to(matrix.dtype)
         whole = engine.all_sum(own)
         extras: dict[str, Tensor] = {}
-        for number, projector in enumerate(projectors):
+        for number, projector in enumerate(self):
             mean = whole[f"statistic/{number}"] / whole[f"rows/{number}"]
             extras[f"alpha_over_energy/{number}"] = projector.update(mean, alpha, self._relative)
             extras[f"plasticity/{number}"] = projector.plasticity()
