@@ -8,8 +8,10 @@ processes before a method computes anything non-linear from them. :class:`~equim
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,17 +24,10 @@ from equimodal._utils.blocks import NOTHING, Around
 from equimodal.batch import Batch, tree_tensors
 from equimodal.engine._accumulation import Accumulation
 from equimodal.engine._apart import PartGradients
+from equimodal.engine._compiled import CompiledLoss
 from equimodal.engine._features import Examined, examine, refuse
-from equimodal.engine._finite import (
-    Blame,
-    FiniteGradients,
-    Unseen,
-    blame_gradient,
-    blame_loss,
-    elsewhere,
-    look_at,
-    witness,
-)
+from equimodal.engine._finite import Blame, FiniteGradients, Unseen, blame_gradient, blame_loss, elsewhere, look_at
+from equimodal.engine._gradients import NO_GRADIENTS
 from equimodal.engine._held import Held
 from equimodal.engine._loss_scale import LossScale
 from equimodal.engine._modes import RunningStatistics, keeping_still
@@ -40,7 +35,6 @@ from equimodal.engine._optimizers import Displacement, as_list, warn_about_unkno
 from equimodal.engine._perturbation import Pass, descend_perturbed, descend_sharp, refuse_both
 from equimodal.engine._processes import all_sum, average_gradients, broadcast, count_samples, is_distributed
 from equimodal.engine._protocol import Descent, Objective, Phase, UpdateScale, check_objective
-from equimodal.engine._recording import recompiles
 from equimodal.engine._sharding import check_samples, clip_gradients, reshard
 from equimodal.engine._sharpness import Sharpness
 from equimodal.engine._survey import any_failed, coupled, survey
@@ -61,8 +55,9 @@ class PlainEngine:
         autocast: ``torch.bfloat16`` or ``torch.float16`` runs forward passes in mixed precision; ``None`` does not.
         scaler: a ``torch.amp.GradScaler``, which float16 needs. Methods see unscaled gradients. A phase whose gradients
             overflow is skipped, with everything as it was; the scale is updated once per training step.
-        compile: compile each phase's whole loss, forward passes included: ``True``, or options of ``torch.compile``
-            (``{"fullgraph": True}`` makes a graph break an error). Encoders that you compiled need nothing here.
+        compile: compile each phase's whole loss, forward passes included: ``True``, a mode of ``torch.compile``
+            (``"reduce-overhead"`` replays CUDA graphs), or its options (``{"fullgraph": True}`` makes a graph break an
+            error). Encoders that you compiled need nothing here.
         check_finite: look at each loss before it is used. Default: on the CPU, where it is free; on other devices the
             losses are remembered and :meth:`raise_if_not_finite` looks at them when called (once per epoch, say).
 
@@ -94,7 +89,7 @@ class PlainEngine:
         clip_norm: float | None = None,
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
-        compile: bool | Mapping[str, Any] = False,  # noqa: A002 (torch's own name for it)
+        compile: bool | str | Mapping[str, Any] = False,  # noqa: A002 (torch's own name for it)
         check_finite: bool | None = None,
     ) -> None:
         self._optimizers = as_list(optimizer)
@@ -109,7 +104,7 @@ class PlainEngine:
             )
         self.clip_norm, self.autocast, self.check_finite = clip_norm, autocast, check_finite
         self._scale = None if scaler is None else LossScale(scaler)
-        self._compile = None if compile is False else {} if compile is True else dict(compile)
+        self._compiled = None if compile is False else CompiledLoss(compile)
         self._unseen = Unseen()
         self._known: set[str] = set()
         self._examined: weakref.WeakKeyDictionary[nn.Module, Examined] = weakref.WeakKeyDictionary()
@@ -126,7 +121,7 @@ class PlainEngine:
 
     def iteration(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
         """See :meth:`Engine.iteration`: what the method refuses is looked up, the loss scale is updated at the end."""
-        return Around(lambda: self._begin(module), self._end)
+        return Around(partial(self._begin, module), self._end)
 
     def _begin(self, module: nn.Module) -> None:
         if self._statistics is None or self._statistics.module is not module:
@@ -144,6 +139,8 @@ class PlainEngine:
     def _renew(self) -> None:  # once per training step, or per phase outside of one
         self._shared = is_distributed()
         self._held.refresh()
+        if self._compiled is not None:
+            self._compiled.begin()
         if self._statistics is not None:
             self._statistics.begin()
 
@@ -156,8 +153,8 @@ class PlainEngine:
         if self._statistics is not None and self._statistics.module is module:
             return
         if module not in self._examined:
-            compiles = self._compile is not None
-            self._examined[module] = examine(module, self.autocast, self._scale is not None, compiles)
+            scaled, compiles = self._scale is not None, self._compiled is not None
+            self._examined[module] = examine(module, self.autocast, scaled, compiles)
         self._statistics, self._sharded = RunningStatistics(module), self._examined[module].sharded
 
     def use(self, module: nn.Module | None, feature: str) -> None:
@@ -184,7 +181,7 @@ class PlainEngine:
         if total == 0:
             self._clear()
             return Descent.nothing()
-        if not phase.trained:
+        if not phase.trains:
             raise ModelError(
                 f"Phase {phase.name!r}: expected parameters that require gradients. Found all of them frozen. "
                 "Unfreeze the encoder or head, or use a control that does not train it."
@@ -252,25 +249,31 @@ class PlainEngine:
 
     def _is_simple(self, phase: Phase) -> bool:
         """Whether one micro-batch is all there is: no other process, loss scale, survey or compiled loss."""
-        plain = self._scale is None and self._compile is None and not self._sharded and not self._shared
+        plain = self._scale is None and self._compiled is None and not self._sharded and not self._shared
         return plain and (phase.survey is None or not phase.survey.always)
 
     def _descend_simply(self, phase: Phase, batch: Batch, total: int) -> Descent:
         """What the long way comes to for a single micro-batch, without sums over several."""
-        with self._precision(batch):
+        precision = self._precision(batch)
+        if precision is NOTHING:
             objective = phase.objective(batch)
+        else:
+            with precision:
+                objective = phase.objective(batch)
         check_objective(phase, objective)
-        if not self._checks(objective.total):
-            self._unseen.note(phase.name, witness(objective))
-        elif (blame := look_at(objective, batch)) is not None:
+        loss = objective.total.detach()
+        if not self._checks(loss):
+            self._unseen.note(phase.name, objective)
+        elif (objective.parts or not math.isfinite(float(loss))) and (blame := look_at(objective, batch)):
             raise blame_loss(phase.name, blame)
         if objective.parts or objective.rows or phase.frozen:
-            sums = Accumulation(phase)
-            sums.add(objective, 1.0, self._backward)
-            descent = sums.descent(total)
+            whole = Accumulation(phase)
+            whole.add(objective, 1.0, self._backward)
+            descent = whole.descent(total)
         else:
             self._backward(objective.total)
-            descent = Descent(objective.total.detach(), dict(objective.losses), dict(objective.sums), total)
+            seen = () if objective.score_inputs is None else (objective.score_inputs,)
+            descent = Descent(loss, objective.losses, objective.sums, total, NO_GRADIENTS, objective.rows, seen)
         self._finish_backward(phase)
         return descent
 
@@ -313,7 +316,7 @@ class PlainEngine:
         if self._checks(objective.total):
             blame = look_at(objective, batch)
         elif self._scale is None:  # under a loss scale an overflow is skipped and does no harm
-            self._unseen.note(phase.name, witness(objective))
+            self._unseen.note(phase.name, objective)
         if self._couples(phase):
             if any_failed(phase, blame is not None) and blame is None:
                 raise elsewhere(phase.name)
@@ -321,11 +324,7 @@ class PlainEngine:
         return objective, blame
 
     def _objective(self, phase: Phase, batch: Batch) -> Objective:
-        if self._compile is None:
-            objective = phase.objective(batch)
-        else:
-            with recompiles():
-                objective = torch.compile(phase.objective, **self._compile)(batch)
+        objective = phase.objective(batch) if self._compiled is None else self._compiled(phase, batch)
         check_objective(phase, objective)
         return objective
 
@@ -364,12 +363,12 @@ class PlainEngine:
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         """See :meth:`Engine.step`."""
-        moved = [p for p in phase.parameters if p.grad is not None]
-        if moved and self._checks(moved[0]) and not self._finite(moved):
+        gradients = [g for p in phase.parameters if (g := p.grad) is not None]
+        if gradients and self._checks(gradients[0]) and not self._finite(gradients):
             self._clear()
             raise blame_gradient(phase.name)
         if self.clip_norm is not None:
-            clip_gradients(moved, self.clip_norm)
+            clip_gradients(phase.parameters, self.clip_norm)
         moves = [Displacement(scale.parameters, self._optimizers) for scale in scales] if scales else ()
         self._step_optimizers()
         for scale, move in zip(scales, moves, strict=True):

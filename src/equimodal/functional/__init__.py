@@ -83,6 +83,7 @@ from equimodal.functional._projection import (
     orthogonal_projector_update,
     plasticity,
     project_rows,
+    remove_direction_,
     removed_direction,
     uncentred_covariance_sum,
 )
@@ -200,6 +201,7 @@ __all__ = [
     "regulation_strength",
     "relative_strengths",
     "released_alignment_share",
+    "remove_direction_",
     "removed_direction",
     "residual_target",
     "scaled_to_unit",

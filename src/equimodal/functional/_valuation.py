@@ -30,16 +30,14 @@ def shapley_values(values: Tensor) -> Tensor:
     count = values.shape[1].bit_length() - 1 if values.ndim == 2 else 0
     if count < 1 or values.shape[1] != 2**count:
         raise MethodError(f"`values`: expected (n, 2^M), the value of every set. Found {tuple(values.shape)}.")
-    sets = torch.arange(2**count, device=values.device)
-    sizes = torch.tensor([k.bit_count() for k in range(2**count)], device=values.device)
-    shares = torch.tensor(
-        [math.factorial(s) * math.factorial(count - s - 1) / math.factorial(count) for s in range(count)],
-        dtype=values.dtype if values.is_floating_point() else None, device=values.device,
-    )  # fmt: skip
-    found = []
-    for m in range(count):
-        without = sets[(sets >> m & 1) == 0]
-        found.append(((values[:, without | 1 << m] - values[:, without]) * shares[sizes[without]]).sum(1))
+    shares = [math.factorial(s) * math.factorial(count - s - 1) / math.factorial(count) for s in range(count)]
+    without = [[k for k in range(2**count) if not k >> m & 1] for m in range(count)]
+    columns = torch.tensor(without).to(values.device, non_blocking=True)  # known on the host: nothing waits
+    weights = torch.tensor(
+        [[shares[k.bit_count()] for k in row] for row in without],
+        dtype=values.dtype if values.is_floating_point() else None,
+    ).to(values.device, non_blocking=True)
+    found = [((values[:, columns[m] | 1 << m] - values[:, columns[m]]) * weights[m]).sum(1) for m in range(count)]
     return torch.stack(found, 1)
 
 

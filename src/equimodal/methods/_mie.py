@@ -172,14 +172,14 @@ class MIE(Stateful, ProjectingMethod):
     def _objective(self, modality: str, own: Batch, batch: Batch) -> Objective:
         with self.projection.observing(modality, on=self.alternate != "stage") as sums:
             feature, output = self._branch(modality, own)
-        loss, scores = self.loss(output, batch, modality), self.score_sums(output, batch, modality)
+        loss = self.loss(output, batch, modality)
         if self.variant == "released":
             branch = trainable([*self.multimodal.parameters_of(modality), *self.heads[modality].parameters()])
             target = self.mixup.unmixed_target(own)
             loss = perturbed_loss(
                 loss, lambda: self.task.loss(self.heads[modality](feature), target), branch, self.flat_ratio
             )
-        return Objective(loss, {}, sums | scores)
+        return self.scored(loss, sums, output, batch, modality)
 
     def _second(self, modality: str, own: Batch, batch: Batch) -> Objective:
         """The loss at the perturbed weights; covariances and scores are those of the first pass."""

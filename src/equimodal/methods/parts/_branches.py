@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
-from equimodal.engine import Descent, Engine, Phase, UpdateScale, evaluating
+from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale, evaluating
 from equimodal.errors import MethodError, UnsupportedError
 from equimodal.inference import Rule, needs_of, rule_name
 from equimodal.methods._base import EpochContext, Method, StepReport
@@ -80,6 +80,14 @@ class ProjectingMethod(BranchMethod):
     def turns(self) -> list[str]:
         """The modalities in the order in which they take turns: by their last scores, or as the model has them."""
         return list(self.modalities) if self.scores is None else self.scores.order(self.order)
+
+    def scored(
+        self, loss: Tensor, sums: Mapping[str, Tensor], output: Tensor, batch: Batch, modality: str
+    ) -> Objective:
+        """The objective of m's turn, with what its score is made of: summed where turns are ranked by it."""
+        if self.scores is None:
+            return Objective(loss, {}, sums, score_inputs=self.score_inputs(output, batch, modality))
+        return Objective(loss, {}, {**sums, **self.score_sums(output, batch, modality)})
 
     def modify_gradients(
         self, phase: Phase, descent: Descent, engine: Engine, report: StepReport

@@ -46,7 +46,7 @@ def mean_own_parts(method: Method, descent: Descent, like: Tensor) -> Tensor:
     given = {n: descent.losses.get(n, like.new_zeros(())).to(like) for n in names}
     whole = all_sum({**given, "processes": like.new_ones(())})
     loss = torch.stack([whole[n] for n in names]) / whole["processes"]
-    known = torch.tensor([n in descent.gradients for n in names], device=loss.device)
+    known = torch.tensor([n in descent.gradients for n in names]).to(loss.device, non_blocking=True)
     return torch.where(known, loss, torch.nan)
 
 

@@ -154,7 +154,8 @@ def unimodal_phase(method: Method, modality: str, head: nn.Module) -> Phase:
 
     def objective(own: Batch, batch: Batch) -> Objective:
         output = head(method.multimodal.encode(own.inputs, None, [modality])[modality])
-        return Objective(method.loss(output, batch, modality), {}, method.score_sums(output, batch, modality))
+        loss, seen = method.loss(output, batch, modality), method.score_inputs(output, batch, modality)
+        return Objective(loss, score_inputs=seen)
 
     return branch_phase(method.multimodal, modality, head, objective)
 
