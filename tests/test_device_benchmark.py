@@ -30,8 +30,10 @@ def device(root: Path) -> Iterator[ModuleType]:
     del sys.modules["device_benchmark"]
 
 
-def test_a_small_run(device: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    device.STACKS = {"two layers": (2,)}
+def test_a_small_run(
+    device: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device, "STACKS", {"two layers": (2,)})
     out = tmp_path / "results" / "device.json"
     arguments = ["--model=small", "--batch=4", "--rounds=2", "--product=16", "--methods=Joint", "--modes=default",
                  "--backend=eager", "--precision=float32", "--peak=0.5", f"--out={out}"]  # fmt: skip

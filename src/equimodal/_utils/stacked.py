@@ -91,6 +91,18 @@ def can_stack(modules: Sequence[nn.Module], inputs: Sequence[Any]) -> bool:
     return True
 
 
+class _Stack(torch.autograd.Function):
+    """``torch.stack``, whose backward pass copies once where layouts differ, and not once for each parameter."""
+
+    @staticmethod
+    def forward(_: Any, *tensors: Tensor) -> Tensor:
+        return torch.stack(tensors)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return gradients[0].contiguous().unbind(0)
+
+
 def stacked_call(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Any]:
     """What each of the modules gives for its input, in one pass over stacked copies of their parameters.
 
@@ -114,7 +126,8 @@ def stacked_call(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list
     first = modules[0]
     names = [name for name, _ in first.named_parameters()]
     columns = zip(*(parameters_in(module) for module in modules), strict=True)
-    state = {name: torch.stack(column) for name, column in zip(names, columns, strict=True)}
+    stack: Any = _Stack.apply
+    state = {name: stack(*column) for name, column in zip(names, columns, strict=True)}
     buffers = [dict(module.named_buffers()) for module in modules]
     own = {name: torch.stack([table[name] for table in buffers]) for name in buffers[0]}
     before = [t._version for t in own.values()]
