@@ -188,15 +188,15 @@ class MultimodalModel(QuickParameters):
         modalities: Sequence[str] | None = None,
     ) -> dict[str, Tree]:
         """modality -> features; rows of absent samples are zero and their encoder does not see them."""
-        if not self._positions.keys() >= inputs.keys():
+        known = [m for m in self._names if m in inputs]
+        if len(known) != len(inputs):
             unknown = sorted(set(inputs) - set(self._names))
             raise BatchError(
                 f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}."
                 f"{did_you_mean(unknown, self._names)}"
             )
-        wanted = [m for m in self._names if m in inputs] if modalities is None else modalities
-        missing = [m for m in wanted if m not in inputs] if modalities is not None else ()
-        if missing:
+        wanted = known if modalities is None else modalities
+        if wanted is not known and (missing := [m for m in wanted if m not in inputs]):
             raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
         presence = None if present is None else Presence.of(present)
         if self.stacked and len(wanted) > 1 and (presence is None or all(presence.rows(m) is None for m in wanted)):
@@ -229,8 +229,9 @@ class MultimodalModel(QuickParameters):
 
     def _call_encoder(self, modality: str, inputs: Tree) -> Tree:
         samples = (inputs if isinstance(inputs, Tensor) else tree_tensors(inputs)[0]).shape[0]
+        encoder = self.encoder(modality)
         try:
-            feature = self.encoder(modality)(inputs)
+            feature = encoder(inputs)
         except ValueError as error:
             if is_batch_of_one(error):
                 raise one_sample_error(f"inputs[{modality!r}]", "its encoder") from error
@@ -267,8 +268,10 @@ class MultimodalModel(QuickParameters):
         Raises:
             ModelError: the head starts with a linear layer, and the fusion returns a map or tokens.
         """
-        fused: Tree = self.fusion(features, present)
-        check_pooled(self.head, fused)
+        fusion: nn.Module = self._modules["fusion"]  # type: ignore[assignment]  # self.fusion, without the search
+        fused: Tree = fusion(features, present)
+        if not isinstance(fused, Tensor) or fused.ndim != 2:
+            check_pooled(self.head, fused)
         return fused
 
     def forward(self, inputs: Mapping[str, Tree], present: Mapping[str, Tensor] | None = None) -> Tensor:

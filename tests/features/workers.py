@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from equimodal import Batch, MultimodalModel, PlainEngine
+from equimodal.engine import Objective
 from equimodal.engine._processes import ExactSampler
 from equimodal.engine._sharding import is_sharded, local
 from equimodal.engine._sharpness import Sharpness
@@ -155,7 +156,7 @@ def fail_on_one(rank: int, world: int, folder: str, settings: list[Setting]) -> 
         method.training_step(half, engine)
         results.append((found, same, weights(method)))
     engine = PlainEngine(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), check_finite=False)
-    engine._unseen.note("joint", torch.tensor(float("nan") if rank == 1 else 0.0))
+    engine._unseen.note("joint", Objective(torch.tensor(float("nan") if rank == 1 else 0.0)))
     try:
         engine.raise_if_not_finite()
     except NonFiniteError as error:

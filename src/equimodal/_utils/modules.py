@@ -42,13 +42,17 @@ class _Walk:
     """What a walk over a module met: every table of parameters and children, what was in it, and the parameters."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.tables, self.parameters = _visit(module)
-        self.content = _entries(self.tables)
+        tables, self.parameters = _visit(module)
+        self._empty = [table for table in tables if not table]
+        self._tables = [table for table in tables if table]
+        self._content = self._entries()
 
+    def _entries(self) -> list[Any]:
+        return list(chain.from_iterable(map(dict.values, self._tables)))
 
-def _entries(tables: Sequence[dict[str, Any]]) -> list[Any]:
-    """What is in the tables now."""
-    return list(chain.from_iterable(map(dict.values, tables)))
+    def holds(self) -> bool:
+        """Whether a walk would meet the same again."""
+        return not any(self._empty) and same_objects(self._entries(), self._content)
 
 
 _WALKS: WeakKeyDictionary[nn.Module, _Walk] = WeakKeyDictionary()
@@ -68,7 +72,7 @@ def parameters_in(module: nn.Module) -> list[nn.Parameter]:
     if torch.compiler.is_compiling():  # a compiler follows the walk, and not what remembers it
         return _visit(module)[1]
     walk = _WALKS.get(module)
-    if walk is None or not same_objects(_entries(walk.tables), walk.content):
+    if walk is None or not walk.holds():
         walk = _WALKS[module] = _Walk(module)
     return list(walk.parameters)
 

@@ -19,7 +19,7 @@ from equimodal.engine._protocol import (
     sample_index,
 )
 from equimodal.engine._random_state import load_random_state, save_random_state
-from equimodal.engine._recording import is_compiled, recompiles, recorded_inputs, watch
+from equimodal.engine._recording import is_compiled, recompiles, recorded_call, recorded_inputs, watch
 from equimodal.engine._sharding import is_sharded, local, reshard, total_norm
 from equimodal.engine._sharpness import Sharpness
 
@@ -56,6 +56,7 @@ __all__ = [
     "modules_of",
     "paused_statistics",
     "recompiles",
+    "recorded_call",
     "recorded_inputs",
     "reshard",
     "sample_index",

@@ -26,6 +26,7 @@ class Accumulation:
         self._losses: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._rows: dict[str, list[SampleValues]] = {}
+        self._score_inputs: list[tuple[Tensor, Tensor]] = []
 
     @property
     def parts(self) -> PartGradients:
@@ -63,6 +64,8 @@ class Accumulation:
             self._sums[name] = self._sums[name] + sums if name in self._sums else sums
         for name, rows in objective.rows.items():
             self._rows.setdefault(name, []).append(rows)
+        if objective.score_inputs is not None:
+            self._score_inputs.append(objective.score_inputs)
 
     def _only(self, objective: Objective, part: str, share: float, backward: Backward) -> None:
         """One part of the objective, with its weight."""
@@ -75,7 +78,7 @@ class Accumulation:
         loss = torch.zeros(()) if self._loss is None else self._loss
         rows = {name: _joined(found) for name, found in self._rows.items()}
         gradients = Gradients() if self._parts is None else self._parts.gradients()
-        return Descent(loss, self._losses, self._sums, count, gradients, rows)
+        return Descent(loss, self._losses, self._sums, count, gradients, rows, self._score_inputs)
 
 
 def _joined(rows: list[SampleValues]) -> SampleValues:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equimodal.batch import Batch
 from equimodal.engine._processes import all_sum
@@ -82,14 +81,14 @@ class FiniteGradients:
     """Whether all gradients are finite; of sharded ones, on every process.
 
     One operation looks at all of them: what a loss scale uses, with a scale of 1, which leaves every number as it is.
+    It is an operator of PyTorch's own loss scale: the public ``torch.nn.utils.get_total_norm`` takes ten times as long.
     """
 
     def __init__(self) -> None:
         self._scratch: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Look at the gradients of the parameters, each of which has one."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
+    def __call__(self, gradients: list[Tensor]) -> bool:
+        """Look at gradients."""
         if any_sharded(gradients):
             norms = torch.stack(torch._foreach_norm([local(g) for g in gradients]))
             return float(all_sum({"bad": (~torch.isfinite(norms).all()).double()})["bad"]) == 0
@@ -113,9 +112,9 @@ class Unseen:
     def __init__(self) -> None:
         self._finite: dict[str, Tensor] = {}
 
-    def note(self, phase: str, loss: Tensor) -> None:
-        """Remember whether the loss is finite, without waiting for the device."""
-        finite = torch.isfinite(loss.detach())
+    def note(self, phase: str, objective: Objective) -> None:
+        """Remember whether the total and all parts are finite, without waiting for the device."""
+        finite = torch.isfinite(witness(objective))
         known = self._finite.get(phase)
         self._finite[phase] = finite if known is None else known & finite
 

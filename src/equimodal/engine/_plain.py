@@ -8,8 +8,10 @@ processes before a method computes anything non-linear from them. :class:`~equim
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,16 +26,8 @@ from equimodal.engine._accumulation import Accumulation
 from equimodal.engine._apart import PartGradients
 from equimodal.engine._compiled import CompiledLoss
 from equimodal.engine._features import Examined, examine, refuse
-from equimodal.engine._finite import (
-    Blame,
-    FiniteGradients,
-    Unseen,
-    blame_gradient,
-    blame_loss,
-    elsewhere,
-    look_at,
-    witness,
-)
+from equimodal.engine._finite import Blame, FiniteGradients, Unseen, blame_gradient, blame_loss, elsewhere, look_at
+from equimodal.engine._gradients import NO_GRADIENTS
 from equimodal.engine._held import Held
 from equimodal.engine._loss_scale import LossScale
 from equimodal.engine._modes import RunningStatistics, keeping_still
@@ -127,7 +121,7 @@ class PlainEngine:
 
     def iteration(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
         """See :meth:`Engine.iteration`: what the method refuses is looked up, the loss scale is updated at the end."""
-        return Around(lambda: self._begin(module), self._end)
+        return Around(partial(self._begin, module), self._end)
 
     def _begin(self, module: nn.Module) -> None:
         if self._statistics is None or self._statistics.module is not module:
@@ -187,7 +181,7 @@ class PlainEngine:
         if total == 0:
             self._clear()
             return Descent.nothing()
-        if not phase.trained:
+        if not phase.trains:
             raise ModelError(
                 f"Phase {phase.name!r}: expected parameters that require gradients. Found all of them frozen. "
                 "Unfreeze the encoder or head, or use a control that does not train it."
@@ -260,20 +254,26 @@ class PlainEngine:
 
     def _descend_simply(self, phase: Phase, batch: Batch, total: int) -> Descent:
         """What the long way comes to for a single micro-batch, without sums over several."""
-        with self._precision(batch):
+        precision = self._precision(batch)
+        if precision is NOTHING:
             objective = phase.objective(batch)
+        else:
+            with precision:
+                objective = phase.objective(batch)
         check_objective(phase, objective)
-        if not self._checks(objective.total):
-            self._unseen.note(phase.name, witness(objective))
-        elif (blame := look_at(objective, batch)) is not None:
+        loss = objective.total.detach()
+        if not self._checks(loss):
+            self._unseen.note(phase.name, objective)
+        elif (objective.parts or not math.isfinite(float(loss))) and (blame := look_at(objective, batch)):
             raise blame_loss(phase.name, blame)
         if objective.parts or objective.rows or phase.frozen:
-            sums = Accumulation(phase)
-            sums.add(objective, 1.0, self._backward)
-            descent = sums.descent(total)
+            whole = Accumulation(phase)
+            whole.add(objective, 1.0, self._backward)
+            descent = whole.descent(total)
         else:
             self._backward(objective.total)
-            descent = Descent(objective.total.detach(), dict(objective.losses), dict(objective.sums), total)
+            seen = () if objective.score_inputs is None else (objective.score_inputs,)
+            descent = Descent(loss, objective.losses, objective.sums, total, NO_GRADIENTS, objective.rows, seen)
         self._finish_backward(phase)
         return descent
 
@@ -316,7 +316,7 @@ class PlainEngine:
         if self._checks(objective.total):
             blame = look_at(objective, batch)
         elif self._scale is None:  # under a loss scale an overflow is skipped and does no harm
-            self._unseen.note(phase.name, witness(objective))
+            self._unseen.note(phase.name, objective)
         if self._couples(phase):
             if any_failed(phase, blame is not None) and blame is None:
                 raise elsewhere(phase.name)
@@ -363,12 +363,12 @@ class PlainEngine:
 
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         """See :meth:`Engine.step`."""
-        moved = [p for p in phase.parameters if p.grad is not None]
-        if moved and self._checks(moved[0]) and not self._finite(moved):
+        gradients = [g for p in phase.parameters if (g := p.grad) is not None]
+        if gradients and self._checks(gradients[0]) and not self._finite(gradients):
             self._clear()
             raise blame_gradient(phase.name)
         if self.clip_norm is not None:
-            clip_gradients(moved, self.clip_norm)
+            clip_gradients(phase.parameters, self.clip_norm)
         moves = [Displacement(scale.parameters, self._optimizers) for scale in scales] if scales else ()
         self._step_optimizers()
         for scale, move in zip(scales, moves, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import NoneType
 from typing import Any, Protocol, runtime_checkable
 
@@ -96,6 +97,8 @@ class Objective:
         weights: part -> factor, where ``total`` is exactly the sum of the parts with these factors; set by
             :meth:`sum_of`. The gradient of ``total`` is then made of the parts' and needs no backward pass of its own.
         rows: name -> numbers of single samples, handed over in :attr:`Descent.rows`.
+        score_inputs: output and target, detached, that the report's score of a modality's phase is of; it is computed
+            where it is read.
     """
 
     total: Tensor
@@ -105,6 +108,7 @@ class Objective:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, float | Tensor] | None = None
     rows: Mapping[str, SampleValues] = field(default_factory=dict)
+    score_inputs: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def sum_of(
@@ -207,6 +211,7 @@ class Perturbation:
     receivers: Sequence[nn.Parameter] | None = None
 
 
+_TRAINED = attrgetter("requires_grad")
 _PLAIN = {list, tuple, NoneType}  # types that need no closer look
 
 
@@ -254,10 +259,11 @@ class Phase:
     """The parameters, auxiliary ones included."""
 
     def __post_init__(self) -> None:
-        for name in ("parameters", "auxiliary", "separate", "frozen"):
-            value = getattr(self, name)
-            if type(value) not in _PLAIN and not isinstance(value, Sequence):  # module.parameters() is a generator
-                object.__setattr__(self, name, _listed(f"Phase {self.name!r}, `{name}`", value))
+        if not _PLAIN.issuperset(map(type, (self.parameters, self.auxiliary, self.separate, self.frozen))):
+            for name in ("parameters", "auxiliary", "separate", "frozen"):
+                value = getattr(self, name)
+                if value is not None and not isinstance(value, Sequence):  # module.parameters() is a generator
+                    object.__setattr__(self, name, _listed(f"Phase {self.name!r}, `{name}`", value))
         if not self.parameters and not self.auxiliary:
             raise MethodError(f"Phase {self.name!r}, `parameters`: expected at least one. Found none.")
         every = (*self.parameters, *self.auxiliary) if self.auxiliary else self.parameters
@@ -275,6 +281,11 @@ class Phase:
     def trained(self) -> list[nn.Parameter]:
         """What of the phase gets gradients, auxiliary parameters included."""
         return [p for p in self.every if p.requires_grad]
+
+    @property
+    def trains(self) -> bool:
+        """Whether any of the parameters gets gradients."""
+        return any(map(_TRAINED, self.every))
 
     @property
     def first(self) -> nn.Parameter:
@@ -301,6 +312,7 @@ class Descent:
             equal names on every process. With two passes they are made of both just as ``.grad`` is.
         rows: numbers of single samples of this process, over all its micro-batches; without the names that none of them
             gave.
+        score_inputs: those of the micro-batches of this process that gave some.
     """
 
     loss: Tensor
@@ -309,6 +321,7 @@ class Descent:
     count: int = 1
     gradients: Gradients = field(default_factory=lambda: NO_GRADIENTS)
     rows: Mapping[str, SampleValues] = field(default_factory=dict)
+    score_inputs: Sequence[tuple[Tensor, Tensor]] = ()
 
     @staticmethod
     def nothing() -> Descent:

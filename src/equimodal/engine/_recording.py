@@ -113,6 +113,32 @@ class recorded_inputs:  # noqa: N801 (read as a function, as in contextlib; a ge
             )
 
 
+def recorded_call(
+    module: nn.Module, inputs: Any, layers: Sequence[nn.Module], detach: bool = True
+) -> tuple[Any, list[list[Tensor]]]:
+    """The output of a module, and what each of the layers in it was given; as :func:`recorded_inputs` does it.
+
+    A layer that is the module itself is given the module's inputs, which takes no hook to see.
+
+    Args:
+        module: called once.
+        inputs: its argument.
+        layers: linear layers or convolutions; those outside the module see nothing.
+        detach: without their history.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> output, ((seen,),) = recorded_call(layer, torch.ones(3, 2), [layer])
+        >>> seen.shape
+        torch.Size([3, 2])
+    """
+    if len(layers) == 1 and layers[0] is module and not module._forward_pre_hooks:
+        return module(inputs), [[inputs.detach() if detach else inputs]]
+    with recorded_inputs(layers, detach) as seen:
+        output = module(inputs)
+        return output, [list(own) for own in seen]
+
+
 def recompiles(limit: int = 64) -> contextlib.AbstractContextManager[Any]:
     """Room for one compiled version of a loss per modality, input shape and mode; torch's default is 8."""
     return torch._dynamo.config.patch(recompile_limit=limit)  # type: ignore[no-any-return]

@@ -36,15 +36,16 @@ def orthogonal_projector_update(projector: Tensor, feature_mean: Tensor, alpha: 
     return projector - torch.outer(removed, removed)
 
 
-def removed_direction(projector: Tensor, feature_mean: Tensor, alpha: float | Tensor) -> Tensor:
+def removed_direction(
+    projector: Tensor, feature_mean: Tensor, alpha: float | Tensor, energy: float | Tensor | None = None
+) -> Tensor:
     r"""The vector v of the step :math:`P \leftarrow P - v v^\top`, which is :func:`orthogonal_projector_update`.
-
-    For an update in place: ``P.addr_(v, v, alpha=-1)`` touches the (d, d) numbers once.
 
     Args:
         projector: P, (d, d).
         feature_mean: :math:`\bar h`, (d,).
         alpha: softness > 0.
+        energy: :math:`|\bar h|^2`, where it is known.
 
     Returns:
         v, (d,): along :math:`P \bar h^\top`.
@@ -53,6 +54,28 @@ def removed_direction(projector: Tensor, feature_mean: Tensor, alpha: float | Te
         >>> removed_direction(torch.eye(2), torch.tensor([1.0, 0.0]), alpha=3.0)
         tensor([0.5000, 0.0000])
     """
+    direction, factor = _removal(projector, feature_mean, alpha, energy)
+    return direction if factor is None else direction * math.sqrt(factor)
+
+
+def remove_direction_(
+    projector: Tensor, feature_mean: Tensor, alpha: float | Tensor, energy: float | Tensor | None = None
+) -> Tensor:
+    """:func:`orthogonal_projector_update` in place, which touches the (d, d) numbers once; arguments as there.
+
+    Example:
+        >>> remove_direction_(torch.eye(2), torch.tensor([1.0, 0.0]), alpha=1.0)
+        tensor([[0.5000, 0.0000],
+                [0.0000, 1.0000]])
+    """
+    direction, factor = _removal(projector, feature_mean, alpha, energy)
+    return projector.addr_(direction, direction, alpha=-1 if factor is None else -factor)
+
+
+def _removal(
+    projector: Tensor, feature_mean: Tensor, alpha: float | Tensor, energy: float | Tensor | None
+) -> tuple[Tensor, float | None]:
+    r"""A direction u and a factor c with :math:`v v^\top = c\, u u^\top`; without a factor u is v."""
     if projector.ndim != 2 or projector.shape[0] != projector.shape[1] or feature_mean.shape != projector.shape[:1]:
         raise MethodError(
             "`projector`, `feature_mean`: expected (d, d) and (d,). "
@@ -60,21 +83,25 @@ def removed_direction(projector: Tensor, feature_mean: Tensor, alpha: float | Te
         )
     if not isinstance(alpha, Tensor) and not alpha > 0:
         raise MethodError(f"`alpha`: expected a number > 0. Found {alpha}.")
-    mean, tiny = feature_mean.to(projector.dtype), torch.finfo(projector.dtype).tiny
+    mean, limits = feature_mean.to(projector.dtype), torch.finfo(projector.dtype)
     direction = projector @ mean
-    square, along = torch.dot(direction, direction), torch.dot(mean, direction)
-    # k (hbar P) is a multiple of unit unit^T. Never more than what P has left there: exact arithmetic would not ask for
-    # more, but with |hbar|^2 / alpha near 1 / eps rounding does, and P would grow without bound.
+    along = torch.dot(mean, direction)
+    # k (hbar P) is a multiple of u u^T. Never more than what P has left there: exact arithmetic would not ask for more,
+    # but with |hbar|^2 / alpha near 1 / eps rounding does, and P would grow without bound.
     if not projector.is_cpu:
-        unit = direction * square.clamp_min(tiny).rsqrt()
+        square = torch.dot(direction, direction)
+        unit = direction * square.clamp_min(limits.tiny).rsqrt()
         left = torch.dot(unit, projector @ unit)
         removed = torch.minimum(square / (alpha + along.clamp_min(0)), left).clamp_min(0)
-        return unit * removed.sqrt()
+        return unit * removed.sqrt(), None
     # the same in host memory, where a kernel for each single number costs more than all the arithmetic
-    size, softness = float(square), float(alpha)
-    unit = direction * (1 / math.sqrt(max(size, tiny)))
-    share = min(size / max(softness + max(float(along), 0.0), tiny), float(torch.dot(unit, projector @ unit)))
-    return unit * math.sqrt(max(share, 0.0))
+    softness, reach = float(alpha), float(along)
+    if reach > 0 and softness > 1000 * limits.eps * float(torch.dot(mean, mean) if energy is None else energy):
+        return direction, 1 / (softness + reach)  # far from that limit there is nothing to guard
+    size = float(torch.dot(direction, direction))
+    unit = direction * (1 / math.sqrt(max(size, limits.tiny)))
+    share = min(size / max(softness + max(reach, 0.0), limits.tiny), float(torch.dot(unit, projector @ unit)))
+    return unit, max(share, 0.0)
 
 
 def flat_projector(covariance: Tensor, temperature: float) -> Tensor:
@@ -149,7 +176,9 @@ def _failure(matrix: Tensor, what: str) -> NonFiniteError:
 
 def plasticity(projector: Tensor) -> Tensor:
     """Remaining plasticity trace(P) / d: 1 when nothing is projected away, 0 when the layer cannot learn any more."""
-    return projector.trace() / projector.shape[0]
+    trace, width = projector.trace(), projector.shape[0]
+    # in host memory reading a number costs less than a kernel that divides it
+    return trace.new_full((), float(trace) / width) if trace.is_cpu else trace / width
 
 
 def project_rows(gradient: Tensor, projector: Tensor) -> Tensor:

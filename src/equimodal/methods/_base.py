@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -20,38 +20,14 @@ from equimodal.methods._epochs import EpochContext as EpochContext
 from equimodal.methods._loss import SHARES, LossShares, count_of, own_rows, shared_loss, target_of
 from equimodal.methods._options import sources_of
 from equimodal.methods._predictor import BatchLike, Predictor
+from equimodal.methods._step_report import StepReport as StepReport
 from equimodal.methods._validation import Validation
 from equimodal.model import is_batch_of_one, one_sample_error
-from equimodal.tasks import Task, mean_ratio
+from equimodal.tasks import Task
 from equimodal.unimodal import Way
 
 T = TypeVar("T")
 Scales = Sequence[UpdateScale]
-
-
-@dataclass
-class StepReport:
-    """What happened in one step, as detached tensors on the training device; reading one synchronises, so read rarely.
-
-    Args:
-        losses: name -> scalar.
-        scores: modality -> scalar, the training score of its unimodal output where the method computes one.
-        coefficients: name -> modality -> scalar, what the method multiplied or weighted with.
-        extras: further scalars (remaining plasticity, gradient norms ...).
-        phases: names of the phases that were stepped, in order; their losses are in ``losses``, beside parts of them.
-    """
-
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    scores: dict[str, Tensor] = field(default_factory=dict)
-    coefficients: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    extras: dict[str, Tensor] = field(default_factory=dict)
-    phases: list[str] = field(default_factory=list)
-
-    @property
-    def loss(self) -> Tensor:
-        """Sum of the phases' losses; 0 where no sample took part in any."""
-        values = [self.losses[name].float() for name in self.phases]
-        return torch.stack(values).sum() if values else torch.zeros(())
 
 
 class Method(Predictor):
@@ -161,7 +137,7 @@ class Method(Predictor):
             report.losses[phase.name] = descent.loss
             report.losses.update(descent.losses)
             if phase.modality is not None:
-                record_score(report, phase.modality, descent)
+                report.add_score(phase.modality, self.task, descent)
             scales = self.modify_gradients(phase, descent, engine, report) or ()
             engine.step(phase, scales)
             self.after_step(phase, descent, engine, report)
@@ -227,8 +203,8 @@ class Method(Predictor):
                 f"{self._phase.modality!r} alone. Found {modality!r}. Leave out single_loss = True."
             )
         output, target = self._rows(output, batch, modality)
-        if SHARES not in batch.extras:
-            return shared_loss(self.loss_task, output, target, batch, 0)
+        if SHARES not in batch.extras and output.shape[0]:
+            return self.loss_task.loss(output, target)
         position = 0 if modality is None else 1 + self.modalities.index(modality)
         return shared_loss(self.loss_task, output, target, batch, position)
 
@@ -239,6 +215,9 @@ class Method(Predictor):
 
     def _rows(self, output: Tensor, batch: Batch, modality: str | None) -> tuple[Tensor, Tensor]:
         """Output and target of the samples that a loss or a score is about."""
+        target, complete = batch.target, batch.present is None and (modality is None or modality in batch.inputs)
+        if complete and target is not None and output.shape[0] == target.shape[0]:
+            return output, target  # the common case, without a detour
         if modality is not None and modality not in batch.inputs and modality not in self.modalities:
             raise MethodError(
                 f"`modality`: expected one of {list(self.modalities)} or None. Found {modality!r}."
@@ -252,6 +231,11 @@ class Method(Predictor):
                 f"{rows}. Give the output of the batch that the objective was called with."
             )
         return (output, target_of(batch)) if modality is None else own_rows(output, batch, modality)
+
+    def score_inputs(self, output: Tensor, batch: Batch, modality: str | None = None) -> tuple[Tensor, Tensor]:
+        """Output and target for an objective's ``score_inputs``, of which a report's score is; as :meth:`loss`."""
+        output, target = self._rows(output, batch, modality)
+        return output.detach(), target
 
     def score_sums(self, output: Tensor, batch: Batch, modality: str | None = None) -> dict[str, Tensor]:
         """Numerator and denominator of the task's score, for an objective's ``sums``; arguments as :meth:`loss`."""
@@ -337,12 +321,6 @@ def _packed(value: Any) -> Any:
     if hasattr(value, "state_dict"):
         return value.state_dict()
     return copy.deepcopy(value)
-
-
-def record_score(report: StepReport, modality: str, descent: Descent) -> None:
-    """Report the training score of a unimodal phase, unless all of its samples are on other processes."""
-    if "numerator" in descent.sums:
-        report.scores[modality] = mean_ratio(descent.sums["numerator"], descent.sums["denominator"])
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -158,10 +158,9 @@ class MLA(Stateful, ProjectingMethod):
             self.projection.restart()
 
     def _objective(self, modality: str, own: Batch, batch: Batch) -> Objective:
-        head, feature = self.head, self.multimodal.encode(own.inputs, None, [modality])[modality]
-        with self.projection.observing(modality) as sums:
-            output = head(feature)
-        return Objective(self.loss(output, batch, modality), {}, sums | self.score_sums(output, batch, modality))
+        feature = self.multimodal.encode(own.inputs, None, [modality])[modality]
+        output, sums = self.projection.observe(modality, self.head, feature)
+        return self.scored(self.loss(output, batch, modality), sums, output, batch, modality)
 
     def _second(self, modality: str, own: Batch, batch: Batch) -> Objective:
         """The loss at perturbed weights, from which nothing is learnt about the features."""

@@ -110,18 +110,19 @@ class Predictor(nn.Module):
 
     def check_batch(self, batch: BatchLike | Batch) -> Batch:
         """``batch`` as a :class:`Batch` of this model's modalities with a target."""
-        checked = Batch.of(batch)
-        known = self.modalities
-        if not checked.inputs.keys() <= set(known):
-            unknown = sorted(set(checked.inputs) - set(known))
-            raise BatchError(
-                f"`inputs`: expected the modalities {list(known)}. Found unknown {unknown}."
-                f"{did_you_mean(unknown, known)}"
-            )
-        if checked.target is None:
+        checked = batch if isinstance(batch, Batch) else Batch.of(batch)
+        known, target = self.multimodal.modalities, checked.target
+        for modality in checked.inputs:
+            if modality not in known:
+                unknown = sorted(set(checked.inputs) - set(known))
+                raise BatchError(
+                    f"`inputs`: expected the modalities {list(known)}. Found unknown {unknown}."
+                    f"{did_you_mean(unknown, known)}"
+                )
+        if target is None:
             raise BatchError("`target`: expected a tensor for training. Found None.")
-        if checked.target.device.type == "cpu":  # elsewhere it would synchronise; loaders look on the host
-            self.task.check_target(checked.target)
+        if target.is_cpu:  # elsewhere it would synchronise; loaders look on the host
+            self.task.check_target(target)
         return checked
 
     # ---- outputs -----------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ class ReconBoost(Stateful, Method):
             gap = torch.softmax(output, 1) - torch.softmax(known[previous], 1)
             gap = masks[previous][:, None] * (gap if self.variant == "paper" else gap.detach())
             loss = loss + self.agreement * gap.square().mean()
-        return Objective(loss, {}, self.score_sums(output, batch, modality))
+        return Objective(loss, score_inputs=self.score_inputs(output, batch, modality))
 
     # ---- outputs ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equimodal.engine import Engine, all_sum, recorded_inputs
+from equimodal.engine import Engine, all_sum, recorded_call, recorded_inputs
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.projection._bank import FlatBank, Key
 from equimodal.projection._layers import (
@@ -55,6 +55,14 @@ class NoProjection(nn.Module):
     def observing(self, modality: str, on: bool = True) -> Observation:
         """Sums over the inputs that m's layers see inside the block, for an objective's ``sums``; filled at its end."""
         return Observation(self, self.layers(modality) if on else [])
+
+    def observe(self, modality: str, module: nn.Module, inputs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """The output of a module that is called once, and the sums over the inputs that m's layers in it see."""
+        layers = self.layers(modality)
+        if not layers:
+            return module(inputs), {}
+        output, recorded = recorded_call(module, inputs, layers)
+        return output, self.sums_of(layers, recorded)
 
     def sums_of(self, layers: Sequence[Layer], recorded: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
         """What is summed over the inputs of each layer, and over how many rows."""
@@ -150,14 +158,16 @@ class Orthogonal(NoProjection):
     def project(self, modality: str) -> None:
         r""":math:`G \leftarrow G P`."""
         for layer, projector in zip(self._layers, self, strict=True):
-            project_gradient(layer, projector.matrix)
+            matrix: Any = projector._buffers["matrix"]
+            project_gradient(layer, matrix)
 
     def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
         """P loses the mean of the features over all processes."""
         own: dict[str, Tensor] = {}
-        projectors, alpha = list(self), self._alpha()
-        for number, projector in enumerate(projectors):
-            matrix, statistic = projector.matrix, sums.get(f"statistic/{number}")
+        alpha = self._alpha()
+        for number, projector in enumerate(self):
+            matrix: Any = projector._buffers["matrix"]
+            statistic = sums.get(f"statistic/{number}")
             if statistic is None:  # of a process of which no sample takes part
                 own[f"statistic/{number}"], own[f"rows/{number}"] = matrix.new_zeros(len(matrix)), matrix.new_zeros(())
             else:
@@ -165,7 +175,7 @@ class Orthogonal(NoProjection):
                 own[f"rows/{number}"] = sums[f"rows/{number}"].to(matrix.dtype)
         whole = engine.all_sum(own)
         extras: dict[str, Tensor] = {}
-        for number, projector in enumerate(projectors):
+        for number, projector in enumerate(self):
             mean = whole[f"statistic/{number}"] / whole[f"rows/{number}"]
             extras[f"alpha_over_energy/{number}"] = projector.update(mean, alpha, self._relative)
             extras[f"plasticity/{number}"] = projector.plasticity()

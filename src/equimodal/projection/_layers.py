@@ -16,7 +16,7 @@ from equimodal.functional import (
     flat_projector,
     plasticity,
     project_rows,
-    removed_direction,
+    remove_direction_,
     uncentred_covariance_sum,
 )
 
@@ -108,11 +108,12 @@ def _unfold(
 def project_gradient(layer: Layer, projector: Tensor) -> None:
     """Replace the gradient G of the layer's weight by G P; a layer without a gradient is left alone."""
     weight = layer.weight
-    if weight.grad is not None:
-        if weight.grad.ndim == 2 and not is_sharded(weight) and projector.dtype == weight.dtype:
-            weight.grad = weight.grad @ projector
+    gradient = weight.grad
+    if gradient is not None:
+        if gradient.ndim == 2 and not is_sharded(weight) and projector.dtype == gradient.dtype:
+            weight.grad = gradient @ projector
             return
-        gradient = local(weight.grad)  # of a sharded layer: some rows, each projected on its own
+        gradient = local(gradient)  # of a sharded layer: some rows, each projected on its own
         gradient.copy_(project_rows(gradient, projector))
 
 
@@ -140,22 +141,32 @@ class OrthogonalProjector(Float32Buffers):
         """Back to the identity."""
         self.matrix.copy_(torch.eye(len(self.matrix), device=self.matrix.device, dtype=self.matrix.dtype))
 
-    @torch.no_grad()
     def update(self, feature_mean: Tensor, alpha: float, relative: bool) -> Tensor:
         """Take in the mean of one batch; returns alpha divided by the running mean of |hbar|^2."""
-        matrix, running, updates = self.matrix, self.energy, self.updates
-        mean = feature_mean.to(matrix.dtype)
-        # the first mean counts whole, later ones a tenth
-        running.lerp_(torch.dot(mean, mean), (1 - updates).clamp_min(0.1).to(mean.dtype))
-        updates.add_(1)
-        energy = running.clamp_min(1e-12)
-        removed = removed_direction(matrix, mean, alpha * energy if relative else alpha)
-        matrix.addr_(removed, removed, alpha=-1)
-        return torch.full_like(energy, alpha) if relative else energy.reciprocal_().mul_(alpha)
+        table: dict[str, Any] = self._buffers  # without the search of a module
+        matrix, running, updates = table["matrix"], table["energy"], table["updates"]
+        mean = (feature_mean.detach() if feature_mean.requires_grad else feature_mean).to(matrix.dtype)
+        energy = torch.dot(mean, mean)
+        usual: float | Tensor
+        # the first mean counts whole, later ones a tenth; numbers in host memory are read without waiting
+        if matrix.is_cpu:
+            first = not int(updates)
+            running.lerp_(energy, 1.0 if first else 0.1)
+            usual = max(float(running), 1e-12)
+        else:
+            first = True  # nobody knows without waiting
+            running.lerp_(energy, torch.where(updates > 0, 0.1, 1.0).to(mean))
+            usual = running.clamp_min(1e-12)
+        if first:
+            updates.fill_(1)
+        remove_direction_(matrix, mean, alpha * usual if relative else alpha, energy)
+        strength = alpha if relative else alpha / usual
+        return strength if isinstance(strength, Tensor) else matrix.new_full((), strength)
 
     def plasticity(self) -> Tensor:
         """trace(P) / d."""
-        return plasticity(self.matrix)
+        matrix: Any = self._buffers["matrix"]
+        return plasticity(matrix)
 
 
 class InputCovariance(Float32Buffers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -81,7 +82,8 @@ class Classification(nn.Module):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy, averaged as ``torch.nn.functional.cross_entropy`` does."""
         check_output(output, self)
-        weight = None if self.class_weight is None else self.class_weight.to(output.dtype)
+        weight = self._buffers["class_weight"]  # as self.class_weight, without the search
+        weight = None if weight is None else weight.to(output.dtype)
         target = target if target.is_floating_point() else target.long()
         return nn.functional.cross_entropy(output, target, weight=weight, label_smoothing=self.label_smoothing)
 
@@ -140,6 +142,8 @@ class Classification(nn.Module):
 
     def check_target(self, target: Tensor | None) -> None:
         """Raise unless ``target`` is (B,) integers in [0, C) or (B, C) rows of probabilities; synchronises on CUDA."""
+        if target is not None and target.ndim == 1 and target.dtype == torch.int64 and self._has_classes(target):
+            return  # the common case, asked in every step
         expected = f"class indices (B,) in 0..{self.num_classes - 1} or probabilities (B, {self.num_classes})"
         if target is None:
             raise TargetError(f"`target`: expected {expected}. Found None.")
@@ -161,12 +165,18 @@ class Classification(nn.Module):
             return
         if target.ndim != 1 or target.dtype == torch.bool:
             raise TargetError(f"`target`: expected {expected}. Found {target.dtype} {tuple(target.shape)}.")
-        if not target.shape[0]:
-            return
-        least, most = _least_and_most(target)
-        if least < 0 or most >= self.num_classes:
+        if not self._has_classes(target):
             outside = (target < 0) | (target >= self.num_classes)
             refuse_entries(target, outside, expected, "Check the labels or `num_classes`.")
+
+    def _has_classes(self, target: Tensor) -> bool:
+        """Whether integers (B,) are classes; of few, in host memory, Python's own sets are the quickest to ask."""
+        if target.numel() <= 256 and target.is_cpu:
+            return _up_to(self.num_classes).issuperset(target.tolist())
+        if not target.numel():
+            return True
+        least, most = target.aminmax()
+        return int(least) >= 0 and int(most) < self.num_classes
 
     def metrics(self) -> Any:
         """Accuracy, macro-averaged F1 and mean average precision over the classes; of soft targets their argmax."""
@@ -184,13 +194,9 @@ class Classification(nn.Module):
         return MetricCollection({n: LambdaInputTransformer(m, transform_target=_labels) for n, m in metrics.items()})
 
 
-def _least_and_most(target: Tensor) -> tuple[int, int]:
-    """Of integers (B,): of few, in host memory, Python's own minimum and maximum are the quickest."""
-    if target.shape[0] <= 256 and target.device.type == "cpu":
-        values = target.tolist()
-        return min(values), max(values)
-    least, most = target.aminmax()
-    return int(least), int(most)
+@cache
+def _up_to(count: int) -> frozenset[int]:
+    return frozenset(range(count))
 
 
 def _labels(target: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Objective, Survey, is_distributed, recorded_inputs
+from equimodal.engine import Objective, Survey, is_distributed, recorded_call
 from equimodal.errors import ModelError
 from equimodal.features import Channels, Rows
 from equimodal.functional import direction_loss, output_weight_gradient
@@ -86,11 +86,10 @@ class Direction:
         features = self._model.encode(batch.inputs, batch.present)
         fused = self._model.fuse(features, batch.present)
         shown = [m for m in self.own if m in features]
-        with recorded_inputs([self.layer, *(self.own[m] for m in shown)], detach=False) as (last, *inputs):
-            output = self._model.head(fused)
-            outputs = [self._classifiers[m](detached(features[m])) for m in shown]
+        output, (last,) = recorded_call(self._model.head, fused, [self.layer], detach=False)
         own: dict[str, Seen] = {}
-        for m, z, given in zip(shown, outputs, inputs, strict=True):
+        for m in shown:
+            z, (given,) = recorded_call(self._classifiers[m], detached(features[m]), [self.own[m]], detach=False)
             u, rows = given[-1].detach(), batch.rows(m)
             own[m] = Seen(*own_rows(z, batch, m), u if rows is None else u.index_select(0, rows))
         return Seen(output, target_of(batch), last[-1]), own

@@ -104,6 +104,23 @@ def usual_way(model: Multimodal, task: Task) -> UnimodalOutputs | None:
     return Split(module)
 
 
+def required_way(method: Method) -> UnimodalOutputs:
+    """:func:`usual_way` of a method that needs it.
+
+    Raises:
+        ModelError: there is none.
+    """
+    way = usual_way(method.multimodal, method.task)
+    if way is None:
+        fusion, head = getattr(method.model, "fusion", None), method.multimodal.head
+        raise ModelError(
+            f"`model`: {type(method).__name__} needs outputs of single modalities: a linear head on Concat or Sum, or "
+            f"a Late fusion. Found {type(head).__name__} on {type(fusion).__name__}. Use MultiLoss, which has heads of "
+            "its own."
+        )
+    return way
+
+
 SHARED = ("gaussian", "point")
 """Outputs whose addends are no predictions."""
 
@@ -134,7 +151,8 @@ def unimodal_phase(method: Method, modality: str, head: nn.Module) -> Phase:
 
     def objective(own: Batch, batch: Batch) -> Objective:
         output = head(method.multimodal.encode(own.inputs, None, [modality])[modality])
-        return Objective(method.loss(output, batch, modality), {}, method.score_sums(output, batch, modality))
+        loss, seen = method.loss(output, batch, modality), method.score_inputs(output, batch, modality)
+        return Objective(loss, score_inputs=seen)
 
     return branch_phase(method.multimodal, modality, head, objective)
 

@@ -1,0 +1,73 @@
+"""What a training step tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from equimodal.engine import Descent
+from equimodal.tasks import Task, mean_ratio
+
+
+class StepReport:
+    """What happened in one step, as detached tensors on the training device; reading one synchronises, so read rarely.
+
+    Scores are computed when they are read.
+
+    Args:
+        losses: name -> scalar.
+        scores: modality -> scalar, the training score of its unimodal output where the method computes one.
+        coefficients: name -> modality -> scalar, what the method multiplied or weighted with.
+        extras: further scalars (remaining plasticity, gradient norms ...).
+        phases: names of the phases that were stepped, in order; their losses are in ``losses``, beside parts of them.
+    """
+
+    def __init__(
+        self,
+        losses: dict[str, Tensor] | None = None,
+        scores: dict[str, Tensor] | None = None,
+        coefficients: dict[str, dict[str, Tensor]] | None = None,
+        extras: dict[str, Tensor] | None = None,
+        phases: list[str] | None = None,
+    ) -> None:
+        self.losses = {} if losses is None else losses
+        self.coefficients = {} if coefficients is None else coefficients
+        self.extras = {} if extras is None else extras
+        self.phases = [] if phases is None else phases
+        self._scores = {} if scores is None else scores
+        self._unread: dict[str, tuple[Task, Sequence[tuple[Tensor, Tensor]]]] = {}
+
+    def __repr__(self) -> str:
+        known = ("losses", "scores", "coefficients", "extras", "phases")
+        return f"StepReport({', '.join(f'{name}={getattr(self, name)}' for name in known)})"
+
+    def add_score(self, modality: str, task: Task, descent: Descent) -> None:
+        """The training score of a unimodal phase, unless all of its samples are on other processes."""
+        if descent.score_inputs:
+            self._unread[modality] = task, descent.score_inputs
+        elif "numerator" in descent.sums:
+            self.scores[modality] = mean_ratio(descent.sums["numerator"], descent.sums["denominator"])
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """modality -> scalar; see above."""
+        unread, self._unread = self._unread, {}
+        for modality, (task, seen) in unread.items():
+            first, *others = [task.score_terms(output, target) for output, target in seen]
+            numerator, denominator = first
+            for more, samples in others:
+                numerator, denominator = numerator + more, denominator + samples
+            self._scores[modality] = mean_ratio(numerator, denominator)
+        return self._scores
+
+    @scores.setter
+    def scores(self, scores: dict[str, Tensor]) -> None:
+        self._scores, self._unread = scores, {}
+
+    @property
+    def loss(self) -> Tensor:
+        """Sum of the phases' losses; 0 where no sample took part in any."""
+        values = [self.losses[name].float() for name in self.phases]
+        return torch.stack(values).sum() if values else torch.zeros(())
