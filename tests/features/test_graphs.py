@@ -213,3 +213,26 @@ def test_options_of_complete_batches_and_of_others(
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(MethodError, match="reduce-overhead.*Found 'fast'"):
         PlainEngine(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), compile="fast")
+
+
+def test_the_trainer_trains_in_graphs() -> None:
+    pytest.importorskip("lightning")
+    from lightning.pytorch import Trainer
+    from torch.utils.data import DataLoader
+
+    from equimodal.lightning import MethodModule
+
+    eager, compiled = (plain_method(("MLA", {}), sizes=TWO) for _ in range(2))
+    batches: Any = [data(sizes=TWO, seed=seed) for seed in range(3)]
+    graphs = EmulatedGraphs()
+    for method, options in ((eager, False), (compiled, graphs.options())):
+        method.predict(batches[0].inputs)
+        module = MethodModule(method, lambda groups: torch.optim.SGD(groups, lr=0.05), clip_norm=0.5, compile=options)
+        with graphs.running(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning's advice on loaders
+            trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+                              enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+            trainer.fit(module, DataLoader(batches, batch_size=None))
+    assert graphs.compilations == 2
+    assert graphs.steps >= 6
+    assert_near(weights(eager), weights(compiled))
