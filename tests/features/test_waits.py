@@ -15,14 +15,17 @@ from equimodal.engine import gather_rows
 from equimodal.engine._host import _channel, host_gather, host_max, host_sum
 from equimodal.errors import PropertyError
 from equimodal.testing import Case
-from equimodal.testing._waits import DEVICE, Waits, emulated_device, emulated_processes, moved, waits_of
+from equimodal.testing._waits import DEVICE, WAYS, Waits, emulated_device, emulated_processes, moved, waits_of
 from tests.features.helpers import Setting, every_setting, plain_method
 from tests.helpers import case_of, prove, weights
 
 
 @every_setting
 def test_asynchronous(setting: Setting) -> None:
-    prove("asynchronous", case_of(setting))
+    ways = ("two processes",) if setting[1] else WAYS  # the options of a method change no way of the engine
+    if case_of(setting).departure("processes") == "refused":
+        ways = ("alone",)
+    prove("asynchronous", case_of(setting), ways)
 
 
 PASSES: list[tuple[Setting, int]] = [

@@ -245,11 +245,11 @@ def moved(method: Method) -> Method:
 # ---- the property ----------------------------------------------------------------------------------------------------
 
 
-def asynchronous(case: Case) -> None:
+def asynchronous(case: Case, ways: Sequence[str] = WAYS) -> None:
     """No step waits for the device, on one process and on two; with a loss scale once per pass, to read its flag."""
     case.claims("asynchronous")
     here = _trained(case)
-    for way in WAYS:
+    for way in ways:
         if way == "two processes" and case.departure("processes") == "refused":
             continue
         try:
@@ -278,23 +278,19 @@ def _trained(case: Case) -> Method:
     return method
 
 
-def waits_of(method: Method, way: str = "alone", steps: int = 2) -> Waits:
-    """Where training steps wait for the device: what is seen in the last of them.
+def waits_of(method: Method, way: str = "alone") -> Waits:
+    """Where a training step waits for the device.
 
     Args:
         method: on the host, on :func:`~equimodal.testing.plain_model`; it stays as it is.
         way: one of :data:`WAYS`.
-        steps: how many; the first ones make the state of the optimizer.
     """
     there, batch = moved(method), _batch().to(DEVICE)
     scaler = torch.amp.GradScaler("cpu") if way == "loss scale" else None
     engine = _engine(there, clip_norm=1.0, scaler=scaler)
-    with emulated_device(), emulated_processes() if way == "two processes" else contextlib.nullcontext():
-        for _ in range(steps - 1):
-            with Waits():  # answers what is read
-                there.training_step(batch, engine)
-        with Waits() as waits:
-            there.training_step(batch, engine)
+    around = emulated_processes() if way == "two processes" else contextlib.nullcontext()
+    with emulated_device(), around, Waits() as waits:
+        there.training_step(batch, engine)
     return waits
 
 
