@@ -75,10 +75,12 @@ class CompiledLoss:
 
 def _copied(objective: Objective) -> Objective:
     """The objective with numbers in memory of their own; its graph goes on as it is."""
+    seen = objective.score_inputs
     return replace(
         objective,
         total=objective.total.clone(),
         losses={name: t.clone() for name, t in objective.losses.items()},
         sums={name: t.clone() for name, t in objective.sums.items()},
         rows={n: SampleValues(r.values.clone(), r.index.clone()) for n, r in objective.rows.items()},
+        score_inputs=None if seen is None else (seen[0].clone(), seen[1]),
     )
