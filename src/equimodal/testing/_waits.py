@@ -290,7 +290,8 @@ def waits_of(method: Method, way: str = "alone") -> Waits:
     engine = _engine(there, clip_norm=1.0, scaler=scaler)
     around = emulated_processes() if way == "two processes" else contextlib.nullcontext()
     with emulated_device(), around, Waits() as waits:
-        there.training_step(batch, engine)
+        report = there.training_step(batch, engine)
+        _ = report.scores, report.loss  # computed when they are asked for, and on the device
     return waits
 
 
