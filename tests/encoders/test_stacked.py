@@ -173,6 +173,15 @@ def test_more_modalities_take_no_more_kernels() -> None:
     assert counts[True, 4] < 0.7 * counts[False, 4]
 
 
+def test_an_exported_program_has_the_layers_one_by_one(passes: list[None]) -> None:
+    together, x = model(mlp, True).eval(), inputs((5,))
+    program = torch.export.export(together, (x,))
+    assert passes == []
+    layers = [node for node in program.graph.nodes if "linear" in str(node.target)]
+    assert len(layers) == 4 * 2 + 1
+    assert (program.module()(x) - together(x)).abs().max() < 1e-12
+
+
 # ---- one by one ------------------------------------------------------------------------------------------------------
 
 

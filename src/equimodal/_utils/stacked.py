@@ -76,9 +76,12 @@ def _equal(a: Any, b: Any) -> bool:
 def can_stack(modules: Sequence[nn.Module], inputs: Sequence[Any]) -> bool:
     """Whether one call for all gives what they give one by one: single tensors of one shape, and nothing looks inside.
 
-    Nothing does where no layer has a hook; modes must agree, as one module's layers run for all.
+    Nothing does where no layer has a hook; modes must agree, as one module's layers run for all. An exported program
+    has the layers one by one, with their weights as they are.
     """
     x = inputs[0]
+    if torch.compiler.is_exporting():
+        return False
     if not all(isinstance(y, Tensor) and y.shape == x.shape and y.dtype == x.dtype for y in inputs):
         return False
     waiting = list(modules)
