@@ -174,7 +174,7 @@ def _cosines(first: Tensor, second: Tensor) -> Tensor:
     aa, bb, ab = ((x * y).sum(-1) for x, y in ((first, first), (second, second), (first, second)))
     tiny = torch.finfo(aa.dtype).tiny
     value = ab * aa.clamp_min(tiny).rsqrt() * bb.clamp_min(tiny).rsqrt()
-    return torch.where((aa > tiny) & (bb > tiny), value, torch.zeros_like(value))
+    return torch.where((aa > tiny) & (bb > tiny), value, 0)
 
 
 def direction_loss(

@@ -201,7 +201,8 @@ class CGGM(Stateful, Method):
         turned = term.loss(fused, own, self.progress.balance)
         if turned is None:
             return Objective(total, losses, sums)
-        return Objective(total + term.weight * turned, {**losses, "direction": turned.detach()}, sums)
+        total = torch.add(total, turned, alpha=term.weight)
+        return Objective(total, {**losses, "direction": turned.detach()}, sums)
 
     def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """g_m <- rho B_m g_m, or the same factor on the update."""

@@ -78,10 +78,12 @@ class ScoreProgress(nn.Module):
     @torch.no_grad()
     def update(self, sums: Mapping[str, Tensor], engine: Engine, report: StepReport) -> None:
         """Take in a step's ``numerator/m`` and ``denominator/m``; B is made anew at the end of a window."""
-        zero = torch.zeros_like(self.numerators[0])
+        table = self.numerators
         names = [f"{kind}/{m}" for kind in ("numerator", "denominator") for m in self._modalities]
+        missing = [n for n in names if n not in sums]
+        known = {**sums, **dict.fromkeys(missing, table.new_zeros(table.shape[1]))} if missing else sums
         # in the buffers' type, as in a checkpoint, from which a run continues bit for bit
-        whole = engine.all_sum({n: sums.get(n, zero).to(zero.dtype) for n in names})
+        whole = engine.all_sum({n: known[n].to(table.dtype) for n in names})
         numerator, denominator = torch.stack([whole[n] for n in names]).chunk(2)
         for m in self._modalities:
             if f"numerator/{m}" in sums:  # a batch without any sample of it says nothing
