@@ -27,6 +27,7 @@ help:
 	@echo 'make test-lowest   the whole test suite with the lowest declared version of every dependency'
 	@echo 'make bench   cost of each method in joint steps, scaling, start-up, long runs'
 	@echo 'make bench-data   samples per second and memory of prepared data against decoding (about 5 GB of disk)'
+	@echo 'make device  on a machine with an accelerator: its benchmark and its tests, into build/device'
 	@echo 'make docs    run the examples of README.md and docs/'
 	@echo 'make docs-site   build the documentation site from mkdocs.yml; open site/index.html'
 	@echo 'make pages   write the pages and lists that follow from the code: methods, features, datasets, reference'
@@ -96,6 +97,11 @@ bench: $(DEV_STAMP)
 
 bench-data: $(DEV_STAMP)
 	$(BIN)/python benchmarks/loader.py
+
+# A machine without the network takes the script as it is: PYTHON=python3 sh scripts/device.sh FOLDER
+.PHONY: device
+device: $(DEV_STAMP)
+	PYTHON=$(BIN)/python sh scripts/device.sh
 
 docs: $(DEV_STAMP)
 	$(BIN)/python -m pytest -n 0 tests/test_documentation.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import equimodal
+from equimodal.methods import available, get
 
 PACKAGES = (
     "", ".data", ".data.prepare", ".data.augment", ".encoders", ".functional", ".fusion", ".methods", ".report",
@@ -157,8 +159,24 @@ def test_who_calls_a_solver_of_linear_algebra() -> None:
     }
 
 
+def test_files_are_hashed_in_one_place() -> None:
+    """And where the seal of a run reads, which opens nothing but regular files."""
+    package = Path(equimodal.__file__).parent
+    callers = {f.relative_to(package).as_posix() for f in package.rglob("*.py") if "file_digest(" in f.read_text()}
+    assert callers == {"_utils/files.py", "studies/runs/_seal.py"}
+
+
 def test_no_file_outgrows_its_reader() -> None:
     long = {
         f.name: n for f in Path(equimodal.__file__).parent.rglob("*.py") if (n := len(f.read_text().splitlines())) > 400
     }
     assert not long
+
+
+def test_a_method_reads_like_its_paper() -> None:
+    """Its formulas stand in functional/, its machinery in methods/parts/, what was released otherwise in released/."""
+    files = {Path(sys.modules[get(name).__module__].__file__ or "") for name in available(outside=False)}
+    lines = sorted(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+    assert len(lines) >= 30
+    assert statistics.median(lines) <= 110, lines
+    assert lines[-1] <= 240, lines

@@ -17,7 +17,7 @@ from tests.cli.helpers import CLI, TINY
 
 pytest.importorskip("optuna")
 
-SMALL = [*TINY, "--budget", "8", "--methods", "MLA", "--fusions", "Sum", "--ensemble", "2", "--length", "1"]
+SMALL = [*TINY, "--budget", "9", "--methods", "MLA", "--fusions", "Sum", "--ensemble", "2", "--length", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_page_needs_nothing_else_and_says_everything(tuned: Path) -> None:
         if trial["score"] is not None:
             assert f"<td>{trial['number']} {trial['method']}" in page
     for text in (
-        "Winner and best control",
+        "Winner, best control and default",
         "Importance of each choice",
         "What was tried",
         "Validation score",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from equimodal import Batch, Classification, MultimodalModel
-from equimodal.diagnostics import evaluate, rule_scores, subset_scores
+from equimodal.diagnostics import collect, evaluate, rule_outcomes, rule_scores, subset_scores
 from equimodal.errors import BatchError
 from equimodal.fusion import Concat
 from equimodal.methods import Ensemble, Joint, Unimodal
@@ -159,3 +161,52 @@ def test_one_modality_alone() -> None:
     found = evaluate(method, [batch()])
     assert found.unimodal == {"b": 0.5}
     assert found.score == 0.5
+
+
+@pytest.mark.parametrize("whole_first", [True, False])
+def test_a_batch_without_a_modality_is_one_whose_samples_lack_it(whole_first: bool) -> None:
+    method = ensemble()
+    inputs = {"a": votes([0, 1, 2, 1], 5.0), "b": votes([0, 2, 2, 0], 3.0)}
+    lacking = {"a": inputs["a"]}
+    pairs = [Batch(inputs, TARGET), Batch(lacking, TARGET)]
+    masked = Batch({**inputs}, TARGET, {"b": torch.zeros(4, dtype=torch.bool)})
+    found = evaluate(method, pairs if whole_first else pairs[::-1])
+    assert found == evaluate(method, [pairs[0], masked] if whole_first else [masked, pairs[0]])
+    assert found.counts == {"a": 8, "b": 4}
+
+
+def summed(unimodal: Any, present: Any, fused: Any, distribution: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """A rule of the user's: the sum of the logits."""
+    return torch.stack(list(unimodal.values())).sum(0), {}
+
+
+class Counted:
+    """Batches that say how often they were passed over."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.passes += 1
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("inference", ["mean", summed])
+def test_rules_are_read_off_outputs_that_are_there(inference: Any) -> None:
+    """Bit by bit what passes of their own give, without reading the test samples again."""
+    method = ensemble(inference=inference)
+    g = torch.Generator().manual_seed(0)
+    parts = [
+        Counted([Batch({m: torch.randn(9, 3, generator=g) for m in "ab"}, torch.arange(9) % 3) for _ in range(3)])
+        for _ in range(2)
+    ]
+    own = rule_outcomes(method, parts[0], parts[1])
+    seen, found = (collect(method, part) for part in parts)
+    before = [part.passes for part in parts]
+    shared = rule_outcomes(method, parts[0], found, seen)
+    assert [part.passes for part in parts] == [before[0] + 1, before[1]]
+    assert own.keys() == shared.keys()
+    for rule, (score, outcomes) in own.items():
+        assert score == shared[rule][0], rule
+        for name in ("numerator", "denominator"):
+            assert np.array_equal(getattr(outcomes, name), getattr(shared[rule][1], name)), rule

@@ -78,7 +78,8 @@ def test_an_engine_beside_has_the_same_settings() -> None:
                          compile={"backend": "eager"}, check_finite=True)  # fmt: skip
     beside = engine_beside(engine, [torch.optim.SGD([q], lr=0.1)])
     assert (beside.clip_norm, beside.autocast, beside.check_finite) == (2.0, torch.float16, True)
-    assert beside._compile == {"backend": "eager"}
+    assert beside._compiled is not None
+    assert beside._compiled.options == {"backend": "eager"}
     assert beside._scale is not None
     assert beside._scale.scaler is not scaler
     assert (beside._scale.scaler.get_scale(), beside._scale.scaler.get_growth_factor()) == (8.0, 4.0)

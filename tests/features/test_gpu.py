@@ -163,6 +163,30 @@ def test_channels_last_in_bfloat16(name: str, compiled: bool, device: torch.devi
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("name", ["Joint", "MLA", "CGGM", "MIE"])
+def test_cuda_graphs(name: str, device: torch.device) -> None:
+    """Weights and reports of eager steps, and every loss became a graph."""
+    if device.type != "cuda":
+        pytest.skip("only CUDA has graphs")
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    eager, compiled = on(device, (name, {}), norm=True), on(device, (name, {}), norm=True)
+    batch, losses = single(data(32)).to(device), []
+    for method, engine in ((eager, sgd(eager)), (compiled, sgd(compiled, compile="reduce-overhead"))):
+        method.predict(batch.inputs)
+        data_of = ToyData([batch])
+        reports = []
+        for epoch in range(3):
+            method.train()
+            method.on_train_epoch_start(data_of.context(epoch, 3, engine))
+            reports += [method.training_step(batch, engine) for _ in range(4)]
+            method.on_train_epoch_end(data_of.context(epoch, 3, engine))
+        losses.append(torch.stack([report.loss for report in reports]))  # read after the steps that followed
+    assert_near(weights(eager), weights(compiled), 1e-4)
+    assert (losses[0] - losses[1]).abs().max() < 1e-4
+    assert torch._dynamo.utils.counters["inductor"]["cudagraph_skips"] == 0
+
+
 # ---- what a phase may ask for ----------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from equimodal.errors import MethodError
-from equimodal.functional import copies_alone, distance_from_uniform, shapley_values
+from equimodal.functional import copies_alone, distance_from_uniform, drawn_by_chance, shapley_values, weakest_share
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,26 @@ def test_a_player_that_adds_nothing() -> None:
 def test_copies() -> None:
     worth = torch.tensor([-0.5, -0.1, 0.0, 0.39, 0.4, 0.5, 0.99, 1.0, 1.5])
     assert copies_alone(worth).tolist() == [3, 0, 2, 2, 0, 1, 1, 0, 0]
+
+
+def test_weakest_share_by_hand() -> None:
+    """Means 1, 1/2 and 1/4, the last over two samples that have it: g = 3/4 - 1/4, and a share of 2/3 alpha / 2."""
+    worth = torch.tensor([[2.0, 0.5, 0.0], [1.0, 1.0, 0.5], [0.0, 0.0, 9.0]], dtype=torch.float64)
+    there = torch.tensor([[True, True, True], [True, True, True], [True, True, False]])
+    weakest, share = weakest_share(worth, there, 0.75)
+    assert weakest == 2
+    assert share == pytest.approx(0.25, abs=1e-12)
+    assert weakest_share(worth, there, 30.0)[1] == 1.0
+    assert weakest_share(torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool), 1.0) == (0, 0.0)  # the first of equals
+
+
+def test_draws_by_chance() -> None:
+    """One number per sample that can be drawn, in their order; nobody else."""
+    able = torch.arange(400) % 4 != 1
+    drawn = drawn_by_chance(able, 0.3, torch.Generator().manual_seed(3))
+    assert drawn[able].tolist() == (torch.rand(300, generator=torch.Generator().manual_seed(3)) < 0.3).long().tolist()
+    assert int(drawn[~able].sum()) == 0
+    assert int(drawn_by_chance(able, 0.0, torch.Generator()).sum()) == 0
 
 
 def test_what_is_no_table() -> None:

@@ -130,7 +130,7 @@ def test_when_it_is_time() -> None:
     method = made(every=2, times=2)
     seen: list[int] = []
     for epoch in range(9):
-        method._reset = lambda *_, now=epoch: seen.append(now)
+        method.soft_reset.back = lambda *_, now=epoch: seen.append(now)
         method.on_train_epoch_start(context(data(), data(seed=2), epoch, sgd(method)))
     assert seen == [2, 2, 4, 4]
 

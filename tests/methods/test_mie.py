@@ -306,7 +306,7 @@ def test_the_released_radius_does_nothing() -> None:
 def test_the_released_variant_refuses_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its perturbation along the process's own gradient, never undone, would let them drift apart."""
     method, batches = build(2, variant="released")
-    monkeypatch.setattr("equimodal.methods._mie.is_distributed", lambda: True)
+    monkeypatch.setattr("equimodal.methods.released._mie.is_distributed", lambda: True)
     with pytest.raises(UnsupportedError, match="one process"):
         method.training_step(batches[0], engine_for(method))
 

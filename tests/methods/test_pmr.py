@@ -159,7 +159,7 @@ def test_the_released_coefficients_are_a_switch_without_entropy() -> None:
 
 def test_what_it_needs_is_named() -> None:
     method = small_method("PMR", 2)
-    with pytest.raises(MethodError, match=r"expected prototypes.*on_train_epoch_start"):
+    with pytest.raises(MethodError, match=r"needs to know the epoch.*loader=train_loader"):
         method.training_step(small_batch(2, 0), engine_for(method))
     with pytest.raises(MethodError, match=r"`context.loader`: PMR .*Give EpochContext\(epoch, loader=train_loader\)"):
         method.on_train_epoch_start(EpochContext(0))

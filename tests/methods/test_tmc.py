@@ -127,9 +127,9 @@ def test_warning_and_refusals() -> None:
     ours = TMC(plain_model(SIZES, 5, CLASSES), Classification(CLASSES))
     with pytest.warns(ScheduleWarning, match="does not know the epoch"):
         ours.training_step(batch_of(SIZES, 0, False), PlainEngine(torch.optim.SGD(ours.parameters(), lr=0.1)))
-    with pytest.raises(UnsupportedError, match="'fused' reads a joint head, which TMC trains with joint=True"):
+    with pytest.raises(UnsupportedError, match="TMC trains no joint head, which 'fused' reads. Use joint=True"):
         make_method("TMC", 2, inference="fused")
-    with pytest.raises(UnsupportedError, match="'evidential_fused' reads a joint head"):
+    with pytest.raises(UnsupportedError, match="no joint head, which 'evidential_fused' reads"):
         make_method("TMC", 2, inference="evidential_fused")
     with pytest.raises(UnsupportedError, match="Ensemble trains no joint head"):
         make_method("Ensemble", 2, inference="evidential_fused")

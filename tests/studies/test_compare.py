@@ -203,10 +203,23 @@ def test_a_comparison_that_was_stopped_continues_in_its_cell(tmp_path: Path, mon
         assert_same_run(tmp_path / f"whole/cells/{label}/seed0", tmp_path / f"s/cells/{label}/seed0")
 
 
+@pytest.mark.parametrize(
+    ("good", "match"),
+    [
+        ([], "^both cells failed. bad/seed0, bad/seed1: `alpha`"),
+        (["one"], "^2 of 4 cells failed, the others are finished. bad/seed0, bad/seed1: `alpha`"),
+    ],
+)
+def test_all_that_failed_is_told_as_all(good: list[str], match: str, tmp_path: Path) -> None:
+    entries = {"bad": Entry("MLA", {"alpha": -1.0}), **{name: Entry("Joint") for name in good}}
+    with pytest.raises(StudyError, match=match):
+        compare(study(entries, seeds=[0, 1]), tmp_path / "s", cost=False)
+
+
 def test_a_cell_that_fails_does_not_take_the_others_with_it(tmp_path: Path) -> None:
     bad = Entry("MLA", {"alpha": -1.0})
     settings = study({"bad": bad, "Joint": Entry("Joint"), "worse": bad}, seeds=[0])
-    once = r"2 of 3 cells failed, the others are finished. bad/seed0, worse/seed0: (`alpha`(?!.*`alpha`).*)$"
+    once = r"2 of 3 cells failed, the other one is finished. bad/seed0, worse/seed0: (`alpha`(?!.*`alpha`).*)$"
     with pytest.raises(StudyError, match=once) as caught:
         compare(settings, tmp_path / "s", cost=False)
     assert [row["method"] for row in caught.value.study["rows"]] == ["Joint"]

@@ -124,7 +124,7 @@ class Nowhere(Elsewhere):
 
 def test_results_that_do_not_arrive_are_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("equimodal.studies.comparisons._execution.ARRIVAL", 0.0)
-    with pytest.raises(StudyError, match=r"3 of 3 cells failed.*first/seed0.*machines share.*it uses") as caught:
+    with pytest.raises(StudyError, match=r"all 3 cells failed.*first/seed0.*machines share.*it uses") as caught:
         compare(study(), tmp_path / "s", cost=False, executor=Nowhere(9))
     assert caught.value.study["rows"] == []
 
@@ -144,7 +144,7 @@ def test_parts_make_the_whole(tmp_path: Path, whole: Path, monkeypatch: pytest.M
 
 def test_what_failed_in_another_part_is_remembered(tmp_path: Path) -> None:
     entries = {"bad": Entry("MLA", {"alpha": -1.0}), **SINGLE}
-    with pytest.raises(StudyError, match="1 of 1 cells failed"):
+    with pytest.raises(StudyError, match="^the only cell failed. "):
         compare(study(entries), tmp_path / "s", cost=False, cells=["bad/seed0"])
     found = compare(study(entries), tmp_path / "s", cost=False, cells=["first/seed0"])
     assert found["incomplete"][0].startswith("failed: bad/seed0: `alpha`")
@@ -207,6 +207,9 @@ def test_the_command_line_lists_and_runs_parts(tmp_path: Path, capsys: pytest.Ca
     cli = CLI(capsys)
     assert cli([*BOTH, "--list"]) == "Joint/seed0\nEnsemble/seed0\n"
     out = ["--out", str(tmp_path / "s"), "--quiet"]
+    nothing = "part 3/4 has no cell: the comparison has 2, and the parts 1/4 to 2/4 have one each. Nothing was run.\n"
+    assert cli([*BOTH, *out, "--part", "3/4"]) == nothing
+    assert not (tmp_path / "s").exists()
     assert cli([*BOTH, *out, "--part", "2/2"]).startswith("1 of 2 cells finished. Their report: equimodal report ")
     assert is_finished(place(tmp_path / "s", "Ensemble/seed0"))
     assert not place(tmp_path / "s", "Joint/seed0").exists()

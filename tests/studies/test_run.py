@@ -323,7 +323,7 @@ def test_a_protocol_without_test_data_is_refused_before_training(tmp_path: Path)
 
     inputs = {m: np.random.default_rng(0).standard_normal((40, 7)) for m in ("m1", "m2")}
     data = from_arrays(inputs, np.arange(40) % 3, ["train"] * 30 + ["validation"] * 10)
-    with pytest.raises(DataError, match="no test split"):
+    with pytest.raises(DataError, match="no test part"):
         run(config(), tmp_path / "a", data=data)
     assert not (tmp_path / "a").exists()
 

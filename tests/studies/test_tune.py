@@ -31,10 +31,11 @@ from tests.studies.helpers import config
 
 pytest.importorskip("optuna")
 
+CONTROLS = ("Joint", "MultiLoss", "Ensemble", "ExpertPool")
 CHOSEN: dict[str, Any] = {"ensemble": 3, "methods": ["MIE", "CGGM"], "fusions": ["Sum"]}
 
 
-def settings(budget: float = 20.0, **changes: Any) -> TuneConfig:
+def settings(budget: float = 23.0, **changes: Any) -> TuneConfig:
     one = config(epochs=3)
     return TuneConfig(budget, **{"data": one.data, "model": one.model, "training": one.training, **changes})
 
@@ -55,22 +56,22 @@ def record(folder: Path) -> dict[str, Any]:
 def test_controls_come_first_then_their_rates_then_every_method(whole: Path) -> None:
     data = build_data(settings().data)
     trials = record(whole)["trials"]
-    assert [t["plan"] for t in trials[:3]] == ["control: Joint", "control: MultiLoss", "control: Ensemble"]
-    assert all(t["state"] == "finished" and t["epochs"] == 3 and t["control"] for t in trials[:3])
-    best = max(trials[:3], key=lambda t: t["score"])["method"]
-    assert [t["plan"] for t in trials[3:5]] == [f"start: {best}, higher rate", f"start: {best}, lower rate"]
-    assert trials[3]["lr"] == pytest.approx(1e-2 * 8**0.5)
-    assert [t["plan"] for t in trials[5:7]] == ["start: MIE", "start: CGGM"]
-    assert all(t["options"] == {} for t in trials[:5])
-    assert trials[6]["options"] == {k: v for k, v in CGGM.recommended(data.task).items() if k != "inference"}
+    assert [t["plan"] for t in trials[:4]] == [f"control: {name}" for name in CONTROLS]
+    assert all(t["state"] == "finished" and t["epochs"] == 3 and t["control"] for t in trials[:4])
+    best = max(trials[:4], key=lambda t: t["score"])["method"]
+    assert [t["plan"] for t in trials[4:6]] == [f"start: {best}, higher rate", f"start: {best}, lower rate"]
+    assert trials[4]["lr"] == pytest.approx(1e-2 * 8**0.5)
+    assert [t["plan"] for t in trials[6:8]] == ["start: MIE", "start: CGGM"]
+    assert all(t["options"] == {} for t in trials[:6])
+    assert trials[7]["options"] == {k: v for k, v in CGGM.recommended(data.task).items() if k != "inference"}
 
 
 def test_the_budget_is_kept_and_a_method_that_costs_two_counts_twice(whole: Path) -> None:
     found = record(whole)
     parts = [t["cost"] * (t["epochs"] - t["start"]) for t in found["trials"] if t["cost"] is not None]
     assert sum(parts) == pytest.approx(found["budget"]["spent"])
-    assert found["budget"]["spent"] <= 20
-    assert found["budget"]["spent"] + 3 > 20  # no trial of cost 1 would fit any more
+    assert found["budget"]["spent"] <= 23
+    assert found["budget"]["spent"] + 3 > 23  # no trial of cost 1 would fit any more
     assert found["budget"]["spent_joint_steps"] == 5 * found["budget"]["spent"]  # 80 samples in batches of 16
     assert next(t for t in found["trials"] if t["method"] == "MIE")["cost"] == 2.0
 
@@ -91,18 +92,20 @@ def test_winner_and_control_are_finished_runs_and_the_verdict_can_be_trained(who
     verdict = found["verdict"]
     scores = {t["number"]: t["score"] for t in found["trials"] if t["state"] == "finished"}
     assert verdict["winner"]["score"] == max(scores.values())
-    assert verdict["control"]["score"] == max(scores[n] for n in range(3))
-    same = verdict["winner"]["trial"] == verdict["control"]["trial"]
-    for name in ("control",) if same else ("control", "winner"):
+    assert verdict["control"]["score"] == max(scores[n] for n in range(4))
+    assert verdict["default"]["method"] == "ExpertPool"
+    folders = {verdict[name]["trial"]: name for name in ("default", "winner", "control")}
+    assert {p.parent.name for p in whole.glob("*/metrics.json")} == set(folders.values())  # each trial once
+    for name in folders.values():
         _, data, method = load_run(whole / name)
         again = evaluate(method, loader(data.test, 256))
         assert again.score == found["test"][name]
         assert again.rule == verdict[name]["rule"]
     taken = RunConfig.from_dict(read_yaml(whole / "take.yaml"))
-    chosen = verdict["control" if verdict["taken"] == verdict["control"]["trial"] else "winner"]
+    chosen = verdict[folders[verdict["taken"]]]
     assert (taken.method, taken.training.epochs, taken.training.lr) == (chosen["method"], 3, chosen["lr"])
     metrics = run(taken, tmp_path / "taken", loggers=False)  # here a trial is as long as a whole training
-    assert metrics["test"]["score"] == found["test"][(chosen is verdict["winner"] and "winner") or "control"]
+    assert metrics["test"]["score"] == found["test"][folders[verdict["taken"]]]
     assert found["commands"][0] == f"equimodal train --config {whole / 'take.yaml'} --out RUN_DIR"
 
 
@@ -140,20 +143,20 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def test_test_data_are_read_at_the_end_and_never_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch)
-    chosen = settings(9, methods=[], test=False, length=3)
+    chosen = settings(12, methods=[], test=False, length=3)
     first = tune(chosen, tmp_path / "t")
-    assert (calls["test"], first["test"], calls["trained"]) == (0, None, 6)  # two parts for each control
+    assert (calls["test"], first["test"], calls["trained"]) == (0, None, 8)  # two parts for each control
     assert not (tmp_path / "t" / "control").exists()
-    second = tune(replace(chosen, budget=13.0), tmp_path / "t")  # goes on: the controls are not trained again
-    assert second["trials"][:3] == first["trials"]
-    assert len(second["trials"]) > 3
+    second = tune(replace(chosen, budget=16.0), tmp_path / "t")  # goes on: the controls are not trained again
+    assert second["trials"][:4] == first["trials"]
+    assert len(second["trials"]) > 4
     assert calls["test"] == 0
-    last = tune(replace(chosen, budget=13.0, test=True), tmp_path / "t")
+    last = tune(replace(chosen, budget=16.0, test=True), tmp_path / "t")
     assert calls["before the verdict"] == 0
     assert calls["test"] > 0
     assert last["trials"] == second["trials"]
     seen = dict(calls)
-    assert tune(replace(chosen, budget=13.0, test=True), tmp_path / "t") == last
+    assert tune(replace(chosen, budget=16.0, test=True), tmp_path / "t") == last
     assert dict(calls) == seen
     with pytest.raises(DataError, match="as it was when its test data were read. Found other budget"):
         tune(replace(chosen, budget=40.0, test=True), tmp_path / "t")
@@ -192,15 +195,15 @@ def test_a_killed_tuning_loses_the_running_trial_at_most(whole: Path, tmp_path: 
 
 
 def test_a_search_that_goes_on_draws_what_one_in_a_single_go_draws(tmp_path: Path) -> None:
-    chosen = settings(8, length=1, methods=[], fusions=["Sum"], test=False)
+    chosen = settings(9, length=1, methods=[], fusions=["Sum"], sharpness=False, test=False)
     found = tune(chosen, tmp_path / "whole")
     drawn = [t for t in found["trials"] if not t["plan"] and t["state"] == "finished"]
-    assert len(drawn) >= 2  # beside three controls and two rates
-    tune(replace(chosen, budget=5.0), tmp_path / "parts")
+    assert len(drawn) >= 2  # beside four controls and two rates
     tune(replace(chosen, budget=6.0), tmp_path / "parts")
+    tune(replace(chosen, budget=7.0), tmp_path / "parts")
     assert comparable(tune(chosen, tmp_path / "parts")) == comparable(found)
     other = tune(replace(chosen, seed=1), tmp_path / "other")
-    assert [t["lr"] for t in other["trials"][5:]] != [t["lr"] for t in found["trials"][5:]]
+    assert [t["lr"] for t in other["trials"][6:]] != [t["lr"] for t in found["trials"][6:]]
 
 
 def test_a_line_that_was_cut_is_taken_away_and_the_lock_of_a_dead_process(whole: Path, tmp_path: Path) -> None:
@@ -265,7 +268,7 @@ def test_another_tuning_in_the_folder_is_refused_by_name(whole: Path) -> None:
         (
             {"budget": 8.0, "length": 3},
             MethodError,
-            "expected at least 9 joint epochs, which the controls Joint, Multi",
+            "expected at least 12 joint epochs, which the controls Joint, Multi",
         ),
         ({"methods": ["Unimodal"]}, MethodError, "`methods`: .*Found Unimodal"),
     ],
@@ -289,12 +292,12 @@ def test_a_failing_method_is_recorded_and_charged(tmp_path: Path, monkeypatch: p
         return advance(one, *arguments, **options)
 
     monkeypatch.setattr("equimodal.studies.tuning._search.advance", failing)
-    found = tune(settings(16, methods=["MLA"], fusions=[], test=False, length=3), tmp_path / "t")
+    found = tune(settings(19, methods=["MLA"], fusions=[], test=False, length=3), tmp_path / "t")
     failed = [t for t in found["trials"] if t["method"] == "MLA"]
     assert failed[0]["why"] == "RuntimeError: no such luck"
     assert failed[0]["state"] == "failed"
-    assert found["budget"]["spent"] <= 16
-    assert found["verdict"]["control"]["method"] in ("Joint", "MultiLoss", "Ensemble")
+    assert found["budget"]["spent"] <= 19
+    assert found["verdict"]["control"]["method"] in CONTROLS
 
 
 @pytest.mark.parametrize(
@@ -309,12 +312,13 @@ def test_a_failing_method_is_recorded_and_charged(tmp_path: Path, monkeypatch: p
 def test_every_task_can_be_tuned(task: str, options: dict[str, Any], tmp_path: Path) -> None:
     sizes = {"train": 48, "validation": 24, "test": 24}
     data = DataConfig("synthetic", options={**sizes, "task": task}, task=options)
-    chosen = settings(4, data=data, length=1, methods=[], fusions=[], ensemble=2)
+    chosen = settings(5, data=data, length=1, methods=[], fusions=[], ensemble=2)
     found = tune(chosen, tmp_path / "t")
-    assert [t["state"] for t in found["trials"][:3]] == ["finished"] * 3
-    assert all(t["score"] is not None for t in found["trials"][:3])
+    assert [t["state"] for t in found["trials"][:4]] == ["finished"] * 4
+    assert all(t["score"] is not None for t in found["trials"][:4])
     assert found["verdict"]["words"].startswith("Take")
-    assert ("points" in found["verdict"]["words"]) == (task != "regression" and found["test"]["difference"] is not None)
+    compared = [found["test"][k] for k in ("difference", "default_difference")]
+    assert ("points" in found["verdict"]["words"]) == (task != "regression" and compared != [None, None])
 
 
 def test_without_any_control_there_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,14 +333,14 @@ def test_without_any_control_there_is_no_verdict(tmp_path: Path, monkeypatch: py
 # ---- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def trial(folder: Path, number: int, right: int, control: bool, count: int = 200) -> Finished:
+def trial(folder: Path, number: int, right: int, control: bool, count: int = 200, method: str = "Joint") -> Finished:
     """A trial that is right on the first samples of ``count``."""
     output = torch.zeros(count, 2)
     output[:right, 0], output[right:, 1] = 1.0, 1.0
     place = folder / str(number)
     write_outputs(place / OUTPUTS, {"last": Outputs(output, {}, {"m": torch.ones(count, dtype=torch.bool)})})
     pick = Candidate("last", "fused", False, right / count, default=True)
-    return Finished(number, RunConfig("Joint"), place, pick, control)
+    return Finished(number, RunConfig(method), place, pick, control)
 
 
 def bench(groups: Tensor | None = None) -> Bench:
@@ -360,8 +364,35 @@ def test_a_winner_is_taken_only_beyond_the_interval(tmp_path: Path) -> None:
     assert (found.winner, found.taken, found.validation) == (control, control, None)  # a tie goes to the control
     difference = {"mean": -0.02, "low": -0.03, "high": -0.01, "p": 0.01, "seeds": 1, "samples": 9}
     said = in_words(judge(bench(), [control, clear]), {"difference": difference}, percent=True)
-    assert said.endswith("On test data the composition is -2.0 points (95 % interval -3.0 to -1.0) above the control; "
-                         "the interval lies below zero.")  # fmt: skip
+    assert said.endswith("On test data the composition is -2.0 points (95 % interval -3.0 to -1.0) above the best "
+                         "control, Joint; the interval lies below zero.")  # fmt: skip
+
+
+def test_the_default_is_taken_unless_something_is_clearly_better(tmp_path: Path) -> None:
+    default = trial(tmp_path, 0, 150, control=True, method="ExpertPool")
+    close, clear = trial(tmp_path, 1, 152, control=True), trial(tmp_path, 2, 170, control=True, method="MultiLoss")
+    found = judge(bench(), [close, default])
+    assert (found.winner, found.control, found.default, found.taken) == (close, close, default, default)
+    assert found.over_default is not None
+    assert found.over_default.mean == pytest.approx(0.01)
+    said = in_words(found, None, percent=True)
+    assert said.startswith("Take the default ExpertPool: the best control, Joint, is 1.0 points (95 % interval ")
+    assert said.endswith("above it on validation data, which may be chance; no composition scored higher on validation "
+                         "data.")  # fmt: skip
+    found = judge(bench(), [close, default, clear])
+    assert (found.winner, found.taken) == (clear, clear)
+    assert in_words(found, None, True).startswith("Take the control MultiLoss: the best control, MultiLoss, is 10.0 po")
+    composition = trial(tmp_path, 3, 171, control=False)
+    found = judge(bench(), [close, default, clear, composition])
+    assert (found.winner, found.taken) == (composition, clear)
+    found = judge(bench(), [close, default, composition])
+    assert (found.winner, found.taken) == (composition, composition)
+    found = judge(bench(), [close, default, trial(tmp_path, 4, 153, control=False)])
+    assert found.taken is default
+    assert "above Joint on validation data, and the interval includes zero" in in_words(found, None, percent=True)
+    equal = trial(tmp_path, 5, 150, control=True)
+    found = judge(bench(), [equal, default])  # a tie goes to the default
+    assert (found.control, found.taken, found.over_default) == (default, default, None)
 
 
 def test_the_interval_is_corrected_for_the_number_of_compositions(tmp_path: Path) -> None:

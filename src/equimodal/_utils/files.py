@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,6 +36,19 @@ def write_bytes(path: Path, content: bytes, hint: str) -> Path:
     except OSError as error:
         raise StorageError(f"`{path}`: could not be written ({error.strerror or error}). {hint}") from error
     return path
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     content_hash(write_bytes(Path(folder) / "a.txt", b"abc", ""))[:8]
+        'ba7816bf'
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:

@@ -57,6 +57,8 @@ def run(argv: Sequence[str], context: Context) -> int:
         raise UsageError(f"{_PROG} --out is missing. Name the folder for the comparison: --out DIR")
     where = _executor(values)
     cells = _cells(values, config)
+    if values["part"] is not None and not cells:
+        return _nothing_to_run(values["part"], config)
     cost = "" if values["cost"] else " --cost false"
     resume = f"equimodal compare --out {shlex.quote(str(values['out']))} --workers {values['workers']}{cost}"
     resume += f" {where.arguments}" if isinstance(where, Executor) else ""
@@ -98,6 +100,14 @@ def _cells(values: Mapping[str, Any], config: StudyConfig) -> list[str] | None:
         said = values["part"] if values["cells"] is None else f"{values['part']} beside --cells"
         raise UsageError(f"{_PROG} --part: expected I/N, the part I of N, from 1/N to N/N. Found {said}.")
     return config.order(build_data(config.data))[int(found[1]) - 1 :: int(found[2])]
+
+
+def _nothing_to_run(part: str, config: StudyConfig) -> int:
+    """Say that there are fewer cells than parts."""
+    count, parts = len(config.order(build_data(config.data))), part.partition("/")[2]
+    named = f"part 1/{parts} has it" if count == 1 else f"the parts 1/{parts} to {count}/{parts} have one each"
+    print(f"part {part} has no cell: the comparison has {count}, and {named}. Nothing was run.")
+    return 0
 
 
 def study_config(values: Mapping[str, Any]) -> StudyConfig:

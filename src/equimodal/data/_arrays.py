@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import struct
 import tokenize
@@ -25,12 +24,6 @@ _BROKEN = (
     ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
     NotImplementedError, RuntimeError, MemoryError, OverflowError, struct.error, tokenize.TokenError,
 )  # fmt: skip
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Arrays(Mapping[str, Array]):

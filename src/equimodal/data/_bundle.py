@@ -7,10 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from equimodal._utils.files import companion_of, standing
+from equimodal._utils.files import companion_of, content_hash, standing
 from equimodal._utils.outside import read_text
 from equimodal._utils.plain_yaml import read_yaml
-from equimodal.data._arrays import Arrays, content_hash
+from equimodal.data._arrays import Arrays
 from equimodal.data._card import Card, parse_card
 from equimodal.data._dataset import Dataset, build
 from equimodal.data._missing import Missing

@@ -84,7 +84,7 @@ class Card:
 
     Args:
         name: name of the dataset.
-        file: where the card was read, for messages.
+        file: where the card was read, for messages; empty where it was made of arguments, which they then name.
         raw: the card as plain nested values.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from equimodal.data._arrays import take
 from equimodal.data._card import Card, Column, ModalityCard, Part, TargetCard
 from equimodal.data._precision import lost_in_float32, moments
+from equimodal.data._schema import place
 from equimodal.data._source import Rows
 from equimodal.errors import DataError, unknown_name
 
@@ -28,6 +30,8 @@ class Used:
 
     def where(self, column: Column) -> str:
         """Array and field of ``column``, for messages."""
+        if not self.card.file:
+            return f"{self.origin}: {place('', column.field)}"
         return f"{self.origin}: array `{column.array}` (field `{column.field}` of {self.card.file})"
 
     def array(self, name: str, field: str) -> Array:
@@ -81,10 +85,9 @@ class Used:
 def same_count(found: int, size: int, column: Column, reference: Column, used: Used) -> None:
     """Refuse a column whose number of samples is not that of the split array."""
     if found != size:
-        name = column.array if column.index is None else column.index
+        counted = column if column.index is None else replace(column, array=column.index)
         raise DataError(
-            f"{used.origin}: array `{name}` (field `{column.field}` of {used.card.file}): expected {size} "
-            "samples as in "
+            f"{used.where(counted)}: expected {size} samples as in "
             f"`{reference.array if reference.index is None else reference.index}`. Found {found}."
         )
 
@@ -160,15 +163,16 @@ def some_modality(
 def labels_of(labels: Array, goal: TargetCard, used: Used) -> Array:
     """The labels as int64, checked against the number of classes."""
     where = f"{used.origin}: array `{goal.column.array}` (target {goal.name!r})"
+    where = where if used.card.file else used.where(goal.column)
     if labels.ndim != 1 or labels.dtype.kind not in "biu":
         raise DataError(f"{where}: expected one whole number per sample. Found {labels.dtype} {labels.shape}.")
     labels = labels.astype(np.int64)
     bad = np.flatnonzero((labels < 0) | (labels >= len(goal.classes)))
     if len(bad):
+        named = f"`targets.{goal.name}.classes` of {used.card.file}" if used.card.file else "`classes`"
         raise DataError(
-            f"{where}: expected labels 0 to {len(goal.classes) - 1}, one per name in `targets.{goal.name}.classes` of "
-            f"{used.card.file}. Found {np.unique(labels[bad])[:6].tolist()} in {len(bad)} sample(s), first dataset "
-            f"indices {bad[:5].tolist()}."
+            f"{where}: expected labels 0 to {len(goal.classes) - 1}, one per name in {named}. Found "
+            f"{np.unique(labels[bad])[:6].tolist()} in {len(bad)} sample(s), first dataset indices {bad[:5].tolist()}."
         )
     return labels
 
@@ -182,9 +186,11 @@ def classes_in_training(
         named = [classes[i] for i in missing[:5]]
         elsewhere = [part for part, r in rows.items() if np.isin(labels[r], missing).any()]
         also = f" although {' and '.join(elsewhere)} have samples of it" if elsewhere else ""
+        where = f"protocol {protocol!r}" if card.file else "`split`"
         raise DataError(
-            f"{origin}: protocol {protocol!r}: expected every class in the training split. Found no training sample of "
-            f"{len(missing)} class(es): {named}{also}. Split otherwise, or remove the class from {card.file}."
+            f"{origin}: {where}: expected every class in the training split. Found no training sample of "
+            f"{len(missing)} class(es): {named}{also}. Split otherwise, or remove the class from "
+            f"{card.file or 'the samples and `classes`'}."
         )
 
 

@@ -31,6 +31,7 @@ from equimodal.data._modality import Modality, channels_last
 from equimodal.data._precision import far_from_outputs, moments
 from equimodal.data._protocol import Protocol, split_rows
 from equimodal.data._row_source import RowArray, RowSource
+from equimodal.data._schema import place
 from equimodal.data._source import Rows, Source
 from equimodal.data._splits import Blocks, Store, TestSplit, TrainSplit, ValidationSplit
 from equimodal.errors import DataError, DataWarning, TargetError, unknown_name
@@ -175,9 +176,10 @@ class Dataset:
         if goal.task == "regression":
             return Regression(max(1, int(self._store.target[0].numel())), **self._with_unit(options))
         if len(goal.classes) < 2:
+            where = place(self._card.file, f"targets.{goal.name}.classes")
             raise DataError(
-                f"{self._card.file}: field `targets.{goal.name}.classes`: expected the names of at least two classes, "
-                f"the background included. Found {list(goal.classes)}."
+                f"{where}: expected the names of at least two classes, the background included. Found "
+                f"{list(goal.classes)}."
             )
         fixed: dict[str, Any] = {"regions": goal.regions or None, "names": goal.classes}
         return Segmentation(len(goal.classes), **{**fixed, **options})
@@ -223,6 +225,8 @@ class Dataset:
             DataError: the protocol has no test part.
         """
         if "test" not in self._rows:
+            if not self._card.file:
+                raise DataError(f"{self.name}: `split` has no test part. Mark some samples as 'test' (2).")
             raise DataError(
                 f"{self.name}: protocol {self._protocol.name!r} has no test split. "
                 f"Add `protocols.{self._protocol.name}.test` to {self._card.file}."
@@ -370,7 +374,7 @@ def _spec(card: Card, name: str, source: Source) -> Modality:
     spec = Modality(name, source.shape, entry.kind, entry.units, entry.description, source.dtype)
     if entry.shape is not None and entry.shape != spec.shape:
         raise DataError(
-            f"{card.file}: field `modalities.{name}.shape`: expected samples of shape {entry.shape} after "
+            f"{place(card.file, f'modalities.{name}.shape')}: expected samples of shape {entry.shape} after "
             "`transforms`. "
             f"Found {spec.shape}."
         )

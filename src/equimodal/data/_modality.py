@@ -54,7 +54,8 @@ class Modality:
         if len(self.shape) != len(form.strip("(,)").split(",")) or min(self.shape, default=0) < 1:
             raise DataError(
                 f"modality {self.name!r}: expected one {self.kind} of shape {form}, no axis empty. "
-                f"Found shape {self.shape}. Change `kind`, or reshape it with `transforms: [{{reshape: [...]}}]`."
+                f"Found shape {self.shape}. Change `kind`, or reshape the samples (in a card: `transforms: "
+                "[{reshape: [...]}]`)."
             )
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data._card import Part, ProtocolCard
+from equimodal.data._card import Carve, Part, ProtocolCard
 from equimodal.data._source import Rows
 from equimodal.errors import DataError
 
@@ -61,7 +61,7 @@ def split_rows(
         target: (N,) class of each sample, if the target is a class.
         groups: group name -> (N,) value of each sample.
         origin: the data, for messages.
-        file: the card, for messages.
+        file: the card, for messages; empty where arguments are in its place.
 
     Raises:
         DataError: an empty part, a group on two sides, or a carving that leaves a part empty.
@@ -74,6 +74,11 @@ def split_rows(
             mask |= values == (str(value) if values.dtype.kind == "U" else value)
         rows[part] = np.flatnonzero(mask)
         if not mask.any():
+            if not file:
+                raise DataError(
+                    f"{origin}: `split`: expected at least one {part} sample ({listed[0]!r}). Found the values "
+                    f"{np.unique(values)[:12].tolist()}. Mark some."
+                )
             raise DataError(
                 f"{origin}: split {part!r} of protocol {card.name!r}: expected at least one sample with "
                 f"`{card.column.array}` in {list(listed)}. Found an empty split; the array holds "
@@ -82,25 +87,24 @@ def split_rows(
     if card.carve is None:
         how = f"the samples with `{card.column.array}` in {list(card.values['validation'])}"
     else:
-        rows["train"], rows["validation"], how = _carve(card, rows["train"], target, groups, origin)
+        where = f"protocol {card.name!r}: expected `validation: {{carve: {card.carve.fraction}}}`"
+        where = where if file else f"`validation`: expected a share of {card.carve.fraction}"
+        rows["train"], rows["validation"], how = _carve(card.carve, rows["train"], target, groups, f"{origin}: {where}")
     return rows, Protocol(
         name=card.name,
         description=card.description,
         groups=card.groups,
         disjoint=bool(card.groups) and not card.overlapping,
         verified=bool(card.groups) and not card.overlapping,
-        shared=_shared(card, rows, groups, origin),
+        shared=_shared(card, rows, groups, origin, file),
         validation=how,
         unused=len(values) - sum(len(r) for r in rows.values()),
     )
 
 
 def _carve(
-    card: ProtocolCard, train: Rows, target: Array | None, groups: Mapping[str, Array], origin: str
+    carve: Carve, train: Rows, target: Array | None, groups: Mapping[str, Array], where: str
 ) -> tuple[Rows, Rows, str]:
-    carve = card.carve
-    if carve is None:  # for the type checker
-        raise ValueError
     generator = np.random.default_rng(carve.seed)
     wanted = round(carve.fraction * len(train))
     if carve.by in groups:
@@ -119,14 +123,16 @@ def _carve(
         unit = "stratified by class" if carve.by == "class" and target is not None else "drawn at random"
     if not chosen.any() or chosen.all():
         raise DataError(
-            f"{origin}: protocol {card.name!r}: expected `validation: {{carve: {carve.fraction}}}` to leave samples on "
-            f"both sides. Found {int(chosen.sum())} of {len(train)} training samples taken ({unit}). Change the share."
+            f"{where} to leave samples on both sides. Found {int(chosen.sum())} of {len(train)} training samples taken "
+            f"({unit}). Change the share."
         )
     how = f"{int(chosen.sum())} of {len(train)} training samples, {unit} (share {carve.fraction}, seed {carve.seed})"
     return train[~chosen], train[chosen], how
 
 
-def _shared(card: ProtocolCard, rows: Mapping[Part, Rows], groups: Mapping[str, Array], origin: str) -> dict[str, int]:
+def _shared(
+    card: ProtocolCard, rows: Mapping[Part, Rows], groups: Mapping[str, Array], origin: str, file: str
+) -> dict[str, int]:
     shared: dict[str, int] = {}
     for group in card.groups:
         parts = {part: np.unique(groups[group][r]) for part, r in rows.items()}
@@ -134,10 +140,13 @@ def _shared(card: ProtocolCard, rows: Mapping[Part, Rows], groups: Mapping[str, 
         both = names[counts > 1]
         if len(both) and not card.overlapping:
             sides = [part for part, own in parts.items() if np.isin(both[:1], own).any()]
+            where, declared = (
+                (f"protocol {card.name!r}", "overlapping: true") if file else ("`split`", "overlapping=True")
+            )
             raise DataError(
-                f"{origin}: protocol {card.name!r}: expected no {group} in more than one split. Found {len(both)}: "
+                f"{origin}: {where}: expected no {group} in more than one split. Found {len(both)}: "
                 f"{both[:8].tolist()} (the first one in {' and '.join(sides)}). Split by {group}, or declare "
-                f"`overlapping: true`, which is then printed with every number."
+                f"`{declared}`, which is then printed with every number."
             )
         shared[group] = len(both)
     return shared

@@ -11,6 +11,32 @@ from equimodal._utils.plain_yaml import number_of
 from equimodal.errors import DataError, did_you_mean
 
 
+def place(file: str, field: str) -> str:
+    """Where a field is: in a card's file, or in the argument that it was made of where there is no file.
+
+    Example:
+        >>> place("card.yaml", "targets.target.classes"), place("", "targets.target.classes")
+        ('card.yaml: field `targets.target.classes`', '`classes`')
+    """
+    return f"{file}: field `{field}`" if file else f"`{argument_of(field)}`"
+
+
+def argument_of(field: str) -> str:
+    """The argument of :func:`from_arrays` or :func:`from_rows` that a field of their card was made of."""
+    head, _, rest = field.partition(".")
+    name, _, own = rest.partition(".")
+    if head in ("modalities", "present", "groups"):
+        argument = "inputs" if head == "modalities" else head
+        return f"{argument}[{name!r}]" if name else argument
+    if head == "targets":
+        return "classes" if own.startswith("classes") else "target"
+    if head == "protocols":
+        return next(
+            (argument for argument in ("validation", "groups", "overlapping") if own.startswith(argument)), "split"
+        )
+    return head
+
+
 def shown(value: Any) -> str:
     """``value`` for a message, at most 60 characters."""
     if value is None:
@@ -29,10 +55,10 @@ class Node:
 
     def error(self, expected: str, found: str | None = None, hint: str = "") -> DataError:
         """The error for this field."""
-        place = f"field `{self.field}`" if self.field else "the card"
+        where = place(self.file, self.field) if self.field else f"{self.file}: the card"
         if found is None:  # of a file that is no card at all, nothing is quoted
             found = shown(self.value) if self.field else type(self.value).__name__
-        return DataError(f"{self.file}: {place}: expected {expected}. Found {found}." + (f" {hint}" if hint else ""))
+        return DataError(f"{where}: expected {expected}. Found {found}." + (f" {hint}" if hint else ""))
 
     def _child(self, key: Any, value: Any) -> Node:
         part = f"[{key}]" if isinstance(key, int) else f".{key}" if self.field else str(key)

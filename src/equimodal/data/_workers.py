@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,8 @@ class _Attempts(Dataset[Batch | EquimodalError]):
         try:
             return self._source[order]
         except EquimodalError as error:
+            if error.__cause__ is not None:  # which stays in this process
+                error.add_note("".join(traceback.format_exception(error.__cause__)))
             return error
 
 

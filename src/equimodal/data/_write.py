@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from equimodal._utils.files import replace_file, replace_folder, replace_pair
+from equimodal._utils.files import content_hash, replace_file, replace_folder, replace_pair
 from equimodal._utils.outside import check_file_name
 from equimodal._utils.plain_yaml import text_of
-from equimodal.data._arrays import content_hash
 from equimodal.data._card import parse_card
 from equimodal.data._dataset import Dataset, build
 from equimodal.data._generated_card import Array, TaskKind, describe_arrays
@@ -53,7 +52,7 @@ def from_arrays(
         inputs, target, split, name, task, present, groups, overlapping, kinds, units, standardise, classes,
         validation, {}, masks,
     )  # fmt: skip
-    return build(arrays, parse_card(card, "generated card"), origin=name, missing=missing)
+    return build(arrays, parse_card(card, ""), origin=name, missing=missing)
 
 
 def write_bundle(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equimodal._utils.shapes import joined
 from equimodal.diagnostics._details import score_details
 from equimodal.diagnostics._outcomes import Outcomes, sample_terms
 from equimodal.diagnostics._predictions import SamplePredictions
@@ -68,8 +69,8 @@ def collect(method: Method, batches: Iterable[BatchLike]) -> Collected:
     fused: list[Tensor] = []
     output: list[Tensor] = []
     target: list[Tensor] = []
-    raw: dict[str, list[Tensor]] = {}
-    unimodal: dict[str, list[Tensor]] = {}
+    raw: list[dict[str, Tensor]] = []
+    unimodal: list[dict[str, Tensor]] = []
     present: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
     there: dict[str, list[Tensor]] = {m: [] for m in method.modalities}
     index: list[Tensor] = []
@@ -90,9 +91,8 @@ def collect(method: Method, batches: Iterable[BatchLike]) -> Collected:
             # a method of one modality has an output for samples without it, which says nothing about the modality
             rows = batch.present.get(m) if batch.present is not None else None
             there[m].append(torch.zeros_like(every) if m not in batch.inputs else every if rows is None else rows)
-            if m in alone:
-                raw.setdefault(m, []).append(alone[m])
-                unimodal.setdefault(m, []).append(prediction.unimodal.get(m, alone[m]))
+        raw.append({m: alone[m] for m in method.modalities if m in alone})
+        unimodal.append({m: prediction.unimodal.get(m, z) for m, z in raw[-1].items()})
         target.append(cast(Tensor, batch.target))
         seen = sum(map(len, index))
         index.append(torch.arange(seen, seen + len(batch)) if batch.index is None else batch.index.cpu())
@@ -100,9 +100,9 @@ def collect(method: Method, batches: Iterable[BatchLike]) -> Collected:
         raise BatchError("`batches`: expected at least one batch. Found none.")
     return Collected(
         torch.cat(fused) if fused else None,
-        {m: torch.cat(z) for m, z in raw.items()},
+        joined(raw),  # a batch may leave a modality out; its rows are not read
         torch.cat(output),
-        {m: torch.cat(z) for m, z in unimodal.items()},
+        joined(unimodal),
         {m: torch.cat(p) for m, p in present.items()},
         {m: torch.cat(p) for m, p in there.items()},
         torch.cat(target),
@@ -198,9 +198,18 @@ def rule_scores(
 
 
 def rule_outcomes(
-    method: Method, validation: Iterable[BatchLike], test: Iterable[BatchLike]
+    method: Method,
+    validation: Iterable[BatchLike],
+    test: Iterable[BatchLike] | Collected,
+    seen: Collected | None = None,
 ) -> dict[str, tuple[float, Outcomes]]:
     """As :func:`rule_scores`, with what each rule earned on every test sample.
+
+    Args:
+        method: trained.
+        validation: what rules are fitted on.
+        test: batches, or what was collected of them: then they are not read again.
+        seen: what was collected of ``validation``, if it was.
 
     Returns:
         rule -> (validation score, outcomes on ``test``).
@@ -212,15 +221,15 @@ def rule_outcomes(
         warnings.simplefilter("ignore", SmallValidationWarning)
         fit.fit(method.task, known.fused, known.unimodal, known.present, known.target, groups=known.groups,
                 reduced=known.reduced)  # fmt: skip
-    final = outputs_on(method, test)
+    final = test if isinstance(test, Collected) else collect(method, test)
     results = {}
     for rule, found in fit.scores.items():
-        output = fit.output_of(rule, final.fused, final.unimodal, final.present)
+        output = fit.output_of(rule, final.fused, final.raw, final.present)
         results[rule] = (found.score, sample_terms(method.task, output, final.target))
     if method.inference.custom is not None:  # as it is: what it fits, it has fitted
-        on_validation, on_test = collect(method, validation), collect(method, test)
-        chosen = _score(method, on_validation.output, on_validation.target)
-        results[method.inference.rule] = (chosen, sample_terms(method.task, on_test.output, on_test.target))
+        own = collect(method, validation) if seen is None else seen
+        chosen = _score(method, own.output, own.target)
+        results[method.inference.rule] = (chosen, sample_terms(method.task, final.output, final.target))
     return results
 
 

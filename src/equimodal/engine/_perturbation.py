@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from equimodal.engine._host import host_sum
 from equimodal.engine._modes import RunningStatistics, paused_statistics
 from equimodal.engine._optimizers import momenta_of
-from equimodal.engine._processes import all_sum, is_distributed
+from equimodal.engine._processes import is_distributed
 from equimodal.engine._protocol import Descent, Perturbation, Phase
 from equimodal.engine._random_state import random_state, restore_random_state
 from equimodal.engine._sharding import local_parts, total_norm
@@ -127,12 +128,11 @@ def _agreed(phase: Phase, descent: Descent) -> Perturbation | None:
     except Exception as found:  # noqa: BLE001 (raised again once the others know)
         error = found
     if is_distributed():
-        told = torch.tensor([float(move is not None), float(error is not None), 1.0], device=phase.device)
-        asking, failing, processes = all_sum({"told": told})["told"].tolist()
-        if error is None and (failing or asking not in (0.0, processes)):
+        asking, failing, processes = host_sum([move is not None, error is not None, 1], phase.device)
+        if error is None and (failing or asking not in (0, processes)):
             error = MethodError(
                 f"`perturbation` (phase {phase.name!r}): expected the same answer on every process. Found "
-                f"{asking:.0f} of {processes:.0f} that ask for a second pass, and {failing:.0f} that failed. Decide "
+                f"{asking} of {processes} that ask for a second pass, and {failing} that failed. Decide "
                 "from descent.gradients, which are equal everywhere, or from sums made by all_sum."
             )
     if error is not None:

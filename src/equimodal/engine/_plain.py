@@ -24,6 +24,7 @@ from equimodal._utils.blocks import NOTHING, Around
 from equimodal.batch import Batch, tree_tensors
 from equimodal.engine._accumulation import Accumulation
 from equimodal.engine._apart import PartGradients
+from equimodal.engine._compiled import CompiledLoss
 from equimodal.engine._features import Examined, examine, refuse
 from equimodal.engine._finite import Blame, FiniteGradients, Unseen, blame_gradient, blame_loss, elsewhere, look_at
 from equimodal.engine._gradients import NO_GRADIENTS
@@ -34,7 +35,6 @@ from equimodal.engine._optimizers import Displacement, as_list, warn_about_unkno
 from equimodal.engine._perturbation import Pass, descend_perturbed, descend_sharp, refuse_both
 from equimodal.engine._processes import all_sum, average_gradients, broadcast, count_samples, is_distributed
 from equimodal.engine._protocol import Descent, Objective, Phase, UpdateScale, check_objective
-from equimodal.engine._recording import recompiles
 from equimodal.engine._sharding import check_samples, clip_gradients, reshard
 from equimodal.engine._sharpness import Sharpness
 from equimodal.engine._survey import any_failed, coupled, survey
@@ -55,8 +55,9 @@ class PlainEngine:
         autocast: ``torch.bfloat16`` or ``torch.float16`` runs forward passes in mixed precision; ``None`` does not.
         scaler: a ``torch.amp.GradScaler``, which float16 needs. Methods see unscaled gradients. A phase whose gradients
             overflow is skipped, with everything as it was; the scale is updated once per training step.
-        compile: compile each phase's whole loss, forward passes included: ``True``, or options of ``torch.compile``
-            (``{"fullgraph": True}`` makes a graph break an error). Encoders that you compiled need nothing here.
+        compile: compile each phase's whole loss, forward passes included: ``True``, a mode of ``torch.compile``
+            (``"reduce-overhead"`` replays CUDA graphs), or its options (``{"fullgraph": True}`` makes a graph break an
+            error). Encoders that you compiled need nothing here.
         check_finite: look at each loss before it is used. Default: on the CPU, where it is free; on other devices the
             losses are remembered and :meth:`raise_if_not_finite` looks at them when called (once per epoch, say).
 
@@ -88,7 +89,7 @@ class PlainEngine:
         clip_norm: float | None = None,
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
-        compile: bool | Mapping[str, Any] = False,  # noqa: A002 (torch's own name for it)
+        compile: bool | str | Mapping[str, Any] = False,  # noqa: A002 (torch's own name for it)
         check_finite: bool | None = None,
     ) -> None:
         self._optimizers = as_list(optimizer)
@@ -103,7 +104,7 @@ class PlainEngine:
             )
         self.clip_norm, self.autocast, self.check_finite = clip_norm, autocast, check_finite
         self._scale = None if scaler is None else LossScale(scaler)
-        self._compile = None if compile is False else {} if compile is True else dict(compile)
+        self._compiled = None if compile is False else CompiledLoss(compile)
         self._unseen = Unseen()
         self._known: set[str] = set()
         self._examined: weakref.WeakKeyDictionary[nn.Module, Examined] = weakref.WeakKeyDictionary()
@@ -138,6 +139,8 @@ class PlainEngine:
     def _renew(self) -> None:  # once per training step, or per phase outside of one
         self._shared = is_distributed()
         self._held.refresh()
+        if self._compiled is not None:
+            self._compiled.begin()
         if self._statistics is not None:
             self._statistics.begin()
 
@@ -150,8 +153,8 @@ class PlainEngine:
         if self._statistics is not None and self._statistics.module is module:
             return
         if module not in self._examined:
-            compiles = self._compile is not None
-            self._examined[module] = examine(module, self.autocast, self._scale is not None, compiles)
+            scaled, compiles = self._scale is not None, self._compiled is not None
+            self._examined[module] = examine(module, self.autocast, scaled, compiles)
         self._statistics, self._sharded = RunningStatistics(module), self._examined[module].sharded
 
     def use(self, module: nn.Module | None, feature: str) -> None:
@@ -246,7 +249,7 @@ class PlainEngine:
 
     def _is_simple(self, phase: Phase) -> bool:
         """Whether one micro-batch is all there is: no other process, loss scale, survey or compiled loss."""
-        plain = self._scale is None and self._compile is None and not self._sharded and not self._shared
+        plain = self._scale is None and self._compiled is None and not self._sharded and not self._shared
         return plain and (phase.survey is None or not phase.survey.always)
 
     def _descend_simply(self, phase: Phase, batch: Batch, total: int) -> Descent:
@@ -321,11 +324,7 @@ class PlainEngine:
         return objective, blame
 
     def _objective(self, phase: Phase, batch: Batch) -> Objective:
-        if self._compile is None:
-            objective = phase.objective(batch)
-        else:
-            with recompiles():
-                objective = torch.compile(phase.objective, **self._compile)(batch)
+        objective = phase.objective(batch) if self._compiled is None else self._compiled(phase, batch)
         check_objective(phase, objective)
         return objective
 

@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 
 from equimodal.batch import Batch
 from equimodal.engine._apart import PartGradients
+from equimodal.engine._host import host_gather, host_max, host_sum
 from equimodal.engine._protocol import Phase
 from equimodal.engine._sharding import is_sharded
 from equimodal.errors import DataError, UnsupportedError
@@ -50,8 +51,7 @@ def count_samples(phase: Phase, batches: Sequence[Batch], shared: bool) -> tuple
     """
     if not shared:
         return sum(map(phase.count, batches)), len(batches) > 1
-    here = torch.tensor([sum(map(phase.count, batches)), int(len(batches) > 1)], device=phase.device)
-    total, parts = all_sum({"here": here})["here"].tolist()
+    total, parts = host_sum([sum(map(phase.count, batches)), int(len(batches) > 1)], phase.device)
     return total, parts > 0
 
 
@@ -82,14 +82,12 @@ def average_gradients(
         return failed
     layout = b"" if parts is None else parts.layout()
     flags = [*(p.grad is not None for p in parameters), failed, len(layout)]
-    used = torch.tensor(flags, dtype=torch.int32, device=parameters[0].device)
-    dist.all_reduce(used, op=dist.ReduceOp.MAX)
-    *active_flags, any_failed, longest = used.tolist()
+    *active_flags, any_failed, longest = host_max(flags, parameters[0].device)
     if any_failed:
         return True
     active: list[Tensor] = [p for p, flag in zip(parameters, active_flags, strict=True) if flag]
     if longest and parts is not None:
-        active += parts.agree(_gather_text(layout, longest, parameters[0].device))
+        active += parts.agree(host_gather(layout, longest, parameters[0].device))
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for p in active:
         if not is_sharded(p):
@@ -102,14 +100,6 @@ def average_gradients(
         for p, g in zip(group, torch.split(flat, [p.numel() for p in group]), strict=True):
             p.grad = g.view_as(p)
     return False
-
-
-def _gather_text(text: bytes, longest: int, device: torch.device) -> list[bytes]:
-    """The text of every process, in their order; none is longer than ``longest``."""
-    mine = torch.tensor(list(text.ljust(longest)), dtype=torch.uint8, device=device)
-    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(every, mine)
-    return [bytes(t.tolist()).rstrip() for t in every]
 
 
 def gather_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -125,9 +115,8 @@ def gather_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     if not is_distributed():
         return list(tensors)
-    counts = [torch.zeros(1, dtype=torch.int64, device=tensors[0].device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.full_like(counts[0], len(tensors[0])))
-    sizes = [int(c) for c in torch.cat(counts).tolist()]
+    own = [len(tensors[0]) if rank == dist.get_rank() else 0 for rank in range(dist.get_world_size())]
+    sizes = host_sum(own, tensors[0].device)
     joined = []
     for tensor in tensors:
         padded = tensor.new_zeros((max(sizes), *tensor.shape[1:]))

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
+from equimodal.engine._host import host_max
 from equimodal.errors import BatchError, UnsupportedError
 
 _WHOLE = {Tensor, nn.Parameter}  # types that need no closer look
@@ -135,9 +136,7 @@ def check_samples(modalities: Sequence[str], phase: str, batches: Sequence[Batch
         BatchError: on all processes alike.
     """
     idle = [m for m in modalities if any(m not in b.inputs or b.count(m) == 0 for b in batches)]
-    found = torch.tensor([len(idle), len(batches), -len(batches)], device=device)
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    any_idle, most, least = found.tolist()
+    any_idle, most, least = host_max([len(idle), len(batches), -len(batches)], device)
     if any_idle or most != -least:
         what = (
             f"micro-batches without a sample of {idle}" if idle

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine._finite import Blame, blame_loss, elsewhere
+from equimodal.engine._host import host_max
 from equimodal.engine._modes import paused_statistics
 from equimodal.engine._processes import all_sum, is_distributed
 from equimodal.engine._protocol import Objective, Phase, Survey
@@ -92,4 +93,4 @@ def coupled(phase: Phase, objective: Objective) -> Objective:
 
 def any_failed(phase: Phase, failed: bool) -> bool:
     """Whether this process or another one failed."""
-    return is_distributed() and bool(all_sum({"failed": torch.tensor(float(failed), device=phase.device)})["failed"])
+    return is_distributed() and host_max([failed], phase.device) != [0]

@@ -122,7 +122,13 @@ from equimodal.functional._uncertainty import (
     uncertainty_weights,
 )
 from equimodal.functional._uncertainty import Measure as Measure
-from equimodal.functional._valuation import copies_alone, distance_from_uniform, shapley_values
+from equimodal.functional._valuation import (
+    copies_alone,
+    distance_from_uniform,
+    drawn_by_chance,
+    shapley_values,
+    weakest_share,
+)
 
 __all__ = [
     "MEASURES",
@@ -149,6 +155,7 @@ __all__ = [
     "distance_from_uniform",
     "distillation",
     "divergence_from_mean",
+    "drawn_by_chance",
     "energy_confidence",
     "energy_fusion",
     "entropy",
@@ -213,5 +220,6 @@ __all__ = [
     "uncertainty_weights",
     "unexplained_share",
     "weak_weights",
+    "weakest_share",
     "weighted_sum",
 ]

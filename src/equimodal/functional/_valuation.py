@@ -30,16 +30,14 @@ def shapley_values(values: Tensor) -> Tensor:
     count = values.shape[1].bit_length() - 1 if values.ndim == 2 else 0
     if count < 1 or values.shape[1] != 2**count:
         raise MethodError(f"`values`: expected (n, 2^M), the value of every set. Found {tuple(values.shape)}.")
-    sets = torch.arange(2**count, device=values.device)
-    sizes = torch.tensor([k.bit_count() for k in range(2**count)], device=values.device)
-    shares = torch.tensor(
-        [math.factorial(s) * math.factorial(count - s - 1) / math.factorial(count) for s in range(count)],
-        dtype=values.dtype if values.is_floating_point() else None, device=values.device,
-    )  # fmt: skip
-    found = []
-    for m in range(count):
-        without = sets[(sets >> m & 1) == 0]
-        found.append(((values[:, without | 1 << m] - values[:, without]) * shares[sizes[without]]).sum(1))
+    shares = [math.factorial(s) * math.factorial(count - s - 1) / math.factorial(count) for s in range(count)]
+    without = [[k for k in range(2**count) if not k >> m & 1] for m in range(count)]
+    columns = torch.tensor(without).to(values.device, non_blocking=True)  # known on the host: nothing waits
+    weights = torch.tensor(
+        [[shares[k.bit_count()] for k in row] for row in without],
+        dtype=values.dtype if values.is_floating_point() else None,
+    ).to(values.device, non_blocking=True)
+    found = [((values[:, columns[m] | 1 << m] - values[:, columns[m]]) * weights[m]).sum(1) for m in range(count)]
     return torch.stack(found, 1)
 
 
@@ -57,6 +55,52 @@ def copies_alone(worth: Tensor) -> Tensor:
     """
     low, middle = (worth > -0.1 + _ROUNDING) & (worth < 0.4 - _ROUNDING), (worth > 0.4 + _ROUNDING)
     return 3 * (worth < -0.1 - _ROUNDING).long() + 2 * low.long() + (middle & (worth < 1 - _ROUNDING)).long()
+
+
+def weakest_share(worth: Tensor, there: Tensor, alpha: float) -> tuple[int, float]:
+    r"""The modality that is worth least, and the share of samples that are to be seen once more with it alone.
+
+    With :math:`\bar\phi_m` the means and g the difference between the lowest of them and the mean of the others, the
+    share is :math:`\min(1, \tfrac23 \alpha g)`.
+
+    Args:
+        worth: :math:`\phi`, (N, M), of two modalities or more.
+        there: (N, M) booleans: what has a value.
+        alpha: :math:`\alpha > 0`.
+
+    Returns:
+        position of the modality, the first of equal ones, and the share.
+
+    Example:
+        >>> worth = torch.tensor([[1.0, 0.5], [0.5, 0.5]])
+        >>> weakest_share(worth, torch.ones(2, 2, dtype=torch.bool), 1.5)
+        (1, 0.25)
+    """
+    means = (worth * there).sum(0) / there.sum(0).clamp_min(1)
+    weakest = int(means.argmin())
+    gap = (means.sum() - means[weakest]) / (len(means) - 1) - means[weakest]
+    return weakest, min(1.0, 2 / 3 * alpha * float(gap))
+
+
+def drawn_by_chance(able: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Which samples are drawn, each of those that can be with the same probability and at most once.
+
+    Args:
+        able: (N,) booleans, which samples can be drawn.
+        share: the probability.
+        generator: of the draw.
+
+    Returns:
+        (N,) of 0 and 1.
+
+    Example:
+        >>> drawn_by_chance(torch.tensor([True, False, True]), 1.0, torch.Generator()).tolist()
+        [1, 0, 1]
+    """
+    drawn = torch.zeros_like(able, dtype=torch.int64)
+    places = able.nonzero()[:, 0]
+    drawn[places] = (torch.rand(len(places), generator=generator) < share).long()
+    return drawn
 
 
 def distance_from_uniform(output: Tensor, labels: bool = False) -> Tensor:

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
-from equimodal.errors import ScheduleWarning
 from equimodal.functional import lagging, residual_target
 from equimodal.inference import Rule
-from equimodal.methods._base import EpochContext, Stateful, StepReport, warn_once
+from equimodal.methods._base import EpochContext, Stateful, StepReport
 from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._loss import target_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import BoostedHeads, BranchMethod, EpochScores, branch_phase
+from equimodal.methods.parts import BoostedHeads, BranchMethod, EpochScores, branch_phase, warn_unannounced
 from equimodal.tasks import Task
 
 
@@ -35,8 +34,6 @@ class AUG(Stateful, BranchMethod):
     for the newest of several classifiers; with one it is :math:`L(h_m^1, y)`. Every ``every`` epochs a modality gets
     another classifier if :math:`\max_{j \ne m} s_j - \sigma s_m > \tau`, s the mean probability of the true class over
     the last epoch's training samples. The prediction is the mean of the modalities' softmax.
-
-    Published accuracy (authors' table): CREMA-D 85.15 (joint 65.07), Kinetics-Sounds 72.63, VGGSound 53.01.
 
     Args:
         share: :math:`\lambda`; published 0.1 to 1.
@@ -120,11 +117,7 @@ class AUG(Stateful, BranchMethod):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per modality, in the order of the encoders."""
         if not self._announced:
-            message = (
-                "AUG adds classifiers at the start of epochs, and none was announced. Call "
-                "method.on_train_epoch_start(EpochContext(epoch)) before each epoch."
-            )
-            warn_once(self, message, ScheduleWarning)
+            warn_unannounced(self, "it adds no classifier")
         for m in self.modalities:
             projections = self.classifiers.projections_of(m)[: 1 if self.variant == "released" else None]
             trained = nn.ModuleList([*projections, self.classifiers.last])

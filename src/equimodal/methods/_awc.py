@@ -76,10 +76,7 @@ class AWC(Stateful, Joint):
         ),
         released=("not read: the repository is not stored",),
         consulted="notes on the paper; neither its text nor its code",
-        engine={
-            "sharded": "refused: anchors and Fisher information are kept for whole weights",
-            "asynchronous": "differs: every step waits for the device",
-        },
+        engine={"sharded": "refused: anchors and Fisher information are kept for whole weights"},
     )
     state = ("_acts", "_anchored")
 
@@ -182,7 +179,7 @@ class AWC(Stateful, Joint):
             ahead = superior(shares)
             report.coefficients["profit"] = dict(zip(self.modalities, shares.unbind(), strict=True))
         wide = widest_float(ahead.device)
-        more, less = (torch.tensor(s, dtype=wide, device=ahead.device) for s in self.strengths)
+        more, less = (torch.full((), s, dtype=wide, device=ahead.device) for s in self.strengths)
         strengths = torch.where(ahead, more, less)
         report.coefficients["strength"] = dict(zip(self.modalities, strengths.unbind(), strict=True))
         number = 0

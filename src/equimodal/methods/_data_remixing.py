@@ -16,7 +16,7 @@ from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import AWAY, NO_SHARDS, OWN_ROWS, TEST_CHOICE, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import planned_loader, presence_of, rows_alone, training_table
+from equimodal.methods.parts import rows_alone, training_table
 from equimodal.tasks import Task
 
 
@@ -90,14 +90,11 @@ class DataRemixing(Stateful, MultiLoss):
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Assign the training samples and plan the epoch."""
+        self.weight = self.warmup_weight if context.epoch < self.warmup else self.alone_weight
         if context.epoch < self.warmup:
-            self.weight = self.warmup_weight
             return
-        self.weight = self.alone_weight
-        loader = planned_loader(self, context)
-        distance, seen = training_table(self, loader, len(self.modalities), self._distances)
-        there = presence_of(self, loader)
-        chosen = (seen & there.any(1)).nonzero()[:, 0]
+        loader, distance, _, there = training_table(self, context, self._distances)
+        chosen = there.any(1).nonzero()[:, 0]
         distance = torch.where(there, distance, torch.inf)[chosen]
         released, last = self.variant == "released", len(self.modalities) - 1
         assigned = last - distance.flip(1).argmin(1) if released else distance.argmin(1)
@@ -106,9 +103,7 @@ class DataRemixing(Stateful, MultiLoss):
         rows = rows_alone(self, loader, chosen, torch.where(together, -1, assigned))
         loader.plan(rows, groups=torch.where(together, last + 1, groups), blocks=released)
 
-    def _distances(self, batch: Batch) -> Tensor:
-        """(B, M) from uniform, of each modality's head; 0 where nobody has it."""
-        found = self.heads(self.multimodal.encode(batch.inputs, batch.present))
-        distances = {m: distance_from_uniform(u, self.task.name == "multilabel") for m, u in found.items()}
-        zero = torch.zeros_like(next(iter(distances.values())))
-        return torch.stack([distances.get(m, zero) for m in self.modalities], 1)
+    def _distances(self, batch: Batch) -> dict[str, Tensor]:
+        """Of each modality's prediction from uniform, (B,)."""
+        outputs, labels = self.heads(self._features(batch)), self.task.name == "multilabel"
+        return {m: distance_from_uniform(u, labels) for m, u in outputs.items()}

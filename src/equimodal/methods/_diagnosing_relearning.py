@@ -6,15 +6,15 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from equimodal.engine import Sharpness, local, modules_of
+from equimodal.engine import Sharpness
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import MASKED, TEST_CHOICE, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import cluster_purities, encoder_parameters, full_pass, lacking, reset_optimizer
+from equimodal.methods.parts import SoftReset, cluster_purities, encoder_parameters, full_pass, lacking, reset_optimizer
 from equimodal.tasks import Task
 
 
@@ -61,7 +61,7 @@ class DiagnosingRelearning(Stateful, Joint):
         ),
         consulted="GeWu-Lab/Diagnosing_Relearning_ECCV2024 at 025085e (code/ours.py)",
     )
-    state = ("_initial",)
+    state = ("soft_reset.initial",)
 
     def __init__(
         self,
@@ -80,12 +80,11 @@ class DiagnosingRelearning(Stateful, Joint):
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(DiagnosingRelearning.__init__, locals())
         self.strength, self.every, self.times, self.seed, self.variant = strength, every, times, seed, variant
-        self._initial: dict[str, Tensor] = {}
+        self.soft_reset = SoftReset(self, statistics=variant == "paper")
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Remember where the encoders begin; diagnose and reset them when it is time."""
-        if not self._initial:  # now, when all processes have equal weights
-            self._initial = {name: t.detach().clone() for m in self.modalities for name, t in self._of(m).items()}
+        self.soft_reset.remember()
         number, rest = divmod(context.epoch, self.every)
         if rest or not 1 <= number <= self.times:
             return
@@ -96,22 +95,8 @@ class DiagnosingRelearning(Stateful, Joint):
         training, validation = (cluster_purities(self, b, self.seed) for b in batches)
         for m in self.modalities:
             known = m in training and m in validation  # else nothing is known of it
-            self._reset(m, math.tanh(self.strength * abs(training[m] - validation[m])) if known else 0.0)
+            weight = math.tanh(self.strength * abs(training[m] - validation[m])) if known else 0.0
+            self.soft_reset.back(m, weight)
+            self._aside[f"reset/{m}"] = torch.tensor(weight, device=next(self.parameters()).device)
         if self.variant == "paper":
             reset_optimizer(self, context, encoder_parameters(self))
-
-    def _of(self, modality: str) -> dict[str, Tensor]:
-        """Weights of an encoder and, in the paper's variant, its running statistics."""
-        position, parameters = self.modalities.index(modality), list(self.multimodal.parameters_of(modality))
-        tensors: list[Tensor] = list(parameters)
-        if self.variant == "paper":
-            modules = modules_of(self.model, parameters)
-            tensors += [b for module in modules for b in module.buffers() if b.is_floating_point()]
-        return {f"{position}.{number}": t for number, t in enumerate(tensors)}
-
-    @torch.no_grad()
-    def _reset(self, modality: str, weight: float) -> None:
-        for name, tensor in self._of(modality).items():
-            here, initial = local(tensor), local(self._initial[name])
-            here.copy_(weight * initial.to(here.device) + (1 - weight) * here)
-        self._aside[f"reset/{modality}"] = torch.tensor(weight, device=next(self.parameters()).device)

@@ -14,19 +14,19 @@ from equimodal.functional import distillation
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import MASKED, MethodInfo
-from equimodal.methods._loss import own_rows
 from equimodal.methods._options import Within, check_options
+from equimodal.methods._predictor import BatchLike
 from equimodal.methods._umt import UMT
 from equimodal.methods.parts import (
     Companions,
     joint_phase,
     lacking,
     mean_over_batch,
-    ranking_of,
+    ranking_by,
     stage_alone,
     unannounced,
 )
-from equimodal.tasks import Task, counting_dtype, distribution_of
+from equimodal.tasks import Task, distribution_of
 
 
 class G2D(Stateful, UMT):
@@ -39,9 +39,6 @@ class G2D(Stateful, UMT):
     that their teachers give to the true class (another task's score elsewhere). In stage j only the encoder of the
     j-th weakest trains, with fusion and head; after M - 1 stages all do. An encoder that waits keeps still: weights,
     running statistics, optimizer state.
-
-    Published accuracy (authors' table, whose row labels are shifted): CREMA-D 85.89 (joint 67.47, stages without
-    teachers 80.78), UR-Funny 65.49 (joint 62.58).
 
     Args:
         teachers: as for :class:`UMT`; trained methods, whose outputs are read.
@@ -116,8 +113,7 @@ class G2D(Stateful, UMT):
             raise lacking(self, "epochs", "with alone > 0 divides the epochs into stages", "alone=0")
         self._epoch, self._epochs = context.epoch, context.epochs
         if self.alone > 0 and not self.ranking and context.loader is not None:
-            device = next(self.parameters()).device
-            self._rank(self.check_batch(b).to(device) for b in context.loader)
+            self._rank(context.loader)
 
     def prepare(self, batches: list[Batch]) -> list[Batch]:
         """Without a loader the teachers are ranked on the first batch."""
@@ -125,23 +121,19 @@ class G2D(Stateful, UMT):
             self._rank(batches)
         return batches
 
-    @torch.no_grad()
-    def _rank(self, batches: Iterable[Batch]) -> None:
+    def _rank(self, batches: Iterable[BatchLike]) -> None:
         """The modalities by the scores of their teachers on the samples that have them, the lowest first."""
-        size = 1 if self.task.name == "classification" else self.task.score_size
-        device = next(self.parameters()).device
-        dtype = counting_dtype(device)
-        terms = {m: torch.zeros(2, size, dtype=dtype, device=device) for m in self.modalities}
-        for batch in batches:
-            for m, output in self.teachers.outputs(self.teachers.features(batch)).items():
-                output, target = own_rows(output, batch, m)
-                if self.task.name == "classification" and not target.is_floating_point():
-                    true = self.task.probabilities(output).gather(1, target[:, None].long()).sum(0)
-                    pair = true, torch.full_like(true, len(target))
-                else:
-                    pair = self.task.score_terms(output, target)
-                terms[m] += torch.stack(pair).to(dtype)
-        self.ranking = ranking_of(torch.stack([terms[m] for m in self.modalities]), self.modalities, 0.0)
+        terms, size = (self._true_probability, 1) if self.task.name == "classification" else (None, None)
+        self.ranking = ranking_by(self, batches, self._taught, terms, size, unknown=0.0)
+
+    def _taught(self, batch: Batch) -> dict[str, Tensor]:
+        return self.teachers.outputs(self.teachers.features(batch))
+
+    def _true_probability(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if target.is_floating_point():
+            return self.task.score_terms(output, target)
+        true = self.task.probabilities(output).gather(1, target[:, None].long()).sum(0)
+        return true, torch.full_like(true, len(target))
 
     def stage(self) -> int:
         """j of the stage that the epoch is in, from 0; M - 1 where all encoders train."""

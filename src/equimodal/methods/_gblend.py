@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.functional import blending_weights
-from equimodal.inference import Inference, Rule
-from equimodal.methods._base import EpochContext, Scales, StepReport
+from equimodal.inference import Rule
+from equimodal.methods._base import EpochContext, StepReport
 from equimodal.methods._info import OWN_ROWS, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import lacking, per_modality, probe_run, unimodal_phase
-from equimodal.tasks import Task, distribution_of
+from equimodal.methods.parts import lacking, per_modality, probe_run, train_alone, weighted_objective
+from equimodal.tasks import Task
 
 
 class GBlend(MultiLoss):
@@ -75,8 +75,8 @@ class GBlend(MultiLoss):
         super().__init__(model, task, heads=heads, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(GBlend.__init__, locals())
         self.super_epoch, self.probe_epochs, self.floor = super_epoch, probe_epochs, floor
-        self.alone: str | None = None
-        equal = per_modality(self, 1 / (len(self.modalities) + 1))
+        self.losses = ("fused", *self.modalities)
+        equal = per_modality(self, 1 / len(self.losses))
         self.register_buffer("weights", torch.cat([equal[:1], equal]))
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
@@ -86,36 +86,15 @@ class GBlend(MultiLoss):
         if context.validation is None:
             raise lacking(self, "validation", "weighs losses by what they gain on validation data")
         left = self.super_epoch if context.epochs is None else max(1, context.epochs - context.epoch)
-        epochs, names = self.probe_epochs or min(self.super_epoch, left), ("fused", *self.modalities)
-        runs = {n: probe_run(self, context, epochs=epochs, adjust=partial(GBlend.only, name=n)) for n in names}
-        losses = self.weights.new_tensor([run.losses(n) for n, run in runs.items()])
-        training, validation = (losses[:, 0], losses[:, 1]), (losses[:, 2], losses[:, 3])
-        self.weights.copy_(blending_weights(training, validation, self.weights, self.floor))
-
-    def only(self, name: str) -> None:
-        """Train the loss of this name alone from now on: that of a modality, or ``"fused"``."""
-        self.alone = name
-        fused = Inference(self.modalities, "fused", distribution=distribution_of(self.task))
-        self.inference = fused.to(self.weights.device)
-
-    def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
-        """One: everything on the weighted sum of losses; of a copy what its loss trains."""
-        if self.alone in self.modalities:
-            return [unimodal_phase(self, self.alone, self.heads[self.alone])]
-        heads = [] if self.alone else list(self.heads.parameters())
-        return [Phase("joint", self._objective, [*self.model.parameters(), *heads])]
+        epochs = self.probe_epochs or min(self.super_epoch, left)
+        runs = {n: probe_run(self, context, epochs=epochs, adjust=partial(train_alone, name=n)) for n in self.losses}
+        t0, t1, v0, v1 = self.weights.new_tensor([run.losses(n) for n, run in runs.items()]).unbind(1)
+        self.weights.copy_(blending_weights((t0, t1), (v0, v1), self.weights, self.floor))
 
     def _objective(self, batch: Batch) -> Objective:
-        if self.alone == "fused":
-            return Objective(self.loss(self._fused(self._features(batch), batch), batch))
-        losses = self._parts(batch)[0]
-        names = ["fused", *(f"unimodal/{m}" for m in self.modalities)]
-        weights = dict(zip(names, self.weights.to(losses["fused"].dtype).unbind(), strict=True))
-        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        return Objective(total, {name: loss.detach() for name, loss in losses.items()})
+        names = ("fused", *(f"unimodal/{m}" for m in self.modalities))
+        return weighted_objective(self._parts(batch)[0], dict(zip(names, self.weights, strict=True)))
 
-    def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
-        """The gradients stay as they are; the report gets the weights."""
-        weights = self.weights.clone().unbind()
-        report.coefficients["weight"] = dict(zip(("fused", *self.modalities), weights, strict=True))
-        return ()
+    def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
+        """The report gets the weights of the step."""
+        report.coefficients["weight"] = dict(zip(self.losses, self.weights.clone().unbind(), strict=True))

@@ -9,15 +9,13 @@ from torch import nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
-from equimodal.errors import ModelError
 from equimodal.functional import leads, regulation_strength
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Scales, StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
-from equimodal.methods._loss import count_of
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import LearningWindow, usual_way
+from equimodal.methods.parts import LearningWindow, mean_own_losses, own_loss_sums, required_way
 from equimodal.tasks import Task
 
 
@@ -82,12 +80,7 @@ class InfoReg(Joint):
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(InfoReg.__init__, locals())
-        if usual_way(self.multimodal, task) is None:
-            found = f"{type(self.multimodal.head).__name__} on {type(getattr(model, 'fusion', None)).__name__}"
-            raise ModelError(
-                "`model`: InfoReg needs outputs of single modalities: a linear head on Concat or Sum, or a Late fusion."
-                f" Found {found}. Use MultiLoss, which has heads of its own."
-            )
+        required_way(self)
         self.beta, self.threshold, self.unimodal_weight = beta, threshold, unimodal_weight
         self.window = LearningWindow(self.multimodal, threshold)
 
@@ -102,26 +95,16 @@ class InfoReg(Joint):
     def _objective(self, batch: Batch) -> Objective:
         features = self._features(batch)
         total = self.loss(self._fused(features, batch), batch)
-        sums = {"count": torch.full_like(total.detach(), len(batch))}
-        for m, output in self.unimodal_outputs(features).items():
-            own = self.loss(output, batch, m)
-            if self.unimodal_weight:
-                total = total + self.unimodal_weight * own
-            sums[f"loss/{m}"] = own.detach() * len(batch)
-            sums[f"count/{m}"] = torch.full_like(own.detach(), count_of(batch, m))
-        return Objective(total, {}, sums)
+        own = {m: self.loss(output, batch, m) for m, output in self.unimodal_outputs(features).items()}
+        if self.unimodal_weight:
+            total = total + self.unimodal_weight * torch.stack(list(own.values())).sum()
+        return Objective(total, {}, own_loss_sums(own, batch))
 
     @torch.no_grad()
     def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """Note the traces; hold leaders in their window back."""
-        zero = torch.zeros_like(descent.loss)
-        names = ["count", *(f"{kind}/{m}" for kind in ("loss", "count") for m in self.modalities)]
-        whole = engine.all_sum({n: descent.sums.get(n, zero) for n in names})
-        losses, counts = torch.stack([whole[n] for n in names[1:]]).chunk(2)
-        scores = -losses / whole["count"].clamp_min(1)
-        strength = regulation_strength(leads(scores, counts > 0), self.beta)
-        report.scores = dict(zip(self.modalities, scores.unbind(), strict=True))
-        held = {m: a * self.window.is_open(m) for m, a in zip(self.modalities, strength, strict=True)}
-        report.coefficients["strength"] = held
-        self.window.hold_back(strength)
+        losses, known = mean_own_losses(self, descent, engine)
+        held = self.window.hold_back(regulation_strength(leads(-losses, known), self.beta))
+        report.scores = dict(zip(self.modalities, (-losses).unbind(), strict=True))
+        report.coefficients["strength"] = dict(zip(self.modalities, held.unbind(), strict=True))
         return ()

@@ -59,7 +59,7 @@ class LossShares:
                 f"Phase {phase.name!r}, `count`: expected {expected}, the samples that its losses are about in "
                 f"each micro-batch. Found {counted}. Give the phase its modality, or leave out count."
             )
-        counts = torch.tensor(counted, dtype=dtype, device=device)
+        counts = torch.tensor(counted, dtype=dtype).to(device, non_blocking=True)
         sums = {"count": counts.sum(0)}
         weights = None
         if self._share is None:  # once per step

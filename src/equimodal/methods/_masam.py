@@ -33,9 +33,6 @@ class MASAM(MultiLoss):
     Encoder m* takes the gradient of the fused loss at :math:`\theta_{m^*} + \epsilon`, and that of its own loss at
     :math:`\theta_{m^*}`; every other parameter takes its plain gradient.
 
-    Published accuracy (authors' table, four seeds): CREMA-D 81.4 (late fusion 66.0), Kinetics-Sounds 74.0 (63.6; plain
-    sharpness-aware minimization 68.9), UR-Funny 64.4 (62.0).
-
     Args:
         radius: :math:`\rho`, in the unit of the weights; 0.5 published for MIMIC and UR-Funny.
         share: :math:`\alpha`; 0.5 published for MIMIC and UR-Funny.
@@ -116,7 +113,7 @@ class MASAM(MultiLoss):
         given = {n: descent.losses.get(n, nothing).to(one.dtype) for n in names}
         whole = all_sum({**given, "processes": one})
         loss = torch.stack([whole[n] for n in names]) / whole["processes"]
-        known = torch.tensor([n in descent.gradients for n in names], device=loss.device)
+        known = torch.tensor([n in descent.gradients for n in names]).to(loss.device, non_blocking=True)
         scores = self.memory.scores(torch.where(known, loss, torch.nan), alignment, self.share, self.momentum)
         self._alignment = dict(zip(self.modalities, alignment.unbind(), strict=True))
         scored, cosines = torch.stack([scores, alignment]).tolist()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Objective, Phase, Sharpness, is_distributed
-from equimodal.errors import MethodError, ScheduleWarning, UnsupportedError
+from equimodal.engine import Objective, Phase, Sharpness
+from equimodal.errors import ScheduleWarning
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful, trainable, warn_if_frozen, warn_once
 from equimodal.methods._info import MethodInfo
@@ -27,8 +27,9 @@ from equimodal.methods.parts import (
     ranked_scores,
     reset_optimizer,
     training_samples,
+    unannounced,
 )
-from equimodal.methods.released import MIE_FEATURES, MIE_RELEASED, MeanFlat, perturbed_loss
+from equimodal.methods.released import MIE_FEATURES, MIE_RELEASED, MeanFlat, perturbed_loss, require_one_process
 from equimodal.projection import Flat, NoProjection, branch_layers, corresponding
 from equimodal.tasks import Task
 
@@ -155,15 +156,9 @@ class MIE(Stateful, ProjectingMethod):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One per active modality: all of them, or the one whose epoch or stage it is."""
         if not self._known_epoch:
-            raise MethodError(
-                f"MIE(alternate={self.alternate!r}) needs to know the epoch. Call "
-                "method.on_train_epoch_start(EpochContext(epoch, loader=...)) before each epoch."
-            )
-        if self.variant == "released" and is_distributed():
-            raise UnsupportedError(
-                "`variant`: 'released' leaves each process at weights of its own, perturbed along its own gradient. "
-                "Use one process, or variant='paper'."
-            )
+            raise unannounced(self, "epoch, loader=train_loader", "alternate='batch'")
+        if self.variant == "released":
+            require_one_process()
         self.__dict__["_steps"] += 1  # plainly: nn.Module takes long to set an attribute
         if self.alternate == "batch" and self._steps == 1000 and not self._refreshed:
             message = (

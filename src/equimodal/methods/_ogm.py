@@ -76,7 +76,6 @@ class OGM(EpochWindow, Joint):
         consulted="paper; GeWu-Lab/OGM-GE_CVPR2022 at 343dc1d (main.py)",
         engine={
             "processes, trainer, sharded: noise='covariance'": "differs: every process draws its own samples' numbers",
-            "asynchronous: noise='covariance'": "differs: its numbers are drawn on the host and brought to the device",
             "sharded: noise='entries'": "refused: the spread of the entries of a tensor needs all of them",
         },
     )

@@ -81,7 +81,6 @@ class OPM(EpochWindow, Joint):
         "(code/models/Classifier.py, code/main.py, code/config.py)",
         engine={
             "processes, trainer, sharded": "differs: every process draws the drops of its own samples",
-            "asynchronous: variant='released'": "differs: the drops are drawn on the host and brought to the device",
         },
     )
     state = ("epoch", "_generator")
@@ -170,7 +169,7 @@ class OPM(EpochWindow, Joint):
 
     def _rescaled(self, feature: Tree, q: Tensor, drawn: Tensor) -> Tree:
         widths = [d if isinstance(d, int) else sum(d) for d in self.multimodal.feature_sizes.values()]
-        shares = q.new_tensor(widths) / sum(widths)
+        shares = torch.tensor(widths, dtype=q.dtype).to(q.device, non_blocking=True) / sum(widths)
         factor = torch.where(drawn[0, 0] <= 1, 1 / (1 - (shares * q).sum()).clamp_min(1e-6), 1.0)
         return tree_map(lambda t: t * factor.to(t.dtype) if t.is_floating_point() else t, feature)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.shapes import joined
 from equimodal.batch import Batch, Presence, Tree
 from equimodal.engine import evaluating
 from equimodal.errors import MethodError
@@ -109,15 +110,11 @@ def outputs_on(
                 labels.append(known[batch.index.cpu()])
     if not targets:
         raise MethodError("`batches`: expected at least one validation batch. Found none.")
-    joined = {  # a batch may leave a modality out; its rows are absent and not read
-        m: torch.cat([z[m] if m in z else torch.zeros_like(next(iter(z.values()))) for z in unimodal])
-        for m in dict.fromkeys(m for z in unimodal for m in z)
-    }
     if len(labels) == len(targets):
         groups = torch.cat(labels)
     return Outputs(
         torch.cat(fused) if fused else None,
-        joined,
+        joined(unimodal),  # a batch may leave a modality out; its rows are absent and not read
         {m: torch.cat(v) for m, v in masks.items()},
         torch.cat(targets),
         groups,

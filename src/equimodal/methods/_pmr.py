@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
-from equimodal.errors import MethodError
 from equimodal.functional import pmr_coefficients
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Scales, StepReport
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import BatchTerm, ClassPrototypes, EpochWindow, whole_sums
+from equimodal.methods.parts import BatchTerm, ClassPrototypes, EpochWindow, unannounced, whole_sums
 from equimodal.tasks import Task
 
 Totals = Mapping[str, Tensor]
@@ -110,10 +109,7 @@ class PMR(EpochWindow, Joint):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the fused loss and the terms, whose weights follow from sums over the whole batch."""
         if self.in_window() and not self.ready:
-            raise MethodError(
-                "PMR: expected prototypes. Found none, as on_train_epoch_start was not called. Call "
-                "method.on_train_epoch_start(EpochContext(epoch, loader=train_loader)) before each epoch."
-            )
+            raise unannounced(self, "epoch, loader=train_loader")
         survey = self.term.survey() if self.in_window() else None
         return [Phase("joint", self._objective, list(self.model.parameters()), survey=survey)]
 

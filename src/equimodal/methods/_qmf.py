@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
-import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
@@ -15,7 +14,8 @@ from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, StepReport
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import BranchMethod, SampleTable, encoder_parameters, linear_heads
+from equimodal.methods.parts import BranchMethod, LossHistory, encoder_parameters, linear_heads, weighted_objective
+from equimodal.methods.released import QMF_RELEASED, ranking_with_slack
 from equimodal.tasks import Task
 
 
@@ -51,11 +51,7 @@ class QMF(BranchMethod):
         missing="supported per sample: absent modalities have weight 0, and neither a loss nor a rank",
         cost="1 joint step",
         deviations=("energies are not detached in the fused logits, as in one of the two released scripts",),
-        released=(
-            "the margin acts as slack: the order may be violated by as much as it should be kept by",
-            "the script for RGB-D ranks before the first loss is known, and its first loss is NaN",
-            "the losses per sample are not in the checkpoint",
-        ),
+        released=QMF_RELEASED,
         consulted="paper (abstract); QingyangZhang/QMF at fe6c4c6 (train_qmf.py, train_QMF_nyud2.py, models/QMF.py)",
         engine={
             "processes, trainer, accumulation, sharded: rank_weight": "differs: pairs of neighbours are formed within "
@@ -79,10 +75,9 @@ class QMF(BranchMethod):
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(QMF.__init__, locals())
-        self.rank_weight = rank_weight
-        self.variant = variant
+        self.rank_weight, self.variant = rank_weight, variant
         self.heads = linear_heads(self.multimodal, task, heads)
-        self.history = SampleTable(self.modalities).to(next(self.heads.parameters()))
+        self.history = LossHistory(self.modalities).to(next(self.heads.parameters()))
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Room for the losses of all samples, where the loader tells how many there are."""
@@ -94,28 +89,20 @@ class QMF(BranchMethod):
 
     def _objective(self, batch: Batch) -> Objective:
         outputs = self.heads(self.multimodal.encode(batch.inputs, batch.present))
-        total = self.loss(energy_fusion(outputs, batch.present)[0].to(next(iter(outputs.values())).dtype), batch)
-        losses, rows = {"fused": total.detach()}, {}
+        fused = energy_fusion(outputs, batch.present)[0].to(next(iter(outputs.values())).dtype)
+        parts, rows = {"fused": self.loss(fused, batch)}, {}
         for m, z in outputs.items():
-            own = self.loss(z, batch, m)
-            total, losses[f"unimodal/{m}"] = total + own, own.detach()
+            parts[f"unimodal/{m}"] = self.loss(z, batch, m)
             if self.rank_weight:
-                rank, rows[m] = self._ranking(z, batch, m)
-                total, losses[f"rank/{m}"] = total + self.rank_weight * rank, rank.detach()
-        return Objective(total, losses, rows=rows)
+                parts[f"rank/{m}"], rows[m] = self._ranking(z, batch, m)
+        return weighted_objective(parts, {f"rank/{m}": self.rank_weight for m in outputs}, rows=rows)
 
     def _ranking(self, output: Tensor, batch: Batch, modality: str) -> tuple[Tensor, SampleValues]:
         """R_m, and the losses so far of the samples that have the modality, this batch's included."""
         output, target = self._rows(output, batch, modality)
-        index, column = sample_index(batch, modality), self.modalities.index(modality)
-        with torch.no_grad():
-            target = target if target.is_floating_point() else target.long()
-            now = nn.functional.cross_entropy(output, target, reduction="none").to(self.history.values.dtype)
-            now = now + self.history.at(index)[0][:, column]
-            least, most = self.history.bounds(column, now, index)
-        margin: Literal["required", "slack"] = "required" if self.variant == "paper" else "slack"
-        rank = confidence_ranking(energy_confidence(output), now, least, most, margin)
-        return rank, SampleValues(now, index)
+        rows, least, most = self.history.with_losses(modality, output, target, sample_index(batch, modality))
+        ranking = ranking_with_slack if self.variant == "released" else confidence_ranking
+        return ranking(energy_confidence(output), rows.values, least, most), rows
 
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
         """The losses of this step's samples are kept."""

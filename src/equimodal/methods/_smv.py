@@ -9,17 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.engine import Sharpness
-from equimodal.functional import copies_alone
+from equimodal.functional import copies_alone, drawn_by_chance, weakest_share
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import AWAY, MASKED, NO_SHARDS, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import plan_copies, planned_loader, presence_of, training_table, worth_of_right_sets
+from equimodal.methods.parts import plan_copies, training_table, worth_of_right_sets
+from equimodal.methods.released import SMV_RELEASED, drawn_with_replacement
 from equimodal.tasks import Task
 from equimodal.unimodal import Shapley
-
-_MOST = 6
 
 
 class SMV(Stateful, Joint):
@@ -30,9 +29,8 @@ class SMV(Stateful, Joint):
 
     * ``level="sample"``: sample i is seen once more with m alone, one to three times, the smaller :math:`\phi_{im}` is
       (:func:`~equimodal.functional.copies_alone`).
-    * ``level="modality"``: with :math:`\bar\phi_m` the means and g the difference between the lowest of them and the
-      mean of the others, each sample is seen once more with the lowest modality alone, with probability
-      :math:`\min(1, \tfrac23 \alpha g)`.
+    * ``level="modality"``: each sample is seen once more with the modality of the lowest mean alone, with probability
+      :math:`\min(1, \tfrac23 \alpha g)`, g being its gap to the others (:func:`~equimodal.functional.weakest_share`).
 
     Args:
         level: see above.
@@ -67,10 +65,7 @@ class SMV(Stateful, Joint):
             "values are computed on samples without augmentation",
             "more than two modalities: the lowest mean against the mean of the others",
         ),
-        released=(
-            "scripts and dataset do not fit together: construction fails with an unexpected argument `loader`",
-            "the modality level draws a fixed number of samples, with replacement",
-        ),
+        released=SMV_RELEASED,
         engine={"sharded": NO_SHARDS},
         consulted="GeWu-Lab/Valuate-and-Enhance-Multimodal-Cooperation at 7ed12b0 (code/sample_level.py, "
         "modality_level.py, datasets/dataloader.py)",
@@ -93,7 +88,7 @@ class SMV(Stateful, Joint):
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(SMV.__init__, locals())
-        Shapley(model, _MOST)  # refuses what cannot be valued
+        Shapley(model)  # refuses what cannot be valued
         self.level, self.warmup, self.alpha, self.variant = level, warmup, alpha, variant
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -101,27 +96,15 @@ class SMV(Stateful, Joint):
         """Value the training samples and plan the epoch."""
         if context.epoch < self.warmup:
             return
-        loader = planned_loader(self, context)
-        worth, seen = training_table(self, loader, len(self.modalities), partial(worth_of_right_sets, self))
-        there = presence_of(self, loader)
-        # a sample with one modality would only be repeated
-        apart = there & seen[:, None] & (there.sum(1) > 1)[:, None]
-        again = self._copies(worth, apart)
-        plan_copies(self, loader, seen, again)
+        loader, worth, seen, there = training_table(self, context, partial(worth_of_right_sets, self))
+        apart = there & (there.sum(1, keepdim=True) > 1)  # a sample with one modality would only be repeated
+        plan_copies(self, loader, seen, self._copies(worth, apart))
 
     def _copies(self, worth: Tensor, apart: Tensor) -> Tensor:
         """(N, M) how often each sample is seen once more with one modality."""
         if self.level == "sample":
             return copies_alone(worth) * apart
-        means = (worth * apart).sum(0) / apart.sum(0).clamp_min(1)
-        weakest, count = int(means.argmin()), len(self.modalities)
-        gap = (means.sum() - means[weakest]) / (count - 1) - means[weakest]
-        share = min(1.0, 2 / 3 * self.alpha * float(gap))
-        copies = torch.zeros_like(apart, dtype=torch.int64)
-        able = apart[:, weakest].nonzero()[:, 0]
-        if self.variant == "released":
-            drawn = torch.randint(max(1, len(able)), (int(share * len(able)),), generator=self._generator)
-            copies[:, weakest] = torch.bincount(able[drawn], minlength=len(copies))
-        else:
-            copies[able, weakest] = (torch.rand(len(able), generator=self._generator) < share).long()
-        return copies
+        weakest, share = weakest_share(worth, apart, self.alpha)
+        draw = drawn_with_replacement if self.variant == "released" else drawn_by_chance
+        drawn = draw(apart[:, weakest], share, self._generator)
+        return drawn[:, None] * (torch.arange(len(self.modalities)) == weakest)

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Objective, Phase, Sharpness
-from equimodal.errors import ScheduleWarning, UnsupportedError
 from equimodal.functional import combined_opinion, dirichlet_logarithms, evidence, evidential_loss
-from equimodal.inference import Rule, needs_of, rule_name
-from equimodal.methods._base import EpochContext, Stateful, warn_once
+from equimodal.inference import Rule
+from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import MethodInfo
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import HeadedMethod, encoder_parameters, linear_heads
+from equimodal.methods.parts import HeadedMethod, encoder_parameters, linear_heads, refuse_joint_head, warn_unannounced
 from equimodal.tasks import Task
 
 
@@ -71,9 +70,8 @@ class TMC(Stateful, HeadedMethod):
         calibrated: bool = False,
     ) -> None:
         inference = inference or ("evidential_fused" if joint else "evidential")
-        if "fused" in needs_of(inference) and not joint:
-            found = f"`inference`: {rule_name(inference)!r} reads a joint head, which TMC trains with joint=True."
-            raise UnsupportedError(f"{found} Use joint=True, or the rule evidential.")
+        if not joint:
+            refuse_joint_head(self, inference, "joint=True, or the rule evidential")
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(TMC.__init__, locals())
         self.joint, self.annealing, self._epoch = joint, annealing, -1
@@ -86,8 +84,7 @@ class TMC(Stateful, HeadedMethod):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: encoders, heads and, with ``joint``, the rest of the model."""
         if self._epoch < 0:
-            message = "TMC does not know the epoch, so its divergence counts in full. Call method.on_train_epoch_start("
-            warn_once(self, message + "EpochContext(epoch)) before each epoch.", ScheduleWarning)
+            warn_unannounced(self, "its divergence counts in full")
         trained = list(self.model.parameters()) if self.joint else encoder_parameters(self)
         return [Phase("joint", self._objective, [*trained, *self.heads.parameters()])]
 

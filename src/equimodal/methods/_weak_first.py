@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Phase, Sharpness, evaluating
+from equimodal.engine import Phase, Sharpness
 from equimodal.errors import MethodError
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
-from equimodal.methods._loss import own_rows
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import joint_phase, lacking, ranking_of, stage_alone, unannounced, usual_way
-from equimodal.tasks import Task, counting_dtype
+from equimodal.methods.parts import joint_phase, lacking, ranking_by, stage_alone, unannounced, usual_way
+from equimodal.tasks import Task
 from equimodal.unimodal import Masked
 
 
@@ -86,23 +84,15 @@ class WeakFirst(Stateful, Joint):
             raise lacking(self, "epochs", "divides the epochs into stages")
         self._epoch, self._epochs = context.epoch, context.epochs
         if not self.ranking and context.epoch >= self.warm_up:
-            self._rank(context)
+            if context.loader is None:
+                purpose = "ranks the modalities on the training samples"
+                raise lacking(self, "loader", purpose, f"order={self.modalities}")
+            self.ranking = ranking_by(self, context.loader, self._alone)
 
-    @torch.no_grad()
-    def _rank(self, context: EpochContext) -> None:
-        """The modalities by the score of the model with each alone, the lowest first; equal ones as they are."""
-        if context.loader is None:
-            raise lacking(self, "loader", "ranks the modalities on the training samples", f"order={self.modalities}")
-        device = next(self.parameters()).device
-        table = torch.zeros(len(self.modalities), 2, self.task.score_size, dtype=counting_dtype(device), device=device)
-        with evaluating(self):
-            for raw in context.loader:
-                batch = self.check_batch(raw).to(device)
-                features = self.multimodal.encode(batch.inputs, batch.present)
-                for m, output in self._way[0](features, batch.present).items():
-                    terms = self.task.score_terms(*own_rows(output, batch, m))
-                    table[self.modalities.index(m)] += torch.stack(terms).to(table.dtype)
-        self.ranking = ranking_of(table, self.modalities)
+    def _alone(self, batch: Batch) -> dict[str, Tensor]:
+        """Outputs of the model with each modality alone."""
+        outputs: dict[str, Tensor] = self._way[0](self._features(batch), batch.present)
+        return outputs
 
     def waiting(self) -> list[str]:
         """The modalities whose encoders keep still in this epoch."""

@@ -114,15 +114,15 @@ def _refused(ranked: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _ends(record: Mapping[str, Any], factor: float) -> list[dict[str, Any]]:
-    """Winner and best control."""
+    """Winner, best control and default, each trial once."""
     verdict, test = record["verdict"], record.get("test")
     rows = []
-    for name in ("winner", "control"):
-        own = verdict[name]
-        if name == "winner" and own["trial"] == verdict["control"]["trial"]:
+    for name in ("winner", "control", "default"):
+        own = verdict.get(name)
+        if own is None or (name != "control" and own["trial"] == verdict["control"]["trial"]):
             continue
         rows.append({
-            "name": "best control" if name == "control" else name, "control": name == "control",
+            "name": "best control" if name == "control" else name, "control": name != "winner",
             "taken": own["trial"] == verdict["taken"], "method": f"{own['method']}, trial {own['trial']}",
             "fusion": own["fusion"], "lr": f"{own['lr']:.2g}", "selection": own["selection"],
             "rule": own["rule"] + (", temperatures" if own["calibrated"] else ""), "options": _options(own["options"]),
@@ -133,12 +133,17 @@ def _ends(record: Mapping[str, Any], factor: float) -> list[dict[str, Any]]:
 
 def _differences(record: Mapping[str, Any], factor: float) -> str:
     test = record.get("test") or {}
-    found = {"validation": record["verdict"].get("validation"), "test": test.get("difference")}
-    scale = abs(factor)
-    return ", ".join(
+    verdict, scale = record["verdict"], abs(factor)
+    found = {
+        "winner minus best control, validation": verdict.get("validation"), "test": test.get("difference"),
+        "best control minus default, validation": verdict.get("over_default"),
+        "default minus best control, test": test.get("default_difference"),
+    }  # fmt: skip
+    return "; ".join(
         f"{name} {_signed(d['mean'], scale)} ({_signed(d['low'], scale)} to {_signed(d['high'], scale)})"
-        for name, d in found.items() if d
-    )  # fmt: skip
+        for name, d in found.items()
+        if d
+    )
 
 
 def _ensemble(found: Mapping[str, Any], factor: float, unit: str) -> str:

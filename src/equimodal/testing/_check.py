@@ -8,7 +8,7 @@ from typing import Any
 
 from equimodal.errors import MethodError, PropertyError, unknown_name
 from equimodal.methods import Method
-from equimodal.testing import _absence, _compiled, _declarations, _engine_features, _inputs, _tasks, _training
+from equimodal.testing import _absence, _compiled, _declarations, _engine_features, _inputs, _tasks, _training, _waits
 from equimodal.testing._cases import Case, Shared, settings_of
 from equimodal.testing._expect import NotApplicable
 from equimodal.testing._processes import WORK, jobs_of, judge, run_jobs
@@ -16,7 +16,7 @@ from equimodal.testing._property import Check, Property
 
 PROPERTIES: dict[str, Property] = {
     p.name: p
-    for module in (_declarations, _training, _absence, _inputs, _tasks, _engine_features, _compiled)
+    for module in (_declarations, _training, _absence, _inputs, _tasks, _engine_features, _waits, _compiled)
     for p in module.PROPERTIES
 }
 """Name -> property, of all that need one process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,45 @@ def test_parts_and_selections() -> None:
     kept = from_rows(without, "label", {"image": INPUTS["image"]}, split="part")
     assert all(kept.presence[p]["image"] == 1 for p in kept.parts)
     assert torch.equal(kept.train.batch([0]).inputs["image"][0, :, 0, 0], torch.tensor([1.0, 2.0, 254.0]))
+
+
+@pytest.mark.parametrize("form", ["datasets", "list", "parquet"])
+@pytest.mark.parametrize("decode", [None, SIZE])
+def test_a_picture_without_bytes_and_path_is_absent(form: str, decode: int | None, tmp_path: Path) -> None:
+    """As some of their tools write a missing file, beside plain nulls; nobody decodes it."""
+    empty = {"bytes": None, "path": None}
+    own = [{"image": picture(i), "label": i % 2, "part": i // 2 % 3, "a": float(i)} for i in range(24)]
+    contents: list[Any] = [
+        empty if i % 4 == 1 else None if i % 4 == 2 else {**empty, "bytes": picture(i)} for i in range(24)
+    ]
+    source: Any = [{**r, "image": c} for r, c in zip(own, contents, strict=True)]
+    if form != "list":
+        pa = pytest.importorskip("pyarrow")
+        kinds = {"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())])}
+        arrow = pa.table({c: pa.array([r[c] for r in source], kinds.get(c)) for c in source[0]})
+        source = datasets.Dataset(arrow)
+        if form == "parquet":
+            pytest.importorskip("pyarrow.parquet").write_table(arrow, tmp_path / "a.parquet", row_group_size=7)
+            source = tmp_path / "a.parquet"
+    field = Field("image", size=SIZE, standardise="none", decode=None if decode is None else dark)
+    data = from_rows(source, "label", {"image": field, "a": Field("vector", standardise="none")}, split="part")
+    for split in (data.train, data.validation, data.test):
+        batch = split.batch()
+        assert batch.index is not None
+        assert batch.present is not None
+        there = [i % 4 not in (1, 2) for i in batch.index.tolist()]
+        assert batch.present["image"].tolist() == there
+        if decode is None:
+            assert batch.inputs["image"][:, 0, 0, 0].tolist() == [i * t for i, t in zip(batch.index.tolist(), there)]
+    with pytest.raises(DataError, match="row 1: expected a content, since `present` says that there is one"):
+        own_flags = {"image": np.ones(24, int)}
+        from_rows(source, "label", {"image": field}, split="part", present=own_flags).train.batch()
+
+
+def dark(content: dict[str, Any]) -> Any:
+    """Black, of whatever there is; it is never asked for what is absent."""
+    assert content["bytes"] is not None
+    return np.zeros((3, SIZE, SIZE))
 
 
 def test_what_is_refused() -> None:

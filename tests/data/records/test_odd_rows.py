@@ -246,3 +246,57 @@ def test_a_worker_process_says_what_one_process_says() -> None:
 def test_rows_without_a_target(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="`target`: expected one. Found none.*--target COLUMN"):
         load(stored(tmp_path / "a.parquet", rows()), inputs={"x": "vector"})
+
+
+def picky(content: Any) -> Any:
+    """Knows no more than what begins with a number below 20."""
+    return {i: [float(i), 1.0] for i in range(20)}[int(content[0])]
+
+
+def sulky(content: Any) -> Any:
+    raise OverflowError
+
+
+class Rows:
+    """A map-style dataset that fails at a row."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        if self.failing and row == 7:
+            raise ConnectionError("no answer")
+        return rows()[row]
+
+    failing = False
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_function_names_row_column_modality_and_itself(workers: int) -> None:
+    """In a worker process, too, where PyTorch would answer for it; the way to it is in a note."""
+    field = Field("vector", "x", decode=picky, standardise="none")
+    data = from_rows(rows(), "y", {"sound": field}, split=[0] * 30 + [1] * 10)
+    expected = (
+        r"^`rows`: column 'x', row 20: expected `decode` of modality 'sound' to make an array of the content. Found "
+        r"KeyError: 20. Correct the function, or put None there if the row has no sound."
+    )
+    with pytest.raises(DataError, match=expected) as caught:
+        list(loader(data.train, 10, num_workers=workers, shuffle=False))
+    assert str(caught.value).endswith("has no sound.")
+    told = [*getattr(caught.value, "__notes__", []), repr(caught.value.__cause__)]
+    assert "KeyError" in "".join(told)
+    assert not workers or "in picky" in told[0]
+
+
+def test_an_error_without_a_text() -> None:
+    with pytest.raises(DataError, match="row 0: expected `decode` of modality 'x' .*Found OverflowError. Correct"):
+        from_rows(rows(), "y", {"x": Field("vector", decode=sulky)}, split=[0] * 30 + [1] * 10)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_collection_that_fails_at_a_row(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    field = Field("vector", standardise="none", decode=list)
+    data = from_rows(Rows(), "y", {"x": field}, split=[0] * 30 + [1] * 10)
+    monkeypatch.setattr(Rows, "failing", True)
+    with pytest.raises(DataError, match="Found nothing .ConnectionError: no answer. in row 7 of 'Rows'"):
+        list(loader(data.train, 10, num_workers=workers, shuffle=False))

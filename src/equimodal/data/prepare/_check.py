@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equimodal._utils.files import content_hash
 from equimodal.data._bundle import find_card, load_bundle, load_card
 from equimodal.data.prepare import _manifest as manifest
 from equimodal.data.prepare._engine import make
 from equimodal.data.prepare._registry import available, get
-from equimodal.data.prepare._work import sha256
 from equimodal.errors import DataError, NonFiniteError
 
 
@@ -86,7 +86,7 @@ def _files(folder: Path, found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: missing"
         elif path.stat().st_size != entry["size"]:
             yield f"{name}: {path.stat().st_size} bytes instead of {entry['size']}"
-        elif sha256(path) != entry["sha256"]:
+        elif content_hash(path) != entry["sha256"]:
             yield f"{name}: its content has changed"
     for path in sorted(folder.iterdir()):
         if path.name not in listed and path.name != manifest.FILE:
@@ -105,7 +105,7 @@ def _raw(source: Path, found: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{relative}: was not there when the bundle was made, and is now"
         elif not path.is_file():
             yield f"{relative}: missing"
-        elif path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
+        elif path.stat().st_size != entry["size"] or content_hash(path) != entry["sha256"]:
             yield f"{relative}: changed since the bundle was made"
     if found["dataset"] not in available():
         return

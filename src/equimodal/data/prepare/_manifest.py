@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from equimodal._utils.files import content_hash
 from equimodal.data.prepare._interface import Preparation
-from equimodal.data.prepare._work import sha256
 from equimodal.errors import DataError, missing_extra
 
 FORMAT = 1
@@ -43,27 +43,27 @@ def parameters_of(preparation: Preparation[Any]) -> dict[str, Any]:
     for field in dataclasses.fields(preparation.parameters):
         value = getattr(preparation.parameters, field.name)
         if field.metadata.get("path") and value:
-            value = {"sha256": content_hash(Path(value), field.name)}
+            value = {"sha256": parameter_hash(Path(value), field.name)}
         parameters[field.name] = list(value) if isinstance(value, tuple) else value
     return parameters
 
 
-def content_hash(path: Path, name: str) -> str:
+def parameter_hash(path: Path, name: str) -> str:
     """SHA-256 of a file, or of the names and contents of a folder."""
     if path.is_file():
-        return sha256(path)
+        return content_hash(path)
     if not path.is_dir():
         raise DataError(f"`{name}`: expected a file or a folder. Found nothing at {path}.")
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}|{sha256(file)}|".encode())
+        digest.update(f"{file.relative_to(path).as_posix()}|{content_hash(file)}|".encode())
     return digest.hexdigest()
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> size and SHA-256 of the files of a bundle."""
     return {
-        path.name: {"size": path.stat().st_size, "sha256": sha256(path)}
+        path.name: {"size": path.stat().st_size, "sha256": content_hash(path)}
         for path in sorted(folder.iterdir())
         if path.name != FILE
     }

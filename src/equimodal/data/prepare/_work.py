@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import threading
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from equimodal._utils.files import content_hash
 from equimodal._utils.foreign import no_data
 from equimodal.data.prepare._interface import ArraySpec, Item, Preparation, UnreadableError, dtype_of
 from equimodal.data.prepare._journal import Entry, FileState
@@ -99,14 +98,8 @@ class Worker:
             if found:
                 raise UnreadableError(found)
             # many items of one large file: it is hashed once per process
-            known = self._states[relative] = (status.st_size, status.st_mtime_ns, sha256(path))
+            known = self._states[relative] = (status.st_size, status.st_mtime_ns, content_hash(path))
         return known
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _WORKER: list[Worker] = []

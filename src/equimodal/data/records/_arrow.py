@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 _NUMBERS = {"float": "float32", "double": "float64", "halffloat": "float16"}
 Names = tuple[str, ...] | None
+MEDIA = {"bytes", "path"}
+"""What Hugging Face stores of a picture or a sound; both are null where a row has none."""
 
 
 class UnevenError(ValueError):
@@ -65,6 +67,20 @@ def library(purpose: str) -> Any:
 def one_array(column: Any) -> Any:
     """A column in pieces as one array."""
     return column.combine_chunks() if hasattr(column, "combine_chunks") else column
+
+
+def filled(array: Any) -> Mask:
+    """(n,) booleans: contents that are not null, and not the ``{bytes: null, path: null}`` of a missing media file."""
+    kind, parts = array.type, [array]
+    if library("Reading Arrow").types.is_struct(kind) and {kind.field(i).name for i in range(kind.num_fields)} == MEDIA:
+        parts = array.flatten()
+    found = [part.is_valid().to_numpy(zero_copy_only=False) for part in parts]
+    return np.asarray(np.logical_or.reduce(found), bool)
+
+
+def is_empty_media(content: Any) -> bool:
+    """Whether a plain content is the ``{bytes: None, path: None}`` of a missing media file."""
+    return isinstance(content, Mapping) and set(content) == MEDIA and all(part is None for part in content.values())
 
 
 def chosen(array: Any, places: Rows) -> Any:

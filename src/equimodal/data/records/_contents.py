@@ -13,8 +13,17 @@ import numpy as np
 
 from equimodal.data._precision import is_wide
 from equimodal.data._row_source import RowArray
-from equimodal.data.records._arrow import GapError, UnevenError, chosen, dense, element_type, padded
-from equimodal.data.records._field import Field
+from equimodal.data.records._arrow import (
+    GapError,
+    UnevenError,
+    chosen,
+    dense,
+    element_type,
+    filled,
+    is_empty_media,
+    padded,
+)
+from equimodal.data.records._field import DecodeError, Field
 from equimodal.data.records._reader import Array, Mask, Reader, Rows
 from equimodal.errors import DataError
 
@@ -32,12 +41,15 @@ class Contents(RowArray):
         first: a present row, of which the shape of all is taken.
         root: where relative paths begin.
         statistics: see :class:`RowArray`.
+        modality: whose samples they are, for messages.
     """
 
     def __init__(
-        self, reader: Reader, column: str, field: Field, there: Mask, first: int, root: Path | None, statistics: int
+        self, reader: Reader, column: str, field: Field, there: Mask, first: int, root: Path | None, statistics: int,
+        modality: str,
     ) -> None:  # fmt: skip
         self._reader, self._column, self._field, self._there, self._root = reader, column, field, there, root
+        self._modality = modality
         self.kept = 1
         """Blocks that are kept, where the collection is read in blocks."""
         self._blocks: OrderedDict[int, Any] = OrderedDict()
@@ -136,10 +148,10 @@ class Contents(RowArray):
         """Places of a block's rows among those that are filled, and the samples of these, or contents to be decoded."""
         starts = np.zeros(1) if self._reader.starts is None else self._reader.starts
         array = self._reader.block(self._column, number)
-        valid = array.is_valid().to_numpy(zero_copy_only=False)
+        valid = filled(array)
         places = np.where(valid, np.cumsum(valid) - 1, -1)
         if not valid.all():
-            array = array.drop_null()
+            array = chosen(array, np.flatnonzero(valid))
         if self._field.decode is None and element_type(array.type) is not None:
             values, real = self._converted(array, int(starts[number]) + np.flatnonzero(valid))
             return places, values, real, None
@@ -178,15 +190,9 @@ class Contents(RowArray):
     def _of_objects(self, contents: list[Any], rows: Rows) -> tuple[Array, Mask | None]:
         made, length = [], self._field.length
         for row, content in zip(rows.tolist(), contents, strict=True):
-            if content is None:
+            if content is None or is_empty_media(content):
                 raise self._lacking(row)
-            try:
-                array = self._field.array_of(content, self._root)
-            except (ValueError, OSError) as error:
-                raise self._refusal(row, f"content of kind {self._field.kind!r}", str(error)) from error
-            except Exception as error:
-                error.add_note(f"while `decode` had {self.where}, row {row}")
-                raise
+            array = self._array_of(content, row)
             array = array[None] if array.ndim == 0 else array
             if length is not None and len(array) == 0 and self._shape is not None:
                 array = np.zeros((0, *self._shape[1:]), array.dtype)  # an empty list does not say of what
@@ -203,6 +209,20 @@ class Contents(RowArray):
             count = min(length, len(array))
             values[place, :count], real[place, :count] = array[:count], True
         return values, real
+
+    def _array_of(self, content: Any, row: int) -> Array:
+        try:
+            return self._field.array_of(content, self._root)
+        except DecodeError as error:
+            reason = error.reason
+            found = f"{type(reason).__name__}: {reason}" if str(reason) else type(reason).__name__
+            raise self._refusal(
+                row,
+                f"`decode` of modality {self._modality!r} to make an array of the content",
+                f"{found}. Correct the function, or put None there if the row has no {self._modality}",
+            ) from reason
+        except (ValueError, OSError) as error:
+            raise self._refusal(row, f"content of kind {self._field.kind!r}", str(error)) from error
 
     def _hint(self) -> str:
         """The next step where contents differ in shape."""

@@ -20,6 +20,14 @@ Array = npt.NDArray[Any]
 _NPY = b"\x93NUMPY"
 
 
+class DecodeError(Exception):
+    """A function of the user's failed; holds its error."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Field:
     """A modality of :func:`from_rows`.
@@ -102,10 +110,15 @@ class Field:
         """One content as an array.
 
         Raises:
+            DecodeError: ``decode`` failed.
             ValueError: it is none; :class:`Contents` says which row it is.
         """
         if self.decode is not None:
-            return _array(self.decode(content))
+            try:
+                made = self.decode(content)
+            except Exception as error:
+                raise DecodeError(error) from error
+            return _array(made)
         if self.kind == "image" and not isinstance(content, (np.ndarray, list)):
             return _picture(content, self.size, root)
         if isinstance(content, bytes) and content[: len(_NPY)] == _NPY:

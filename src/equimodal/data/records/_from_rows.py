@@ -53,9 +53,10 @@ def from_rows(
 ) -> Dataset:
     """A dataset of rows that stay where they are: Parquet, Hugging Face, WebDataset, or a sequence of mappings.
 
-    Row i maps names to contents. A content that is None is absent: the sample does not have the modality, and nothing
-    of it is decoded. Contents are read and decoded when a batch asks for them, of a file with columns only those that
-    are needed. Numbers that fit into a quarter of ``cache_bytes`` are kept in memory.
+    Row i maps names to contents. A content that is None, or ``{"bytes": None, "path": None}`` as Hugging Face stores a
+    missing file, is absent: the sample does not have the modality, and nothing of it is decoded. Contents are read and
+    decoded when a batch asks for them, of a file with columns only those that are needed. Numbers that fit into a
+    quarter of ``cache_bytes`` are kept in memory.
 
     Parquet is read by row groups. So many of them as fit into ``cache_bytes`` (16 at most) are shuffled together: an
     epoch has the row groups in a random order, and random rows of those that are read together.
@@ -129,7 +130,7 @@ def from_rows(
     )  # fmt: skip
     # the checks above see arrays, and no longer that some are mapped
     arrays |= {f"input_{m}": values for m, (values, _) in decoded.items() if isinstance(values, np.memmap)}
-    return build(arrays, parse_card(card, "generated card"), origin=name, missing=missing, blocks=blocks)
+    return build(arrays, parse_card(card, ""), origin=name, missing=missing, blocks=blocks)
 
 
 def _fields(inputs: Mapping[str, Any]) -> dict[str, Field]:
@@ -184,16 +185,33 @@ def _split(
     if given is not None:
         return given
     if split is not None:
-        names, found = _values(reader, split, "split", size)
-        if names is None:
-            return found
-        parts = [PART_NAMES.get(name.lower()) for name in names]
-        if None in parts:
-            row = int(np.flatnonzero(found == parts.index(None))[0])
-            wrong = names[parts.index(None)]
-            raise DataError(f"`split`: row {row}: expected train, validation or test. Found {wrong!r}.")
-        return np.array([_PARTS.index(str(p)) for p in parts])[found]
+        return _parts(*_values(reader, split, "split", size))
     return drawn_parts(labels, next(iter(groups.values()), None), shares, seed, size)
+
+
+def _parts(names: Names, found: Array) -> Array:
+    """A split that was given as 0, 1 and 2.
+
+    Raises:
+        DataError: values of no part, or several for a row.
+    """
+    if found.ndim != 1:
+        raise DataError(f"`split`: expected one value per row. Found {found.dtype} {found.shape}.")
+    if names is None:
+        known, expected = np.isin(found, (0, 1, 2)), "0, 1 or 2 (train, validation or test)"
+    else:
+        parts = [PART_NAMES.get(name.lower()) for name in names]
+        known, expected = np.array([p is not None for p in parts])[found], "train, validation or test"
+    if not known.all():
+        rows = np.flatnonzero(~known)
+        wrong = found[rows].tolist()
+        shown = list(dict.fromkeys(repr(value if names is None else names[value]) for value in wrong))
+        more = f", first rows {rows[:5].tolist()}" if len(rows) > 1 else ""
+        raise DataError(
+            f"`split`: row {rows[0]}: expected {expected}. Found {', '.join(shown[:6])} in {len(rows)} "
+            f"row(s){more}. Correct them, or leave these rows out."
+        )
+    return found if names is None else np.array([_PARTS.index(str(p)) for p in parts])[found]
 
 
 def drawn_parts(
@@ -255,7 +273,7 @@ def _contents(
         own = np.flatnonzero(there[m] & (parts == 0))
         if len(own) == 0:
             raise DataError(f"modality {m!r}: expected training rows that have it. Found none. Leave it out.")
-        listed = [Contents(reader, c, f, there[m], int(own[0]), root, statistics) for c in f.columns(m)]
+        listed = [Contents(reader, c, f, there[m], int(own[0]), root, statistics, m) for c in f.columns(m)]
         made[m] = listed[0] if len(listed) == 1 else NumberColumns(listed)
     return made
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from equimodal.data.records._arrow import AbsentError, Names, one_array, single_values
+from equimodal.data.records._arrow import AbsentError, Names, filled, one_array, single_values
 from equimodal.data.records._reader import Array, Mask, Reader, Rows
 
 _PIECE = 1 << 16  # rows that are looked at together where gaps are looked for
@@ -30,7 +30,7 @@ class HuggingFaceReader(Reader):
 
     def present(self, column: str) -> Mask:
         pieces = [self._column(column, slice(s, s + _PIECE)) for s in range(0, self.count, _PIECE)]
-        return np.concatenate([p.is_valid().to_numpy(zero_copy_only=False) for p in pieces])
+        return np.concatenate([filled(piece) for piece in pieces])
 
     def _values(self, column: str) -> tuple[Names, Array]:
         array = self._column(column, slice(0, self.count))

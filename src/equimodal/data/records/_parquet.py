@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from equimodal.data.records._arrow import AbsentError, Names, chosen, in_parts, library, one_array, single_values
+from equimodal.data.records._arrow import (
+    AbsentError,
+    Names,
+    chosen,
+    filled,
+    in_parts,
+    library,
+    one_array,
+    single_values,
+)
 from equimodal.data.records._reader import Array, FileReader, Mask, Rows
 from equimodal.errors import DataError
 
@@ -64,7 +73,7 @@ class ParquetReader(FileReader):
             start = self._starts[number]
             with self._file() as file:
                 for piece in file.iter_batches(_PIECE, row_groups=[group], columns=[column], use_threads=False):
-                    there[start : start + len(piece)] = piece.column(column).is_valid().to_numpy(zero_copy_only=False)
+                    there[start : start + len(piece)] = filled(piece.column(column))
                     start += len(piece)
         return there
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.data._arrays import content_hash
+from equimodal._utils.files import content_hash
 from equimodal.data._columns import is_missing
 from equimodal.data.records._arrow import (
     AbsentError,
@@ -21,6 +21,7 @@ from equimodal.data.records._arrow import (
     Names,
     UnevenError,
     in_parts,
+    is_empty_media,
     single_contents,
 )
 from equimodal.errors import DataError, unknown_name
@@ -167,7 +168,7 @@ class SequenceReader(Reader):
     def _row(self, number: int) -> Mapping[str, Any]:
         try:
             row = self._rows[number]
-        except (LookupError, TypeError) as error:
+        except Exception as error:
             raise self._refusal(number, f"nothing ({type(error).__name__}: {error})") from error
         if not isinstance(row, Mapping):
             raise self._refusal(number, type(row).__name__)
@@ -192,7 +193,7 @@ class SequenceReader(Reader):
         for number in range(self.count):
             row = self._row(number)
             for column, mask in there.items():
-                mask[number] = not is_missing(row.get(column))
+                mask[number] = not (is_missing(row.get(column)) or is_empty_media(row.get(column)))
             for column, own in values.items():
                 own.append(row.get(column))
         return there, values

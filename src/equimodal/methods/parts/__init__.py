@@ -1,15 +1,23 @@
 """Parts that several methods are made of: heads, phases of a branch, modulation, stages, mixup, numbers per sample."""
 
 from equimodal.methods.parts._aggregation import AggregatorName, LossRates, Weighting, gram_weighting
-from equimodal.methods.parts._announced import lacking, unannounced
+from equimodal.methods.parts._alone import train_alone
+from equimodal.methods.parts._announced import lacking, unannounced, warn_unannounced
 from equimodal.methods.parts._batch_term import BatchTerm
 from equimodal.methods.parts._boosted import BoostedHeads
-from equimodal.methods.parts._branches import BranchMethod, HeadedMethod, ProjectingMethod, training_samples
+from equimodal.methods.parts._branches import (
+    BranchMethod,
+    HeadedMethod,
+    ProjectingMethod,
+    refuse_joint_head,
+    training_samples,
+)
 from equimodal.methods.parts._companions import Companions
 from equimodal.methods.parts._confidence import batch_confidences, confidence_sums, confidences, scoring_way
 from equimodal.methods.parts._direction import Direction, columns_of_head
 from equimodal.methods.parts._epoch_plan import (
     PlannedLoader,
+    TrainingTable,
     full_pass,
     plan_copies,
     planned_loader,
@@ -17,7 +25,7 @@ from equimodal.methods.parts._epoch_plan import (
     rows_alone,
     training_table,
 )
-from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores, ranking_of
+from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores, ranking_by, ranking_of
 from equimodal.methods.parts._epoch_window import EpochWindow
 from equimodal.methods.parts._fixed import FixedHead, zero_features
 from equimodal.methods.parts._game import PermutationGame
@@ -36,22 +44,26 @@ from equimodal.methods.parts._heads import (
     linear_heads,
     output_layer,
     published_head,
+    required_way,
     unimodal_phase,
     usual_way,
 )
 from equimodal.methods.parts._learning_window import LearningWindow
+from equimodal.methods.parts._loss_history import LossHistory
 from equimodal.methods.parts._loss_memory import LossMemory
 from equimodal.methods.parts._members import Members, mean_output, redrawn
 from equimodal.methods.parts._misalignment import Misalignment
 from equimodal.methods.parts._mixup import Mixup
 from equimodal.methods.parts._modulation import Target, scale_encoders
+from equimodal.methods.parts._own_losses import mean_own_losses, own_loss_sums
 from equimodal.methods.parts._probe_run import ProbeRun, probe_run
 from equimodal.methods.parts._progress import ScoreProgress
 from equimodal.methods.parts._prototypes import ClassPrototypes
 from equimodal.methods.parts._samples import SampleTable
 from equimodal.methods.parts._separation import cluster_purities
+from equimodal.methods.parts._soft_reset import SoftReset
 from equimodal.methods.parts._stages import Stages, joint_phase, reset_optimizer, stage_alone
-from equimodal.methods.parts._sums import per_modality, present_sum, whole_sums
+from equimodal.methods.parts._sums import per_modality, present_sum, weighted_objective, whole_sums
 from equimodal.methods.parts._taught import feature_gap, mean_over_batch
 from equimodal.methods.parts._worth import worth_of_right_sets
 
@@ -71,6 +83,7 @@ __all__ = [
     "HeadedMethod",
     "Heads",
     "LearningWindow",
+    "LossHistory",
     "LossMemory",
     "LossRates",
     "Members",
@@ -83,8 +96,10 @@ __all__ = [
     "ProjectingMethod",
     "SampleTable",
     "ScoreProgress",
+    "SoftReset",
     "Stages",
     "Target",
+    "TrainingTable",
     "Weighting",
     "adapted",
     "batch_confidences",
@@ -107,7 +122,9 @@ __all__ = [
     "linear_heads",
     "mean_output",
     "mean_over_batch",
+    "mean_own_losses",
     "output_layer",
+    "own_loss_sums",
     "per_modality",
     "plan_copies",
     "planned_loader",
@@ -116,18 +133,24 @@ __all__ = [
     "probe_run",
     "published_head",
     "ranked_scores",
+    "ranking_by",
     "ranking_of",
     "redrawn",
+    "refuse_joint_head",
+    "required_way",
     "reset_optimizer",
     "rows_alone",
     "scale_encoders",
     "scoring_way",
     "stage_alone",
+    "train_alone",
     "training_samples",
     "training_table",
     "unannounced",
     "unimodal_phase",
     "usual_way",
+    "warn_unannounced",
+    "weighted_objective",
     "whole_sums",
     "worth_of_right_sets",
     "zero_features",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from equimodal.errors import MethodError
-from equimodal.methods._base import Method
+from equimodal.errors import MethodError, ScheduleWarning
+from equimodal.methods._base import Method, warn_once
 
 _GIVEN = {"loader": "loader=train_loader", "validation": "loader=train_loader, validation=validation_loader"}
 
@@ -46,3 +46,20 @@ def unannounced(method: Method, context: str = "epoch", instead: str = "") -> Me
         f"{type(method).__name__} needs to know the epoch. Call method.on_train_epoch_start(EpochContext({context})) "
         f"before each epoch{other}."
     )
+
+
+def warn_unannounced(method: Method, consequence: str, context: str = "epoch", instead: str = "") -> None:
+    """Warn, once, that no epoch was announced.
+
+    Args:
+        method: named in the warning.
+        consequence: what it does without.
+        context: what the context has to have.
+        instead: an option with which no epoch is needed.
+    """
+    other = f", or use {instead}" if instead else ""
+    message = (
+        f"{type(method).__name__} does not know the epoch, so {consequence}. Call method.on_train_epoch_start("
+        f"EpochContext({context})) before each epoch{other}."
+    )
+    warn_once(method, message, ScheduleWarning, 4)

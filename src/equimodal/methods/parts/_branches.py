@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale, evaluating
 from equimodal.errors import MethodError, UnsupportedError
-from equimodal.inference import Rule, needs_of
+from equimodal.inference import Rule, needs_of, rule_name
 from equimodal.methods._base import EpochContext, Method, StepReport
 from equimodal.methods.parts._epoch_scores import EpochScores
 from equimodal.methods.parts._heads import Heads
@@ -29,6 +29,24 @@ class HeadedMethod(Method):
         return outputs
 
 
+def refuse_joint_head(method: Method, rule: Rule, instead: str) -> None:
+    """Refuse an inference rule that reads a joint head, for a method that trains none.
+
+    Args:
+        method: named in the error.
+        rule: chosen by the user.
+        instead: what to use.
+
+    Raises:
+        UnsupportedError: the rule reads a joint head.
+    """
+    if "fused" in needs_of(rule):
+        name = type(method).__name__
+        raise UnsupportedError(
+            f"`inference`: {name} trains no joint head, which {rule_name(rule)!r} reads. Use {instead}."
+        )
+
+
 class BranchMethod(HeadedMethod):
     """Base of the methods whose prediction is made of unimodal outputs alone: each phase trains one branch.
 
@@ -39,10 +57,7 @@ class BranchMethod(HeadedMethod):
     single_loss = True
 
     def __init__(self, model: nn.Module, task: Task, *, inference: Rule = "mean", **options: Any) -> None:
-        if "fused" in needs_of(inference):
-            raise UnsupportedError(
-                f"`inference`: {type(self).__name__} trains no joint head. Use mean, uncertainty, product or auto."
-            )
+        refuse_joint_head(self, inference, "mean, uncertainty, product or auto")
         super().__init__(model, task, inference=inference, **options)
 
     def fused_output(self, features: Mapping[str, Tensor], present: Presence | None) -> Tensor | None:

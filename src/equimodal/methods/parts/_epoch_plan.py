@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -135,29 +135,46 @@ def plan_copies(method: Method, loader: PlannedLoader, seen: Tensor, copies: Ten
     loader.plan(rows_alone(method, loader, chosen, kept), target=chosen, groups=kept)
 
 
+class TrainingTable(NamedTuple):
+    """Numbers of the training samples, by position in the split of their loader; equal on every process, on the CPU.
+
+    Args:
+        loader: takes the plan.
+        values: (N, M), 0 where nothing is known.
+        seen: (N,) booleans, the samples that some process has.
+        there: (N, M) booleans, those of them that have the modality.
+    """
+
+    loader: PlannedLoader
+    values: Tensor
+    seen: Tensor
+    there: Tensor
+
+
 @torch.no_grad()
 def training_table(
-    method: Method, loader: PlannedLoader, columns: int, values: Callable[[Batch], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Numbers of every training sample, from a pass in evaluation mode that leaves the loader where it is.
+    method: Method, context: EpochContext, values: Callable[[Batch], Mapping[str, Tensor]]
+) -> TrainingTable:
+    """A number per training sample and modality, from a pass in evaluation mode that leaves the loader where it is.
 
     Args:
         method: put in evaluation mode for the pass.
-        loader: of the training samples of this process.
-        columns: K, how many numbers each sample has.
-        values: from a batch to (B, K).
+        context: has the loader.
+        values: of a batch: modality -> (B,); one that is left out has the number 0.
 
-    Returns:
-        (N, K) by position in the loader's split, equal on every process, on the CPU, and (N,) which samples some
-        process has. Other rows are 0.
+    Raises:
+        MethodError, UnsupportedError: as :func:`planned_loader`.
     """
+    loader = planned_loader(method, context)
     split = loader.split
     device = next(method.parameters()).device
-    table = torch.zeros(len(split), columns + 1, dtype=counting_dtype(device), device=device)
+    table = torch.zeros(len(split), len(method.modalities) + 1, dtype=counting_dtype(device), device=device)
     with evaluating(method):
         for raw in loader.full_pass():
             rows = split.positions(raw.index).to(device)
-            found = values(method.check_batch(raw).to(device)).to(table)
-            table[rows] = torch.cat([found, torch.ones_like(found[:, :1])], 1)
+            for m, found in values(method.check_batch(raw).to(device)).items():
+                table[rows, method.modalities.index(m)] = found.to(table)
+            table[rows, -1] = 1
     whole = all_sum({"table": table})["table"].cpu()
-    return whole[:, :-1], whole[:, -1] > 0
+    seen = whole[:, -1] > 0
+    return TrainingTable(loader, whole[:, :-1], seen, presence_of(method, loader) & seen[:, None])

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from equimodal._utils.precision import Float32Buffers
-from equimodal.engine import all_sum
+from equimodal.batch import Batch
+from equimodal.engine import all_sum, evaluating
 from equimodal.methods._base import Method, Stateful
-from equimodal.tasks import mean_ratio
+from equimodal.methods._loss import own_rows
+from equimodal.methods._predictor import BatchLike
+from equimodal.tasks import counting_dtype, mean_ratio
+
+Terms = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Numerator and denominator of a score, (K,) each, of an output and its target."""
 
 RANKED = ("weak_first", "strong_first")
 """Orders of the modalities that follow from their last training scores."""
@@ -93,6 +99,37 @@ def ranking_of(terms: Tensor, modalities: Sequence[str], unknown: float = -math.
     whole = all_sum({"terms": terms})["terms"]
     scores = torch.stack([mean_ratio(*pair.unbind()) for pair in whole]).nan_to_num(unknown).tolist()
     return [m for _, m in sorted(zip(scores, modalities, strict=True), key=lambda pair: pair[0])]
+
+
+@torch.no_grad()
+def ranking_by(
+    method: Method,
+    batches: Iterable[BatchLike],
+    outputs: Callable[[Batch], Mapping[str, Tensor]],
+    terms: Terms | None = None,
+    size: int | None = None,
+    unknown: float = -math.inf,
+) -> list[str]:
+    """:func:`ranking_of` the scores of some outputs in a pass in evaluation mode, each on the samples that have it.
+
+    Args:
+        method: whose modalities; put in evaluation mode for the pass.
+        batches: of this process.
+        outputs: of a batch: modality -> (B, C, ...).
+        terms: of the score; default the task's.
+        size: K of ``terms``; default the task's.
+        unknown: score of a modality that no process has seen.
+    """
+    task, device = method.task, next(method.parameters()).device
+    shape = len(method.modalities), 2, task.score_size if size is None else size
+    table = torch.zeros(shape, dtype=counting_dtype(device), device=device)
+    with evaluating(method):
+        for raw in batches:
+            batch = method.check_batch(raw).to(device)
+            for m, output in outputs(batch).items():
+                pair = (terms or task.score_terms)(*own_rows(output, batch, m))
+                table[method.modalities.index(m)] += torch.stack(pair).to(table.dtype)
+    return ranking_of(table, method.modalities, unknown)
 
 
 def ranked_scores(method: Method, order: str) -> EpochScores | None:

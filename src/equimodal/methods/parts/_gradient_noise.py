@@ -43,7 +43,7 @@ class GradientNoise:
             return batches
         sizes = [len(batch) for batch in batches]
         rank, processes = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
-        drawn = torch.randn(processes, sum(sizes), generator=self.generator)[rank].to(device)
+        drawn = torch.randn(processes, sum(sizes), generator=self.generator)[rank].to(device, non_blocking=True)
         parts = torch.split(drawn, sizes)
         return [batch.with_extras(**{_DRAWN: e}) for batch, e in zip(batches, parts, strict=True)]
 

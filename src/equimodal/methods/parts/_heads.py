@@ -104,6 +104,23 @@ def usual_way(model: Multimodal, task: Task) -> UnimodalOutputs | None:
     return Split(module)
 
 
+def required_way(method: Method) -> UnimodalOutputs:
+    """:func:`usual_way` of a method that needs it.
+
+    Raises:
+        ModelError: there is none.
+    """
+    way = usual_way(method.multimodal, method.task)
+    if way is None:
+        fusion, head = getattr(method.model, "fusion", None), method.multimodal.head
+        raise ModelError(
+            f"`model`: {type(method).__name__} needs outputs of single modalities: a linear head on Concat or Sum, or "
+            f"a Late fusion. Found {type(head).__name__} on {type(fusion).__name__}. Use MultiLoss, which has heads of "
+            "its own."
+        )
+    return way
+
+
 SHARED = ("gaussian", "point")
 """Outputs whose addends are no predictions."""
 

@@ -62,11 +62,14 @@ class LearningWindow(Stateful, nn.Module):
         return self._open[modality]
 
     @torch.no_grad()
-    def hold_back(self, strength: Tensor) -> None:
+    def hold_back(self, strength: Tensor) -> Tensor:
         r"""Note the traces of a step, then add :math:`a_m (\theta_m - \theta_m^{epoch})` to gradients in their window.
 
         Args:
             strength: a, (M,).
+
+        Returns:
+            (M,) the strengths in force: 0 outside of the window.
         """
         for position, m in enumerate(self._names):
             parameters = self._encoder(m)
@@ -79,3 +82,4 @@ class LearningWindow(Stateful, nn.Module):
                 if p.grad is not None:
                     distance = local(p) - local(self._start[f"{position}.{number}"]).to(p.device)
                     local(p.grad).add_(distance * strength[position].to(distance.dtype))
+        return torch.stack([a * self._open[m] for m, a in zip(self._names, strength.unbind(), strict=True)])

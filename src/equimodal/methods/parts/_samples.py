@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equimodal._utils.precision import Float32Buffers
-from equimodal.engine import SampleValues, gather_rows, is_distributed
+from equimodal.engine import SampleValues, gather_rows
 from equimodal.errors import DataError, MethodError, did_you_mean
 from equimodal.methods._base import EpochContext
 
@@ -128,7 +128,7 @@ class SampleTable(Float32Buffers):
         self.seen.view(-1).index_fill_(0, flat, True)
 
     def _make_room(self, index: Tensor) -> None:
-        if index.device.type == "cpu" or is_distributed():  # where looking waits for nothing, or one waited already
+        if index.is_cpu:  # where looking waits for nothing
             least, most = (int(x) for x in torch.stack(index.aminmax()).tolist())
             if least < 0:
                 raise DataError(f"`index`: expected dataset indices of at least 0. Found {least}.")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equimodal._utils.shapes import line_up
-from equimodal.engine import Descent, Engine
+from equimodal.engine import Descent, Engine, Objective, SampleValues
 from equimodal.methods._base import Method
 
 
@@ -32,6 +32,36 @@ def present_sum(outputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | N
         total = total + (output if mask is None else torch.where(line_up(mask, output), output, 0))
         count = count + (1 if mask is None else mask.to(count.dtype))
     return total, line_up(count, first)
+
+
+def weighted_objective(
+    parts: Mapping[str, Tensor],
+    weights: Mapping[str, float | Tensor] | None = None,
+    sums: Mapping[str, Tensor] | None = None,
+    rows: Mapping[str, SampleValues] | None = None,
+) -> Objective:
+    r"""The objective :math:`\sum_k w_k L_k`, with every :math:`L_k` in the report; one backward pass for all of them.
+
+    :meth:`~equimodal.engine.Objective.sum_of` is for a method that asks for the gradient of each part.
+
+    Args:
+        parts: name -> :math:`L_k`, a scalar with its graph; at least one.
+        weights: name -> :math:`w_k`; 1 where there is none, and those of other names are not read.
+        sums: additive statistics.
+        rows: numbers of single samples.
+
+    Example:
+        >>> objective = weighted_objective({"a": torch.tensor(2.0), "b": torch.tensor(3.0)}, {"b": 0.5, "c": 9.0})
+        >>> objective.total, sorted(objective.losses)
+        (tensor(3.5000), ['a', 'b'])
+    """
+    weights = {} if weights is None else weights
+    addends = []
+    for name, part in parts.items():
+        weight = weights.get(name, 1.0)
+        addends.append((weight.to(part.dtype) if isinstance(weight, Tensor) else weight) * part)
+    losses = {name: part.detach() for name, part in parts.items()}
+    return Objective(torch.stack(addends).sum(), losses, sums or {}, rows=rows or {})
 
 
 def whole_sums(descent: Descent, engine: Engine, names: Iterable[str]) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from equimodal.methods._base import Method
 from equimodal.methods._loss import labels_of, mask_of
 
 
-def worth_of_right_sets(method: Method, batch: Batch) -> Tensor:
-    """(B, M) Shapley values where a set of modalities is worth its size if the prediction from it is right, else 0.
+def worth_of_right_sets(method: Method, batch: Batch) -> dict[str, Tensor]:
+    """Modality -> (B,) Shapley values where a set is worth its size if the prediction from it is right, else 0.
 
     Args:
         method: predicts with its joint head, on features; 2^M - 1 passes of fusion and head.
@@ -30,4 +30,4 @@ def worth_of_right_sets(method: Method, batch: Batch) -> Tensor:
         kept = {m: keep_rows(z, masks[m]) for m, z in features.items()}
         output = cast(Tensor, method.fused_output(kept, Presence(masks)))
         values[:, members] = torch.where(output.argmax(1) == classes, size, 0).to(values)
-    return shapley_values(values)
+    return dict(zip(method.modalities, shapley_values(values).unbind(1), strict=True))

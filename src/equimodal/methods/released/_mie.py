@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from equimodal.engine import is_distributed
+from equimodal.errors import UnsupportedError
 from equimodal.projection import Flat, Key
 
 MIE_RELEASED = (
@@ -31,6 +33,19 @@ MIE_FEATURES = {
     "float16, nonfinite, sharpness: variant='released'": "differs: its perturbation of 1e-10 is never undone",
 }
 """What of MIE departs from the claims of the engine features."""
+
+
+def require_one_process() -> None:
+    """Refuse what the released code does not do.
+
+    Raises:
+        UnsupportedError: there are several processes.
+    """
+    if is_distributed():
+        raise UnsupportedError(
+            "`variant`: 'released' leaves each process at weights of its own, perturbed along its own gradient. "
+            "Use one process, or variant='paper'."
+        )
 
 
 class MeanFlat(Flat):

@@ -24,6 +24,7 @@ from equimodal.studies.comparisons._local import LocalPool
 from equimodal.studies.comparisons._ray import RayExecutor
 from equimodal.studies.comparisons._schedule import Schedule
 from equimodal.studies.comparisons._summary import summarise
+from equimodal.studies.comparisons._twins import twins_of
 from equimodal.studies.runs import (
     COMPARISON,
     Terminated,
@@ -67,7 +68,7 @@ PATIENCE = 600.0
 
 
 class StudyError(EquimodalError):
-    """Some cells failed, the others are finished; ``study`` is the content of ``study.json``."""
+    """Some cells failed, or all; any others are finished. ``study`` is the content of ``study.json``."""
 
     def __init__(self, message: str, study: dict[str, Any]) -> None:
         super().__init__(message)
@@ -90,6 +91,7 @@ def compare(
     Args:
         config: what to compare.
         folder: one sub-folder per cell; calling again with the same folder continues, and runs no finished cell twice.
+            Entries of equal configuration are one run, whose records each of them has.
         workers: processes, each with one thread; 1 runs the cells here.
         executor: where the cells run: ``local``, in processes of this machine; ``ray``, see :class:`RayExecutor`; or an
             :class:`Executor` of yours.
@@ -146,9 +148,11 @@ def compare(
             for name, c in mine.items()
         }  # fmt: skip
         known = Known(config, folder, data, config.cells(data))
-        schedule = _schedule(work, config.requirements(data), tally, known)
+        twins = {} if loggers else twins_of(config.cells(data))  # each run writes its own log
+        schedule = _schedule(work, config.requirements(data), tally, known, twins)
         where = _executor(executor, workers, schedule.count, data, tally, termination, folder)
-        run_cells(work, schedule, where, tally, termination, folder)
+        places_of_twins = {cell: _folder_of(folder, twin) for cell, twin in twins.items()}
+        run_cells(work, schedule, where, tally, termination, folder, places_of_twins)
         failures = schedule.failures
         why = {cell: _reason(error) for cell, error in failures.items()}
         if cells is not None:
@@ -168,10 +172,16 @@ def compare(
             alike.setdefault(_reason(error), []).append(cell)
         shown = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
         unexpected = next((e for e in failures.values() if not isinstance(e, EquimodalError)), None)
-        raise StudyError(
-            f"{len(failures)} of {len(mine)} cells failed, the others are finished. {shown}", study
-        ) from unexpected
+        raise StudyError(f"{_failed(len(failures), len(mine))}. {shown}", study) from unexpected
     return study
+
+
+def _failed(failed: int, cells: int) -> str:
+    """How many cells failed, in words."""
+    if failed == cells:
+        return {1: "the only cell failed", 2: "both cells failed"}.get(cells, f"all {cells} cells failed")
+    rest = "the other one is" if cells - failed == 1 else "the others are"
+    return f"{failed} of {cells} cells failed, {rest} finished"
 
 
 def _chosen(config: StudyConfig, data: Dataset, names: Sequence[str] | None) -> dict[str, RunConfig]:
@@ -191,9 +201,13 @@ def _chosen(config: StudyConfig, data: Dataset, names: Sequence[str] | None) -> 
     return {name: every[name] for name in config.order(data) if name in found}
 
 
-def _is_finished(folder: Path, cell: str) -> bool:
+def _folder_of(folder: Path, cell: str) -> Path:
     label, _, seed = cell.rpartition("/seed")
-    return is_finished(cell_folder(folder, label, int(seed)))
+    return cell_folder(folder, label, int(seed))
+
+
+def _is_finished(folder: Path, cell: str) -> bool:
+    return is_finished(_folder_of(folder, cell))
 
 
 def _failed_elsewhere(config: StudyConfig, folder: Path, data: Dataset) -> dict[str, str]:
@@ -329,7 +343,13 @@ def _measured(data: Dataset, configs: Mapping[str, RunConfig]) -> dict[str, floa
         return {}
 
 
-def _schedule(cells: Mapping[str, Cell], requirements: Mapping[str, list[str]], tally: Tally, known: Known) -> Schedule:
+def _schedule(
+    cells: Mapping[str, Cell],
+    requirements: Mapping[str, list[str]],
+    tally: Tally,
+    known: Known,
+    twins: Mapping[str, str],
+) -> Schedule:
     """What is not finished; what is must be what is asked for."""
     finished = {cell.name: cell for cell in cells.values() if is_finished(cell.folder)}
     versions: dict[Path, dict[str, str]] = {}
@@ -342,7 +362,7 @@ def _schedule(cells: Mapping[str, Cell], requirements: Mapping[str, list[str]], 
         versions[cell.folder] = made
         tally.end(name)
     warn_versions(versions, versions)
-    return Schedule([name for name in cells if name not in finished], requirements)
+    return Schedule([name for name in cells if name not in finished], requirements, twins)
 
 
 def _executor(

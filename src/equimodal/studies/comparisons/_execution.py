@@ -10,6 +10,7 @@ from pathlib import Path
 from equimodal.errors import DataError, EquimodalError
 from equimodal.studies.comparisons._executor import Cell, Executor, Postponed
 from equimodal.studies.comparisons._schedule import Schedule
+from equimodal.studies.comparisons._twins import take_over
 from equimodal.studies.runs import InUseError, Terminated, Termination, check_config, epochs_done, in_use, is_finished
 from equimodal.studies.runs import verify as verify_files
 
@@ -58,6 +59,7 @@ def run_cells(
     tally: Tally,
     termination: Termination,
     folder: Path,
+    twins: Mapping[str, Path] | None = None,
 ) -> None:
     """Run the cells of ``schedule``, which notes what failed.
 
@@ -70,11 +72,13 @@ def run_cells(
         tally: told of every epoch.
         termination: whether to end.
         folder: of the comparison.
+        twins: cell -> folder of one of equal configuration, whose records it takes over if it is finished.
 
     Raises:
         EquimodalError: the executor cannot run anything.
         Terminated: after SIGTERM; running cells are saved.
     """
+    twins = {} if twins is None else twins
     running: dict[Future[None], str] = {}
     ready: list[str] = []
     elsewhere: list[str] = []  # another process runs them
@@ -98,6 +102,8 @@ def run_cells(
                     end(cell.name, _what_is_wrong(cell))
                 elif in_use(cell.folder):
                     elsewhere.append(cell.name)
+                elif is_finished(twin := twins.get(cell.name, cell.folder)) and take_over(twin, cell.folder):
+                    end(cell.name, _what_is_wrong(cell))
                 else:
                     running[executor.submit(cell)] = cell.name
             if termination.requested:

@@ -13,11 +13,17 @@ class Schedule:
     Args:
         cells: that are to run, in the order in which they are asked for.
         requirements: cell -> the cells that must be finished first; those that are not among ``cells`` are finished.
+        twins: cell -> one of equal configuration, which comes first, and whose failure is its own.
     """
 
-    def __init__(self, cells: Sequence[str], requirements: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, cells: Sequence[str], requirements: Mapping[str, Sequence[str]], twins: Mapping[str, str] | None = None
+    ) -> None:
         self._waiting = list(cells)
-        self._requirements = requirements
+        self._twins = {cell: twin for cell, twin in (twins or {}).items() if twin in cells}
+        self._requirements = {
+            cell: [*requirements.get(cell, ()), *([self._twins[cell]] if cell in self._twins else [])] for cell in cells
+        }
         self._unfinished = set(cells)
         self.failures: dict[str, BaseException] = {}
 
@@ -46,5 +52,6 @@ class Schedule:
         for other in [c for c in self._waiting if cell in self._requirements.get(c, ())]:
             if other in self._waiting:
                 self._waiting.remove(other)
-                ended += self.finish(other, MethodError(f"it uses {cell!r}, which failed"))
+                used = MethodError(f"it uses {cell!r}, which failed")
+                ended += self.finish(other, failure if self._twins.get(other) == cell else used)
         return ended

@@ -16,7 +16,6 @@ from equimodal.diagnostics import (
     Outcomes,
     SamplePredictions,
     collect,
-    evaluate,
     evaluation_of,
     probe_outcomes,
     rule_outcomes,
@@ -236,11 +235,11 @@ def _finish(
     validation = loader(data.validation, size)
     test = loader(require(data.test, TestSplit, "test"), size)
     rule = method.fit_inference(validation)
-    on_validation = evaluate(method, validation, config.metrics, True, data.classes)
-    found = collect(method, test)
+    seen, found = collect(method, validation), collect(method, test)
+    on_validation = evaluation_of(method, seen, config.metrics, True, data.classes)
     on_test = evaluation_of(method, found, config.metrics or True, True, data.classes)
     details = {part: dict(e.details) for part, e in (("validation", on_validation), ("test", on_test)) if e.details}
-    rules = rule_outcomes(method, validation, test)
+    rules = rule_outcomes(method, validation, found, seen)
     metrics: dict[str, Any] = {
         "method": type(method).__name__,
         "options": config.options,

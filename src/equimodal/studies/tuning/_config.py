@@ -31,13 +31,14 @@ class TuneConfig:
         fusions: names of those that are searched; default: all that fit the model. An empty list keeps the model's.
         sharpness: search sharpness-aware gradients too.
         lr_span: the learning rate is searched from lr / lr_span to lr * lr_span.
-        length: epochs of a trial; default: ``training.epochs``, or as many as let the controls take half of the budget.
+        length: epochs of a trial; default: ``training.epochs``, or as many as let the controls take two
+            thirds of the budget.
         reduction: a trial goes on at a rung if it is among the best 1 / reduction there; rungs are that factor apart.
         ensemble: largest number of runs in an ensemble that is selected at the end; 0 for none.
         cost: of a step: ``"declared"``, what the method says of itself, times the operations of a step with other
             options relative to its defaults, the same on every machine; or ``"measured"``, its time relative to joint
             training here and now.
-        test: read the test split at the end, for the winner and the best control; without it the tuning can go on with
+        test: read the test split at the end, for winner, best control and default; without it the tuning can go on with
             a larger budget.
         seed: of the search and of every training.
     """
@@ -83,8 +84,13 @@ class TuneConfig:
             self.fusions = [get_fusion(name).__name__ for name in self.fusions]
 
     def controls(self, data: Dataset) -> list[str]:
-        """Names of the controls that are trained first; single modalities are read off the one that trains each."""
-        return [name for role, name in required_controls().items() if role != "single" and _fits(name, data)]
+        """Names of the controls that are trained first, the default of the library among them.
+
+        Single modalities are read off the control that trains each.
+        """
+        roles = [name for role, name in required_controls().items() if role != "single"]
+        default = [name for name in available(outside=False) if get(name).info.default]
+        return [name for name in dict.fromkeys([*roles, *default]) if _fits(name, data)]
 
     def searched(self, data: Dataset) -> list[str]:
         """Names of the methods that are searched; the controls are among them, with other settings.

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from equimodal.errors import MethodError
 from equimodal.studies.tuning._config import TuneConfig
 
-SHARE = 0.5
+SHARE = 2 / 3
 """Largest share of the budget for the controls, where the length of a trial is not given."""
 
 
 def trial_length(config: TuneConfig, costs: Mapping[str, float]) -> int:
-    """Epochs of a trial: all of ``training.epochs``, or as many as let the controls take half of the budget.
+    """Epochs of a trial: all of ``training.epochs``, or as many as let the controls take two thirds of the budget.
 
     Args:
         config: of the tuning.
@@ -24,7 +24,7 @@ def trial_length(config: TuneConfig, costs: Mapping[str, float]) -> int:
 
     Example:
         >>> from equimodal.studies import TrainingConfig
-        >>> trial_length(TuneConfig(60, training=TrainingConfig(epochs=20)), {"a": 1, "b": 1, "c": 1})
+        >>> trial_length(TuneConfig(60, training=TrainingConfig(epochs=20)), {"a": 1, "b": 1, "c": 1, "d": 1})
         10
     """
     whole, total = config.training.epochs, sum(costs.values())
@@ -36,7 +36,7 @@ def trial_length(config: TuneConfig, costs: Mapping[str, float]) -> int:
     if config.length is not None:
         length = config.length
     else:
-        length = min(whole, max(1, math.floor(SHARE * config.budget / total)))
+        length = min(whole, max(1, math.floor(SHARE * config.budget / total + 1e-9)))
     if length * total > config.budget:
         raise MethodError(
             f"`budget`: expected at least {length * total:.4g} joint epochs, which the controls {', '.join(costs)} "

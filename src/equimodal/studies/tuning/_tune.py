@@ -55,14 +55,14 @@ def tune(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Search for the composition that is best on validation data, and say whether it beats the best control.
+    """Search for the composition that is best on validation data, and say what to take.
 
-    Controls are trained first, to the end; then the best one's learning rate is moved, every other method is tried as
-    it recommends itself, and a sampler (TPE) suggests method, fusion, learning rate, options and sharpness. A trial is
-    looked at on rungs and stopped there if it is not among the best (successive halving [Li2020]_); it goes on from its
-    checkpoint. Inference rules, temperatures and the choice of weights are compared on stored validation outputs.
-    Calling it again with the same folder continues; a process that was killed loses at most what its running trials had
-    not saved.
+    Controls are trained first, to the end, the default of the library among them. Then the best one's learning rate is
+    moved, every other method is tried as it recommends itself, and a sampler (TPE) suggests method, fusion, learning
+    rate, options and sharpness. A trial is looked at on rungs and stopped there if it is not among the best (successive
+    halving [Li2020]_); it goes on from its checkpoint. Inference rules, temperatures and the choice of weights are
+    compared on stored validation outputs. Calling it again with the same folder continues; a process that was killed
+    loses at most what its running trials had not saved.
 
     Args:
         config: what is searched, with how much budget.
@@ -180,28 +180,37 @@ def _conclude(config: TuneConfig, folder: Path, data: Dataset, study: optuna.Stu
             "taken": verdict.taken.number,
             "winner": _described(verdict.winner),
             "control": _described(verdict.control),
+            "default": None if verdict.default is None else _described(verdict.default),
             "validation": plain_difference(verdict.validation),
+            "over_default": plain_difference(verdict.over_default),
             "compared": len(finished),
         },
         test=test,
         ensemble=several,
-        commands=commands(folder, "control" if verdict.taken is verdict.control else "winner", config.test),
+        commands=commands(folder, _name_of(verdict), config.test),
     )  # fmt: skip
     write_json(folder / RECORD, made)
     return made
 
 
 def _on_test(verdict: Verdict, folder: Path, data: Dataset) -> dict[str, Any]:
-    """Scores of winner and best control on test data, read once."""
-    control = finish(verdict.control, folder / "control", data)
-    if verdict.winner is verdict.control:
-        return {"control": control["test"]["score"], "winner": control["test"]["score"], "difference": None}
-    winner = finish(verdict.winner, folder / "winner", data)
-    difference = difference_on_test(data, folder / "winner", folder / "control")
-    return {
-        "control": control["test"]["score"], "winner": winner["test"]["score"],
-        "difference": plain_difference(difference),
-    }  # fmt: skip
+    """Scores of winner, best control and default on test data, read once, and differences to the best control."""
+    control = finish(verdict.control, folder / "control", data)["test"]["score"]
+    found: dict[str, Any] = {"control": control}
+    for name, trial in (("winner", verdict.winner), ("default", verdict.default)):
+        key, same = {"winner": "difference"}.get(name, f"{name}_difference"), trial is verdict.control
+        found[name], found[key] = (control if same else None), None
+        if trial is not None and not same:
+            found[name] = finish(trial, folder / name, data)["test"]["score"]
+            found[key] = plain_difference(difference_on_test(data, folder / name, folder / "control"))
+    return found
+
+
+def _name_of(verdict: Verdict) -> str:
+    """Name of the folder of what is taken."""
+    if verdict.taken is verdict.control:
+        return "control"
+    return "winner" if verdict.taken is verdict.winner else "default"
 
 
 def _described(trial: Finished) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from equimodal.data import Dataset, TestSplit, loader, require
 from equimodal.diagnostics import Difference, Outcomes, exchange_p, paired_difference
 from equimodal.errors import MethodError
 from equimodal.inference import Inference, Rule
-from equimodal.methods import Method
+from equimodal.methods import Method, get
 from equimodal.studies.runs import (
     OUTCOMES,
     conclude,
@@ -67,9 +67,12 @@ class Verdict:
     Args:
         winner: the best trial on validation data.
         control: the best control on validation data.
+        default: the control that is taken where nothing is better than chance; ``None`` if it was not trained.
         validation: winner minus control there, with its interval; ``None`` where the winner is the control.
-        taken: the winner if that interval lies above zero and ``p`` is at most 0.025 / k, else the control.
-        p: one-sided, of exchanging the two sample by sample, or group by group; ``None`` where nothing is compared.
+        over_default: control minus default there; ``None`` where the two are one.
+        taken: the winner if it is clearly above the control; else the default, unless the control is clearly above it.
+        p: one-sided, of exchanging winner and control sample by sample, or group by group; ``None`` where nothing is
+            compared.
         compositions: how many the winner is the best of, for which the interval is corrected (Bonferroni).
     """
 
@@ -79,13 +82,20 @@ class Verdict:
     taken: Finished
     p: float | None = None
     compositions: int = 1
+    default: Finished | None = None
+    over_default: Difference | None = None
 
 
 def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
-    r"""Winner, best control, and which of the two to take.
+    r"""Winner, best control, and what to take.
 
-    The best of k compositions is above the control by chance more often than one is. Its interval therefore has the
-    level :math:`1 - 0.05 / k` (Bonferroni), and k times as many draws, so that its ends are as exact. With few groups a
+    The default of the library (:attr:`MethodInfo.default`) is one of the controls, and is taken unless something is
+    better by more than chance: which method holds on many data is known before the search, and a search on a few
+    validation samples, with trials that are shorter than a training, says less than that. The winner is taken if it is
+    clearly above the best control, the best control if it is clearly above the default.
+
+    The best of k is above another by chance more often than one is. Its interval therefore has the level
+    :math:`1 - 0.05 / k` (Bonferroni), and k times as many draws, so that its ends are as exact. With few groups a
     bootstrap interval is too narrow, so that an :func:`~equimodal.diagnostics.exchange_p` test must agree.
 
     Args:
@@ -103,15 +113,27 @@ def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
         )
     order = sorted(finished, key=lambda f: (not f.control, f.number))  # of equals the control, then the earlier one
     winner = max(order, key=lambda f: f.pick.score)
-    control = max(sorted(controls, key=lambda f: f.number), key=lambda f: f.pick.score)
+    default = next((f for f in controls if get(f.config.method).info.default), None)
+    # of equal controls the default, then the earlier one
+    control = max(sorted(controls, key=lambda f: (f is not default, f.number)), key=lambda f: f.pick.score)
+    winner = control if winner.pick.score == control.pick.score else winner
+    fallback, over_default = control, None
+    if default is not None and default is not control:
+        over_default, _, clear = _clearly(bench, control, default, len(controls) - 1)
+        fallback = control if clear else default
     if winner is control:
-        return Verdict(winner, control, None, control)
+        return Verdict(winner, control, None, fallback, default=default, over_default=over_default)
     count = len(finished) - len(controls)
-    ours, theirs = _earned(bench, winner), _earned(bench, control)
+    difference, p, clear = _clearly(bench, winner, control, count)
+    return Verdict(winner, control, difference, winner if clear else fallback, p, count, default, over_default)
+
+
+def _clearly(bench: Bench, first: Finished, second: Finished, count: int) -> tuple[Difference, float, bool]:
+    """First minus second, p of an exchange, and whether the first, the best of ``count``, is above by both."""
+    ours, theirs = _earned(bench, first), _earned(bench, second)
     difference = paired_difference([ours], [theirs], level=1 - 0.05 / count, draws=2000 * count)
     p = exchange_p(ours, theirs, draws=2000 * count)
-    clear = difference.better and p <= 0.025 / count
-    return Verdict(winner, control, difference, winner if clear else control, p, count)
+    return difference, p, difference.better and p <= 0.025 / count
 
 
 def _earned(bench: Bench, trial: Finished) -> Outcomes:
@@ -205,34 +227,56 @@ def in_words(verdict: Verdict, test: Mapping[str, Any] | None, percent: bool) ->
 
     Args:
         verdict: on validation data.
-        test: ``winner`` and ``control`` scores and ``difference``; ``None`` where the test split was not read.
+        test: scores and differences, as ``tune.json`` has them; ``None`` where the test split was not read.
         percent: whether scores are shares.
     """
-    control, winner = verdict.control, verdict.winner
-    if verdict.validation is None:
-        said = f"Take the control {control.config.method}: no composition scored higher on validation data."
-    elif verdict.taken is winner:
+    control, winner, default = verdict.control, verdict.winner, verdict.default
+    said = []
+    if verdict.taken is winner and verdict.validation is not None:
         above = _with_interval(verdict.validation, percent, verdict.compositions)
-        said = (
-            f"Take {winner.label}: on validation data it is {above} above the best "
-            f"control, {control.config.method}, and the interval lies above zero."
+        said.append(
+            f"Take {winner.label}: on validation data it is {above} above the best control, {control.config.method}, "
+            "and the interval lies above zero."
         )
+    else:
+        kind = "default" if verdict.taken is default else "control"
+        said.append(f"Take the {kind} {verdict.taken.config.method}: {_why_not(verdict, percent)}.")
+    if test is None:
+        return " ".join(said)
+    for key, who in (("difference", "composition"), ("default_difference", "default")):
+        if test.get(key) is not None:
+            difference = Difference(**test[key])
+            check = "the interval lies above zero" if difference.better else (
+                "the interval lies below zero" if difference.worse else "the interval includes zero"
+            )  # fmt: skip
+            above = _with_interval(difference, percent)
+            said.append(f"On test data the {who} is {above} above the best control, {control.config.method}; {check}.")
+    return " ".join(said)
+
+
+def _why_not(verdict: Verdict, percent: bool) -> str:
+    """Why the winner is not taken, and of best control and default this one."""
+    control, reasons = verdict.control, []
+    if verdict.over_default is not None and verdict.default is not None:
+        above = _with_interval(verdict.over_default, percent)
+        clear = verdict.taken is control
+        reasons.append(
+            f"the best control, {control.config.method}, is {above} above "
+            f"{'the default, ' + verdict.default.config.method + ',' if clear else 'it'} on validation data, "
+            + ("and the interval lies above zero" if clear else "which may be chance")
+        )
+    if verdict.validation is None:
+        reasons.append("no composition scored higher on validation data")
     else:
         chance = "and the interval includes zero"
         if verdict.validation.better:
             chance = f"but exchanging the two group by group gives as much too often (p = {verdict.p:.3f})"
         above = _with_interval(verdict.validation, percent, verdict.compositions)
-        said = (
-            f"Take the control {control.config.method}: the best composition, {winner.label}, is {above} above it on "
-            f"validation data, {chance}."
+        whom = control.config.method if reasons else "it"
+        reasons.append(
+            f"the best composition, {verdict.winner.label}, is {above} above {whom} on validation data, {chance}"
         )
-    if test is None or test.get("difference") is None:
-        return said
-    difference = Difference(**test["difference"])
-    check = "the interval lies above zero" if difference.better else (
-        "the interval lies below zero" if difference.worse else "the interval includes zero"
-    )  # fmt: skip
-    return f"{said} On test data the composition is {_with_interval(difference, percent)} above the control; {check}."
+    return "; ".join(reasons)
 
 
 def _with_interval(difference: Difference, percent: bool, compositions: int = 1) -> str:
