@@ -46,7 +46,9 @@ class StepReport:
 
     def add_score(self, modality: str, task: Task, descent: Descent) -> None:
         """The training score of a unimodal phase, unless all of its samples are on other processes."""
-        if descent.score_inputs:
+        if descent.score_inputs and task.dense:  # maps are not kept for later
+            self._scores[modality] = _score(task, descent.score_inputs)
+        elif descent.score_inputs:
             self.score_later(modality, partial(_score, task, descent.score_inputs))
         elif "numerator" in descent.sums:
             self.score_later(modality, partial(mean_ratio, descent.sums["numerator"], descent.sums["denominator"]))
