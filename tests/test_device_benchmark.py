@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,8 +33,10 @@ def device(root: Path) -> Iterator[ModuleType]:
     del sys.modules["device_benchmark"]
 
 
-def test_a_small_run(device: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    device.STACKS = {"two layers": (2,)}
+def test_a_small_run(
+    device: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device, "STACKS", {"two layers": (2,)})
     out = tmp_path / "results" / "device.json"
     arguments = ["--model=small", "--batch=4", "--rounds=2", "--product=16", "--methods=Joint", "--modes=default",
                  "--backend=eager", "--precision=float32", "--peak=0.5", f"--out={out}"]  # fmt: skip
@@ -63,6 +68,26 @@ def test_peaks_by_name(device: ModuleType) -> None:
     assert device.peak("NVIDIA L40S", None, half, 1.0)[0] == 362e12
     assert device.peak("cpu", None, half, 3.0) == (3.0, "matrix product")
     assert device.peak("NVIDIA H100 80GB HBM3", 2.0, half, 1.0) == (2e12, "--peak")
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
+def test_the_script_runs_all_parts_and_fails_with_one_of_them(root: Path, tmp_path: Path) -> None:
+    """With programs in the place of Python: one says what it is given, one fails."""
+    parts = ["device", "device-float32", "tests"]
+    for program, code in (("echo", 0), ("false", 1)):
+        out = tmp_path / program
+        run = subprocess.run(
+            ["sh", str(root / "scripts" / "device.sh"), str(out)], env={**os.environ, "PYTHON": program},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == code
+        assert [line for line in run.stdout.splitlines() if line.startswith("==")] == [f"== {name}" for name in parts]
+        assert sorted(p.name for p in out.iterdir()) == sorted(f"{name}.log" for name in parts)
+    said = [(tmp_path / "echo" / f"{name}.log").read_text(encoding="utf-8") for name in parts]
+    assert f"benchmarks/device.py --out {tmp_path}/echo/device.json" in said[0]
+    assert "--precision float32" in said[1]
+    assert "-m gpu" in said[2]
+    assert f"--junitxml={tmp_path}/echo/tests.xml" in said[2]
 
 
 def test_unknown_entries_are_refused(device: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,7 @@ def test_the_order_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "is_distributed", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 1)
     monkeypatch.setattr(engine_module, "average_gradients", lambda *a, **k: events.append("average"))
-    monkeypatch.setattr(engine_module, "all_sum", lambda sums: dict(sums))
+    monkeypatch.setattr(engine_module, "count_samples", lambda phase, batches, shared: (len(batches[0]), False))
     method = Watched(make_model(2), Classification(CLASSES)).train()
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
     optimizer.register_step_pre_hook(lambda *a: events.append("step"))

@@ -90,6 +90,8 @@ class MultimodalModel(QuickParameters):
         torch.Size([7, 2])
     """
 
+    stacked = False  # of models that were saved whole before there was the option, too
+
     def __init__(
         self,
         encoders: Mapping[str, nn.Module],
@@ -130,8 +132,8 @@ class MultimodalModel(QuickParameters):
                 owner[id(parameter)] = modality
         self._feature_sizes = self._resolve_feature_sizes(encoders, feature_sizes)
         self._kinds: dict[str, Kind] = {}
-        self.stacked = stacked
         if stacked:
+            self.stacked = True
             check_alike({f"encoders[{m!r}]": encoder for m, encoder in encoders.items()})
 
     def _resolve_feature_sizes(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine
 from equimodal.errors import BatchError, ModelError
@@ -139,6 +140,46 @@ def test_copies_states_and_files_are_those_of_any_model() -> None:
     x = inputs((5,))
     for twin in (copy.deepcopy(together), pickle.loads(pickle.dumps(together))):
         assert (twin(x) - alone(x)).abs().max() < 1e-12
+
+
+class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what computes or copies, forwards and backwards."""
+
+    views = frozenset({"t", "transpose", "expand", "view", "_unsafe_view", "unbind", "select", "detach"})
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += operation.overloadpacket.__name__ not in self.views
+        return operation(*args, **(kwargs or {}))
+
+
+def test_more_modalities_take_no_more_kernels() -> None:
+    counts = {}
+    for stacked in (False, True):
+        for count in (2, 4):
+            made, x = (
+                model(lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4)), stacked, count),
+                inputs((5,)),
+            )
+            with Kernels() as kernels:
+                total = torch.stack([h.sum() for h in made.encode({m: x[m] for m in NAMES[:count]}).values()]).sum()
+                torch.autograd.backward(total)
+            counts[stacked, count] = kernels.count - count  # without the sums here
+    assert counts[True, 2] == counts[True, 4]
+    assert counts[False, 4] - counts[False, 2] == pytest.approx(counts[False, 2], abs=4)
+    assert counts[True, 4] < 0.7 * counts[False, 4]
+
+
+def test_an_exported_program_has_the_layers_one_by_one(passes: list[None]) -> None:
+    together, x = model(mlp, True).eval(), inputs((5,))
+    program = torch.export.export(together, (x,))
+    assert passes == []
+    layers = [node for node in program.graph.nodes if "linear" in str(node.target)]
+    assert len(layers) == 4 * 2 + 1
+    assert (program.module()(x) - together(x)).abs().max() < 1e-12
 
 
 # ---- one by one ------------------------------------------------------------------------------------------------------

@@ -11,18 +11,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from equimodal import Sharpness
 from equimodal.engine import gather_rows
 from equimodal.engine._host import _channel, host_gather, host_max, host_sum
 from equimodal.errors import PropertyError
 from equimodal.testing import Case
-from equimodal.testing._waits import DEVICE, Waits, emulated_device, emulated_processes, moved, waits_of
-from tests.features.helpers import Setting, every_setting, plain_method
-from tests.helpers import case_of, prove, weights
+from equimodal.testing._waits import DEVICE, WAYS, Waits, emulated_device, emulated_processes, moved, waits_of
+from tests.features.helpers import Setting, data, every_setting, plain_method, single
+from tests.helpers import case_of, prove, sgd, weights
 
 
 @every_setting
 def test_asynchronous(setting: Setting) -> None:
-    prove("asynchronous", case_of(setting))
+    ways = ("two processes",) if setting[1] else WAYS  # the options of a method change no way of the engine
+    if case_of(setting).departure("processes") == "refused":
+        ways = ("alone",)
+    prove("asynchronous", case_of(setting), ways)
 
 
 PASSES: list[tuple[Setting, int]] = [
@@ -38,6 +42,16 @@ def test_a_loss_scale_is_read_once_per_pass(setting: Setting, passes: int) -> No
     seen = waits_of(plain_method(setting).float(), "loss scale").seen
     assert [what for what, _ in seen] == ["item"] * passes
     assert {where.partition(":")[0] for _, where in seen} == {"_loss_scale.py"}
+
+
+@pytest.mark.parametrize("mode", ["full", "every_k", "momentum"])
+def test_second_passes_wait_for_nothing(mode: Any) -> None:
+    there = moved(case_of(("Joint", {})).plain(sharpness=Sharpness(mode)).float())
+    engine, batch = sgd(there), single(data()).to(DEVICE)
+    with emulated_device(), Waits() as waits:
+        for _ in range(3):  # the first has no momentum to look along
+            there.training_step(batch, engine)
+    assert waits.seen == []
 
 
 # ---- the emulated device sees what a device would wait for -----------------------------------------------------------

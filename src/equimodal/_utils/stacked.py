@@ -76,9 +76,12 @@ def _equal(a: Any, b: Any) -> bool:
 def can_stack(modules: Sequence[nn.Module], inputs: Sequence[Any]) -> bool:
     """Whether one call for all gives what they give one by one: single tensors of one shape, and nothing looks inside.
 
-    Nothing does where no layer has a hook; modes must agree, as one module's layers run for all.
+    Nothing does where no layer has a hook; modes must agree, as one module's layers run for all. An exported program
+    has the layers one by one, with their weights as they are.
     """
     x = inputs[0]
+    if torch.compiler.is_exporting():
+        return False
     if not all(isinstance(y, Tensor) and y.shape == x.shape and y.dtype == x.dtype for y in inputs):
         return False
     waiting = list(modules)
@@ -89,6 +92,18 @@ def can_stack(modules: Sequence[nn.Module], inputs: Sequence[Any]) -> bool:
             return False
         waiting.extend(child for child in part._modules.values() if child is not None)
     return True
+
+
+class _Stack(torch.autograd.Function):
+    """``torch.stack``, whose backward pass copies once where layouts differ, and not once for each parameter."""
+
+    @staticmethod
+    def forward(_: Any, *tensors: Tensor) -> Tensor:
+        return torch.stack(tensors)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return gradients[0].contiguous().unbind(0)
 
 
 def stacked_call(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Any]:
@@ -114,7 +129,8 @@ def stacked_call(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list
     first = modules[0]
     names = [name for name, _ in first.named_parameters()]
     columns = zip(*(parameters_in(module) for module in modules), strict=True)
-    state = {name: torch.stack(column) for name, column in zip(names, columns, strict=True)}
+    stack: Any = _Stack.apply
+    state = {name: stack(*column) for name, column in zip(names, columns, strict=True)}
     buffers = [dict(module.named_buffers()) for module in modules]
     own = {name: torch.stack([table[name] for table in buffers]) for name in buffers[0]}
     before = [t._version for t in own.values()]

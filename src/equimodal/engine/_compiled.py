@@ -82,5 +82,5 @@ def _copied(objective: Objective) -> Objective:
         losses={name: t.clone() for name, t in objective.losses.items()},
         sums={name: t.clone() for name, t in objective.sums.items()},
         rows={n: SampleValues(r.values.clone(), r.index.clone()) for n, r in objective.rows.items()},
-        score_inputs=None if seen is None else (seen[0].clone(), seen[1]),
+        score_inputs=None if seen is None else (seen[0].clone(), seen[1].clone()),
     )

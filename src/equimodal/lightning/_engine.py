@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -21,7 +22,14 @@ class LightningEngine(PlainEngine):
     DDP strategy, whose own reduction is switched off.
     """
 
-    def __init__(self, module: LightningModule, *, clip_norm: float | None, check_finite: bool | None) -> None:
+    def __init__(
+        self,
+        module: LightningModule,
+        *,
+        clip_norm: float | None,
+        check_finite: bool | None,
+        compile: bool | str | Mapping[str, Any] = False,  # noqa: A002 (torch's own name for it)
+    ) -> None:
         precision = module.trainer.precision_plugin
         half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
         super().__init__(
@@ -30,6 +38,7 @@ class LightningEngine(PlainEngine):
             autocast=half.get(str(precision.precision)),
             scaler=getattr(precision, "scaler", None),
             check_finite=check_finite,
+            compile=compile,
         )
         self._owner = module
 

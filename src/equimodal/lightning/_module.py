@@ -45,6 +45,7 @@ class MethodModule(Evaluation):
         clip_norm: largest global norm of a phase's gradients, after the method's modification.
         accumulate: micro-batches per update; the last update of an epoch may have fewer.
         check_finite: see :class:`~equimodal.PlainEngine`.
+        compile: of each phase's loss, as :class:`~equimodal.PlainEngine` takes it.
         log: log what the steps report. ``None``: where the Trainer has a logger; otherwise it costs nothing.
 
     Raises:
@@ -103,6 +104,7 @@ class MethodModule(Evaluation):
         clip_norm: float | None = None,
         accumulate: int = 1,
         check_finite: bool | None = None,
+        compile: bool | str | Mapping[str, Any] = False,  # noqa: A002 (torch's own name for it)
         log: bool | None = None,
     ) -> None:
         super().__init__(method)
@@ -111,7 +113,7 @@ class MethodModule(Evaluation):
         self.automatic_optimization = False
         self.accumulate = accumulate
         self._make_optimizer, self._make_scheduler, self._lr = optimizer, scheduler, lr
-        self._clip_norm, self._check_finite = clip_norm, check_finite
+        self._of_engine: dict[str, Any] = {"clip_norm": clip_norm, "check_finite": check_finite, "compile": compile}
         self._schedule: Schedule | None = None
         self._asked_to_log, self._means = log, EpochMeans()
         self._pending: list[Batch] = []
@@ -150,7 +152,7 @@ class MethodModule(Evaluation):
 
     def on_fit_start(self) -> None:
         """Make the engine; the DDP wrapper is taken off, because the engine does its work."""
-        self._engine = LightningEngine(self, clip_norm=self._clip_norm, check_finite=self._check_finite)
+        self._engine = LightningEngine(self, **self._of_engine)
         self._engine.prepare(self.method)
         strategy = self.trainer.strategy
         if isinstance(strategy.model, DistributedDataParallel):

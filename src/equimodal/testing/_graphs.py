@@ -13,7 +13,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
-from torch._dynamo.backends.common import aot_autograd
 from torch.utils._pytree import tree_leaves
 
 from equimodal.batch import Batch
@@ -67,6 +66,8 @@ class EmulatedGraphs:
         self.numbers += [x for x in inputs if not isinstance(x, Tensor)]
         if not self.backward or options.get("mode") is None:
             return self._static(module, inputs) if options.get("mode") else module.forward
+        from torch._dynamo.backends.common import aot_autograd  # the compiler is here already
+
         return aot_autograd(fw_compiler=self._boxed, bw_compiler=self._boxed)(module, inputs)
 
     def _boxed(self, module: Any, inputs: Sequence[Any]) -> Any:

@@ -29,14 +29,15 @@ from equimodal.methods import Method
 from equimodal.testing._cases import SIZES, Case
 from equimodal.testing._data import ToyData
 from equimodal.testing._expect import NotApplicable
-from equimodal.testing._loops import single
+from equimodal.testing._loops import single, split
 from equimodal.testing._models import CLASSES, plain_batch
 from equimodal.testing._property import Property
 
 DEVICE = torch.device("meta")
-WAYS = ("alone", "two processes", "loss scale")
+WAYS = ("alone", "two processes", "loss scale", "micro-batches")
 """How a step is tried."""
 _SCALE = "_loss_scale.py"
+_FEATURES = {"two processes": "processes", "loss scale": "float16", "micro-batches": "accumulation"}
 _TESTING = str(Path(__file__).parent)
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -245,12 +246,12 @@ def moved(method: Method) -> Method:
 # ---- the property ----------------------------------------------------------------------------------------------------
 
 
-def asynchronous(case: Case) -> None:
-    """No step waits for the device, on one process and on two; with a loss scale once per pass, to read its flag."""
+def asynchronous(case: Case, ways: Sequence[str] = WAYS) -> None:
+    """No step waits for the device, on one process or two, with micro-batches; a loss scale reads a flag per pass."""
     case.claims("asynchronous")
     here = _trained(case)
-    for way in WAYS:
-        if way == "two processes" and case.departure("processes") == "refused":
+    for way in ways:
+        if case.departure(_FEATURES.get(way, "")) == "refused":
             continue
         try:
             waits = waits_of(here, way)
@@ -258,7 +259,7 @@ def asynchronous(case: Case) -> None:
             if "not an accelerator" not in str(error):
                 raise
             raise NotApplicable("draws from a generator of the device, which the emulated one has not") from error
-        found = [f"{what} at {where}" for what, where in waits.seen if way != WAYS[2] or _SCALE not in where]
+        found = [f"{what} at {where}" for what, where in waits.seen if way != "loss scale" or _SCALE not in where]
         if found:
             raise PropertyError(f"a step waits for the device ({way}): {', '.join(dict.fromkeys(found))}")
 
@@ -278,23 +279,20 @@ def _trained(case: Case) -> Method:
     return method
 
 
-def waits_of(method: Method, way: str = "alone", steps: int = 2) -> Waits:
-    """Where training steps wait for the device: what is seen in the last of them.
+def waits_of(method: Method, way: str = "alone") -> Waits:
+    """Where a training step waits for the device.
 
     Args:
         method: on the host, on :func:`~equimodal.testing.plain_model`; it stays as it is.
         way: one of :data:`WAYS`.
-        steps: how many; the first ones make the state of the optimizer.
     """
-    there, batch = moved(method), _batch().to(DEVICE)
+    there, batches = moved(method), split(_batch(), 2 if way == "micro-batches" else 1)
     scaler = torch.amp.GradScaler("cpu") if way == "loss scale" else None
     engine = _engine(there, clip_norm=1.0, scaler=scaler)
-    with emulated_device(), emulated_processes() if way == "two processes" else contextlib.nullcontext():
-        for _ in range(steps - 1):
-            with Waits():  # answers what is read
-                there.training_step(batch, engine)
-        with Waits() as waits:
-            there.training_step(batch, engine)
+    around = emulated_processes() if way == "two processes" else contextlib.nullcontext()
+    with emulated_device(), around, Waits() as waits:
+        report = there.training_step([batch.to(DEVICE, non_blocking=True) for batch in batches], engine)
+        _ = report.scores, report.loss  # computed when they are asked for, and on the device
     return waits
 
 
