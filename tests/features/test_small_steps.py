@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine, Sharpness
 from equimodal._utils.modules import parameters_in
-from equimodal.engine import Objective, Phase, RunningStatistics, recorded_call
+from equimodal.engine import Objective, Phase, RunningStatistics, recorded_call, recorded_inputs
 from equimodal.engine import _plain as engine_module
 from equimodal.engine._finite import FiniteGradients
 from equimodal.errors import NonFiniteError
@@ -276,6 +276,21 @@ def test_the_inputs_of_a_layer_are_those_that_it_was_given() -> None:
         assert torch.equal(seen, expected)
         assert not seen.requires_grad
         assert torch.equal(output, layer(expected))
+    deep: Any = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Tanh(), layer)), nn.ReLU())
+    first = deep[0][0]
+    with recorded_inputs([layer, first]) as recorded:
+        whole = deep(x)
+        hooked = [list(own) for own in recorded]
+    again, found = recorded_call(deep, x, [layer, first])
+    assert torch.equal(whole, again)
+    assert all(
+        torch.equal(a, b) for one, other in zip(hooked, found, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    called: list[Any] = []
+    handle = deep[0].register_forward_hook(lambda *_: called.append(1))
+    assert torch.equal(recorded_call(deep, x, [layer])[1][0][0], hooked[0][0])
+    assert called == [1]  # a hook on a sequence is called as ever
+    handle.remove()
     _, ((kept,),) = recorded_call(layer, x, [layer], detach=False)
     assert kept is x
     layer.register_forward_pre_hook(lambda _, given: (given[0] * 2,))

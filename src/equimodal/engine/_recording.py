@@ -118,7 +118,7 @@ def recorded_call(
 ) -> tuple[Any, list[list[Tensor]]]:
     """The output of a module, and what each of the layers in it was given; as :func:`recorded_inputs` does it.
 
-    A layer that is the module itself is given the module's inputs, which takes no hook to see.
+    What is given to a layer that is the module itself, or a step of a sequence, takes no hook to see.
 
     Args:
         module: called once.
@@ -132,11 +132,27 @@ def recorded_call(
         >>> seen.shape
         torch.Size([3, 2])
     """
-    if len(layers) == 1 and layers[0] is module and not module._forward_pre_hooks:
-        return module(inputs), [[inputs.detach() if detach else inputs]]
-    with recorded_inputs(layers, detach) as seen:
+    steps = _steps_of(module)
+    if all(layer in steps and not layer._forward_pre_hooks for layer in layers):
+        seen: list[list[Tensor]] = [[] for _ in layers]
+        for step in steps:
+            for layer, own in zip(layers, seen, strict=True):
+                if step is layer:
+                    own.append(inputs.detach() if detach else inputs)
+            inputs = step(inputs)
+        return inputs, seen
+    with recorded_inputs(layers, detach) as recorded:
         output = module(inputs)
-        return output, [list(own) for own in seen]
+        return output, [list(own) for own in recorded]
+
+
+def _steps_of(module: nn.Module) -> list[nn.Module]:
+    """What a plain sequence calls one after the other; a module that is anything more is its own only step."""
+    if type(module) is not nn.Sequential or module._compiled_call_impl is not None:
+        return [module]
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return [module]
+    return [step for child in module._modules.values() if child is not None for step in _steps_of(child)]
 
 
 def recompiles(limit: int = 64) -> contextlib.AbstractContextManager[Any]:
