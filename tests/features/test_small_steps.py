@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine, Sharpness
 from equimodal._utils.modules import parameters_in
-from equimodal.engine import Objective, Phase, RunningStatistics
+from equimodal.engine import Objective, Phase, RunningStatistics, recorded_call
 from equimodal.engine import _plain as engine_module
 from equimodal.engine._finite import FiniteGradients
 from equimodal.errors import NonFiniteError
 from equimodal.fusion import Concat
-from equimodal.methods import MLA
+from equimodal.methods import CGGM, MLA
 
 
 def batch(rows: int = 6) -> Batch:
@@ -215,3 +215,88 @@ def test_a_model_that_changes_between_steps_trains_as_one_that_was_so_from_the_s
     again = steps(changed, engine)
     assert all(torch.equal(again[name], expected[name]) for name in expected)
     assert before.keys() == again.keys()
+
+
+# ---- reports, inputs of layers, factors ------------------------------------------------------------------------------
+
+
+class Counting(Classification):
+    """Counts how often a score is computed."""
+
+    asked = 0
+
+    def score_terms(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        self.asked += 1
+        return super().score_terms(output, target)
+
+
+def two_modalities(rows: int = 12, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {m: torch.randn(rows, 3, generator=generator) for m in ("a", "b")}
+    return Batch(inputs, torch.randint(0, 3, (rows,), generator=generator))
+
+
+def two_encoders() -> MultimodalModel:
+    torch.manual_seed(0)
+    return MultimodalModel({m: nn.Linear(3, 4) for m in ("a", "b")}, Concat({"a": 4, "b": 4}), nn.Linear(8, 3))
+
+
+def test_a_score_is_computed_once_where_it_is_read_and_is_that_of_its_step() -> None:
+    method = MLA(two_encoders(), Counting(3), alpha_schedule="constant")
+    engine, data = PlainEngine(torch.optim.SGD(method.parameters(), lr=0.5)), two_modalities()
+    expected = {}
+    with torch.no_grad():
+        output = method.head(method.multimodal.encode(data.inputs)["a"])
+        expected["a"] = float((output.argmax(1) == data.target).double().mean())
+    report = method.training_step(data, engine)
+    later = [method.training_step([data.select(torch.arange(5)), data.select(torch.arange(5, 12))], engine)
+             for _ in range(5)]  # fmt: skip
+    assert cast(Counting, method.task).asked == 0
+    assert float(report.scores["a"]) == pytest.approx(expected["a"])
+    assert list(report.scores) == ["a", "b"]
+    assert cast(Counting, method.task).asked == 2
+    assert float(later[0].scores["b"]) == pytest.approx(
+        float(twin_report(1).scores["b"]), abs=1e-6
+    )  # of both micro-batches
+
+
+def twin_report(steps: int) -> Any:
+    """The report of whole batches after some steps."""
+    method = MLA(two_encoders(), Classification(3), alpha_schedule="constant")
+    engine = PlainEngine(torch.optim.SGD(method.parameters(), lr=0.5))
+    return [method.training_step(two_modalities(), engine) for _ in range(steps + 1)][-1]
+
+
+def test_the_inputs_of_a_layer_are_those_that_it_was_given() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 2), torch.randn(5, 3, requires_grad=True)
+    body = nn.Sequential(nn.ReLU(), layer)
+    for module, expected in ((layer, x), (body, x.relu())):
+        output, ((seen,),) = recorded_call(module, x, [layer])
+        assert torch.equal(seen, expected)
+        assert not seen.requires_grad
+        assert torch.equal(output, layer(expected))
+    _, ((kept,),) = recorded_call(layer, x, [layer], detach=False)
+    assert kept is x
+    layer.register_forward_pre_hook(lambda _, given: (given[0] * 2,))
+    _, ((seen,),) = recorded_call(layer, x, [layer])
+    assert torch.equal(seen, 2 * x)  # what another hook made of it
+    assert recorded_call(body, x, [layer, nn.Linear(2, 2)])[1][1] == []
+
+
+def test_factors_are_made_anew_where_the_balance_has_changed() -> None:
+    method = CGGM(two_encoders(), Classification(3), rho=1.5)
+    progress = method.progress
+    first = progress.factors(1.5)
+    assert progress.factors(1.5)[1] is first[1]
+    known = {m: float(v) for m, v in first[0].items()}
+    progress.balance.copy_(torch.tensor([0.2, 0.8]))
+    assert {m: float(v) for m, v in first[0].items()} == known  # a report keeps what it was given
+    balance, scaled = progress.factors(1.5)
+    assert [float(v) for v in balance.values()] == pytest.approx([0.2, 0.8])
+    assert [float(v) for v in scaled.values()] == pytest.approx([0.3, 1.2])
+    assert float(progress.factors(1.0)[1]["a"]) == pytest.approx(0.2)
+    progress.load_state_dict({**progress.state_dict(), "balance": torch.tensor([0.5, 0.5])})
+    assert float(progress.factors(1.0)[1]["a"]) == pytest.approx(0.5)
+    method.double()
+    assert progress.factors(1.0)[0]["a"].dtype == torch.float64

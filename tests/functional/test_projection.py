@@ -18,6 +18,8 @@ from equimodal.functional import (
     orthogonal_projector_update,
     plasticity,
     project_rows,
+    remove_direction_,
+    removed_direction,
     uncentred_covariance_sum,
 )
 
@@ -80,6 +82,31 @@ def test_a_hard_exhausted_projector_stays_finite_in_float32() -> None:
         p = orthogonal_projector_update(p, randn(8, seed=step).float() * 10, 1e-8)
     values = np.linalg.eigvalsh(p.double().numpy())
     assert np.abs(values).max() < 1e-2
+
+
+@pytest.mark.parametrize("alpha", [1e-14, 1e-9, 0.3])  # with the guard against rounding, and without
+def test_an_update_in_place_is_the_formula(alpha: float) -> None:
+    p, expected = torch.eye(6, dtype=F64), np.eye(6)
+    for step in range(4):
+        h = randn(6, seed=step)
+        direction = expected @ h.numpy()
+        expected = expected - np.outer(direction, direction) / (alpha + h.numpy() @ direction)
+        before = p.clone()
+        given = remove_direction_(p, h, alpha, None if step % 2 else torch.dot(h, h))
+        assert given is p
+        assert np.abs(p.numpy() - expected).max() < (1e-12 if alpha > 1e-12 else 1e-6)
+        v = removed_direction(before, h, alpha)
+        assert (before - torch.outer(v, v) - p).abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("alpha", [2e-3, 5e-2])  # one is guarded in float32 with these features, one is not
+def test_a_projector_that_is_shown_the_same_for_long_stays_positive(alpha: float) -> None:
+    p, h = torch.eye(8), randn(8, seed=5).float() * 2
+    for step in range(4000):
+        remove_direction_(p, h + 1e-3 * randn(8, seed=step).float(), alpha)
+    values = np.linalg.eigvalsh(p.double().numpy())
+    assert values.min() > -1e-6
+    assert values.max() < 1 + 1e-6
 
 
 def test_orthogonal_update_refuses_bad_arguments() -> None:

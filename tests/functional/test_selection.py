@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from equimodal.functional import selection_scores
+from equimodal.functional import encoder_selection, gradient_cosines, selection_scores
 
 NAN = math.nan
 
@@ -29,3 +29,26 @@ def test_first_and_missing_losses() -> None:
     assert found.scores.tolist() == pytest.approx([0.1, -math.inf, -math.inf])
     assert found.average.tolist()[:2] == [2.0, 0.7]
     assert math.isnan(found.average[2])
+
+
+def test_cosines_by_hand() -> None:
+    """g = (3, 4), h = (4, 3) and g = (0, 0), h = (1, 0): 24 / 25, and 0 for a gradient that is 0."""
+    grams = torch.tensor([[[25.0, 24.0], [24.0, 25.0]], [[0.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    cosines, norms = gradient_cosines(grams)
+    assert cosines.tolist() == pytest.approx([0.96, 0.0], abs=1e-15)
+    assert norms.tolist() == [[5.0, 5.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "cosines", "best", "every"),
+    [
+        ([0.1, 0.3, 0.2], [0.5, 0.4, 0.3], [1], [0, 1, 2]),
+        ([0.1, 0.3, 0.2], [0.5, -0.4, 0.3], [], [0, 2]),  # the best one agrees with nobody: nothing moves
+        ([-math.inf, 0.1, 0.2], [0.9, 0.4, 0.0], [], [1]),
+        ([0.2, 0.2], [0.1, 0.1], [0], [0, 1]),
+        ([-math.inf], [1.0], [], []),
+    ],
+)
+def test_who_is_perturbed(scores: list[float], cosines: list[float], best: list[int], every: list[int]) -> None:
+    assert encoder_selection(scores, cosines) == best
+    assert encoder_selection(scores, cosines, every=True) == every

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from equimodal.errors import MethodError
-from equimodal.functional import copies_alone, distance_from_uniform, drawn_by_chance, shapley_values, weakest_share
+from equimodal.functional import bernoulli_draws, copies_alone, distance_from_uniform, shapley_values, weakest_share
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_weakest_share_by_hand() -> None:
 def test_draws_by_chance() -> None:
     """One number per sample that can be drawn, in their order; nobody else."""
     able = torch.arange(400) % 4 != 1
-    drawn = drawn_by_chance(able, 0.3, torch.Generator().manual_seed(3))
+    drawn = bernoulli_draws(able, 0.3, torch.Generator().manual_seed(3))
     assert drawn[able].tolist() == (torch.rand(300, generator=torch.Generator().manual_seed(3)) < 0.3).long().tolist()
     assert int(drawn[~able].sum()) == 0
-    assert int(drawn_by_chance(able, 0.0, torch.Generator()).sum()) == 0
+    assert int(bernoulli_draws(able, 0.0, torch.Generator()).sum()) == 0
 
 
 def test_what_is_no_table() -> None:

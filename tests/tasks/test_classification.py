@@ -84,6 +84,18 @@ def test_good_targets() -> None:
     Classification(3).check_target(torch.softmax(Z, 1))
 
 
+@pytest.mark.parametrize("size", [4, 400])  # few are looked at in Python, many by an operation
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8])
+def test_one_label_outside_is_found_among_few_and_many(size: int, dtype: torch.dtype) -> None:
+    for bad in (-1, 3, -100):
+        target = (torch.arange(size) % 3).to(dtype)
+        Classification(3).check_target(target)
+        target[size // 2] = bad
+        with pytest.raises(TargetError, match=rf"(?s){bad}"):
+            Classification(3).check_target(target)
+    Classification(3).check_target(torch.zeros(0, dtype=dtype))
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [

@@ -204,7 +204,10 @@ def perturbed(
     norm = total_norm([d for _, d in pairs])
     scale = torch.where(norm > 0, radius / norm, torch.zeros_like(norm))
     try:
-        torch._foreach_add_(targets, torch._foreach_mul(along, scale))
+        if scale.is_cpu:  # where it is read without waiting, and no second copy of all weights is needed
+            torch._foreach_add_(targets, along, alpha=float(scale))
+        else:
+            torch._foreach_add_(targets, torch._foreach_mul(along, scale))
         yield
     finally:
         torch._foreach_copy_(targets, saved)

@@ -95,24 +95,19 @@ class Sharpness(nn.Module):
 
     @torch.no_grad()
     def combine(self, phase: str, parameters: Sequence[Tensor], first: Sequence[Tensor | None]) -> None:
-        """Replace the second-pass gradients in place by (1 - a) g + a g'; a missing one counts as zero."""
+        """Replace the second-pass gradients by (1 - a) g + a g'; a missing one counts as zero."""
         pairs = [(p, g) for p, g in zip(parameters, first, strict=True) if p.grad is not None or g is not None]
-        differences: list[Tensor] = []
-        if pairs:
-            sharp = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in pairs]
-            plain = [torch.zeros_like(p) if g is None else g for p, g in pairs]
-            if any_sharded(sharp):  # operations on lists do not take both kinds at once
-                differences = [(a - b).mul_(self.ratio) for a, b in zip(sharp, plain, strict=True)]
-                combined = [b + d for b, d in zip(plain, differences, strict=True)]
-            else:
-                differences = list(torch._foreach_sub(sharp, plain))
-                torch._foreach_mul_(differences, self.ratio)
-                combined = list(torch._foreach_add(plain, differences))
-            for (p, _), gradient in zip(pairs, combined, strict=True):
-                p.grad = gradient
+        sharp = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in pairs]
+        plain = [torch.zeros_like(p) if g is None else g for p, g in pairs]
         if self.mode == "every_k":
-            of = {id(p): difference for (p, _), difference in zip(pairs, differences, strict=True)}
-            self._stored[phase] = [of.get(id(p)) for p in parameters]
+            stored = {id(p): (a - b).mul_(self.ratio) for (p, _), a, b in zip(pairs, sharp, plain, strict=True)}
+            self._stored[phase] = [stored.get(id(p)) for p in parameters]
+        if any_sharded(sharp):  # operations on lists do not take both kinds at once
+            combined = [b.lerp(a, self.ratio) for a, b in zip(sharp, plain, strict=True)]
+        else:
+            combined = list(torch._foreach_lerp(plain, sharp, self.ratio)) if pairs else []
+        for (p, _), gradient in zip(pairs, combined, strict=True):
+            p.grad = gradient
         self._count(phase)
 
     @torch.no_grad()

@@ -97,7 +97,7 @@ from equimodal.functional._residuals import (
     soft_dice,
     softmax_backward,
 )
-from equimodal.functional._selection import Selection, selection_scores
+from equimodal.functional._selection import Selection, encoder_selection, gradient_cosines, selection_scores
 from equimodal.functional._separability import k_means, purity, scaled_to_unit
 from equimodal.functional._skill import (
     constant_cross_entropy,
@@ -123,9 +123,9 @@ from equimodal.functional._uncertainty import (
 )
 from equimodal.functional._uncertainty import Measure as Measure
 from equimodal.functional._valuation import (
+    bernoulli_draws,
     copies_alone,
     distance_from_uniform,
-    drawn_by_chance,
     shapley_values,
     weakest_share,
 )
@@ -136,6 +136,7 @@ __all__ = [
     "agm_coefficients",
     "alignment_share",
     "balance_terms",
+    "bernoulli_draws",
     "binary_cross_entropy_residual",
     "binary_jensen_shannon",
     "binary_uncertainty",
@@ -155,7 +156,7 @@ __all__ = [
     "distance_from_uniform",
     "distillation",
     "divergence_from_mean",
-    "drawn_by_chance",
+    "encoder_selection",
     "energy_confidence",
     "energy_fusion",
     "entropy",
@@ -173,6 +174,7 @@ __all__ = [
     "fuse_numbers",
     "gaussian_nll",
     "gaussian_nll_residual",
+    "gradient_cosines",
     "jensen_shannon",
     "k_means",
     "known_share",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equimodal.errors import MethodError
 
@@ -171,10 +172,10 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
 
 def _cosines(first: Tensor, second: Tensor) -> Tensor:
     """Cosines of the vectors along the last axis; 0, with zero gradient, where one of two vanishes."""
-    aa, bb, ab = ((x * y).sum(-1) for x, y in ((first, first), (second, second), (first, second)))
-    tiny = torch.finfo(aa.dtype).tiny
-    value = ab * aa.clamp_min(tiny).rsqrt() * bb.clamp_min(tiny).rsqrt()
-    return torch.where((aa > tiny) & (bb > tiny), value, torch.zeros_like(value))
+    least = math.sqrt(torch.finfo(first.dtype).tiny)
+    value = nn.functional.cosine_similarity(first, second, dim=-1, eps=least)
+    shorter = torch.minimum(*(torch.linalg.vector_norm(x.detach(), dim=-1) for x in (first, second)))
+    return torch.where(shorter > least, value, 0)
 
 
 def direction_loss(

@@ -203,8 +203,8 @@ def uncentred_covariance_sum(rows: Tensor) -> tuple[Tensor, int]:
     """
     flat = rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1])
     flat = flat if flat.dtype == torch.float64 else flat.float()
-    count = math.prod(rows.shape[:-1])
-    if not torch.is_autocast_enabled(flat.device.type):
+    count = flat.shape[0]
+    if not torch.is_autocast_enabled("cpu" if flat.is_cpu else flat.device.type):
         return flat.mT @ flat, count
     with torch.autocast(flat.device.type, enabled=False):  # which would compute the product in half precision
         return flat.mT @ flat, count

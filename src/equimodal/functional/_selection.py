@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,3 +51,38 @@ def selection_scores(
     decay = (previous - new).clamp_min(0).nan_to_num(0.0)
     scores = share * decay + (1 - share) * alignment
     return Selection(torch.where(loss.isnan(), -torch.inf, scores), new)
+
+
+def gradient_cosines(grams: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Cosines :math:`\gamma = g^\top h / (\|g\| \|h\|)` of pairs of gradients, and both norms.
+
+    Args:
+        grams: (M, 2, 2), the inner products of g and h with each other and themselves.
+
+    Returns:
+        (M,) cosines, 0 where a gradient is 0, and (M, 2) norms.
+
+    Example:
+        >>> gradient_cosines(torch.tensor([[[4.0, 3.0], [3.0, 9.0]]]))
+        (tensor([0.5000]), tensor([[2., 3.]]))
+    """
+    norms = grams.diagonal(dim1=1, dim2=2).sqrt()
+    return grams[:, 0, 1] / norms.prod(1).clamp_min(torch.finfo(norms.dtype).tiny), norms
+
+
+def encoder_selection(scores: Sequence[float], cosines: Sequence[float], every: bool = False) -> list[int]:
+    r"""Which modalities are perturbed: that of the highest score, if its cosine is above 0.
+
+    Args:
+        scores: a; :math:`-\infty` of a modality that is not known.
+        cosines: :math:`\gamma`.
+        every: all that are known, instead of the best.
+
+    Example:
+        >>> encoder_selection([0.4, 0.9, -math.inf], [0.2, 0.1, 0.5]), encoder_selection([0.4, 0.9], [0.2, -0.1])
+        ([1], [])
+    """
+    known = [i for i, score in enumerate(scores) if score > -math.inf]
+    if known and not every:
+        known = [max(known, key=lambda i: scores[i])]
+    return [i for i in known if cosines[i] > 0]

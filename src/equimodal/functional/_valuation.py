@@ -82,7 +82,7 @@ def weakest_share(worth: Tensor, there: Tensor, alpha: float) -> tuple[int, floa
     return weakest, min(1.0, 2 / 3 * alpha * float(gap))
 
 
-def drawn_by_chance(able: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def bernoulli_draws(able: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Which samples are drawn, each of those that can be with the same probability and at most once.
 
     Args:
@@ -94,7 +94,7 @@ def drawn_by_chance(able: Tensor, share: float, generator: torch.Generator) -> T
         (N,) of 0 and 1.
 
     Example:
-        >>> drawn_by_chance(torch.tensor([True, False, True]), 1.0, torch.Generator()).tolist()
+        >>> bernoulli_draws(torch.tensor([True, False, True]), 1.0, torch.Generator()).tolist()
         [1, 0, 1]
     """
     drawn = torch.zeros_like(able, dtype=torch.int64)

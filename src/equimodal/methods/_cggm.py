@@ -195,26 +195,26 @@ class CGGM(Stateful, Method):
             losses[f"unimodal/{m}"] = unimodal.detach()
             if seen.output.shape[0]:
                 sums |= {f"{kind}/{m}": v for kind, v in self.score_sums(seen.output, batch, m).items()}
-        return self.direction_term.added(Objective(total, losses, sums), fused, own, self.progress.balance)
+        term = self.direction_term
+        if term.waits:  # on several processes the survey adds it
+            return Objective(total, losses, sums, term.sums(fused, own))
+        turned = term.loss(fused, own, self.progress.balance)
+        if turned is None:
+            return Objective(total, losses, sums)
+        total = torch.add(total, turned, alpha=term.weight)
+        return Objective(total, {**losses, "direction": turned.detach()}, sums)
 
     def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """g_m <- rho B_m g_m, or the same factor on the update."""
         gradient = self.direction_term.layer.weight.grad
         if self.variant == "released" and gradient is not None:
             gradient.add_(self.turn)  # of the batch before
-        progress, modalities = self.progress, self.modalities
+        progress = self.progress
         progress.update(descent.sums, engine, report)
-        balance = progress.balance
         if self.variant == "released":
-            self.turn.copy_(turn_of_weights(self.direction_term, balance, self.direction_weight))
-        report.coefficients["balance"] = dict(zip(modalities, balance.clone().unbind(), strict=True))
-        if not self.magnitude:
-            return ()
-        # exactly rho (M-1)/M where all are equal: a neutral rho then leaves gradients as they are, bit for bit
-        equal = (len(modalities) - 1) / len(modalities)
-        scale = balance.float() / equal * (self.rho * equal)
-        factors = dict(zip(modalities, scale.unbind(), strict=True))
-        return scale_encoders(self, engine, report, factors, self.apply_to)
+            self.turn.copy_(turn_of_weights(self.direction_term, progress.balance, self.direction_weight))
+        report.coefficients["balance"], factors = progress.factors(self.rho)
+        return scale_encoders(self, engine, report, factors, self.apply_to) if self.magnitude else ()
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the auxiliary classifiers."""

@@ -80,7 +80,7 @@ class InfoReg(Joint):
     ) -> None:
         super().__init__(model, task, sharpness=sharpness, inference=inference, calibrated=calibrated)
         check_options(InfoReg.__init__, locals())
-        required_way(self)
+        required_way(self, "MultiLoss, which has heads of its own")
         self.beta, self.threshold, self.unimodal_weight = beta, threshold, unimodal_weight
         self.window = LearningWindow(self.multimodal, threshold)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch
-from equimodal.engine import Descent, Engine, Objective, Perturbation, Phase, all_sum
+from equimodal.engine import Descent, Engine, Objective, Perturbation, Phase
+from equimodal.functional import encoder_selection, gradient_cosines
 from equimodal.inference import Rule
 from equimodal.methods._base import StepReport
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._multi_loss import MultiLoss
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import LossMemory, encoder_parameters
+from equimodal.methods.parts import LossMemory, encoder_parameters, fused_ascent, fused_grams, mean_own_parts
 from equimodal.tasks import Task
 
 
@@ -105,39 +105,13 @@ class MASAM(MultiLoss):
     @torch.no_grad()
     def _move(self, descent: Descent) -> Perturbation | None:
         """Up along the fused loss, for one encoder or for all; nothing where no cosine is above 0."""
-        grams = torch.stack([self._gram(descent, m) for m in self.modalities])  # fused and own, (M, 2, 2)
-        norms = grams.diagonal(dim1=1, dim2=2).sqrt()
-        alignment = grams[:, 0, 1] / norms.prod(1).clamp_min(torch.finfo(norms.dtype).tiny)
-        names = [f"unimodal/{m}" for m in self.modalities]
-        one, nothing = torch.ones_like(norms[0, 0]), torch.zeros_like(norms[0, 0])
-        given = {n: descent.losses.get(n, nothing).to(one.dtype) for n in names}
-        whole = all_sum({**given, "processes": one})
-        loss = torch.stack([whole[n] for n in names]) / whole["processes"]
-        known = torch.tensor([n in descent.gradients for n in names]).to(loss.device, non_blocking=True)
-        scores = self.memory.scores(torch.where(known, loss, torch.nan), alignment, self.share, self.momentum)
-        self._alignment = dict(zip(self.modalities, alignment.unbind(), strict=True))
-        scored, cosines = torch.stack([scores, alignment]).tolist()
-        rows = [i for i, score in enumerate(scored) if score > -math.inf]
-        if self.select == "score" and rows:
-            rows = [max(rows, key=lambda i: scored[i])]
-        rows = [i for i in rows if cosines[i] > 0]
-        if not rows:
-            return None
-        parameters, direction = [], []
-        for i in rows:
-            own = [p for p in self.multimodal.parameters_of(self.modalities[i]) if p.requires_grad]
-            parameters += own
-            factor = alignment[i] / norms[i, 0]
-            direction += [None if g is None else g * factor.to(g.dtype) for g in descent.gradients.of("fused", own)]
-        # each encoder moves by radius times its own cosine
-        return Perturbation(parameters, direction, self.radius * alignment[rows].norm(), "fused")
-
-    def _gram(self, descent: Descent, modality: str) -> Tensor:
-        own = [p for p in self.multimodal.parameters_of(modality) if p.requires_grad]
-        name = f"unimodal/{modality}"
-        if not own or name not in descent.gradients:
-            return self.memory.average.new_zeros(2, 2)
-        return descent.gradients.gram(own, ["fused", name]).to(self.memory.average.dtype)
+        like = self.memory.average
+        cosines, norms = gradient_cosines(fused_grams(self, descent, like))
+        scores = self.memory.scores(mean_own_parts(self, descent, like), cosines, self.share, self.momentum)
+        self._alignment = dict(zip(self.modalities, cosines.unbind(), strict=True))
+        found, agreement = torch.stack([scores, cosines]).tolist()  # one read by the host
+        rows = encoder_selection(found, agreement, every=self.select == "all")
+        return fused_ascent(self, descent, rows, self.radius * cosines, norms[:, 0]) if rows else None
 
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
         """Remember the losses."""

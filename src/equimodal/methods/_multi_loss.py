@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 
 from equimodal.batch import Batch, Tree
@@ -69,9 +70,9 @@ class MultiLoss(Joint):
         parts, features, _ = self._parts(batch)
         total, losses = parts["fused"], {name: loss.detach() for name, loss in parts.items()}
         for name, own in parts.items():
-            total = total if name == "fused" else total + self.weight * own
+            total = total if name == "fused" else torch.add(total, own, alpha=self.weight)
         for name, (weight, term) in self._terms(features, batch).items():
-            total, losses[name] = total + weight * term, term.detach()
+            total, losses[name] = torch.add(total, term, alpha=weight), term.detach()
         return Objective(total, losses)
 
     def _parts(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tree], dict[str, Tensor]]:

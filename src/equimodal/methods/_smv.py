@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from equimodal.engine import Sharpness
-from equimodal.functional import copies_alone, drawn_by_chance, weakest_share
+from equimodal.functional import bernoulli_draws, copies_alone, weakest_share
 from equimodal.inference import Rule
 from equimodal.methods._base import EpochContext, Stateful
 from equimodal.methods._info import AWAY, MASKED, NO_SHARDS, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
 from equimodal.methods.parts import plan_copies, training_table, worth_of_right_sets
-from equimodal.methods.released import SMV_RELEASED, drawn_with_replacement
+from equimodal.methods.released import SMV_RELEASED, draws_with_replacement
 from equimodal.tasks import Task
 from equimodal.unimodal import Shapley
 
@@ -105,6 +105,6 @@ class SMV(Stateful, Joint):
         if self.level == "sample":
             return copies_alone(worth) * apart
         weakest, share = weakest_share(worth, apart, self.alpha)
-        draw = drawn_with_replacement if self.variant == "released" else drawn_by_chance
+        draw = draws_with_replacement if self.variant == "released" else bernoulli_draws
         drawn = draw(apart[:, weakest], share, self._generator)
         return drawn[:, None] * (torch.arange(len(self.modalities)) == weakest)

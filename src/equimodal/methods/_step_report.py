@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class StepReport:
         self.extras = {} if extras is None else extras
         self.phases = [] if phases is None else phases
         self._scores = {} if scores is None else scores
-        self._unread: dict[str, tuple[Task, Sequence[tuple[Tensor, Tensor]]]] = {}
+        self._unread: dict[str, Callable[[], Tensor]] = {}
 
     def __repr__(self) -> str:
         known = ("losses", "scores", "coefficients", "extras", "phases")
@@ -45,21 +46,23 @@ class StepReport:
 
     def add_score(self, modality: str, task: Task, descent: Descent) -> None:
         """The training score of a unimodal phase, unless all of its samples are on other processes."""
-        if descent.score_inputs:
-            self._unread[modality] = task, descent.score_inputs
+        if descent.score_inputs and task.dense:  # maps are not kept for later
+            self._scores[modality] = _score(task, descent.score_inputs)
+        elif descent.score_inputs:
+            self.score_later(modality, partial(_score, task, descent.score_inputs))
         elif "numerator" in descent.sums:
-            self.scores[modality] = mean_ratio(descent.sums["numerator"], descent.sums["denominator"])
+            self.score_later(modality, partial(mean_ratio, descent.sums["numerator"], descent.sums["denominator"]))
+
+    def score_later(self, modality: str, score: Callable[[], Tensor]) -> None:
+        """The score of a modality, which is computed where scores are read."""
+        self._unread[modality] = score
 
     @property
     def scores(self) -> dict[str, Tensor]:
         """modality -> scalar; see above."""
         unread, self._unread = self._unread, {}
-        for modality, (task, seen) in unread.items():
-            first, *others = [task.score_terms(output, target) for output, target in seen]
-            numerator, denominator = first
-            for more, samples in others:
-                numerator, denominator = numerator + more, denominator + samples
-            self._scores[modality] = mean_ratio(numerator, denominator)
+        for modality, score in unread.items():
+            self._scores[modality] = score()
         return self._scores
 
     @scores.setter
@@ -71,3 +74,12 @@ class StepReport:
         """Sum of the phases' losses; 0 where no sample took part in any."""
         values = [self.losses[name].float() for name in self.phases]
         return torch.stack(values).sum() if values else torch.zeros(())
+
+
+def _score(task: Task, seen: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Of several micro-batches together."""
+    numerator, denominator = task.score_terms(*seen[0])
+    for output, target in seen[1:]:
+        more, samples = task.score_terms(output, target)
+        numerator, denominator = numerator + more, denominator + samples
+    return mean_ratio(numerator, denominator)

@@ -207,6 +207,10 @@ class Flat(NoProjection):
         self._sources: Literal["others", "previous"] = sources
         self.bank = FlatBank(layers)
         like_layers(self.bank, [layer for row in layers.values() for layer in row.values()])
+        self._pairs: dict[str, list[tuple[Layer, nn.Module]]] = {
+            m: [(layer, self.bank.projector(m, k)) for key, layer in row.items() for k in self.keys_of(m, key)]
+            for m, row in layers.items()
+        }
 
     def layers(self, modality: str) -> list[Layer]:
         """Those that correspond to a layer of another modality."""
@@ -222,10 +226,9 @@ class Flat(NoProjection):
 
     def project(self, modality: str) -> None:
         r""":math:`G \leftarrow G P`."""
-        bank = self.bank
-        for key, layer in self.keyed[modality].items():
-            for source in self.keys_of(modality, key):
-                project_gradient(layer, bank.projector(modality, source).matrix)
+        for layer, projector in self._pairs[modality]:
+            matrix: Any = projector._buffers["matrix"]
+            project_gradient(layer, matrix)
 
     def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
         """Add to the covariances; processes are summed over when the projectors are made."""

@@ -67,7 +67,7 @@ def from_rows(
             dataset of PyTorch. Or a mapping from train, validation and test to such collections.
         target: column to predict, or (N, ...) targets. Every row has one.
         inputs: modality -> its kind, where the column has its name, or a :class:`Field`, or a mapping of its arguments.
-        split: column or (N,) array with the words train, validation and test, or 0, 1, 2. Default: drawn.
+        split: column or (N,) array with the words train, validation and test, or 0, 1, 2, for each row; default: drawn.
         shares: of training, validation and test rows, where the split is drawn; each class has them.
         seed: decides the draw.
         validation: how validation rows are taken from the training ones if ``split`` or ``rows`` has none; see

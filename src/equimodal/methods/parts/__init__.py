@@ -28,6 +28,7 @@ from equimodal.methods.parts._epoch_plan import (
 from equimodal.methods.parts._epoch_scores import EpochScores, ranked_scores, ranking_by, ranking_of
 from equimodal.methods.parts._epoch_window import EpochWindow
 from equimodal.methods.parts._fixed import FixedHead, zero_features
+from equimodal.methods.parts._fused_ascent import fused_ascent, fused_grams, mean_own_parts
 from equimodal.methods.parts._game import PermutationGame
 from equimodal.methods.parts._gradient_noise import GradientNoise, Noise
 from equimodal.methods.parts._heads import (
@@ -115,6 +116,8 @@ __all__ = [
     "equal_width",
     "feature_gap",
     "full_pass",
+    "fused_ascent",
+    "fused_grams",
     "gram_weighting",
     "joint_phase",
     "lacking",
@@ -123,6 +126,7 @@ __all__ = [
     "mean_output",
     "mean_over_batch",
     "mean_own_losses",
+    "mean_own_parts",
     "output_layer",
     "own_loss_sums",
     "per_modality",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -118,26 +117,23 @@ class Direction:
 
         return Survey(lambda batch: self.sums(*self.forward(batch)), receive, couple)
 
-    def added(self, objective: Objective, fused: Seen, own: Mapping[str, Seen], balance: Tensor) -> Objective:
-        """The objective with the term, if it is on; on several processes the survey adds it."""
-        if not self.weight:
-            return objective
-        if self.scope == "batch" and self.whole is None and is_distributed():
-            return replace(objective, shared=self.sums(fused, own))
-        term = self.loss(fused, own, balance)
-        if term is None:
-            return objective
-        total, losses = objective.total + self.weight * term, {**objective.losses, "direction": term.detach()}
-        return replace(objective, total=total, losses=losses)
+    @property
+    def waits(self) -> bool:
+        """Whether the survey adds the term, once it knows the sums of several processes."""
+        return bool(self.weight) and self.scope == "batch" and self.whole is None and is_distributed()
 
     def loss(self, fused: Seen, own: Mapping[str, Seen], balance: Tensor) -> Tensor | None:
-        """The term: of the whole batch where its sums are known, else of what is seen, or ``None`` if that lacks any.
+        """The term: of the whole batch where its sums are known, else of what is seen.
+
+        ``None`` where it is off, or what is seen lacks a modality.
 
         Args:
             fused: of the head, with its graph.
             own: of the classifiers.
             balance: B of the step before, (M,).
         """
+        if not self.weight:
+            return None
         if self.whole is not None:
             return self.couple(self.sums(fused, own), self.whole, balance)
         if any(m not in own or not own[m].output.shape[0] for m in self.own):

@@ -104,8 +104,12 @@ def usual_way(model: Multimodal, task: Task) -> UnimodalOutputs | None:
     return Split(module)
 
 
-def required_way(method: Method) -> UnimodalOutputs:
+def required_way(method: Method, instead: str) -> UnimodalOutputs:
     """:func:`usual_way` of a method that needs it.
+
+    Args:
+        method: named in the error.
+        instead: what to use where there is none.
 
     Raises:
         ModelError: there is none.
@@ -115,8 +119,7 @@ def required_way(method: Method) -> UnimodalOutputs:
         fusion, head = getattr(method.model, "fusion", None), method.multimodal.head
         raise ModelError(
             f"`model`: {type(method).__name__} needs outputs of single modalities: a linear head on Concat or Sum, or "
-            f"a Late fusion. Found {type(head).__name__} on {type(fusion).__name__}. Use MultiLoss, which has heads of "
-            "its own."
+            f"a Late fusion. Found {type(head).__name__} on {type(fusion).__name__}. Use {instead}."
         )
     return way
 

@@ -46,8 +46,8 @@ def scale_encoders(
     """
     report.coefficients["scale"] = dict(factors)
     model, optimizers = method.multimodal, engine.optimizers
-    own = {m: [*model.parameters_of(m), *(beside or {}).get(m, ())] for m in factors}
-    of = {m: [p for p in parameters if p.grad is not None] for m, parameters in own.items()}
+    beside = {} if beside is None else beside
+    of = {m: [p for p in (*model.parameters_of(m), *beside.get(m, ())) if p.grad is not None] for m in factors}
     if len(optimizers) == 1:  # which has all of them
         cancelled = dict.fromkeys(of, cancels_scale(optimizers, ()))
     else:

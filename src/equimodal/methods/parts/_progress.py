@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -71,22 +72,22 @@ class ScoreProgress(nn.Module):
             self.register_buffer("first", table.clone())
         self.register_buffer("balance", torch.full_like(table[:, 0], (count - 1) / count))
         self.batches, self.windows = 0, 0
+        self._of: Tensor | None = None  # the object, and its state, that factors were made of
+        self._state: tuple[int, float] = (0, 0.0)
 
     @torch.no_grad()
     def update(self, sums: Mapping[str, Tensor], engine: Engine, report: StepReport) -> None:
         """Take in a step's ``numerator/m`` and ``denominator/m``; B is made anew at the end of a window."""
-        zero = torch.zeros_like(self.numerators[0])
+        table = self.numerators
         names = [f"{kind}/{m}" for kind in ("numerator", "denominator") for m in self._modalities]
+        missing = [n for n in names if n not in sums]
+        known = {**sums, **dict.fromkeys(missing, table.new_zeros(table.shape[1]))} if missing else sums
         # in the buffers' type, as in a checkpoint, from which a run continues bit for bit
-        whole = engine.all_sum({n: sums.get(n, zero).to(zero.dtype) for n in names})
+        whole = engine.all_sum({n: known[n].to(table.dtype) for n in names})
         numerator, denominator = torch.stack([whole[n] for n in names]).chunk(2)
-        if numerator.shape[1] == 1:  # all scores at once
-            scores = (numerator / denominator)[:, 0].unbind()
-        else:
-            scores = tuple(mean_ratio(n, d) for n, d in zip(numerator, denominator, strict=True))
-        for m, score in zip(self._modalities, scores, strict=True):
+        for m in self._modalities:
             if f"numerator/{m}" in sums:  # a batch without any sample of it says nothing
-                report.scores[m] = score
+                report.score_later(m, partial(mean_ratio, whole[f"numerator/{m}"], whole[f"denominator/{m}"]))
         if self.batches == 0:
             self.numerators.copy_(numerator)
             self.denominators.copy_(denominator)
@@ -96,6 +97,18 @@ class ScoreProgress(nn.Module):
         self.batches += 1
         if self.batches == self._window:
             self._end_window()
+
+    def factors(self, rho: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        r"""modality -> B, and :math:`\rho B`; made anew where B has changed, as it does once in a window."""
+        balance = self.balance
+        if self._of is not balance or self._state != (balance._version, rho):
+            self._of, self._state = balance, (balance._version, rho)
+            # exactly rho (M-1)/M where all are equal: a neutral rho then leaves gradients as they are, bit for bit
+            equal = (len(self._modalities) - 1) / len(self._modalities)
+            scale = balance.float() / equal * (rho * equal)
+            self._known = dict(zip(self._modalities, balance.clone().unbind(), strict=True))
+            self._scaled = dict(zip(self._modalities, scale.unbind(), strict=True))
+        return dict(self._known), self._scaled
 
     def _end_window(self) -> None:
         known = self.denominators > 0

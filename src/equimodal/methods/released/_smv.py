@@ -12,7 +12,7 @@ SMV_RELEASED = (
 """What the released code does otherwise than the paper."""
 
 
-def drawn_with_replacement(able: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def draws_with_replacement(able: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """How often each sample is drawn: exactly the share of those that can be, with replacement.
 
     Args:
