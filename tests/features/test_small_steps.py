@@ -260,6 +260,23 @@ def test_a_score_is_computed_once_where_it_is_read_and_is_that_of_its_step() -> 
     )  # of both micro-batches
 
 
+def test_a_score_outlives_the_memory_of_its_batch_and_a_score_that_fails() -> None:
+    method = MLA(two_encoders(), Counting(3), alpha_schedule="constant")
+    data = two_modalities()
+    report = method.training_step(data, PlainEngine(torch.optim.SGD(method.parameters(), lr=0.5)))
+    expected = {m: float(s) for m, s in twin_report(0).scores.items()}
+    cast(Tensor, data.target).fill_(0)  # as a loader does that fills the same memory again
+    assert {m: float(s) for m, s in report.scores.items()} == pytest.approx(expected, abs=1e-6)
+
+    def fails() -> Tensor:
+        raise ValueError("of a task")
+
+    report.score_later("b", fails)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="of a task"):
+            _ = report.scores
+
+
 def twin_report(steps: int) -> Any:
     """The report of whole batches after some steps."""
     method = MLA(two_encoders(), Classification(3), alpha_schedule="constant")

@@ -49,7 +49,10 @@ class StepReport:
         if descent.score_inputs and task.dense:  # maps are not kept for later
             self._scores[modality] = _score(task, descent.score_inputs)
         elif descent.score_inputs:
-            self.score_later(modality, partial(_score, task, descent.score_inputs))
+            seen = [
+                (output, target.clone()) for output, target in descent.score_inputs
+            ]  # a loader may reuse its memory
+            self.score_later(modality, partial(_score, task, seen))
         elif "numerator" in descent.sums:
             self.score_later(modality, partial(mean_ratio, descent.sums["numerator"], descent.sums["denominator"]))
 
@@ -60,9 +63,9 @@ class StepReport:
     @property
     def scores(self) -> dict[str, Tensor]:
         """modality -> scalar; see above."""
-        unread, self._unread = self._unread, {}
-        for modality, score in unread.items():
-            self._scores[modality] = score()
+        for modality in list(self._unread):
+            self._scores[modality] = self._unread[modality]()
+            del self._unread[modality]  # only now: a score that fails does so at every reading
         return self._scores
 
     @scores.setter
