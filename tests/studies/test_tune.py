@@ -382,8 +382,13 @@ def test_a_winner_is_taken_only_beyond_the_interval(tmp_path: Path) -> None:
     assert (found.winner, found.taken, found.validation) == (control, control, None)  # a tie goes to the control
     difference = {"mean": -0.02, "low": -0.03, "high": -0.01, "p": 0.01, "seeds": 1, "samples": 9}
     said = in_words(judge(bench(), [control, clear]), {"difference": difference}, percent=True)
-    assert said.endswith("On test data the composition is -2.0 points (95 % interval -3.0 to -1.0) above the best "
-                         "control, Joint; the interval lies below zero.")  # fmt: skip
+    assert said.endswith("On test data the composition is 2.0 points (95 % interval 1.0 to 3.0) below the best "
+                         "control, Joint, and the interval does not reach zero.")  # fmt: skip
+    said = in_words(
+        judge(bench(), [control, clear]), {"default_difference": {**difference, "high": 0.01}}, percent=True
+    )
+    assert said.endswith("is 2.0 points (95 % interval -1.0 to 3.0) below the best control, Joint, which may "
+                         "be chance.")  # fmt: skip
 
 
 def test_the_default_is_taken_unless_something_is_clearly_better(tmp_path: Path) -> None:
@@ -400,6 +405,7 @@ def test_the_default_is_taken_unless_something_is_clearly_better(tmp_path: Path)
     found = judge(bench(), [close, default, clear])
     assert (found.winner, found.taken) == (clear, clear)
     assert in_words(found, None, True).startswith("Take the control MultiLoss: the best control, MultiLoss, is 10.0 po")
+    assert ", corrected for 2 controls) above the default, ExpertPool," in in_words(found, None, percent=True)
     composition = trial(tmp_path, 3, 171, control=False)
     found = judge(bench(), [close, default, clear, composition])
     assert (found.winner, found.taken) == (composition, clear)
@@ -430,7 +436,9 @@ def test_groups_widen_the_interval_of_the_verdict(tmp_path: Path) -> None:
     assert found.validation is not None
     assert found.validation.better
     assert (found.taken, found.p) == (control, 1 / 16)
-    assert "group by group gives as much too often (p = 0.062)" in in_words(found, None, percent=True)
+    assert "exchanging the two at random gives as much too often (p = 0.062 > 0.025)" in in_words(
+        found, None, percent=True
+    )
     few = torch.arange(200) // 50  # all that is won is won in one of four groups
     assert judge(bench(), [control, clear]).taken is clear
     assert judge(bench(few), [control, clear]).taken is control

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +74,7 @@ class Verdict:
         p: one-sided, of exchanging winner and control sample by sample, or group by group; ``None`` where nothing is
             compared.
         compositions: how many the winner is the best of, for which the interval is corrected (Bonferroni).
+        rivals: how many controls there are beside the default, for which ``over_default`` is corrected.
     """
 
     winner: Finished
@@ -84,6 +85,7 @@ class Verdict:
     compositions: int = 1
     default: Finished | None = None
     over_default: Difference | None = None
+    rivals: int = 1
 
 
 def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
@@ -117,15 +119,15 @@ def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
     # of equal controls the default, then the earlier one
     control = max(sorted(controls, key=lambda f: (f is not default, f.number)), key=lambda f: f.pick.score)
     winner = control if winner.pick.score == control.pick.score else winner
-    fallback, over_default = control, None
+    fallback, over_default, rivals = control, None, max(1, len(controls) - 1)
     if default is not None and default is not control:
-        over_default, _, clear = _clearly(bench, control, default, len(controls) - 1)
+        over_default, _, clear = _clearly(bench, control, default, rivals)
         fallback = control if clear else default
     if winner is control:
-        return Verdict(winner, control, None, fallback, default=default, over_default=over_default)
+        return Verdict(winner, control, None, fallback, None, 1, default, over_default, rivals)
     count = len(finished) - len(controls)
     difference, p, clear = _clearly(bench, winner, control, count)
-    return Verdict(winner, control, difference, winner if clear else fallback, p, count, default, over_default)
+    return Verdict(winner, control, difference, winner if clear else fallback, p, count, default, over_default, rivals)
 
 
 def _clearly(bench: Bench, first: Finished, second: Finished, count: int) -> tuple[Difference, float, bool]:
@@ -246,11 +248,11 @@ def in_words(verdict: Verdict, test: Mapping[str, Any] | None, percent: bool) ->
     for key, who in (("difference", "composition"), ("default_difference", "default")):
         if test.get(key) is not None:
             difference = Difference(**test[key])
-            check = "the interval lies above zero" if difference.better else (
-                "the interval lies below zero" if difference.worse else "the interval includes zero"
-            )  # fmt: skip
-            above = _with_interval(difference, percent)
-            said.append(f"On test data the {who} is {above} above the best control, {control.config.method}; {check}.")
+            clear = difference.better or difference.worse
+            check = "which may be chance" if not clear else "and the interval does not reach zero"
+            side = "below" if difference.mean < 0 else "above"
+            apart = _with_interval(_reversed(difference) if side == "below" else difference, percent)
+            said.append(f"On test data the {who} is {apart} {side} the best control, {control.config.method}, {check}.")
     return " ".join(said)
 
 
@@ -258,7 +260,7 @@ def _why_not(verdict: Verdict, percent: bool) -> str:
     """Why the winner is not taken, and of best control and default this one."""
     control, reasons = verdict.control, []
     if verdict.over_default is not None and verdict.default is not None:
-        above = _with_interval(verdict.over_default, percent)
+        above = _with_interval(verdict.over_default, percent, verdict.rivals, "controls")
         clear = verdict.taken is control
         reasons.append(
             f"the best control, {control.config.method}, is {above} above "
@@ -270,7 +272,8 @@ def _why_not(verdict: Verdict, percent: bool) -> str:
     else:
         chance = "and the interval includes zero"
         if verdict.validation.better:
-            chance = f"but exchanging the two group by group gives as much too often (p = {verdict.p:.3f})"
+            level = 0.025 / verdict.compositions
+            chance = f"but exchanging the two at random gives as much too often (p = {verdict.p:.3f} > {level:.2g})"
         above = _with_interval(verdict.validation, percent, verdict.compositions)
         whom = control.config.method if reasons else "it"
         reasons.append(
@@ -279,10 +282,15 @@ def _why_not(verdict: Verdict, percent: bool) -> str:
     return "; ".join(reasons)
 
 
-def _with_interval(difference: Difference, percent: bool, compositions: int = 1) -> str:
+def _reversed(difference: Difference) -> Difference:
+    """Second minus first."""
+    return replace(difference, mean=-difference.mean, low=-difference.high, high=-difference.low)
+
+
+def _with_interval(difference: Difference, percent: bool, count: int = 1, those: str = "compositions") -> str:
     factor, digits, unit = (100, 1, " points") if percent else (1, 3, "")
     low, high = difference.low * factor, difference.high * factor
-    corrected = f", corrected for {compositions} compositions" if compositions > 1 else ""
+    corrected = f", corrected for {count} {those}" if count > 1 else ""
     return (
         f"{difference.mean * factor:.{digits}f}{unit} (95 % interval {low:.{digits}f} to {high:.{digits}f}{corrected})"
     )
