@@ -224,6 +224,24 @@ def test_a_search_that_goes_on_draws_what_one_in_a_single_go_draws(tmp_path: Pat
     assert [t["lr"] for t in other["trials"][6:]] != [t["lr"] for t in found["trials"][6:]]
 
 
+def test_a_tuning_of_an_earlier_version_goes_on_with_its_controls_and_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, controls = (
+        settings(6, length=1, methods=[], fusions=["Sum"], sharpness=False, test=False),
+        TuneConfig.controls,
+    )
+    with monkeypatch.context() as earlier:
+        earlier.setattr(TuneConfig, "controls", lambda self, data: controls(self, data)[:-1])
+        tune(chosen, tmp_path / "t")
+    found = tune(replace(chosen, budget=8.0), tmp_path / "t")
+    assert [t["method"] for t in found["trials"] if t["control"]] == list(CONTROLS[:-1])
+    assert {t["method"] for t in found["trials"]} <= set(CONTROLS[:-1])
+    assert found["budget"]["spent"] > 6
+    assert found["verdict"]["default"] is None
+    assert "The default, ExpertPool, is not among the controls that" in found["verdict"]["words"]
+
+
 def test_a_line_that_was_cut_is_taken_away_and_the_lock_of_a_dead_process(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)

@@ -57,6 +57,14 @@ def open_journal(folder: Path, *, new: bool) -> optuna.Study:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
+def choices_of(study: optuna.Study, name: str, now: list[str]) -> list[str]:
+    """What a choice was made from when the tuning began, maybe in another version; ``now`` before the first trial."""
+    for trial in study.get_trials(deepcopy=False):
+        if name in trial.distributions:
+            return list(trial.distributions[name].choices)  # type: ignore[attr-defined]
+    return now
+
+
 def _check(path: Path) -> None:
     """Refuse lines that are no records; the last one may be cut, and is taken away."""
     if not path.exists():

@@ -24,7 +24,7 @@ from equimodal.studies.comparisons import (
 from equimodal.studies.runs import Terminated, Termination, own_randomness, read_lines
 from equimodal.studies.setup import RunConfig, fixed_rate, method_options, seeded
 from equimodal.studies.tuning._config import TuneConfig
-from equimodal.studies.tuning._journal import TRIALS, plan_of, reason, spent
+from equimodal.studies.tuning._journal import TRIALS, choices_of, plan_of, reason, spent
 from equimodal.studies.tuning._plan import least, remaining, rungs
 from equimodal.studies.tuning._space import Choice, option_space
 from equimodal.studies.tuning._trial import advance, advance_apart, config_of
@@ -97,9 +97,11 @@ class Search:
         )
         training = replace(config.training, epochs=length)
         self._base = RunConfig("", {}, config.data, config.model, training, config.seed, probe=False)
-        self._controls = config.controls(data)
-        self._methods = config.searched(data)
-        self._fusions = config.usable_fusions(data)
+        self._methods = choices_of(study, "method", config.searched(data))
+        self._fusions = choices_of(study, "fusion", config.usable_fusions(data))
+        used = self._used()  # a tuning goes on with the controls that it began with
+        self._controls = [c for c in config.controls(data) if c in self._methods and (
+            f"{CONTROL}{c}" in used or not any(plan.startswith(START) for plan in used))]  # fmt: skip
         self._ready: list[Job] = []
         self._running: dict[Future[dict[str, Any]], Job] = {}
 

@@ -243,6 +243,8 @@ def in_words(verdict: Verdict, test: Mapping[str, Any] | None, percent: bool) ->
     else:
         kind = "default" if verdict.taken is default else "control"
         said.append(f"Take the {kind} {verdict.taken.config.method}: {_why_not(verdict, percent)}.")
+    if default is None:
+        said.append(f"The default, {default_method()}, is not among the controls that were trained to their end.")
     if test is None:
         return " ".join(said)
     for key, who in (("difference", "composition"), ("default_difference", "default")):
