@@ -39,6 +39,7 @@ def of_arrays(**options: Any) -> Dataset:
         (of_arrays, {"present": {"x": [1, 0]}}, r"`present\['x'\]`: expected 6 samples"),
         (of_arrays, {"inputs": {"x y": np.ones((6, 2))}}, "`inputs`: expected names of letters"),
         (of_arrays, {"split": [2, 2, 2, 1, 1, 1]}, "`split`: expected at least one train sample .0.*Mark some"),
+        (of_arrays, {"split": [True, True, True, False, False, False]}, "`split`: .*True and False, which name no"),
         (of_arrays, {"target": [np.inf] * 6, "task": "regression"}, "`target`: expected finite numbers"),
         (of_arrays, {"standardise": {"x": "odd"}}, r"`inputs\['x'\]`: expected"),
         (of_arrays, {"target": np.zeros((6, 2, 2), int), "task": "segmentation", "classes": ["a"]}, "^`classes`: "),

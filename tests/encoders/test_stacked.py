@@ -364,3 +364,24 @@ def test_attention_in_evaluation_mode_has_gradients_and_runs_one_by_one(passes: 
     found(x).sum().backward()
     assert all(p.grad is not None for p in found.parameters())
     assert not passes
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch, of its own rules for forward derivatives
+def test_transformations_of_functions_give_what_they_give_one_by_one(passes: list[None]) -> None:
+    """Gradients of torch.func, one for each sample, and forward derivatives."""
+    x = {m: torch.randn(3, 5, dtype=torch.float64) for m in NAMES}
+    found = []
+    for stacks in (True, False):
+        one = model(mlp, stacks)
+        values = {name: p.detach() for name, p in one.named_parameters()}
+
+        def loss(p: dict[str, Tensor], *rows: Tensor, one: MultimodalModel = one) -> Tensor:
+            inputs = {m: r.reshape(-1, 5) for m, r in zip(NAMES, rows, strict=True)}
+            output: Tensor = torch.func.functional_call(one, p, (inputs,))
+            return output.square().sum()
+
+        each = torch.func.vmap(torch.func.grad(loss), (None, *[0] * len(NAMES)))(values, *x.values())
+        ahead = torch.func.jvp(lambda p, loss=loss: loss(p, *x.values()), (values,), (values,))[1]
+        found.append((each, ahead))
+    torch.testing.assert_close(*found)
+    assert len(passes) == 2

@@ -238,6 +238,20 @@ def test_an_unknown_mode_is_refused() -> None:
         PlainEngine(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), compile="fast")
 
 
+@pytest.mark.parametrize("option", [None, 1, ["fast"], {"options": [1]}])
+def test_what_is_no_option_is_refused_by_name(option: Any) -> None:
+    with pytest.raises(MethodError, match="`compile`: expected True, False, a mode .*Found"):
+        PlainEngine(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), compile=option)
+
+
+@pytest.mark.parametrize("option", [{"mode": "fast"}, {"speed": 1}, {"backend": "fast"}, {"options": {"fast": True}}])
+def test_what_torch_does_not_take_is_refused_by_name(option: Any) -> None:
+    method = plain_method(("Joint", {}))
+    with pytest.raises(MethodError) as caught:
+        method.training_step(data(), PlainEngine(torch.optim.SGD(method.parameters(), lr=0.1), compile=option))
+    assert f"`compile`: expected arguments of torch.compile. Found {option}, of which it says: " in str(caught.value)
+
+
 def test_the_trainer_trains_in_graphs() -> None:
     pytest.importorskip("lightning")
     from lightning.pytorch import Trainer

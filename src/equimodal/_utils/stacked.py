@@ -128,9 +128,19 @@ def _names(layer: nn.Module) -> tuple[list[str], ...]:
 class _Stack(torch.autograd.Function):
     """``torch.stack``, whose backward pass copies once where layouts differ, and not once for each parameter."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(_: Any, *tensors: Tensor) -> Tensor:
+    def forward(*tensors: Tensor) -> Tensor:
         return torch.stack(tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Nothing is kept; transformations of torch.func ask for it."""
+
+    @staticmethod
+    def jvp(_: Any, *tangents: Tensor) -> Tensor:
+        return torch.stack(tangents)
 
     @staticmethod
     def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, ...]:

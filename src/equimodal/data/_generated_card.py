@@ -246,6 +246,11 @@ def _from_zero(labels: Array) -> None:
 
 def _split(split: npt.ArrayLike, validation: Mapping[str, Any] | None) -> tuple[Array, dict[str, Any]]:
     values = names(split, "split")
+    if np.asarray(split).dtype == bool:
+        raise DataError(
+            "`split`: expected train, validation or test, or 0, 1, 2, for each sample. Found True and False, which "
+            "name no part. Write what they mean: np.where(values, 'test', 'train')."
+        )
     codes: tuple[str | int, ...] = ("train", "validation", "test") if values.dtype.kind == "U" else (0, 1, 2)
     found = set(values.tolist())
     protocol: dict[str, Any] = {"array": "split", "train": [codes[0]]}

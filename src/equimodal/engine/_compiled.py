@@ -29,7 +29,8 @@ class CompiledLoss:
         options: of ``torch.compile``; a name is a ``mode``, ``True`` the defaults.
 
     Raises:
-        MethodError: a mode that torch does not know.
+        MethodError: a mode that torch does not know, or something else than a mode or options; in the first step,
+            options that torch does not take.
     """
 
     def __init__(self, options: bool | str | Mapping[str, Any]) -> None:
@@ -37,9 +38,14 @@ class CompiledLoss:
             if options not in (known := list(torch._inductor.list_mode_options())):
                 raise MethodError(f"`compile`: expected a mode of torch.compile, one of {known}. Found {options!r}.")
             options = {"mode": options}
+        inside = options.get("options") or {} if isinstance(options, Mapping) else {}
+        if not isinstance(options, (bool, Mapping)) or not isinstance(inside, Mapping):
+            raise MethodError(
+                "`compile`: expected True, False, a mode such as 'reduce-overhead', or a mapping of arguments of "
+                f"torch.compile. Found {options!r}."
+            )
         self.options: dict[str, Any] = {} if isinstance(options, bool) else dict(options)
         mode = self.options.get("mode")
-        inside: Mapping[str, Any] = self.options.get("options") or {}
         self.graphs = bool(inside.get("triton.cudagraphs", mode in _GRAPH_MODES))
         self._without = {**self.options, "options": {**inside, "triton.cudagraphs": False}} if inside else self.options
         if mode in _GRAPH_MODES:  # torch takes a mode or options
@@ -66,7 +72,14 @@ class CompiledLoss:
     def _call(self, graphs: bool) -> Callable[[Callable[[Batch], Objective], Batch], Objective]:
         """The compiled call of an objective; made once, as making it takes as long as a small step."""
         if graphs not in self._calls:
-            self._calls[graphs] = torch.compile(_called, **(self.options if graphs else self._without))
+            options = self.options if graphs else self._without
+            try:
+                self._calls[graphs] = torch.compile(_called, **options)
+            except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # whatever it says of its arguments
+                said = " ".join(str(error).split())[:200]
+                raise MethodError(
+                    f"`compile`: expected arguments of torch.compile. Found {self.options}, of which it says: {said}"
+                ) from error
         return self._calls[graphs]
 
     def _is_incomplete(self, phase: Phase, batch: Batch) -> bool:
