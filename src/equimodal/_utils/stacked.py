@@ -17,7 +17,6 @@ from equimodal.errors import ModelError
 
 _OF_ANY = {*vars(nn.Module()), "training"}
 _OWN_KERNELS = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)  # in evaluation mode
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 def check_alike(modules: Mapping[str, nn.Module]) -> None:
@@ -103,44 +102,37 @@ def can_stack(modules: Sequence[nn.Module], inputs: Sequence[Any]) -> bool:
     if not all(isinstance(y, Tensor) and y.shape == x.shape and y.dtype == x.dtype for y in inputs):
         return False
     training = modules[0].training
-    waiting = [tuple(modules)]
+    waiting: list[Sequence[nn.Module]] = [modules]
     while waiting:
         layers = waiting.pop()
         first = layers[0]
         if not training and isinstance(first, _OWN_KERNELS):
             return False
+        kind, count = type(first), len(first._modules)
         for layer in layers:
-            if layer.training != training or any(getattr(layer, hooks) for hooks in _HOOKS):
+            if layer.training != training or type(layer) is not kind or len(layer._modules) != count:
                 return False
-            if type(layer) is not type(first) or _names(layer) != _names(first):
+            if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
                 return False
-        children = zip(*(layer._modules.values() for layer in layers), strict=True)
-        waiting.extend(row for row in children if row[0] is not None)
+        if first._parameters and _lacking(layers):
+            return False
+        if count:
+            rows = zip(*[layer._modules.values() for layer in layers], strict=True)
+            waiting.extend(row for row in rows if row[0] is not None)
     return True
 
 
-def _names(layer: nn.Module) -> tuple[list[str], ...]:
-    """Of the parameters, buffers and layers that it has itself."""
-    tables: tuple[Mapping[str, Any], ...] = (layer._parameters, layer._buffers, layer._modules)
-    return tuple([name for name, found in table.items() if found is not None] for table in tables)
+def _lacking(layers: Sequence[nn.Module]) -> bool:
+    """Whether one has a parameter that another one has not, such as a bias."""
+    return len({tuple([t is None for t in layer._parameters.values()]) for layer in layers}) > 1
 
 
 class _Stack(torch.autograd.Function):
     """``torch.stack``, whose backward pass copies once where layouts differ, and not once for each parameter."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(*tensors: Tensor) -> Tensor:
+    def forward(_: Any, *tensors: Tensor) -> Tensor:
         return torch.stack(tensors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Nothing is kept; transformations of torch.func ask for it."""
-
-    @staticmethod
-    def jvp(_: Any, *tangents: Tensor) -> Tensor:
-        return torch.stack(tangents)
 
     @staticmethod
     def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
@@ -170,7 +162,8 @@ def stacked_call(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list
     first = modules[0]
     names = [name for name, _ in first.named_parameters()]
     columns = zip(*(parameters_in(module) for module in modules), strict=True)
-    stack: Any = _Stack.apply
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    stack: Any = (lambda *column: torch.stack(column)) if transformed else _Stack.apply
     state = {name: stack(*column) for name, column in zip(names, columns, strict=True)}
     buffers = [dict(module.named_buffers()) for module in modules]
     own = {name: torch.stack([table[name] for table in buffers]) for name in buffers[0]}
