@@ -13,7 +13,7 @@ from equimodal._utils.modules import parameters_in
 from equimodal.engine import Objective, Phase, RunningStatistics, recorded_call, recorded_inputs
 from equimodal.engine import _plain as engine_module
 from equimodal.engine._finite import FiniteGradients
-from equimodal.errors import NonFiniteError
+from equimodal.errors import MethodError, NonFiniteError
 from equimodal.fusion import Concat
 from equimodal.methods import CGGM, MLA
 
@@ -258,6 +258,16 @@ def test_a_score_is_computed_once_where_it_is_read_and_is_that_of_its_step() -> 
     assert float(later[0].scores["b"]) == pytest.approx(
         float(twin_report(1).scores["b"]), abs=1e-6
     )  # of both micro-batches
+
+
+def test_a_score_whose_batch_was_overwritten_is_refused() -> None:
+    method = MLA(two_encoders(), Classification(3), alpha_schedule="constant")
+    data = two_modalities()
+    report = method.training_step(data, PlainEngine(torch.optim.SGD(method.parameters(), lr=0.5)))
+    assert data.target is not None
+    data.target.zero_()
+    with pytest.raises(MethodError, match="`scores`: expected output and target of the step as they were"):
+        _ = report.scores
 
 
 def twin_report(steps: int) -> Any:

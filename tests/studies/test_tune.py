@@ -23,6 +23,7 @@ from equimodal.studies import DataConfig, RunConfig, TrainingConfig, TuneConfig,
 from equimodal.studies.runs import read_yaml
 from equimodal.studies.tuning._candidates import Bench, Candidate
 from equimodal.studies.tuning._outputs import Outputs, write_outputs
+from equimodal.studies.tuning._record import finished_trials
 from equimodal.studies.tuning._trial import OUTPUTS, advance, with_candidate
 from equimodal.studies.tuning._verdict import Finished, finish, in_words, judge
 from equimodal.tasks import Classification
@@ -107,6 +108,23 @@ def test_winner_and_control_are_finished_runs_and_the_verdict_can_be_trained(who
     metrics = run(taken, tmp_path / "taken", loggers=False)  # here a trial is as long as a whole training
     assert metrics["test"]["score"] == found["test"][folders[verdict["taken"]]]
     assert found["commands"][0] == f"equimodal train --config {whole / 'take.yaml'} --out RUN_DIR"
+
+
+def test_the_default_predicts_as_it_does_by_itself(tmp_path: Path) -> None:
+    """Even where another rule scored higher; another control has the rule that was chosen for it."""
+    optuna = pytest.importorskip("optuna")
+    study = optuna.create_study(direction="maximize")
+    ways = [Candidate("last", "skill", False, 0.6, default=True).plain(), Candidate("last", "mean", False, 0.7).plain()]
+    for name in ("Joint", "ExpertPool"):
+        place = tmp_path / "trials" / name
+        write_outputs(place / OUTPUTS, {"last": Outputs(torch.zeros(3, 2), {}, {"m": torch.ones(3, dtype=torch.bool)})})
+        study.add_trial(optuna.trial.create_trial(value=0.7, user_attrs={
+            "plan": f"control: {name}", "config": config(name).to_dict(), "folder": name, "cost": 1.0,
+            "result": {"candidates": ways, "pick": 1},
+        }))  # fmt: skip
+    joint, default = finished_trials(study, tmp_path)
+    assert (joint.pick.rule, joint.pick.score) == ("mean", 0.7)
+    assert (default.pick.rule, default.pick.score) == ("skill", 0.6)
 
 
 def test_the_ensemble_says_what_it_gains(whole: Path) -> None:

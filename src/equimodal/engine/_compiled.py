@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,8 @@ class CompiledLoss:
         if mode in _GRAPH_MODES:  # torch takes a mode or options
             self._without = {**self.options, "mode": None if mode == "reduce-overhead" else f"{mode}-no-cudagraphs"}
         self._warned = False
+        self._room: contextlib.AbstractContextManager[Any] | None = None
+        self._calls: dict[bool, Callable[[Callable[[Batch], Objective], Batch], Objective]] = {}
 
     def begin(self) -> None:
         """A training step: what graphs gave in the one before may be overwritten."""
@@ -53,10 +56,18 @@ class CompiledLoss:
     def __call__(self, phase: Phase, batch: Batch) -> Objective:
         """The objective of the phase for a micro-batch."""
         graphs = self.graphs and not self._is_incomplete(phase, batch)
-        with recompiles():
-            objective = torch.compile(phase.objective, **(self.options if graphs else self._without))(batch)
+        if self._room is None:
+            self._room = recompiles()
+        with self._room:
+            objective = self._call(graphs)(phase.objective, batch)
         check_objective(phase, objective)
         return _copied(objective) if graphs else objective
+
+    def _call(self, graphs: bool) -> Callable[[Callable[[Batch], Objective], Batch], Objective]:
+        """The compiled call of an objective; made once, as making it takes as long as a small step."""
+        if graphs not in self._calls:
+            self._calls[graphs] = torch.compile(_called, **(self.options if graphs else self._without))
+        return self._calls[graphs]
 
     def _is_incomplete(self, phase: Phase, batch: Batch) -> bool:
         """Whether rows are gathered, other ones in every batch: such a loss is compiled, and not made a graph."""
@@ -71,6 +82,10 @@ class CompiledLoss:
                 stacklevel=2,
             )
         return bool(absent)
+
+
+def _called(objective: Callable[[Batch], Objective], batch: Batch) -> Objective:
+    return objective(batch)
 
 
 def _copied(objective: Objective) -> Objective:

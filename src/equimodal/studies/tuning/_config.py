@@ -10,7 +10,7 @@ from equimodal.data import Dataset
 from equimodal.errors import EquimodalError, MethodError, unknown_name
 from equimodal.fusion import available as fusions
 from equimodal.fusion import get as get_fusion
-from equimodal.methods import available, get
+from equimodal.methods import available, default_method, get
 from equimodal.report import required_controls
 from equimodal.studies.runs import own_randomness
 from equimodal.studies.setup import DataConfig, ModelConfig, TrainingConfig, build_model, fixed_rate, method_options
@@ -89,8 +89,7 @@ class TuneConfig:
         Single modalities are read off the control that trains each.
         """
         roles = [name for role, name in required_controls().items() if role != "single"]
-        default = [name for name in available(outside=False) if get(name).info.default]
-        return [name for name in dict.fromkeys([*roles, *default]) if _fits(name, data)]
+        return [name for name in dict.fromkeys([*roles, default_method()]) if _fits(name, data)]
 
     def searched(self, data: Dataset) -> list[str]:
         """Names of the methods that are searched; the controls are among them, with other settings.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from equimodal.data import Dataset
 from equimodal.errors import DataError
+from equimodal.methods import default_method
 from equimodal.studies.comparisons import epochs_of
 from equimodal.studies.runs import environment, plain
 from equimodal.studies.setup import RunConfig, fixed_rate
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 STATES = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running", "WAITING": "running"}
 
 
+def _pick(trial: optuna.trial.FrozenTrial) -> dict[str, Any] | None:
+    """How a trial predicts: as it was chosen for it; the default of the library, among the controls, as it is."""
+    result = trial.user_attrs.get("result") or {}
+    if result.get("pick") is None:
+        return None
+    candidates: list[dict[str, Any]] = result["candidates"]
+    as_it_is = plan_of(trial) == CONTROL + default_method()
+    own = [c for c in candidates if c["default"]] if as_it_is else []
+    return own[0] if own else candidates[result["pick"]]
+
+
 def finished_trials(study: optuna.Study, folder: Path) -> list[Finished]:
     """The trials that were trained to their end.
 
@@ -37,14 +49,14 @@ def finished_trials(study: optuna.Study, folder: Path) -> list[Finished]:
 
     found = []
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
-        attrs, result = trial.user_attrs, trial.user_attrs["result"]
+        attrs = trial.user_attrs
         place = folder / TRIALS / attrs["folder"]
         if not (place / OUTPUTS).exists():
             raise DataError(
                 f"`{place}`: expected the outputs of trial {trial.number}, which the journal names. Found no "
                 f"{OUTPUTS}. Restore the folder, or start anew in another one."
             )
-        pick = Candidate(**result["candidates"][result["pick"]])
+        pick = Candidate(**cast(dict[str, Any], _pick(trial)))
         control = plan_of(trial).startswith(CONTROL)
         found.append(Finished(trial.number, RunConfig.from_dict(attrs["config"]), place, pick, control))
     return found
@@ -55,8 +67,7 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
     rows = []
     for trial in study.get_trials(deepcopy=False):
         attrs = trial.user_attrs
-        config, result = attrs.get("config") or {}, attrs.get("result") or {}
-        pick = None if result.get("pick") is None else result["candidates"][result["pick"]]
+        config, result, pick = attrs.get("config") or {}, attrs.get("result") or {}, _pick(trial)
         refused = str(attrs.get("why") or "").startswith("refused")
         rows.append({
             "number": trial.number,

@@ -15,7 +15,7 @@ from equimodal.data import Dataset, TestSplit, loader, require
 from equimodal.diagnostics import Difference, Outcomes, exchange_p, paired_difference
 from equimodal.errors import MethodError
 from equimodal.inference import Inference, Rule
-from equimodal.methods import Method, get
+from equimodal.methods import Method, default_method
 from equimodal.studies.runs import (
     OUTCOMES,
     conclude,
@@ -89,7 +89,7 @@ class Verdict:
 def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
     r"""Winner, best control, and what to take.
 
-    The default of the library (:attr:`MethodInfo.default`) is one of the controls, and is taken unless something is
+    The default of the library is one of the controls, and is taken unless something is
     better by more than chance: which method holds on many data is known before the search, and a search on a few
     validation samples, with trials that are shorter than a training, says less than that. The winner is taken if it is
     clearly above the best control, the best control if it is clearly above the default.
@@ -113,7 +113,7 @@ def judge(bench: Bench, finished: Sequence[Finished]) -> Verdict:
         )
     order = sorted(finished, key=lambda f: (not f.control, f.number))  # of equals the control, then the earlier one
     winner = max(order, key=lambda f: f.pick.score)
-    default = next((f for f in controls if get(f.config.method).info.default), None)
+    default = next((f for f in controls if f.config.method == default_method()), None)
     # of equal controls the default, then the earlier one
     control = max(sorted(controls, key=lambda f: (f is not default, f.number)), key=lambda f: f.pick.score)
     winner = control if winner.pick.score == control.pick.score else winner
