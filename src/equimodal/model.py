@@ -64,8 +64,10 @@ class MultimodalModel(QuickParameters):
             ``out_features``.
         stacked: all encoders are alike but for their weights, and run in one pass where several modalities are encoded
             at once, all samples have them, the inputs have one shape and nothing looks at layers; else one by one. The
-            numbers are those of one by one up to rounding; dropout draws other ones. An encoder whose feature no loss
-            uses has a gradient of zero instead of none. It pays with many modalities or on an accelerator.
+            numbers are those of one by one up to rounding; dropout draws other ones. What is set in a layer later
+            (``layer.p = 0.2``) is set in all; what a layer notes in itself is noted in the first. An encoder whose
+            feature no loss uses has a gradient of zero instead of none. It pays with many modalities or on an
+            accelerator.
 
     Raises:
         ModelError: no encoder, an encoder without parameters, an encoder shared between two modalities, unknown

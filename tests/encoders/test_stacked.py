@@ -7,13 +7,15 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine
-from equimodal.errors import BatchError, ModelError
+from equimodal.errors import ModelError
 from equimodal.fusion import Concat
 from equimodal.methods import get
 from tests.helpers import assert_near, train, weights
@@ -224,14 +226,37 @@ def test_dropout_draws_for_each_encoder() -> None:
 
 
 class Scaled(nn.Linear):
-    """A linear layer with a number beside its weights."""
+    """A linear layer with something beside its weights."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: Any) -> None:
         super().__init__(5, 4)
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * self.scale
+        return super().forward(x) * torch.as_tensor(self.scale)
+
+
+class Noted(nn.Identity):
+    """A layer that holds arrays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes = {"mean": np.zeros(3), "of": [torch.ones(2), (np.ones(2), "x")]}
+
+
+class Shared(nn.Module):
+    """Two layers, of one weight or of two."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 5)
+        if shared:
+            self.b.weight = self.a.weight
+        self.out_features = 5
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.b(self.a(x).relu())
+        return found
 
 
 def of(*encoders: nn.Module) -> MultimodalModel:
@@ -260,8 +285,13 @@ class Recurrent(nn.Module):
          "different `p` of `1`"),
         ((nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)), nn.Linear(5, 4)), "`1` .BatchNorm1d. .*running"),
         ((Recurrent(), Recurrent()), "`gru` .GRU. .*recurrent"),
+        ((Shared(True), Shared(False)), "different parameters that layers share"),
+        ((weight_norm(nn.Linear(5, 4)), nn.Linear(5, 4)), "Found ParametrizedLinear as .* is parametrized"),
+        ((Scaled(np.ones(4)), Scaled(np.zeros(4))), "different `scale`"),
+        ((Scaled([torch.ones(4)]), Scaled([torch.zeros(4)])), "different `scale`"),
     ],
-    ids=["width", "bias", "class", "attribute", "depth", "dropout", "running statistics", "recurrent"],
+    ids=["width", "bias", "class", "attribute", "depth", "dropout", "running statistics", "recurrent", "shared",
+         "parametrized", "array", "tensors"],
 )  # fmt: skip
 def test_encoders_that_do_not_run_as_one_are_refused(encoders: tuple[nn.Module, ...], message: str) -> None:
     with pytest.raises(ModelError, match=f"`stacked`: .*{message}"):
@@ -289,9 +319,48 @@ class Branching(nn.Linear):
         return super().forward(x) if bool(x.sum() > 0) else super().forward(-x)
 
 
+class Assigning(Counting):
+    """Puts another tensor in the place of its buffer in each call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
 def test_what_shows_in_the_call_only_is_refused_there() -> None:
     x = {m: torch.ones(2, 5) for m in NAMES[:2]}
     with pytest.raises(ModelError, match="Counting that changes"):
         of(Counting(), Counting())(x)
-    with pytest.raises(BatchError, match="vmap"):
+    with pytest.raises(ModelError, match="Assigning that changes"):
+        of(Assigning(), Assigning())(x)
+    with pytest.raises(ModelError, match="Branching, of which torch says: vmap.*Leave out stacked=True"):
         of(Branching(5, 4), Branching(5, 4))(x)
+
+
+def test_attributes_of_equal_arrays_are_equal(passes: list[None]) -> None:
+    made = of(*(nn.Sequential(nn.Linear(5, 4), Noted()) for _ in range(2)))
+    made({m: torch.ones(2, 5) for m in NAMES[:2]})
+    assert len(passes) == 1
+
+
+def test_layers_that_are_exchanged_later_run_one_by_one(passes: list[None]) -> None:
+    x = {m: torch.randn(2, 5) for m in NAMES[:2]}
+    changes: list[Callable[[Any], Any]] = [
+        lambda e: e.append(nn.Tanh()),
+        lambda e: e.__setitem__(1, nn.Tanh()),
+        lambda e: e.__setitem__(0, nn.Linear(5, 4, bias=False)),
+        lambda e: weight_norm(e[0]),
+    ]
+    for change in changes:
+        model = of(*(nn.Sequential(nn.Linear(5, 4), nn.ReLU()) for _ in range(2)))
+        change(model.encoders[1])
+        torch.testing.assert_close(model.encode(x)["b.c"], model.encoder("b.c")(x["b.c"]))
+    assert not passes
+
+
+def test_attention_in_evaluation_mode_has_gradients_and_runs_one_by_one(passes: list[None]) -> None:
+    found = model(Attention, stacked=True).eval()
+    x = {m: torch.randn(2, 3, 8) for m in NAMES}
+    found(x).sum().backward()
+    assert all(p.grad is not None for p in found.parameters())
+    assert not passes

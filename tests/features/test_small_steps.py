@@ -13,7 +13,7 @@ from equimodal._utils.modules import parameters_in
 from equimodal.engine import Objective, Phase, RunningStatistics, recorded_call, recorded_inputs
 from equimodal.engine import _plain as engine_module
 from equimodal.engine._finite import FiniteGradients
-from equimodal.errors import MethodError, NonFiniteError
+from equimodal.errors import NonFiniteError
 from equimodal.fusion import Concat
 from equimodal.methods import CGGM, MLA
 
@@ -260,14 +260,21 @@ def test_a_score_is_computed_once_where_it_is_read_and_is_that_of_its_step() -> 
     )  # of both micro-batches
 
 
-def test_a_score_whose_batch_was_overwritten_is_refused() -> None:
-    method = MLA(two_encoders(), Classification(3), alpha_schedule="constant")
+def test_a_score_outlives_the_memory_of_its_batch_and_a_score_that_fails() -> None:
+    method = MLA(two_encoders(), Counting(3), alpha_schedule="constant")
     data = two_modalities()
     report = method.training_step(data, PlainEngine(torch.optim.SGD(method.parameters(), lr=0.5)))
-    assert data.target is not None
-    data.target.zero_()
-    with pytest.raises(MethodError, match="`scores`: expected output and target of the step as they were"):
-        _ = report.scores
+    expected = {m: float(s) for m, s in twin_report(0).scores.items()}
+    cast(Tensor, data.target).fill_(0)  # as a loader does that fills the same memory again
+    assert {m: float(s) for m, s in report.scores.items()} == pytest.approx(expected, abs=1e-6)
+
+    def fails() -> Tensor:
+        raise ValueError("of a task")
+
+    report.score_later("b", fails)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="of a task"):
+            _ = report.scores
 
 
 def twin_report(steps: int) -> Any:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils import _pytree as pytree
 
 from equimodal._utils.modules import parameters_in
 from equimodal.errors import ModelError
 
 _OF_ANY = {*vars(nn.Module()), "training"}
+_OWN_KERNELS = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)  # in evaluation mode
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -25,15 +28,18 @@ def check_alike(modules: Mapping[str, nn.Module]) -> None:
 
     Raises:
         ModelError: two differ in a layer, a shape or an attribute; or they have running statistics, which one call for
-            all would not keep apart, or recurrent layers, which torch cannot stack.
+            all would not keep apart, parametrizations, which may have some, or recurrent layers, which torch cannot
+            stack.
     """
     (first, model), *others = modules.items()
     for name, part in model.named_modules():
         why = "keeps running statistics" if getattr(part, "track_running_stats", False) is True else None
         why = "is recurrent" if isinstance(part, nn.RNNBase) else why
+        why = "is parametrized" if is_parametrized(part) else why
         if why is not None:
+            found = f"`{name}` ({type(part).__name__}) in {first}" if name else f"{type(part).__name__} as {first}"
             raise ModelError(
-                f"`stacked`: expected encoders that run as one. Found `{name}` ({type(part).__name__}) in {first}, "
+                f"`stacked`: expected encoders that run as one. Found {found}, "
                 f"which {why}. Use another layer (GroupNorm, convolutions), or leave out stacked=True."
             )
     for other, module in others:
@@ -50,6 +56,8 @@ def _difference(a: nn.Module, b: nn.Module) -> str | None:
     mine, theirs = dict(a.named_modules()), dict(b.named_modules())
     if list(mine) != list(theirs):
         return "layers"
+    if [name for name, _ in a.named_parameters()] != [name for name, _ in b.named_parameters()]:
+        return "parameters that layers share"
     for name, x in mine.items():
         y, where = theirs[name], f" of `{name}`" if name else ""
         if type(x) is not type(y):
@@ -68,30 +76,53 @@ def _shapes(table: Mapping[str, Tensor | None]) -> dict[str, Any]:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b)
-    return bool(a is b or (type(a) is type(b) and a == b))
+    if a is b or type(a) is not type(b):
+        return a is b
+    if isinstance(a, (Tensor, np.ndarray)):
+        return a.shape == b.shape and bool((a == b).all())
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    try:
+        return bool(a == b)
+    except (TypeError, ValueError, RuntimeError):  # arrays of arrays have no one answer
+        return False
 
 
 def can_stack(modules: Sequence[nn.Module], inputs: Sequence[Any]) -> bool:
     """Whether one call for all gives what they give one by one: single tensors of one shape, and nothing looks inside.
 
-    Nothing does where no layer has a hook; modes must agree, as one module's layers run for all. An exported program
-    has the layers one by one, with their weights as they are.
+    Nothing does where no layer has a hook; modes must agree, as one module's layers run for all. Layers that were
+    exchanged since are seen by their types and parameters. In evaluation mode torch has kernels of its own for
+    attention, which do not stack. An exported program has the layers one by one, with their weights as they are.
     """
     x = inputs[0]
     if torch.compiler.is_exporting():
         return False
     if not all(isinstance(y, Tensor) and y.shape == x.shape and y.dtype == x.dtype for y in inputs):
         return False
-    waiting = list(modules)
     training = modules[0].training
+    waiting = [tuple(modules)]
     while waiting:
-        part = waiting.pop()
-        if part.training != training or any(getattr(part, hooks) for hooks in _HOOKS):
+        layers = waiting.pop()
+        first = layers[0]
+        if not training and isinstance(first, _OWN_KERNELS):
             return False
-        waiting.extend(child for child in part._modules.values() if child is not None)
+        for layer in layers:
+            if layer.training != training or any(getattr(layer, hooks) for hooks in _HOOKS):
+                return False
+            if type(layer) is not type(first) or _names(layer) != _names(first):
+                return False
+        children = zip(*(layer._modules.values() for layer in layers), strict=True)
+        waiting.extend(row for row in children if row[0] is not None)
     return True
+
+
+def _names(layer: nn.Module) -> tuple[list[str], ...]:
+    """Of the parameters, buffers and layers that it has itself."""
+    tables: tuple[Mapping[str, Any], ...] = (layer._parameters, layer._buffers, layer._modules)
+    return tuple([name for name, found in table.items() if found is not None] for table in tables)
 
 
 class _Stack(torch.autograd.Function):
@@ -117,7 +148,7 @@ def stacked_call(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list
         Tensors or nestings of tensors, in the order of the modules. Dropout draws other numbers for each of them.
 
     Raises:
-        ModelError: a module changed its buffers.
+        ModelError: a module changed its buffers, or asked for the value of a tensor.
 
     Example:
         >>> layers = [nn.Linear(2, 3), nn.Linear(2, 3)]
@@ -133,11 +164,24 @@ def stacked_call(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list
     state = {name: stack(*column) for name, column in zip(names, columns, strict=True)}
     buffers = [dict(module.named_buffers()) for module in modules]
     own = {name: torch.stack([table[name] for table in buffers]) for name in buffers[0]}
-    before = [t._version for t in own.values()]
-    outputs = torch.vmap(lambda s, x: functional_call(first, s, (x,)), randomness="different")(
-        {**state, **own}, torch.stack(list(inputs))
-    )
-    if before != [t._version for t in own.values()]:
+    before, kept = [t._version for t in own.values()], []
+
+    def call(state: dict[str, Tensor], x: Tensor) -> Any:
+        given = [state[name] for name in own]
+        output = functional_call(first, state, (x,))  # puts what a module assigns in the place of its buffers
+        kept.append(all(state[name] is t for name, t in zip(own, given, strict=True)))
+        return output
+
+    try:
+        outputs = torch.vmap(call, randomness="different")({**state, **own}, torch.stack(list(inputs)))
+    except RuntimeError as error:
+        if not str(error).startswith("vmap"):
+            raise
+        raise ModelError(
+            f"`stacked`: expected encoders that run as one. Found {type(first).__name__}, of which torch says: "
+            f"{' '.join(str(error).split())[:200]} Leave out stacked=True."
+        ) from error
+    if not all(kept) or before != [t._version for t in own.values()]:
         raise ModelError(
             f"`stacked`: expected encoders that leave their buffers as they are. Found {type(first).__name__} that "
             "changes them when it is called. Leave out stacked=True."

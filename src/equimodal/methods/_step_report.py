@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from equimodal.engine import Descent
-from equimodal.errors import MethodError
 from equimodal.tasks import Task, mean_ratio
 
 
@@ -48,9 +47,12 @@ class StepReport:
     def add_score(self, modality: str, task: Task, descent: Descent) -> None:
         """The training score of a unimodal phase, unless all of its samples are on other processes."""
         if descent.score_inputs and task.dense:  # maps are not kept for later
-            self._scores[modality] = _score(task, descent.score_inputs, _writes(descent.score_inputs))
+            self._scores[modality] = _score(task, descent.score_inputs)
         elif descent.score_inputs:
-            self.score_later(modality, partial(_score, task, descent.score_inputs, _writes(descent.score_inputs)))
+            seen = [
+                (output, target.clone()) for output, target in descent.score_inputs
+            ]  # a loader may reuse its memory
+            self.score_later(modality, partial(_score, task, seen))
         elif "numerator" in descent.sums:
             self.score_later(modality, partial(mean_ratio, descent.sums["numerator"], descent.sums["denominator"]))
 
@@ -61,9 +63,9 @@ class StepReport:
     @property
     def scores(self) -> dict[str, Tensor]:
         """modality -> scalar; see above."""
-        unread, self._unread = self._unread, {}
-        for modality, score in unread.items():
-            self._scores[modality] = score()
+        for modality in list(self._unread):
+            self._scores[modality] = self._unread[modality]()
+            del self._unread[modality]  # only now: a score that fails does so at every reading
         return self._scores
 
     @scores.setter
@@ -77,20 +79,10 @@ class StepReport:
         return torch.stack(values).sum() if values else torch.zeros(())
 
 
-def _score(task: Task, seen: Sequence[tuple[Tensor, Tensor]], writes: list[int]) -> Tensor:
-    """Of several micro-batches together, if their outputs and targets are still what they were."""
-    if _writes(seen) != writes:
-        raise MethodError(
-            "`scores`: expected output and target of the step as they were. Found that they were overwritten. Read the "
-            "scores of a report before the next batch is written into the same tensors."
-        )
+def _score(task: Task, seen: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Of several micro-batches together."""
     numerator, denominator = task.score_terms(*seen[0])
     for output, target in seen[1:]:
         more, samples = task.score_terms(output, target)
         numerator, denominator = numerator + more, denominator + samples
     return mean_ratio(numerator, denominator)
-
-
-def _writes(seen: Sequence[tuple[Tensor, Tensor]]) -> list[int]:
-    """How often each tensor was written into."""
-    return [t._version for pair in seen for t in pair]
