@@ -29,7 +29,7 @@ def of_arrays(**options: Any) -> Dataset:
     [
         (of_rows, {"split": [0, 0, 1, 1] * 10}, "`split`: expected every class in the training split"),
         (of_rows, {"groups": "w"}, "`split`: expected no w in more than one split.*or declare `overlapping=True`"),
-        (of_rows, {"split": [1] * 40}, "expected training rows that have it"),
+        (of_rows, {"split": [1] * 40}, "`split`: expected training rows. Found none"),
         (of_rows, {"split": [0] * 40, "validation": {"carve": 2}}, "`validation`: expected a share"),
         (of_rows, {"split": [0] * 40, "validation": {"crve": 2}}, "`validation`: expected one of the fields"),
         (of_rows, {"inputs": {"x": {"kind": "tokens", "standardise": "global"}}}, r"`inputs\['x'\]`: expected 'none'"),
@@ -66,6 +66,7 @@ def test_a_test_part_that_nobody_named() -> None:
         ([*map(float, SPLIT[:-1]), float("nan")], "`split`: row 39: .*Found nan in 1 row"),
         ([["train", "val", "test", "tset"][c] for c in [*SPLIT[:-2], 3, 3]], "row 38: .*Found 'tset' in 2 row"),
         ([[0, 1]] * 40, "`split`: expected one value per row. Found int64 .40, 2."),
+        ([c == 2 for c in SPLIT], "`split`: .*Found True and False, which name no part"),
     ],
 )
 def test_a_row_of_no_part_is_not_left_out_in_silence(split: Any, match: str) -> None:

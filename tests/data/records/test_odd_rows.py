@@ -293,6 +293,43 @@ def test_an_error_without_a_text() -> None:
         from_rows(rows(), "y", {"x": Field("vector", decode=sulky)}, split=[0] * 30 + [1] * 10)
 
 
+def wordy(content: Any) -> Any:
+    raise ValueError("one line\n  and another")
+
+
+def empty(content: Any) -> Any:
+    return None
+
+
+def growing(content: Any) -> Any:
+    return [0.0] * (2 if content[0] == 0 else 3)
+
+
+@pytest.mark.parametrize(
+    ("decode", "match"),
+    [
+        (wordy, "row 0: .*Found ValueError: one line and another. Correct the function"),
+        (
+            empty,
+            "row 0: expected `decode` of modality 'x' .*Found something else than plain numbers .*. Correct the func",
+        ),
+        (growing, "row 1: expected shape .2,., as in the first row. Found .3,.. Correct `decode`, so"),
+    ],
+)
+def test_who_gave_a_function_is_not_told_to_give_one(decode: Any, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        data = from_rows(rows(), "y", {"x": Field("vector", decode=decode)}, split=[0] * 30 + [1] * 10)
+        list(loader(data.train, 10, shuffle=False))
+
+
+@pytest.mark.parametrize("content", [{}, {"bytes": b"", "path": None}, {"path": ""}, {"byte": b"1"}])
+def test_a_mapping_without_a_picture(content: dict[str, Any]) -> None:
+    with pytest.raises(
+        DataError, match=r"`rows`: column 'x', row 0: .*Found a mapping of .* with neither bytes nor path"
+    ):
+        from_rows([{"x": content, "y": i % 2} for i in range(40)], "y", {"x": "image"})
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_collection_that_fails_at_a_row(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     field = Field("vector", standardise="none", decode=list)

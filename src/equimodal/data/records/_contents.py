@@ -214,18 +214,18 @@ class Contents(RowArray):
         try:
             return self._field.array_of(content, self._root)
         except DecodeError as error:
-            reason = error.reason
-            found = f"{type(reason).__name__}: {reason}" if str(reason) else type(reason).__name__
             raise self._refusal(
                 row,
                 f"`decode` of modality {self._modality!r} to make an array of the content",
-                f"{found}. Correct the function, or put None there if the row has no {self._modality}",
-            ) from reason
+                f"{error.found}. Correct the function, or put None there if the row has no {self._modality}",
+            ) from error.reason
         except (ValueError, OSError) as error:
             raise self._refusal(row, f"content of kind {self._field.kind!r}", str(error)) from error
 
     def _hint(self) -> str:
         """The next step where contents differ in shape."""
+        if self._field.decode is not None:
+            return ". Correct `decode`, so that it makes them alike"
         several = self._field.kind in ("sequence", "tokens") and self._field.length is None
         return ". Give its `length`, or decode=" if several else ". Give decode=, which makes them alike"
 

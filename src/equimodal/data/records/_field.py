@@ -21,11 +21,13 @@ _NPY = b"\x93NUMPY"
 
 
 class DecodeError(Exception):
-    """A function of the user's failed; holds its error."""
+    """A function of the user's failed, or made no array; holds its error, and what was found instead of an array."""
 
-    def __init__(self, reason: Exception) -> None:
+    def __init__(self, reason: Exception, found: str | None = None) -> None:
         super().__init__(reason)
+        said = " ".join(str(reason).split())
         self.reason = reason
+        self.found = found or (f"{type(reason).__name__}: {said}" if said else type(reason).__name__)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,10 @@ class Field:
                 made = self.decode(content)
             except Exception as error:
                 raise DecodeError(error) from error
-            return _array(made)
+            try:
+                return _array(made)
+            except ValueError as error:
+                raise DecodeError(error, str(error).split(". Give decode=")[0]) from error
         if self.kind == "image" and not isinstance(content, (np.ndarray, list)):
             return _picture(content, self.size, root)
         if isinstance(content, bytes) and content[: len(_NPY)] == _NPY:
@@ -181,7 +186,12 @@ def _picture(content: Any, size: int, root: Path | None) -> Array:
     from equimodal.data.prepare.readers import read_image
 
     if isinstance(content, Mapping):
-        content = content.get("bytes") or content.get("path")
+        names, content = sorted(map(str, content)), content.get("bytes") or content.get("path")
+        if not content:
+            raise ValueError(
+                f"a mapping of {names} with neither bytes nor path. Correct it, or put None there if the row has no "
+                "picture"
+            )
     if isinstance(content, PIL.Image.Image):
         content = _png(content)
     if isinstance(content, str):

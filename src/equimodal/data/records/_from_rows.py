@@ -197,6 +197,11 @@ def _parts(names: Names, found: Array) -> Array:
     """
     if found.ndim != 1:
         raise DataError(f"`split`: expected one value per row. Found {found.dtype} {found.shape}.")
+    if found.dtype == bool:
+        raise DataError(
+            "`split`: expected train, validation or test, or 0, 1, 2, for each row. Found True and False, which name "
+            "no part. Write what they mean: np.where(values, 'test', 'train')."
+        )
     if names is None:
         known, expected = np.isin(found, (0, 1, 2)), "0, 1 or 2 (train, validation or test)"
     else:
@@ -211,7 +216,10 @@ def _parts(names: Names, found: Array) -> Array:
             f"`split`: row {rows[0]}: expected {expected}. Found {', '.join(shown[:6])} in {len(rows)} "
             f"row(s){more}. Correct them, or leave these rows out."
         )
-    return found if names is None else np.array([_PARTS.index(str(p)) for p in parts])[found]
+    made = found if names is None else np.array([_PARTS.index(str(p)) for p in parts])[found]
+    if not (made == 0).any():
+        raise DataError("`split`: expected training rows. Found none. Give some rows train, or 0.")
+    return made
 
 
 def drawn_parts(
