@@ -152,7 +152,7 @@ def labels_of(batch: Batch) -> Tensor:
 
 def count_of(batch: Batch, modality: str | None = None) -> int:
     """How many samples have the modality; of all of them without one."""
-    if modality is None:
+    if modality is None or (batch.present is None and modality in batch.inputs):
         return len(batch)
     return batch.count(modality) if modality in batch.inputs else 0
 

@@ -135,7 +135,7 @@ class OrthogonalProjector(Float32Buffers):
         super().__init__()
         self.register_buffer("matrix", torch.eye(width))
         self.register_buffer("energy", torch.zeros(()))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))  # 0 until the first mean
 
     def reset(self) -> None:
         """Back to the identity."""
