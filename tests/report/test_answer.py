@@ -61,7 +61,8 @@ def test_the_best_row_under_its_own_rule_is_named_if_it_is_another() -> None:
     record = study(row("MLA", 0.9, rules={}, rule_advice=None), row("CGGM", 0.8, rules=rules, rule_advice=advice()))
     record["rows"][-2] |= {"rules": {k: {"validation": 0.9, "test": 0.9} for k in ("mean", "product")}}
     record["rows"][-2] |= {"rule_advice": advice(recommended="mean", difference=None)}
-    assert line_of(record, "Inference rule").endswith(" With every row read by the rule advised for it, CGGM is best (95.0).")
+    said = line_of(record, "Inference rule")
+    assert said.endswith(" With every row read by the rule advised for it, CGGM is best (95.0).")
 
 
 def test_steps_come_in_order_and_their_folder_is_quoted() -> None:
