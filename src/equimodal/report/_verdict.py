@@ -183,8 +183,8 @@ def _gaining(record: Study, judged: Row) -> str:
     best = max(record.rows, key=lambda row: scores.get(row.label, row.score[0]))
     if best is not record.rows[0]:
         name = f"{printable(best.label)}{', a control,' if best.control else ''}"
-        score = number_text(record, scores[best.label])
-        said += f" With every row read by the rule advised for it, {name} is best ({score})."
+        figure = number_text(record, scores[best.label])
+        said += f" With every row read by the rule advised for it, {name} is best ({figure})."
     return said
 
 
