@@ -8,6 +8,7 @@ from equimodal import Batch
 from equimodal.methods import Method
 from equimodal.testing import OPTIMIZERS, SIZES, Watched, single, tensors
 from equimodal.testing import spoilt as nan_batch
+from equimodal.testing._compiled import TWO as TWO
 from tests.helpers import CLASSES, METHOD_SETTINGS, Setting, case_of, plain_batch, setting_id
 
 __all__ = [

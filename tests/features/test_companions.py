@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,8 @@ from tests.features.companions import (
     teachers,
     train_taught,
 )
-from tests.features.helpers import SIZES, data, single
+from tests.features.helpers import SIZES, TWO, data, single
 from tests.helpers import CLASSES, WIDTH, assert_identical, assert_near, sgd, split, train, weights
-
-TWO = {"a": 5, "b.c": 4}
-
-
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
 
 # ---- what they are -------------------------------------------------------------------------------------------------
 
@@ -211,7 +200,7 @@ def test_a_loss_scale_gives_the_gradients_of_float32() -> None:
     assert_near(weights(plain), weights(method), 1e-6)
 
 
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 def test_compiled_encoders_and_a_compiled_loss() -> None:
     eager, encoders, loss = student(sizes=TWO), student(sizes=TWO, compiled=True), student(sizes=TWO)
     batch = data(sizes=TWO)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,13 @@ from equimodal.engine import recorded_inputs
 from equimodal.engine._recording import Recorder, is_compiled, watch
 from equimodal.errors import UnsupportedError
 from equimodal.fusion import Concat
-from tests.features.helpers import SETTINGS, SIZES, Setting, data, every_setting, plain_method
+from tests.features.helpers import SETTINGS, SIZES, TWO, Setting, data, every_setting, plain_method
 from tests.helpers import CLASSES, WIDTH, assert_near, case_of, method_on, mlp, prove, sgd, train, weights
 
 FOUNDING = ("MLA", "CGGM", "MIE")
 THREE = [next(s for s in SETTINGS if s[0] == name) for name in FOUNDING]
 """Settings that are tried with three modalities too."""
-TWO = {"a": 5, "b.c": 4}
-"""Two modalities: each more is one more trace."""
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 @every_setting

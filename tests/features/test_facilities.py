@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from equimodal import PlainEngine, Sharpness
 from equimodal.errors import UnsupportedError
 from equimodal.testing import Overflowing, scaler
 from tests.features import facility_workers, workers
-from tests.features.helpers import single, tensors
+from tests.features.helpers import TWO, single, tensors
 from tests.features.users import USERS, User, indexed, user
 from tests.helpers import adamw, assert_identical, assert_near, sgd, split, weights
 from tests.trees import assert_same_tree
 
 every_user = pytest.mark.parametrize("name", USERS)
-TWO = {"a": 5, "b.c": 4}
 PERTURBED = ("perturbed encoder", "perturbed by a part")
 
 
@@ -149,15 +147,8 @@ def test_an_overflow_leaves_no_trace(name: str) -> None:
 # ---- compilation -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
 @every_user
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 def test_encoders_compiled(name: str) -> None:
     eager, compiled = user(name, sizes=TWO, norm=True), user(name, sizes=TWO, norm=True, compiled="aot_eager")
     for method in (eager, compiled):
@@ -169,7 +160,7 @@ def test_encoders_compiled(name: str) -> None:
 
 
 @every_user
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 def test_the_whole_loss_compiled(name: str) -> None:
     """One graph: `fullgraph` makes a break an error."""
     eager, compiled = user(name, sizes=TWO), user(name, sizes=TWO)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,17 +18,10 @@ from equimodal.engine import Descent, Objective, Phase, SampleValues
 from equimodal.errors import EquimodalWarning, MethodError
 from equimodal.testing._graphs import EmulatedGraphs, GraphEngine
 from equimodal.testing._waits import DEVICE, moved
-from tests.features.helpers import Setting, data, plain_method, single
+from tests.features.helpers import TWO, Setting, data, plain_method, single
 from tests.helpers import assert_near, setting_id, sgd, split, train, weights
 
-TWO = {"a": 5, "b.c": 4}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 # ---- what lasts ------------------------------------------------------------------------------------------------------

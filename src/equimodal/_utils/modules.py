@@ -58,6 +58,12 @@ class _Walk:
 _WALKS: WeakKeyDictionary[nn.Module, _Walk] = WeakKeyDictionary()
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something looks at what goes into the module or comes out of it, forwards or backwards."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
 def parameters_in(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of ``module``, each once, in the order of ``module.parameters()``, which builds every name first.
 

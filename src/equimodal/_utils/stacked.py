@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils import _pytree as pytree
 
-from equimodal._utils.modules import parameters_in
+from equimodal._utils.modules import has_hooks, parameters_in
 from equimodal.errors import ModelError
 
 _OF_ANY = {*vars(nn.Module()), "training"}
@@ -112,7 +112,7 @@ def can_stack(modules: Sequence[nn.Module], inputs: Sequence[Any]) -> bool:
         for layer in layers:
             if layer.training != training or type(layer) is not kind or len(layer._modules) != count:
                 return False
-            if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+            if has_hooks(layer):
                 return False
         if first._parameters and _lacking(layers):
             return False

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.modules import has_hooks
 from equimodal.errors import UnsupportedError
 
 _NAME = "_equimodal_recorder"
@@ -148,9 +149,7 @@ def recorded_call(
 
 def _steps_of(module: nn.Module) -> list[nn.Module]:
     """What a plain sequence calls one after the other; a module that is anything more is its own only step."""
-    if type(module) is not nn.Sequential or module._compiled_call_impl is not None:
-        return [module]
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    if type(module) is not nn.Sequential or module._compiled_call_impl is not None or has_hooks(module):
         return [module]
     return [step for child in module._modules.values() if child is not None for step in _steps_of(child)]
 

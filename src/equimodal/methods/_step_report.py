@@ -49,9 +49,8 @@ class StepReport:
         if descent.score_inputs and task.dense:  # maps are not kept for later
             self._scores[modality] = _score(task, descent.score_inputs)
         elif descent.score_inputs:
-            seen = [
-                (output, target.clone()) for output, target in descent.score_inputs
-            ]  # a loader may reuse its memory
+            # a loader may use the memory of targets again
+            seen = [(output, target.clone()) for output, target in descent.score_inputs]
             self.score_later(modality, partial(_score, task, seen))
         elif "numerator" in descent.sums:
             self.score_later(modality, partial(mean_ratio, descent.sums["numerator"], descent.sums["denominator"]))

@@ -102,7 +102,7 @@ def run_cells(
                     end(cell.name, _what_is_wrong(cell))
                 elif in_use(cell.folder):
                     elsewhere.append(cell.name)
-                elif is_finished(twin := twins.get(cell.name, cell.folder)) and take_over(twin, cell.folder):
+                elif (twin := twins.get(cell.name)) and is_finished(twin) and take_over(twin, cell.folder):
                     end(cell.name, _what_is_wrong(cell))
                 else:
                     running[executor.submit(cell)] = cell.name

@@ -197,10 +197,10 @@ def _on_test(verdict: Verdict, folder: Path, data: Dataset) -> dict[str, Any]:
     """Scores of winner, best control and default on test data, read once, and differences to the best control."""
     control = finish(verdict.control, folder / "control", data)["test"]["score"]
     found: dict[str, Any] = {"control": control}
-    for name, trial in (("winner", verdict.winner), ("default", verdict.default)):
-        key, same = {"winner": "difference"}.get(name, f"{name}_difference"), trial is verdict.control
-        found[name], found[key] = (control if same else None), None
-        if trial is not None and not same:
+    others = (("winner", "difference", verdict.winner), ("default", "default_difference", verdict.default))
+    for name, key, trial in others:
+        found[name], found[key] = (control if trial is verdict.control else None), None
+        if trial is not None and trial is not verdict.control:
             found[name] = finish(trial, folder / name, data)["test"]["score"]
             found[key] = plain_difference(difference_on_test(data, folder / name, folder / "control"))
     return found
