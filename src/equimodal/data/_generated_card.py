@@ -244,13 +244,18 @@ def _from_zero(labels: Array) -> None:
     )
 
 
-def _split(split: npt.ArrayLike, validation: Mapping[str, Any] | None) -> tuple[Array, dict[str, Any]]:
-    values = names(split, "split")
-    if np.asarray(split).dtype == bool:
+def refuse_booleans(split: Array, each: str) -> None:
+    """Refuse a split of True and False; ``each`` is what has a value there, for the message."""
+    if split.dtype == bool:
         raise DataError(
-            "`split`: expected train, validation or test, or 0, 1, 2, for each sample. Found True and False, which "
+            f"`split`: expected train, validation or test, or 0, 1, 2, for each {each}. Found True and False, which "
             "name no part. Write what they mean: np.where(values, 'test', 'train')."
         )
+
+
+def _split(split: npt.ArrayLike, validation: Mapping[str, Any] | None) -> tuple[Array, dict[str, Any]]:
+    values = names(split, "split")
+    refuse_booleans(np.asarray(split), "sample")
     codes: tuple[str | int, ...] = ("train", "validation", "test") if values.dtype.kind == "U" else (0, 1, 2)
     found = set(values.tolist())
     protocol: dict[str, Any] = {"array": "split", "train": [codes[0]]}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from equimodal.data._card import parse_card
 from equimodal.data._dataset import Dataset, build
-from equimodal.data._generated_card import TaskKind, describe_arrays
+from equimodal.data._generated_card import TaskKind, describe_arrays, refuse_booleans
 from equimodal.data._missing import Missing
 from equimodal.data._splits import Blocks
 from equimodal.data.records._arrow import Names, coded
@@ -197,11 +197,7 @@ def _parts(names: Names, found: Array) -> Array:
     """
     if found.ndim != 1:
         raise DataError(f"`split`: expected one value per row. Found {found.dtype} {found.shape}.")
-    if found.dtype == bool:
-        raise DataError(
-            "`split`: expected train, validation or test, or 0, 1, 2, for each row. Found True and False, which name "
-            "no part. Write what they mean: np.where(values, 'test', 'train')."
-        )
+    refuse_booleans(found, "row")
     if names is None:
         known, expected = np.isin(found, (0, 1, 2)), "0, 1 or 2 (train, validation or test)"
     else:
