@@ -14,10 +14,10 @@ from equimodal._utils.arrays import npy_of
 from equimodal.data._generated_card import STANDARDISE
 from equimodal.data._modality import KINDS, Kind
 from equimodal.data._transforms import STANDARDISE as MODES
+from equimodal.data.records._arrow import NPY
 from equimodal.errors import DataError, did_you_mean, missing_extra
 
 Array = npt.NDArray[Any]
-_NPY = b"\x93NUMPY"
 
 
 class DecodeError(Exception):
@@ -124,10 +124,10 @@ class Field:
                 return _array(made)
             except ValueError as error:
                 raise DecodeError(error, str(error).split(". Give decode=")[0]) from error
+        if isinstance(content, bytes) and content[: len(NPY)] == NPY:
+            return np.asarray(npy_of(content, "the content"))
         if self.kind == "image" and not isinstance(content, (np.ndarray, list)):
             return _picture(content, self.size, root)
-        if isinstance(content, bytes) and content[: len(_NPY)] == _NPY:
-            return np.asarray(npy_of(content, "the content"))
         if isinstance(content, (str, bytes, Mapping)):
             raise ValueError(
                 f"{type(content).__name__} ({str(content)[:40]!r}). Give decode=, which makes an array of it"
