@@ -89,7 +89,11 @@ def filled(array: Any) -> Mask:
 
 def is_empty_media(content: Any) -> bool:
     """Whether a plain content is the ``{bytes: None, path: None}`` of a missing media file."""
-    return isinstance(content, Mapping) and set(content) == MEDIA and all(part is None for part in content.values())
+    if isinstance(content, (bytes, np.ndarray)) or not isinstance(
+        content, Mapping
+    ):  # the question about a mapping lasts
+        return False
+    return set(content) == MEDIA and all(part is None for part in content.values())
 
 
 def chosen(array: Any, places: Rows) -> Any:

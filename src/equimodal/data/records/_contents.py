@@ -211,7 +211,7 @@ class Contents(RowArray):
                 raise self._refusal(row, f"shape {expected}, as in the first row", f"{found}{self._hint()}")
             made.append(array)
         if length is None:
-            return (np.stack(made) if made else np.zeros((0, *(self._shape or ())), self._type)), None
+            return (np.array(made) if made else np.zeros((0, *(self._shape or ())), self._type)), None
         values = np.zeros((len(made), length, *made[0].shape[1:]), np.result_type(*made))
         real = np.zeros((len(made), length), bool)
         for place, array in enumerate(made):
