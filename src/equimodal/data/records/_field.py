@@ -39,7 +39,7 @@ class Field:
         column: where its contents are; default the name of the modality. Several columns of single numbers make one
             vector, which a row lacks if it lacks one of them; their numbers must fit into memory, or a cache.
         decode: what makes an array of one content; it is never called for an absent one. Default: numbers and nested
-            lists of one shape as they are, the content of a .npy file, and for ``kind="image"`` the content of a
+            lists of one shape as they are, the content of a .npy file, and for ``kind="image"`` also the content of a
             picture file, its path, or a picture of Pillow. With worker processes that are not forked it must be a
             function of a module.
         length: steps of a sequence or tokens whose contents differ in length. What is behind them is left out, shorter

@@ -59,7 +59,8 @@ def from_rows(
     quarter of ``cache_bytes`` are kept in memory.
 
     Parquet is read by row groups. So many of them as fit into ``cache_bytes`` (16 at most) are shuffled together: an
-    epoch has the row groups in a random order, and random rows of those that are read together.
+    epoch has the row groups in a random order, and random rows of those that are read together. Each is decoded once in
+    an epoch; contents of .npy files are so in half the time that lists of numbers take.
 
     Args:
         rows: path of a .parquet file or of a .tar file of WebDataset, a folder of them, or several; a
