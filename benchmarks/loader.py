@@ -202,7 +202,8 @@ def write_rows(folder: Path, count: int) -> None:
         {"image": pa.array([i.tobytes() for i in image], pa.binary()), "target": target, "split": split}
         | {k: pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), v.shape[1]) for k, v in columns.items()}
     )
-    stored = {k: pa.array([npy(row) for row in v], pa.binary()) for k, v in {"image": image, **columns}.items()}
+    arrays = (("image", image), ("wide", wide), ("narrow", narrow))
+    stored = {k: pa.array([npy(row) for row in v], pa.binary()) for k, v in arrays}
     for name, own in {"lists": table, ".npy": pa.table({**stored, "target": target, "split": split})}.items():
         for layout, options in LAYOUTS.items():
             parquet.write_table(own, folder / f"{name}{layout}.parquet", **{"row_group_size": 500, **options})
@@ -230,11 +231,11 @@ def rows_of(folder: Path, count: int, batch: int, rounds: int) -> list[dict[str,
     lists: dict[str, Any] = {**small, "inputs": {"image": Field("image", decode=pixels), **vectors}}
     arrays: dict[str, Any] = {**small, "inputs": {"image": "image", **vectors}}
     stored = datasets.load_from_disk(str(folder / "huggingface"))
-    sets = {
+    sets: dict[str, Any] = {
         "bundle": load(folder / "bundle"),
         **{
             f"parquet by row groups, {name}{layout}": from_rows(folder / f"{name}{layout}.parquet", **own)
-            for name, own in {"lists": lists, ".npy": arrays}.items()
+            for name, own in (("lists", lists), (".npy", arrays))
             for layout in LAYOUTS
         },
         "parquet, cache": from_rows(folder / "lists.parquet", **lists, cache=folder / "cache"),

@@ -169,12 +169,23 @@ def test_npy_contents_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     stored, other = (from_rows(path, "y", f, split="part", cache_bytes=60_000) for f in (inputs, lists))
     assert stored._store.blocks is not None
     batches = [list(loader(d.train, 16, seed=0, shuffle=False)) for d in (stored, other)]
-    assert len(calls) == 2  # the shape of each modality; the others are seen as one array
+    assert not calls  # all of a row group are seen as one array
     for one, two in zip(*batches, strict=True):
         assert one.present is not None
         for m in inputs:
             torch.testing.assert_close(one.inputs[m], two.inputs[m])
     assert sum(len(b) for b in loader(stored.train, 16, seed=0, num_workers=1)) == 200
+    assert stored.train.batch(torch.arange(0)).inputs["wide"].shape == (0, 5)
+
+
+def test_npy_contents_of_hugging_face(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    path = npy_file(tmp_path / "a.parquet")
+    inputs = {"image": "image", "wide": "vector"}
+    stored = datasets.Dataset(pq.read_table(path))
+    one, other = (from_rows(own, "y", inputs, split="part") for own in (stored, path))
+    for m in inputs:
+        torch.testing.assert_close(one.train.batch().inputs[m], other.train.batch().inputs[m])
 
 
 def test_npy_contents_of_several_types_and_shapes(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ class BlockCache:
         What is kept comes first, and blocks leave in the order of their last rows: a batch that is the last of some
         blocks and the first of others reads none again, nor does the next one.
         """
+        if not len(rows):
+            return
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         places = self._base[owner] + rows
         there, begin = places >= 0, self._now

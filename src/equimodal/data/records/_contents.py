@@ -64,10 +64,9 @@ class Contents(RowArray):
         self.plain = element is not None
         """The contents are numbers already, so that they may be kept in memory."""
         self.element = element or own[0].dtype
-        stored = (
-            field.decode is None and field.length is None and kind is not None and npy_contents(content) is not None
-        )
-        self.row_bytes = int(np.prod(self._shape)) * self.element.itemsize if self.plain or stored else 0
+        numbers = kind is not None and self._of_arrays(content, np.array([first])) is not None
+        steps = self._shape[0] if numbers and field.length is not None else 0
+        self.row_bytes = int(np.prod(self._shape)) * self.element.itemsize + steps if numbers else 0
         """Of a sample that is kept as numbers with its block; 0 where contents are kept as they are."""
         super().__init__((len(reader), *self._shape), self._type, field.length is not None, statistics)
         self._blocks = None if reader.starts is None else BlockCache(reader.starts, self._read_block, self._type)
@@ -144,13 +143,10 @@ class Contents(RowArray):
         starts = np.zeros(1, np.int64) if self._reader.starts is None else self._reader.starts
         array = self._reader.block(self._column, number)
         there = filled(array)
-        if self._field.decode is None:
-            own = array if there.all() else chosen(array, np.flatnonzero(there))
-            if element_type(array.type) is not None:
-                return Block(there, *self._of_numbers(own, int(starts[number]) + np.flatnonzero(there)))
-            values = npy_contents(own) if self._field.length is None else None
-            if values is not None and values.shape[1:] == self._shape:
-                return Block(there, values)
+        own = array if there.all() else chosen(array, np.flatnonzero(there))
+        found = self._of_arrays(own, int(starts[number]) + np.flatnonzero(there))
+        if found is not None:
+            return Block(there, *found)
         return Block(there, content=one_by_one(array))
 
     def _of_block(self, block: Block, places: Rows, rows: Rows) -> tuple[Array, Mask | None]:
@@ -169,12 +165,22 @@ class Contents(RowArray):
 
     def _converted(self, contents: Any, rows: Rows) -> tuple[Array, Mask | None]:
         """Contents of ``rows`` as samples of one shape."""
-        kind = getattr(contents, "type", None)
-        if kind is not None and self._field.decode is None and element_type(kind) is not None:
-            return self._of_numbers(contents, rows)
-        if kind is not None:
-            contents = list(map(one_by_one(contents), range(len(contents))))
-        return self._of_objects(contents, rows)
+        if not hasattr(contents, "type"):
+            return self._of_objects(contents, rows)
+        found = self._of_arrays(contents, rows)
+        if found is not None:
+            return found
+        return self._of_objects(list(map(one_by_one(contents), range(len(contents)))), rows)
+
+    def _of_arrays(self, array: Any, rows: Rows) -> tuple[Array, Mask | None] | None:
+        """Samples of an array of Arrow that holds numbers already, in lists or .npy files; otherwise ``None``."""
+        if self._field.decode is not None:
+            return None
+        if element_type(array.type) is not None:
+            return self._of_numbers(array, rows)
+        values = npy_contents(array) if self._field.length is None else None
+        fits = values is not None and values.ndim > 1 and self._shape in (None, values.shape[1:])
+        return (values, None) if values is not None and fits else None
 
     def _of_numbers(self, array: Any, rows: Rows) -> tuple[Array, Mask | None]:
         length = self._field.length
