@@ -175,7 +175,7 @@ def test_npy_contents_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         for m in inputs:
             torch.testing.assert_close(one.inputs[m], two.inputs[m])
     assert sum(len(b) for b in loader(stored.train, 16, seed=0, num_workers=1)) == 200
-    assert stored.train.batch(torch.arange(0)).inputs["wide"].shape == (0, 5)
+    assert stored._store.sources["wide"].fetch(torch.arange(0)).shape == (0, 5)
 
 
 def test_npy_contents_of_hugging_face(tmp_path: Path) -> None:
