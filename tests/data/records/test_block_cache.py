@@ -135,14 +135,14 @@ def test_an_array_by_columns_is_not_seen_as_one_by_rows() -> None:
         np.testing.assert_array_equal(batch.inputs["x"][place], own[row % 5])
 
 
-def npy_file(path: Path, count: int = 240, odd: Any = None) -> Path:
+def npy_file(path: Path, count: int = 240, odd: Any = None, among: slice = slice(130, 131)) -> Path:
     """Pictures and vectors as contents of .npy files, a column of each beside it that holds the same as lists."""
     random = np.random.default_rng(0)
     image, wide = random.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8), random.normal(size=(count, 5)).astype("f4")
     there = np.arange(count) % 6 != 2
     contents = [npy(w) for w in wide]
     if odd is not None:
-        contents[130] = npy(odd)
+        contents[among] = [npy(odd)] * len(contents[among])
     columns = {
         "image": [npy(i) if t else None for i, t in zip(image, there, strict=True)], "wide": contents,
         "image lists": [i.tolist() if t else None for i, t in zip(image, there, strict=True)], "wide lists": list(wide),
@@ -193,9 +193,10 @@ def test_npy_contents_of_several_types_and_shapes(tmp_path: Path) -> None:
     path = npy_file(tmp_path / "a.parquet", odd=np.array([1.5, -2, 0, 3, 4]))  # float64, which float32 holds
     batch = from_rows(path, "y", field, split="part").train.batch([129, 130, 131])
     assert batch.inputs["wide"][1].tolist() == [1.5, -2, 0, 3, 4]
-    path = npy_file(tmp_path / "b.parquet", odd=np.zeros(4, "f4"))
-    with pytest.raises(DataError, match=r"column 'wide', row 130: expected shape \(5,\), as in the first row.*\(4,\)"):
-        from_rows(path, "y", field, split="part").train.batch()
+    for among in (slice(130, 131), slice(120, 150)):  # one row, and a whole row group
+        path = npy_file(tmp_path / "b.parquet", odd=np.zeros(1, "f4"), among=among)
+        with pytest.raises(DataError, match=rf"'wide', row {among.start}: expected shape \(5,\), as in .*1,"):
+            from_rows(path, "y", field, split="part").train.batch()
 
 
 def test_numbers_that_repeat_take_the_bytes_that_they_have_in_memory(tmp_path: Path) -> None:
