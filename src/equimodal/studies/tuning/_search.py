@@ -335,8 +335,7 @@ class Search:
         if way == "searched":
             for option, entry in space.items():
                 self._draw(trial, f"{method}.{option}", entry)
-        params: dict[str, Any] = trial.params
-        return params | (advice if way == "recommended" else {})
+        return dict(trial.params) | (advice if way == "recommended" else {})
 
     def _draw(self, trial: optuna.Trial, name: str, entry: Choice | Range) -> Any:  # as it was drawn first
         return drawn(trial, name, self._known.setdefault(name, entry))
