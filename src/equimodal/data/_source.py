@@ -144,7 +144,8 @@ class Source:
         else:
             # a number that is finite before, but not in float32, is found after the standardisation
             small = self._type == np.float32 or self.card.standardise != "none"
-            wrong = ~np.isfinite(values if small else values.astype(np.float32))
+            with np.errstate(over="ignore"):
+                wrong = ~np.isfinite(values if small else values.astype(np.float32))
         if real is not None:
             wrong &= real.reshape(*real.shape, *(1,) * (wrong.ndim - 2))
         return wrong

@@ -99,8 +99,10 @@ def is_empty_media(content: Any) -> bool:
 def chosen(array: Any, places: Rows) -> Any:
     """Some contents of an array of Arrow."""
     pa, own = library("Reading Arrow"), np.ascontiguousarray(places, np.int64)
-    # pyarrow.array() would import pandas
-    return array.take(pa.Array.from_buffers(pa.int64(), len(own), [None, pa.py_buffer(own)]))
+    try:  # pyarrow.array() would import pandas
+        return array.take(pa.Array.from_buffers(pa.int64(), len(own), [None, pa.py_buffer(own)]))
+    except pa.ArrowNotImplementedError:  # binary_view, string_view
+        return pa.concat_arrays([array.slice(place, 1) for place in own.tolist()] or [array.slice(0, 0)])
 
 
 def in_parts(bounds: Rows, rows: Rows, take: Callable[[int, Rows], Any]) -> Any:
@@ -166,7 +168,7 @@ def npy_contents(array: Any) -> Array | None:
     It is a view of the contents: no object of Python is made of any but the first.
     """
     pa = library("Reading Arrow")
-    if not pa.types.is_binary(array.type) or not len(array):
+    if not pa.types.is_binary(array.type) or not len(array) or array.null_count:
         return None
     first = array[0].as_py()
     size, head = len(first), _HEAD + int.from_bytes(first[_HEAD - 2 : _HEAD], "little")

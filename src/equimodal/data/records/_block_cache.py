@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +36,8 @@ class Block:
 class BlockCache:
     """The blocks that were used last; one that a batch needs is read at most once for it.
 
-    Numbers of all blocks are in one array, with a slot of equal size for each.
+    Numbers of all blocks are in one array, with a slot of equal size for each. Threads that share it take turns:
+    everything but :meth:`resize` belongs inside of :meth:`turn`.
 
     Args:
         starts: (B + 1,) where blocks begin.
@@ -43,11 +47,11 @@ class BlockCache:
 
     def __init__(self, starts: Rows, read: Callable[[int], Block], general: np.dtype[Any]) -> None:
         self._starts, self._read, self._general = starts, read, general
-        self._size = int(np.diff(starts).max(initial=1))
         self.resize(1)
 
     def resize(self, count: int) -> None:
         """Keep ``count`` blocks, and forget those that are there."""
+        self._size = int(np.diff(self._starts).max(initial=1))
         self._base = np.full(len(self._starts), _ABSENT)  # what makes of a row of a block its place in the arrays
         self._block = np.full(count, -1)  # of each slot; -1: empty
         self._used, self._now = np.full(count, -1), 0  # row that each slot was used for last, counted from the start
@@ -55,12 +59,23 @@ class BlockCache:
         self._values: Array | None = None
         self._real: Mask | None = None
         self._contents: dict[int, Callable[[int], Any]] = {}  # slot -> contents that are no numbers yet
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The blocks for one thread; a forked process has none, since another thread may have been changing them."""
+        if self._process != os.getpid():
+            self.resize(len(self._block))
+        with self._lock:
+            yield
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for another process, which reads its own blocks."""
-        own = BlockCache(self._starts, self._read, self._general)
-        own.resize(len(self._block))
-        return own.__dict__
+        return {"of": (self._starts, self._read, self._general), "count": len(self._block)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._starts, self._read, self._general = state["of"]
+        self.resize(state["count"])
 
     def gathers(self, rows: Rows) -> Iterator[tuple[Rows | None, Rows, bool]]:
         """Parts of ``rows``: which (``None``: all), their places for the methods below, and whether these are numbers.
@@ -133,7 +148,8 @@ class BlockCache:
                 self._contents[slot] = block.content
         else:
             where = slice(begin, begin + length) if block.filled.all() else begin + np.flatnonzero(block.filled)
-            self._room_for(block.values)[where] = block.values
+            with np.errstate(over="ignore"):  # infinity is refused with the batch
+                self._room_for(block.values)[where] = block.values
             if block.real is not None:
                 if self._real is None:
                     self._real = np.zeros((len(self._filled), *block.real.shape[1:]), bool)
@@ -146,5 +162,8 @@ class BlockCache:
         if self._values is None:
             self._values = np.empty((len(self._filled), *values.shape[1:]), kind)
         elif self._values.dtype != kind:  # files of one collection may differ
-            self._values = self._values.astype(self._general, copy=False)
+            joint = np.promote_types(self._values.dtype, kind)
+            smaller = joint.itemsize < self._general.itemsize and joint.kind in "biu" + self._general.kind
+            with np.errstate(all="ignore"):  # empty slots hold anything
+                self._values = self._values.astype(joint if smaller else self._general, copy=False)
         return self._values

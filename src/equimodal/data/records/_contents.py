@@ -29,7 +29,31 @@ from equimodal.data.records._field import DecodeError, Field
 from equimodal.data.records._reader import Array, Mask, Reader, Rows
 from equimodal.errors import DataError
 
+_LOOK = 256  # contents that are looked at together for one that is not empty
 _PIECE = 1 << 12  # samples that are decoded together for a digest
+
+
+class _Rows:
+    """Samples (n, ...) of a batch, and which steps (n, T) are real if they are padded, put together of parts."""
+
+    def __init__(self, count: int, shape: tuple[int, ...], kind: np.dtype[Any], padded: bool) -> None:
+        self._form = (count, shape, kind)
+        self.values = np.empty((0, *shape), kind)
+        self.real = np.zeros((0, shape[0]), bool) if padded else None
+
+    def put(self, which: Rows | None, values: Array, real: Mask | None) -> None:
+        """Samples of the rows ``which``; ``None``: of all, which are not copied."""
+        count, shape, kind = self._form
+        with np.errstate(over="ignore"):  # infinity is refused with the batch
+            if which is None:
+                self.values, self.real = values.astype(kind, copy=False), real
+                return
+            if not len(self.values):
+                self.values = np.empty((count, *shape), kind)
+                self.real = None if self.real is None else np.zeros((count, shape[0]), bool)
+            self.values[which] = values
+        if self.real is not None and real is not None:
+            self.real[which] = real
 
 
 class Contents(RowArray):
@@ -40,22 +64,22 @@ class Contents(RowArray):
         column: that holds the contents.
         field: says how a content becomes an array.
         there: (N,) which rows have something.
-        first: a present row, of which the shape of all is taken.
+        first: present rows; the first of them that says it gives the shape of all.
         root: where relative paths begin.
         statistics: see :class:`RowArray`.
         modality: whose samples they are, for messages.
     """
 
     def __init__(
-        self, reader: Reader, column: str, field: Field, there: Mask, first: int, root: Path | None, statistics: int,
+        self, reader: Reader, column: str, field: Field, there: Mask, first: Rows, root: Path | None, statistics: int,
         modality: str,
     ) -> None:  # fmt: skip
         self._reader, self._column, self._field, self._there, self._root = reader, column, field, there, root
         self._modality = modality
         self._shape: tuple[int, ...] | None = None
         self._type: np.dtype[Any] = np.dtype(np.float32)
-        content = reader.take(column, np.array([first]))
-        own = self._converted(content, np.array([first]))
+        content, row = self._telling(first)
+        own = self._converted(content, row)
         self._shape = own[0].shape[1:]
         wide = np.dtype(np.float64) if is_wide(own[0]) else np.dtype(np.float32)
         self._type = np.dtype(np.int64) if field.kind == "tokens" else wide
@@ -64,7 +88,7 @@ class Contents(RowArray):
         self.plain = element is not None
         """The contents are numbers already, so that they may be kept in memory."""
         self.element = element or own[0].dtype
-        numbers = kind is not None and self._of_arrays(content, np.array([first])) is not None
+        numbers = kind is not None and self._of_arrays(content, row) is not None
         steps = self._shape[0] if numbers and field.length is not None else 0
         self.row_bytes = int(np.prod(self._shape)) * self.element.itemsize + steps if numbers else 0
         """Of a sample that is kept as numbers with its block; 0 where contents are kept as they are."""
@@ -76,29 +100,34 @@ class Contents(RowArray):
         if self._blocks is not None:
             self._blocks.resize(count)
 
+    def _telling(self, rows: Rows) -> tuple[Any, Rows]:
+        """The first content that says the shape of all, and its row; of several lengths an empty one does not."""
+        for start, end in pairwise([0, *range(1, len(rows), _LOOK), len(rows)]):
+            contents = self._reader.take(self._column, rows[start:end])
+            for place in range(end - start):
+                content, row = contents[place : place + 1], rows[start + place : start + place + 1]
+                real = None if self._field.length is None else self._converted(content, row)[1]
+                if real is None or real.any():
+                    return content, row
+        return self._reader.take(self._column, rows[:1]), rows[:1]
+
     def take(self, rows: Rows) -> tuple[Array, Mask | None]:
         blocks = self._blocks
         if blocks is None:
             values, real = self._converted(self._reader.take(self._column, rows), rows)
             return np.require(values, self._type, "W"), real
-        out = np.empty((0, *self.shape[1:]), self._type)
-        mask = np.zeros((0, self.shape[1]), bool) if self.padded else None
-        for number, (which, places, numeric) in enumerate(blocks.gathers(rows)):
-            own = rows if which is None else rows[which]
-            if numeric:
-                self._refuse_empty(blocks.filled(places), own)
-                values, real = blocks.numbers(places)
-            else:
-                values, real = self._of_objects(blocks.contents(places), own)
-            if which is None:
-                return values.astype(self._type, copy=False), real
-            if not number:
-                out = np.empty((len(rows), *self.shape[1:]), self._type)
-                mask = None if mask is None else np.zeros((len(rows), self.shape[1]), bool)
-            out[which] = values
-            if mask is not None and real is not None:
-                mask[which] = real
-        return out, mask
+        out = _Rows(len(rows), self.shape[1:], self._type, self.padded)
+        later: list[tuple[Rows | None, list[Any]]] = []  # is decoded where other threads do not wait for it
+        with blocks.turn():
+            for which, places, numeric in blocks.gathers(rows):
+                if numeric:
+                    self._refuse_empty(blocks.filled(places), rows if which is None else rows[which])
+                    out.put(which, *blocks.numbers(places))
+                else:
+                    later.append((which, blocks.contents(places)))
+        for which, contents in later:
+            out.put(which, *self._of_objects(contents, rows if which is None else rows[which]))
+        return out.values, out.real
 
     def pieces(self) -> Iterator[tuple[Array, Rows]]:
         """All samples in order, zeros where they are absent, in the type of the contents; and their lengths."""
@@ -159,6 +188,19 @@ class Contents(RowArray):
         own = (np.cumsum(block.filled) - 1)[places]
         return block.values[own], None if block.real is None else block.real[own]
 
+    def _refuse_quantities(self, values: Array, rows: Rows) -> None:
+        """Refuse tokens that are no whole numbers; those below 0 are refused with the batch."""
+        if self._field.kind != "tokens" or values.dtype.kind not in "fu":
+            return
+        wrong = ~((values == np.floor(values)) & (values <= np.iinfo(np.int64).max))
+        if wrong.any():
+            row = int(rows[np.flatnonzero(wrong.reshape(len(values), -1).any(1))[0]])
+            raise self._refusal(
+                row,
+                "token ids, whole numbers from 0",
+                f"{values[wrong][:3].tolist()}. Give ids of a vocabulary; quantities are a `vector` or a `sequence`",
+            )
+
     def _refuse_empty(self, there: Mask, rows: Rows) -> None:
         if not there.all():
             raise self._lacking(int(rows[np.flatnonzero(~there)[0]]))
@@ -177,10 +219,14 @@ class Contents(RowArray):
         if self._field.decode is not None:
             return None
         if element_type(array.type) is not None:
-            return self._of_numbers(array, rows)
+            found = self._of_numbers(array, rows)
+            self._refuse_quantities(found[0], rows)
+            return found
         values = npy_contents(array) if self._field.length is None else None
-        fits = values is not None and values.ndim > 1 and self._shape in (None, values.shape[1:])
-        return (values, None) if values is not None and fits else None
+        if values is None or values.ndim < 2 or self._shape not in (None, values.shape[1:]):
+            return None
+        self._refuse_quantities(values, rows)
+        return values, None
 
     def _of_numbers(self, array: Any, rows: Rows) -> tuple[Array, Mask | None]:
         length = self._field.length
@@ -203,7 +249,8 @@ class Contents(RowArray):
         return (values[:, None] if values.ndim == 1 else values), None
 
     def _of_objects(self, contents: list[Any], rows: Rows) -> tuple[Array, Mask | None]:
-        made, length = [], self._field.length
+        made: list[Array] = []
+        length = self._field.length
         for row, content in zip(rows.tolist(), contents, strict=True):
             if content is None or is_empty_media(content):
                 raise self._lacking(row)
@@ -215,6 +262,7 @@ class Contents(RowArray):
             found = array.shape[1:] if length is not None else array.shape
             if expected is not None and found != expected:
                 raise self._refusal(row, f"shape {expected}, as in the first row", f"{found}{self._hint()}")
+            self._refuse_quantities(array[None], rows[len(made) :])
             made.append(array)
         if length is None:
             return (np.array(made) if made else np.zeros((0, *(self._shape or ())), self._type)), None
@@ -235,7 +283,7 @@ class Contents(RowArray):
                 f"{error.found}. Correct the function, or put None there if the row has no {self._modality}",
             ) from error.reason
         except (ValueError, OSError) as error:
-            raise self._refusal(row, f"content of kind {self._field.kind!r}", str(error)) from error
+            raise self._refusal(row, f"content of kind {self._field.kind!r}", str(error).rstrip(".")) from error
 
     def _hint(self) -> str:
         """The next step where contents differ in shape."""

@@ -125,7 +125,7 @@ class Field:
             except ValueError as error:
                 raise DecodeError(error, str(error).split(". Give decode=")[0]) from error
         if isinstance(content, bytes) and content[: len(NPY)] == NPY:
-            return np.asarray(npy_of(content, "the content"))
+            return _array(npy_of(content, "the content"))
         if self.kind == "image" and not isinstance(content, (np.ndarray, list)):
             return _picture(content, self.size, root)
         if isinstance(content, (str, bytes, Mapping)):

@@ -278,7 +278,7 @@ def _contents(
         own = np.flatnonzero(there[m] & (parts == 0))
         if len(own) == 0:
             raise DataError(f"modality {m!r}: expected training rows that have it. Found none. Leave it out.")
-        listed = [Contents(reader, c, f, there[m], int(own[0]), root, statistics, m) for c in f.columns(m)]
+        listed = [Contents(reader, c, f, there[m], own, root, statistics, m) for c in f.columns(m)]
         made[m] = listed[0] if len(listed) == 1 else NumberColumns(listed)
     return made
 

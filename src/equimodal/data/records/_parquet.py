@@ -47,16 +47,18 @@ class ParquetReader(FileReader):
 
         try:
             reader, file = getattr(_LAST, "read", (None, None))
+            if reader is not self and not self._path.is_file():
+                raise DataError(f"{self._path}: expected a Parquet file. Found no such file. Check the path.")
+            self._refuse_change()
             if reader is not self:
-                if not self._path.is_file():
-                    raise DataError(f"{self._path}: expected a Parquet file. Found no such file. Check the path.")
                 # what a path is opened by looks for file systems each time
                 file = parquet.ParquetFile(OSFile(str(self._path)), metadata=self._metadata)
                 _LAST.read = (self, file)
             yield file
         except (ArrowException, OSError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
             raise DataError(
-                f"{self._path}: expected a Parquet file. Found one that cannot be read ({error})."
+                f"{self._path}: expected a Parquet file. Found one that cannot be read ({reason}). Write it anew."
             ) from error
 
     def block(self, column: str, number: int) -> Any:

@@ -141,6 +141,28 @@ class FileReader(Reader):
     """Rows of one file, which is known by its place, size and time, and by its content."""
 
     _path: Path
+    _known: tuple[int, int] | None = None
+
+    def _refuse_change(self) -> None:
+        """Refuse a file that is another one than when it was first read: rows are no longer where they were.
+
+        Raises:
+            DataError: it is, or it is gone.
+        """
+        try:
+            found = self._path.stat()
+        except OSError as error:
+            raise DataError(
+                f"{self._path}: expected a file that stays while it is read. Found none ({error.strerror}). Check the "
+                "path."
+            ) from error
+        now = (found.st_size, found.st_mtime_ns)
+        if self._known not in (None, now):
+            raise DataError(
+                f"{self._path}: expected a file that stays as it is while it is read. Found one that was written "
+                "since. Begin anew, and write new files beside the old ones."
+            )
+        self._known = now
 
     def stamp(self) -> str | None:
         return stamp_of(self._path)

@@ -33,6 +33,7 @@ class TarReader(FileReader):
         places: dict[str, dict[int, tuple[int, int]]] = {}
         try:
             with tarfile.open(path, "r:") as file:
+                self._refuse_change()
                 for member in file:
                     if member.isfile():
                         folder, _, name = member.name.rpartition("/")
@@ -66,6 +67,7 @@ class TarReader(FileReader):
     def _contents(self, column: str, rows: Rows) -> list[Any]:
         read = _READ.get(column.rpartition(".")[2], bytes)
         found = []
+        self._refuse_change()
         with self._path.open("rb", buffering=0) as file:
             for row, (offset, size) in zip(rows.tolist(), self._places[column][rows].tolist(), strict=True):
                 content = os.pread(file.fileno(), size, offset)
