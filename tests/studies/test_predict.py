@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from equimodal.studies import (
     ModelConfig,
     build_model,
     export_run,
+    load,
     load_model_weights,
     load_run,
     predict_run,
@@ -83,6 +85,32 @@ def test_other_data_must_fit(folder: Path, tmp_path: Path) -> None:
         predict_run(folder, bundle(tmp_path / "other.npz", classes=["a", "b", "c"]))
     with pytest.raises(DataError, match=r"modality 'm1' of shape \(7,\).*Found \(8,\)"):
         predict_run(folder, DataConfig("synthetic", options={**TINY, "features": 8}))
+
+
+def test_other_rows_are_read_as_those_of_the_run(tmp_path: Path) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    label = np.arange(90) % 3
+    own: dict[str, Any] = {"wide": list(rng.normal(size=(90, 4)) + label[:, None]), "a": rng.normal(size=90) + label}
+    own |= {"b": label / 7, "kind": np.array(["lamp", "lens", "bulb"])[label]}
+    own |= {"part": np.arange(90) // 3 % 3, "shop": np.arange(90)}
+    parquet.write_table(pa.table(own), tmp_path / "a.parquet")
+    options = {"inputs": {"wide": "vector", "numbers": {"kind": "vector", "column": ["a", "b"]}}, "split": "part",
+               "groups": "shop"}  # fmt: skip
+    data = DataConfig(str(tmp_path / "a.parquet"), target="kind", options=options)
+    run(replace(config(epochs=1), data=data, model=ModelConfig(feature_size=6)), tmp_path / "run", loggers=False)
+    kept = np.arange(20, 80)  # neither parts nor groups are known of them
+    parquet.write_table(
+        pa.table({n: [v[i] for i in kept] for n, v in own.items() if n not in ("part", "shop")}), tmp_path / "b.parquet"
+    )
+    parts = ("train", "validation", "test")
+    expected = predict_run(tmp_path / "run", None, parts)
+    found = predict_run(tmp_path / "run", DataConfig(str(tmp_path / "b.parquet")), parts)
+    place = np.argsort(expected["index"])[kept[found["index"]]]
+    assert np.allclose(found["probabilities"], expected["probabilities"][place], atol=1e-5)
+    assert np.array_equal(found["target"], expected["target"][place])
+    with pytest.raises(DataError, match=r"--data NEW --split train,validation,test"):
+        load(tmp_path / "run")
 
 
 def test_absent_samples_are_left_out_where_nothing_remains(folder: Path, tmp_path: Path) -> None:

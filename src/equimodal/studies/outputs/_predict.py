@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from equimodal.tasks import Regression, Task, distribution_of
 
 Table = dict[str, npt.NDArray[Any]]
 _PARTS = ("train", "validation", "test")
+_COLUMNS = ("inputs", "task", "classes", "present", "root", "cache_bytes", "target")
+"""Options of rows that say what a column is, or how it is read."""
 
 
 def predict_run(
@@ -37,7 +40,8 @@ def predict_run(
     Args:
         folder: of the run.
         data: other data with the run's modalities; they are prepared with the statistics of the run's training data.
-            Default: the run's own data.
+            Other rows for a run on rows need a name only: columns and targets are those of the run. Default: the run's
+            own data.
         parts: of train, validation, test.
         modalities: use these only; samples that have none of them are left out. Default: all that a sample has.
 
@@ -52,7 +56,7 @@ def predict_run(
         UnknownNameError: an unknown part or modality.
         BatchError: no sample has any of the modalities.
     """
-    _, own, method = load_run(folder)
+    config, own, method = load_run(folder)
     names = list(own.modalities) if modalities is None else list(modalities)
     for option, listed in (("modalities", names), ("parts", parts)):
         if not listed:
@@ -61,7 +65,7 @@ def predict_run(
         for name in given:
             if name not in known:
                 raise unknown_name(kind, name, known)
-    used = own if data is None else build_data(data)
+    used = own if data is None else build_data(_with_columns(data, config.data))
     shift = {} if used is own else _shifts(own, used, names)
     device = next(method.parameters()).device
     columns: dict[str, list[Any]] = {}
@@ -85,6 +89,14 @@ def predict_run(
         raise BatchError(f"`modalities`: expected samples that have some of {names}. Found none.")
     table = {name: np.concatenate(values) for name, values in columns.items()}
     return table | ({"classes": np.array(own.classes)} if own.classes else {})
+
+
+def _with_columns(data: DataConfig, own: DataConfig) -> DataConfig:
+    """Other rows with the columns of the run, where nothing is said of theirs; not with those that it was split by."""
+    if data.target is not None or data.options or "inputs" not in own.options:
+        return data
+    options = {name: value for name, value in own.options.items() if name in _COLUMNS}
+    return replace(data, target=own.target, options=options)
 
 
 def _read(task: Task, output: Tensor) -> dict[str, Tensor]:

@@ -268,7 +268,8 @@ def load(folder: str | Path) -> Predictor:
     if not (folder / PREPARATION).is_file() or not (folder / "weights.safetensors").is_file():
         found, step = content_of(folder)
         if (folder / "weights.safetensors").is_file():
-            found, step = f"a run without {PREPARATION}, which was not made from a table", "equimodal predict reads it"
+            found = f"a run without {PREPARATION}, which was not made from a table"
+            step = "Other data for it: equimodal predict RUN --data NEW --split train,validation,test"
         raise DataError(f"`{folder}`: expected a finished run of `equimodal fit`. Found {found}. {step}.")
     verify(folder)
     warn_versions([folder])
