@@ -142,6 +142,7 @@ def test_options_come_from_the_signature() -> None:
         (["train", "--data.train", "96"], "unknown option '--data.train'"),
         (["train", "--data.train", "96"], "Its own options are given as --data.options.train."),
         (["train", "--model.fusion.rank", "3"], "Its own options are given as --model.fusion_options.rank."),
+        (["train", "--fusion.rank", "3"], "Its own options are given as --model.fusion_options.rank."),
         (["train", "--method", "MLA", "--method.alpha", "3"], "Its own options are given as --options.alpha."),
         (["train", "--trainin.epochs", "1"], "Did you mean '--training.epochs'"),
         (["train", "--method", "Joint", "--options.alpha", "1"], "unknown option '--options.alpha'"),

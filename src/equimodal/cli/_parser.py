@@ -153,7 +153,9 @@ class CommandParser:
     def _free(self, name: str) -> str:
         """Where options go that a dataset, a fusion or a method knows, if ``name`` is below something that has some."""
         field, _, option = name.lstrip("-").rpartition(".")
-        places = [f"{p}.{option}" for p in (f"{field}.options", f"{field}_options") if p in self.known]
+        fields = (field, SHORT.get(f"--{field}", "--")[2:])  # as it was written, and written out
+        own = [f"{f}{end}" for f in fields for end in (".options", "_options")]
+        places = [f"{p}.{option}" for p in own if p in self.known]
         places += [known for known in self.known if known == f"options.{option}"]
         return f" Its own options are given as --{places[0]}." if field and option and places else ""
 
