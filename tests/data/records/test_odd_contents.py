@@ -212,3 +212,21 @@ def test_slots_take_no_larger_type_than_they_need() -> None:
     assert found == ["uint8", "int16", "int16", "float32"]
     values = [blocks.numbers(places)[0].tolist() for _, places, _ in blocks.gathers(np.arange(16))]
     assert values == [[[b] for b in range(4) for _ in range(4)]]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_contents_that_repeat_are_counted_as_they_are_kept(several: bool, tmp_path: Path) -> None:
+    """A file has them once in a row group, memory once for each row."""
+    own = [bytes([i % 3]) * 10_000 for i in range(COUNT)]
+    path = written(tmp_path / "a.parquet", pa.array(own, pa.binary()))
+    assert pq.ParquetFile(path).metadata.row_group(1).total_byte_size < 40_000
+    rows = [written(tmp_path / "b.parquet", pa.array(own, pa.binary())), path] if several else path
+    field = {"decode": lambda content: np.frombuffer(content[:2], "u1")}
+    with pytest.raises(DataError, match=r"expected row groups of at most 60000 bytes .* Found one of 7\d{4}\."):
+        opened(rows, "vector", cache_bytes=60_000, field=field)
+    pool = pa.default_memory_pool()
+    before, data = pool.bytes_allocated(), opened(rows, "vector", cache_bytes=290_000, field=field)
+    for batch in loader(data.train, 5):
+        assert batch.index is not None
+        assert (batch.inputs["x"][:, 0] == batch.index % 3).all()
+        assert pool.bytes_allocated() - before < 290_000

@@ -30,6 +30,7 @@ from equimodal.data.records._reader import Array, Mask, Reader, Rows
 from equimodal.errors import DataError
 
 _LOOK = 256  # contents that are looked at together for one that is not empty
+_REPEATS = 1.25  # times that a block is larger in memory than in its file; below contents do not repeat
 _PIECE = 1 << 12  # samples that are decoded together for a digest
 
 
@@ -92,8 +93,23 @@ class Contents(RowArray):
         steps = self._shape[0] if numbers and field.length is not None else 0
         self.row_bytes = int(np.prod(self._shape)) * self.element.itemsize + steps if numbers else 0
         """Of a sample that is kept as numbers with its block; 0 where contents are kept as they are."""
+        self._first = int(row[0])
         super().__init__((len(reader), *self._shape), self._type, field.length is not None, statistics)
         self._blocks = None if reader.starts is None else BlockCache(reader.starts, self._read_block, self._type)
+
+    def block_bytes(self) -> int:
+        """Bytes of the largest block whose contents are kept as they are.
+
+        Contents that repeat are stored once in a file, and each for itself in memory: how often they do is taken of one
+        block.
+        """
+        reader, column = self._reader, self._column
+        if reader.starts is None:
+            return 0
+        number = int(np.searchsorted(reader.starts, self._first, side="right")) - 1
+        stored, read = reader.block_bytes([column], number), int(reader.block(column, number).nbytes)
+        times = read / max(1, stored)
+        return int(reader.block_bytes([column]) * (times if times > _REPEATS else 1))
 
     def keep(self, count: int) -> None:
         """Keep so many blocks, where the collection is read in blocks; by default one."""

@@ -323,10 +323,10 @@ def _window(
     if reader.starts is None or not lazily:
         return None
     columns = [c for m in lazily for c in named[m]]
-    others = [c for m, contents in lazily.items() if not contents.row_bytes for c in named[m]]
+    others = sum(contents.block_bytes() for contents in lazily.values() if not contents.row_bytes)
     # what a file says is the size of encoded numbers, which are fewer bytes where they repeat
     numbers = int(np.diff(reader.starts).max()) * sum(contents.row_bytes for contents in lazily.values())
-    largest = max(1, reader.block_bytes(columns), numbers + (reader.block_bytes(others) if others else 0))
+    largest = max(1, reader.block_bytes(columns), numbers + others)
     if largest > cache_bytes:
         raise DataError(
             f"{reader.where}: expected row groups of at most {cache_bytes} bytes in the columns {columns}, which are "

@@ -104,9 +104,9 @@ class ParquetReader(FileReader):
             raise AbsentError(np.flatnonzero(~array.is_valid().to_numpy(zero_copy_only=False)))
         return single_values(array)
 
-    def block_bytes(self, columns: Sequence[str]) -> int:
+    def block_bytes(self, columns: Sequence[str], number: int | None = None) -> int:
         sizes = [
             sum(c.total_uncompressed_size for column in columns for c in self._chunks(column, group))
-            for group in self._groups
+            for group in (self._groups if number is None else [self._groups[number]])
         ]
         return int(max(sizes))

@@ -118,8 +118,8 @@ class Reader(ABC):
         """Contents of all rows of a block, an array of Arrow."""
         raise NotImplementedError
 
-    def block_bytes(self, columns: Sequence[str]) -> int:
-        """Bytes of the largest block in these columns."""
+    def block_bytes(self, columns: Sequence[str], number: int | None = None) -> int:
+        """Bytes of a block in these columns as they are stored; default: of the largest."""
         return 0
 
     def stamp(self) -> str | None:
@@ -272,17 +272,25 @@ class JoinedReader(Reader):
         bounds = self._bounds
         return in_parts(bounds, rows, lambda number, own: self._readers[number].take(column, own - bounds[number]))
 
-    def block(self, column: str, number: int) -> Any:
+    def _owner(self, number: int) -> tuple[Reader, int]:
+        """Whose block one is, and which of its own."""
         for reader in self._readers:
             if reader.starts is not None:
                 count = len(reader.starts) - 1
                 if number < count:
-                    return reader.block(column, number)
+                    return reader, number
                 number -= count
         raise IndexError(number)
 
-    def block_bytes(self, columns: Sequence[str]) -> int:
-        return max(r.block_bytes(columns) for r in self._readers)
+    def block(self, column: str, number: int) -> Any:
+        reader, own = self._owner(number)
+        return reader.block(column, own)
+
+    def block_bytes(self, columns: Sequence[str], number: int | None = None) -> int:
+        if number is None:
+            return max(r.block_bytes(columns) for r in self._readers)
+        reader, own = self._owner(number)
+        return reader.block_bytes(columns, own)
 
     def stamp(self) -> str | None:
         own = [r.stamp() for r in self._readers]
