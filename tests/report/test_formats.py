@@ -179,6 +179,14 @@ def test_each_mark_is_escaped(mark: str) -> None:
 
 def test_greek_letters_and_signs_are_mathematics() -> None:
     assert latex_escaped("MLA, α ≥ 0.2 − λΩ") == r"MLA, $\alpha$ $\geq$ 0.2 $-$ $\lambda$$\Omega$"
+    assert (
+        latex_escaped("\N{GREEK CAPITAL LETTER ALPHA}\N{GREEK SMALL LETTER OMICRON}ϕ")
+        == r"$\mathrm{A}$$\mathrm{o}$$\phi$"
+    )
+    letters = [chr(code) for code in (*range(0x391, 0x3A2), *range(0x3A3, 0x3AA), *range(0x3B1, 0x3CA))]
+    made = [latex_escaped(letter) for letter in letters]
+    assert all(text.isascii() and text.startswith("$") for text in made)
+    assert len(set(made)) == len(letters)
     assert latex_escaped("ü") == "ü"
 
 

@@ -20,7 +20,12 @@ _MATHEMATICS = {
     "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν":
     "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "ς": "varsigma", "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "varphi",
     "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π":
-    "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
+    "Pi", "Σ": "Sigma", "Υ": "Upsilon", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega", "\N{OHM SIGN}": "Omega", "ϵ": "epsilon",
+    "ϑ": "vartheta", "ϕ": "phi", "ϖ": "varpi", "ϱ": "varrho",
+    # those that TeX has no command for, as they look like Latin ones
+    **{chr(code): f"mathrm{{{letter}}}" for code, letter in zip(
+        (0x391, 0x392, 0x395, 0x396, 0x397, 0x399, 0x39A, 0x39C, 0x39D, 0x39F, 0x3A1, 0x3A4, 0x3A7, 0x3BF),
+        "ABEZHIKMNOPTXo", strict=True)},
 }  # fmt: skip
 _SPECIAL |= {"−": "$-$", **{mark: rf"$\{name}$" for mark, name in _MATHEMATICS.items()}}
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
