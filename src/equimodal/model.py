@@ -192,28 +192,33 @@ class MultimodalModel(QuickParameters):
         modalities: Sequence[str] | None = None,
     ) -> dict[str, Tree]:
         """modality -> features; rows of absent samples are zero and their encoder does not see them."""
-        known = [m for m in self._names if m in inputs]
-        if len(known) != len(inputs):
-            unknown = sorted(set(inputs) - set(self._names))
-            raise BatchError(
-                f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}."
-                f"{did_you_mean(unknown, self._names)}"
-            )
-        wanted = known if modalities is None else modalities
-        if wanted is not known and (missing := [m for m in wanted if m not in inputs]):
-            raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
+        names = self._names
+        for m in inputs:
+            if m not in names:
+                unknown = sorted(set(inputs) - set(names))
+                raise BatchError(
+                    f"`inputs`: expected the modalities {list(names)}. Found unknown {unknown}."
+                    f"{did_you_mean(unknown, names)}"
+                )
+        wanted: Sequence[str] = names if len(inputs) == len(names) else [m for m in names if m in inputs]
+        if modalities is not None:
+            wanted = modalities
+            if missing := [m for m in wanted if m not in inputs]:
+                raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
         presence = None if present is None else Presence.of(present)
         if self.stacked and len(wanted) > 1 and (presence is None or all(presence.rows(m) is None for m in wanted)):
             encoders, given = [self.encoder(m) for m in wanted], [inputs[m] for m in wanted]
             if can_stack(encoders, given):
                 return self._call_stacked(wanted, encoders, cast("list[Tensor]", given))
-        if presence is None:
-            return {m: self._call_encoder(m, inputs[m]) for m in wanted}
-        return {m: self._encode_one(m, inputs[m], presence.rows(m)) for m in wanted}
+        features: dict[str, Tree] = {}
+        for m in wanted:
+            rows = None if presence is None else presence.rows(m)
+            features[m] = self._call_encoder(m, inputs[m]) if rows is None else self._encode_rows(m, inputs[m], rows)
+        return features
 
-    def _encode_one(self, modality: str, inputs: Tree, rows: Tensor | None) -> Tree:
+    def _encode_rows(self, modality: str, inputs: Tree, rows: Tensor) -> Tree:
         width, kind = self._feature_sizes[modality], self._kinds.get(modality)
-        if rows is not None and rows.shape[0] == 0 and kind in ("vector", "tokens") and isinstance(width, int):
+        if rows.shape[0] == 0 and kind in ("vector", "tokens") and isinstance(width, int):
             first = tree_tensors(inputs)[0]
             dtype = first.dtype if first.is_floating_point() else torch.get_default_dtype()
             zeros = first.new_zeros((first.shape[0], width), dtype=dtype)
@@ -233,9 +238,8 @@ class MultimodalModel(QuickParameters):
 
     def _call_encoder(self, modality: str, inputs: Tree) -> Tree:
         samples = (inputs if isinstance(inputs, Tensor) else tree_tensors(inputs)[0]).shape[0]
-        encoder = self.encoder(modality)
         try:
-            feature = encoder(inputs)
+            feature = self.encoder(modality)(inputs)
         except ValueError as error:
             if is_batch_of_one(error):
                 raise one_sample_error(f"inputs[{modality!r}]", "its encoder") from error

@@ -44,15 +44,16 @@ class _Walk:
     def __init__(self, module: nn.Module) -> None:
         tables, self.parameters = _visit(module)
         self._empty = [table for table in tables if not table]
-        self._tables = [table for table in tables if table]
-        self._content = self._entries()
+        # the last entry is found nowhere else, so that more or fewer entries before it do not go unseen
+        self._tables = [*(table for table in tables if table), {"end": object()}]
+        self._content = list(self._entries())
 
-    def _entries(self) -> list[Any]:
-        return list(chain.from_iterable(map(dict.values, self._tables)))
+    def _entries(self) -> Iterator[Any]:
+        return chain.from_iterable(map(dict.values, self._tables))
 
     def holds(self) -> bool:
         """Whether a walk would meet the same again."""
-        return not any(self._empty) and same_objects(self._entries(), self._content)
+        return not any(self._empty) and all(map(is_, self._entries(), self._content))
 
 
 _WALKS: WeakKeyDictionary[nn.Module, _Walk] = WeakKeyDictionary()
@@ -81,6 +82,39 @@ def parameters_in(module: nn.Module) -> list[nn.Parameter]:
     if walk is None or not walk.holds():
         walk = _WALKS[module] = _Walk(module)
     return list(walk.parameters)
+
+
+def part(name: str) -> Any:
+    """A submodule as an attribute of a class, without the search of :class:`torch.nn.Module`; asked for in each step.
+
+    What is set under the name and is no module is kept as ever.
+
+    Args:
+        name: of the attribute.
+
+    Example:
+        >>> class Pair(nn.Module):
+        ...     first: nn.Module = part("first")
+        >>> pair = Pair()
+        >>> pair.first = nn.ReLU()
+        >>> pair.first, list(pair.state_dict()), hasattr(Pair(), "first")
+        (ReLU(), [], False)
+    """
+
+    def get(module: nn.Module) -> Any:
+        table = module._modules if name in module._modules else module.__dict__
+        try:
+            return table[name]
+        except KeyError:
+            raise AttributeError(name) from None  # of which nn.Module says more
+
+    def put(module: nn.Module, value: object) -> None:
+        module.__dict__[name] = value
+
+    def drop(module: nn.Module) -> None:
+        module.__dict__.pop(name, None)
+
+    return property(get, put, drop)
 
 
 class QuickParameters(nn.Module):

@@ -177,7 +177,10 @@ class PlainEngine:
             self._renew()
         if self._sharded and (sharded := self._sharded_in(phase)):
             check_samples(sharded, phase.name, batches, phase.device)
-        total, self._in_parts = count_samples(phase, batches, self._shared)
+        if len(batches) == 1 and not self._shared:
+            total, self._in_parts = phase.count(batches[0]), False
+        else:
+            total, self._in_parts = count_samples(phase, batches, self._shared)
         if total == 0:
             self._clear()
             return Descent.nothing()
@@ -209,8 +212,8 @@ class PlainEngine:
 
     def _descend(self, phase: Phase, batches: Sequence[Batch], total: int, sharpness: Sharpness | None) -> Descent:
         if sharpness is None and phase.perturbation is None:
-            return self._descend_once(phase, batches, total)
-        once: Pass = lambda phase, part: self._descend_once(phase, batches, total, part)  # noqa: E731
+            return self._descend_once(batches, total, phase)
+        once: Pass = partial(self._descend_once, batches, total)
         if sharpness is None:
             return descend_perturbed(once, phase, self._module)
         return descend_sharp(once, phase, sharpness, self._optimizers, self._statistics)
@@ -224,10 +227,12 @@ class PlainEngine:
         sharded = self._sharded if self._module is not None else ()
         return sharded if phase.modality is None else tuple(m for m in sharded if m == phase.modality)
 
-    def _descend_once(self, phase: Phase, batches: Sequence[Batch], total: int, part: str | None = None) -> Descent:
+    def _descend_once(self, batches: Sequence[Batch], total: int, phase: Phase, part: str | None = None) -> Descent:
         for p in phase.every:  # what others have is dropped after the backward pass
             p.grad = None
-        if len(batches) == 1 and part is None and self._is_simple(phase):
+        # one micro-batch is all there is: no other process, loss scale, compiled loss or survey
+        plain = self._scale is None and self._compiled is None and not self._sharded and not self._shared
+        if plain and len(batches) == 1 and part is None and (phase.survey is None or not phase.survey.always):
             return self._descend_simply(phase, batches[0], total)
         if self._surveys(phase):
             survey(phase, batches, self._module, self._precision, self._checks(phase.first))
@@ -246,11 +251,6 @@ class PlainEngine:
         if self._scale is not None and not self._scale.unscale([*phase.trained, *sums.holders()]):
             raise _Overflow
         return sums.descent(total)
-
-    def _is_simple(self, phase: Phase) -> bool:
-        """Whether one micro-batch is all there is: no other process, loss scale, survey or compiled loss."""
-        plain = self._scale is None and self._compiled is None and not self._sharded and not self._shared
-        return plain and (phase.survey is None or not phase.survey.always)
 
     def _descend_simply(self, phase: Phase, batch: Batch, total: int) -> Descent:
         """What the long way comes to for a single micro-batch, without sums over several."""
@@ -369,10 +369,10 @@ class PlainEngine:
             raise blame_gradient(phase.name)
         if self.clip_norm is not None:
             clip_gradients(phase.parameters, self.clip_norm)
-        moves = [Displacement(scale.parameters, self._optimizers) for scale in scales] if scales else ()
+        moves = [(Displacement(s.parameters, self._optimizers), s.factor) for s in scales] if scales else ()
         self._step_optimizers()
-        for scale, move in zip(scales, moves, strict=True):
-            move.multiply(scale.factor)
+        for move, factor in moves:
+            move.multiply(factor)
         for p in phase.every:  # others have none
             p.grad = None
 

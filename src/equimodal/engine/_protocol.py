@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from equimodal._utils.records import quickly_made
 from equimodal.batch import Batch
 from equimodal.engine._gradients import NO_GRADIENTS, Gradients
 from equimodal.engine._sharpness import Sharpness
@@ -80,6 +81,7 @@ class SampleValues:
         return cls(values.detach(), index)
 
 
+@quickly_made
 @dataclass(frozen=True)
 class Objective:
     """What a phase computes on one micro-batch.
@@ -212,6 +214,7 @@ class Perturbation:
 
 
 _TRAINED = attrgetter("requires_grad")
+_SEQUENCES = ("parameters", "auxiliary", "separate", "frozen")  # of a phase
 _PLAIN = {list, tuple, NoneType}  # types that need no closer look
 
 
@@ -221,6 +224,7 @@ def _listed(where: str, value: Iterable[Any]) -> list[Any]:
     return list(value)
 
 
+@quickly_made
 @dataclass(frozen=True)
 class Phase:
     """One update inside a training step: a loss and the parameters that it moves.
@@ -259,15 +263,14 @@ class Phase:
     """The parameters, auxiliary ones included."""
 
     def __post_init__(self) -> None:
-        if not _PLAIN.issuperset(map(type, (self.parameters, self.auxiliary, self.separate, self.frozen))):
-            for name in ("parameters", "auxiliary", "separate", "frozen"):
-                value = getattr(self, name)
-                if value is not None and not isinstance(value, Sequence):  # module.parameters() is a generator
-                    object.__setattr__(self, name, _listed(f"Phase {self.name!r}, `{name}`", value))
+        own = self.__dict__
+        for name in _SEQUENCES:
+            value = own[name]
+            if type(value) not in _PLAIN and not isinstance(value, Sequence):  # module.parameters() is a generator
+                own[name] = _listed(f"Phase {self.name!r}, `{name}`", value)
         if not self.parameters and not self.auxiliary:
             raise MethodError(f"Phase {self.name!r}, `parameters`: expected at least one. Found none.")
-        every = (*self.parameters, *self.auxiliary) if self.auxiliary else self.parameters
-        object.__setattr__(self, "every", every)
+        own["every"] = (*self.parameters, *self.auxiliary) if self.auxiliary else self.parameters
 
     def repeated(self) -> Phase:
         """The phase of a second pass."""
@@ -285,7 +288,7 @@ class Phase:
     @property
     def trains(self) -> bool:
         """Whether any of the parameters gets gradients."""
-        return any(map(_TRAINED, self.every))
+        return self.every[0].requires_grad or any(map(_TRAINED, self.every))
 
     @property
     def first(self) -> nn.Parameter:
@@ -298,6 +301,7 @@ class Phase:
         return self.first.device
 
 
+@quickly_made
 @dataclass(frozen=True)
 class Descent:
     """What :meth:`Engine.descend` found; gradients are in place, these are the detached values of the first pass.

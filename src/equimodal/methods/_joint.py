@@ -91,7 +91,8 @@ class Joint(Method):
         return self.multimodal.encode(batch.inputs, batch.present)
 
     def _fused(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        output: Tensor = self.multimodal.head(self.multimodal.fuse(features, batch.present))
+        model = self.multimodal
+        output: Tensor = model.head(model.fuse(features, batch.present))
         return output
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
