@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from operator import is_
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import torch
 from torch import nn
@@ -42,21 +43,24 @@ class _Walk:
     """What a walk over a module met: every table of parameters and children, what was in it, and the parameters."""
 
     def __init__(self, module: nn.Module) -> None:
+        self.module = ref(module, partial(_forget, id(module)))
         tables, self.parameters = _visit(module)
         self._empty = [table for table in tables if not table]
         # the last entry is found nowhere else, so that more or fewer entries before it do not go unseen
         self._tables = [*(table for table in tables if table), {"end": object()}]
-        self._content = list(self._entries())
-
-    def _entries(self) -> Iterator[Any]:
-        return chain.from_iterable(map(dict.values, self._tables))
+        self._content = list(chain.from_iterable(map(dict.values, self._tables)))
 
     def holds(self) -> bool:
         """Whether a walk would meet the same again."""
-        return not any(self._empty) and all(map(is_, self._entries(), self._content))
+        entries = chain.from_iterable(map(dict.values, self._tables))
+        return not any(self._empty) and all(map(is_, entries, self._content))
 
 
-_WALKS: WeakKeyDictionary[nn.Module, _Walk] = WeakKeyDictionary()
+_WALKS: dict[int, _Walk] = {}  # by the number of the module, which is asked for in less time than its weak reference
+
+
+def _forget(number: int, _: object) -> None:
+    _WALKS.pop(number, None)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -78,9 +82,9 @@ def parameters_in(module: nn.Module) -> list[nn.Parameter]:
     """
     if torch.compiler.is_compiling():  # a compiler follows the walk, and not what remembers it
         return _visit(module)[1]
-    walk = _WALKS.get(module)
-    if walk is None or not walk.holds():
-        walk = _WALKS[module] = _Walk(module)
+    walk = _WALKS.get(id(module))
+    if walk is None or walk.module() is not module or not walk.holds():
+        walk = _WALKS[id(module)] = _Walk(module)
     return list(walk.parameters)
 
 

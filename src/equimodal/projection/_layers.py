@@ -107,11 +107,12 @@ def _unfold(
 
 def project_gradient(layer: Layer, projector: Tensor) -> None:
     """Replace the gradient G of the layer's weight by G P; a layer without a gradient is left alone."""
-    weight = layer.weight
+    plain = layer._parameters.get("weight")  # without the search of a module
+    weight = layer.weight if plain is None else plain
     gradient = weight.grad
     if gradient is not None:
-        if gradient.ndim == 2 and not is_sharded(weight) and projector.dtype == gradient.dtype:
-            weight.grad = gradient @ projector
+        if gradient.ndim == 2 and projector.dtype == gradient.dtype and not is_sharded(weight):
+            weight.grad = torch.mm(gradient, projector)
             return
         gradient = local(gradient)  # of a sharded layer: some rows, each projected on its own
         gradient.copy_(project_rows(gradient, projector))
@@ -143,16 +144,23 @@ class OrthogonalProjector(Float32Buffers):
 
     def update(self, feature_mean: Tensor, alpha: float, relative: bool) -> Tensor:
         """Take in the mean of one batch; returns alpha divided by the running mean of |hbar|^2."""
+        return as_scalar(self.learn(feature_mean, alpha, relative), self.matrix)
+
+    def learn(self, feature_mean: Tensor, alpha: float, relative: bool) -> float | Tensor:
+        """:meth:`update`, whose result is a number where the projector is in host memory."""
         table: dict[str, Any] = self._buffers  # without the search of a module
         matrix, running, updates = table["matrix"], table["energy"], table["updates"]
-        mean = (feature_mean.detach() if feature_mean.requires_grad else feature_mean).to(matrix.dtype)
-        energy = torch.dot(mean, mean)
+        mean = feature_mean.detach() if feature_mean.requires_grad else feature_mean
+        mean = mean if mean.dtype == matrix.dtype else mean.to(matrix.dtype)
+        energy: float | Tensor = torch.dot(mean, mean)
         usual: float | Tensor
         # the first mean counts whole, later ones a tenth; numbers in host memory are read without waiting
         if matrix.is_cpu:
-            first = not int(updates)
-            running.lerp_(energy, 1.0 if first else 0.1)
-            usual = max(float(running), 1e-12)
+            energy, before = float(energy), float(running)
+            first = before == 0 and not updates
+            now = energy if first else before + 0.1 * (energy - before)
+            running.fill_(now)
+            usual = max(now, 1e-12)
         else:
             first = True  # nobody knows without waiting
             running.lerp_(energy, torch.where(updates > 0, 0.1, 1.0).to(mean))
@@ -160,13 +168,21 @@ class OrthogonalProjector(Float32Buffers):
         if first:
             updates.fill_(1)
         remove_direction_(matrix, mean, alpha * usual if relative else alpha, energy)
-        strength = alpha if relative else alpha / usual
-        return strength if isinstance(strength, Tensor) else matrix.new_full((), strength)
+        return alpha if relative else alpha / usual
+
+    def trace(self) -> tuple[Tensor, int]:
+        """trace(P) and d, whose ratio is :meth:`plasticity`."""
+        matrix: Any = self._buffers["matrix"]
+        return matrix.trace(), matrix.shape[0]
 
     def plasticity(self) -> Tensor:
         """trace(P) / d."""
-        matrix: Any = self._buffers["matrix"]
-        return plasticity(matrix)
+        return plasticity(self.matrix)
+
+
+def as_scalar(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor without axes."""
+    return value if isinstance(value, Tensor) else like.new_full((), value)
 
 
 class InputCovariance(Float32Buffers):

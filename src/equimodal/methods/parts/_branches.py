@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from equimodal._utils.modules import part
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale, evaluating
 from equimodal.errors import MethodError, UnsupportedError
@@ -21,7 +22,7 @@ from equimodal.tasks import Task
 class HeadedMethod(Method):
     """Base of the methods whose unimodal outputs are those of ``self.heads``, one of its own for each modality."""
 
-    heads: Heads
+    heads: Heads = part("heads")
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the own heads."""
@@ -73,7 +74,7 @@ class ProjectingMethod(BranchMethod):
     ``scores`` it is also a look at m's score, which is among the objective's sums.
     """
 
-    projection: NoProjection
+    projection: NoProjection = part("projection")
     scores: EpochScores | None
     order: str
 
@@ -98,7 +99,7 @@ class ProjectingMethod(BranchMethod):
 
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
         """Show m's features to the projection, and m's score to what ranks them, once m's step is done."""
-        report.extras |= self.projection.learn(phase.name, descent.sums, engine)
+        report.extras_later(self.projection.learn(phase.name, descent.sums, engine))
         if self.scores is not None:
             self.scores.add(phase.name, descent.sums)
 
