@@ -157,6 +157,7 @@ class Objective:
         return cls(total, losses, sums or {}, {}, parts, every, rows or {})
 
 
+@quickly_made
 @dataclass(frozen=True)
 class Survey:
     """How a loss that is no mean over samples is computed where a batch comes in parts.

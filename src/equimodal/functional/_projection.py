@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from equimodal._utils.precision import widest_float
+from equimodal._utils.precision import in_dtype, widest_float
 from equimodal.errors import MethodError, NonFiniteError
 
 
@@ -84,7 +84,7 @@ def _removal(
     if not isinstance(alpha, Tensor) and not alpha > 0:
         raise MethodError(f"`alpha`: expected a number > 0. Found {alpha}.")
     limits = torch.finfo(projector.dtype)
-    mean = feature_mean if feature_mean.dtype == projector.dtype else feature_mean.to(projector.dtype)
+    mean = in_dtype(feature_mean, projector.dtype)
     direction = torch.mv(projector, mean)
     along = torch.dot(mean, direction)
     # k (hbar P) is a multiple of u u^T. Never more than what P has left there: exact arithmetic would not ask for more,

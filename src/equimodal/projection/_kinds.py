@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.precision import in_dtype
 from equimodal.engine import Engine, all_sum, recorded_call, recorded_inputs
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.projection._bank import FlatBank, Key
@@ -24,7 +25,6 @@ from equimodal.projection._layers import (
     layer_inputs,
     project_gradient,
 )
-
 
 Shown = dict[str, Callable[[], Tensor]]
 """Name -> what computes a scalar of a report, where it is read."""
@@ -178,7 +178,7 @@ class Orthogonal(NoProjection):
                 own[names[0]], own[names[1]] = matrix.new_zeros(len(matrix)), matrix.new_zeros(())
                 continue
             for name in names:
-                own[name] = sums[name] if sums[name].dtype == matrix.dtype else sums[name].to(matrix.dtype)
+                own[name] = in_dtype(sums[name], matrix.dtype)
         whole = engine.all_sum(own)
         shown: Shown = {}
         for number, projector in enumerate(projectors):

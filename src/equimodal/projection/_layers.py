@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equimodal._utils.precision import Float32Buffers
+from equimodal._utils.precision import Float32Buffers, in_dtype
 from equimodal.engine import is_compiled, is_sharded, local, watch
 from equimodal.errors import ModelError
 from equimodal.functional import (
@@ -150,8 +150,7 @@ class OrthogonalProjector(Float32Buffers):
         """:meth:`update`, whose result is a number where the projector is in host memory."""
         table: dict[str, Any] = self._buffers  # without the search of a module
         matrix, running, updates = table["matrix"], table["energy"], table["updates"]
-        mean = feature_mean.detach() if feature_mean.requires_grad else feature_mean
-        mean = mean if mean.dtype == matrix.dtype else mean.to(matrix.dtype)
+        mean = in_dtype(feature_mean.detach() if feature_mean.requires_grad else feature_mean, matrix.dtype)
         energy: float | Tensor = torch.dot(mean, mean)
         usual: float | Tensor
         # the first mean counts whole, later ones a tenth; numbers in host memory are read without waiting
@@ -171,7 +170,7 @@ class OrthogonalProjector(Float32Buffers):
         return alpha if relative else alpha / usual
 
     def trace(self) -> tuple[Tensor, int]:
-        """trace(P) and d, whose ratio is :meth:`plasticity`."""
+        """Trace of P, and d; their ratio is :meth:`plasticity`."""
         matrix: Any = self._buffers["matrix"]
         return matrix.trace(), matrix.shape[0]
 
@@ -216,7 +215,6 @@ class InputCovariance(Float32Buffers):
         self.count.zero_()
 
 
-@torch.no_grad()
 def add_sums(covariances: Sequence[InputCovariance], totals: Sequence[Tensor], counts: Sequence[Tensor]) -> None:
     """:meth:`InputCovariance.add_sum` of several covariances at once."""
     if not covariances:
@@ -224,7 +222,8 @@ def add_sums(covariances: Sequence[InputCovariance], totals: Sequence[Tensor], c
     table = [c._buffers for c in covariances]
     own: list[Any] = [*(b["total"] for b in table), *(b["count"] for b in table)]
     more = [*totals, *(count.sum() if count.ndim else count for count in counts)]
-    torch._foreach_add_(own, [t.to(mine.dtype) for t, mine in zip(more, own, strict=True)])
+    more = [t.detach() if t.requires_grad else t for t in more]
+    torch._foreach_add_(own, [in_dtype(t, mine.dtype) for t, mine in zip(more, own, strict=True)])
 
 
 class FlatProjector(Float32Buffers):
