@@ -184,7 +184,7 @@ class MultimodalModel(QuickParameters):
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """The parameters of the modality's encoder, found by object."""
-        return parameters_in(self.encoder(modality))
+        return list(parameters_in(self.encoder(modality)))
 
     def encode(
         self,

@@ -44,7 +44,8 @@ class _Walk:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = ref(module, partial(_forget, id(module)))
-        tables, self.parameters = _visit(module)
+        tables, parameters = _visit(module)
+        self.parameters = tuple(parameters)
         self._empty = [table for table in tables if not table]
         # the last entry is found nowhere else, so that more or fewer entries before it do not go unseen
         self._tables = [*(table for table in tables if table), {"end": object()}]
@@ -69,23 +70,29 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
-def parameters_in(module: nn.Module) -> list[nn.Parameter]:
+def _walked(module: nn.Module) -> tuple[nn.Parameter, ...]:
+    if torch.compiler.is_compiling():  # a compiler follows the walk, and not what remembers it
+        return tuple(_visit(module)[1])
+    walk = _WALKS.get(id(module))
+    if walk is None or walk.module() is not module or not walk.holds():
+        walk = _WALKS[id(module)] = _Walk(module)
+    return walk.parameters
+
+
+def parameters_in(module: nn.Module) -> tuple[nn.Parameter, ...]:
     """The parameters of ``module``, each once, in the order of ``module.parameters()``, which builds every name first.
 
     They are looked up in every step. A walk is remembered, and made again where a parameter or a module, at any depth,
-    was added, removed or replaced by another object.
+    was added, removed or replaced by another object; until then the tuple is the same object.
 
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> len(parameters_in(nn.Sequential(layer, layer)))
         2
     """
-    if torch.compiler.is_compiling():  # a compiler follows the walk, and not what remembers it
-        return _visit(module)[1]
-    walk = _WALKS.get(id(module))
-    if walk is None or walk.module() is not module or not walk.holds():
-        walk = _WALKS[id(module)] = _Walk(module)
-    return list(walk.parameters)
+    if type(module).parameters in _USUAL:
+        return _walked(module)
+    return tuple(module.parameters())  # a class with another idea of them
 
 
 def part(name: str) -> Any:
@@ -126,4 +133,7 @@ class QuickParameters(nn.Module):
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """As :meth:`torch.nn.Module.parameters`."""
-        return iter(parameters_in(self)) if recurse else super().parameters(recurse=False)
+        return iter(_walked(self)) if recurse else super().parameters(recurse=False)
+
+
+_USUAL = (nn.Module.parameters, QuickParameters.parameters)

@@ -95,10 +95,11 @@ class FiniteGradients:
         if not _SCALABLE.issuperset(map(_DTYPE, gradients)):
             return bool(torch.stack([torch.isfinite(g).all() for g in gradients]).all())
         device = gradients[0].device
-        if device not in self._scratch:
+        scratch = self._scratch.get(device)
+        if scratch is None:
             zero = torch.zeros((), device=device, dtype=torch.float32)
-            self._scratch[device] = (zero, torch.ones_like(zero))
-        bad, one = self._scratch[device]
+            scratch = self._scratch[device] = (zero, torch.ones_like(zero))
+        bad, one = scratch
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, one)
         if float(bad) == 0:
             return True

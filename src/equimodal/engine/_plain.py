@@ -184,7 +184,8 @@ class PlainEngine:
         if total == 0:
             self._clear()
             return Descent.nothing()
-        if not phase.trains:
+        first = phase.first
+        if not first.requires_grad and not phase.trains:
             raise ModelError(
                 f"Phase {phase.name!r}: expected parameters that require gradients. Found all of them frozen. "
                 "Unfreeze the encoder or head, or use a control that does not train it."
@@ -192,7 +193,7 @@ class PlainEngine:
         if phase.name not in self._known:
             self._known.add(phase.name)
             warn_about_unknown(phase.name, (*phase.parameters, *phase.auxiliary), self._optimizers)
-        looks = self._scale is not None or self._checks(phase.first)
+        looks = self._scale is not None or self._checks(first)
         before = self._statistics.copy() if self._statistics and looks else None
         try:
             if not phase.frozen:

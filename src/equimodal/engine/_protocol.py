@@ -289,7 +289,7 @@ class Phase:
     @property
     def trains(self) -> bool:
         """Whether any of the parameters gets gradients."""
-        return self.every[0].requires_grad or any(map(_TRAINED, self.every))
+        return any(map(_TRAINED, self.every))
 
     @property
     def first(self) -> nn.Parameter:

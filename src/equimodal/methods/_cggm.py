@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equimodal._utils.modules import part
+from equimodal._utils.modules import parameters_in, part
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.features import Width, single_width
@@ -185,7 +185,7 @@ class CGGM(Stateful, Method):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: model and classifiers in a single backward pass; the classifiers see detached features."""
         survey = self.direction_term.survey(self.progress.balance)
-        trained, auxiliary = list(self.model.parameters()), list(self.classifiers.parameters())
+        trained, auxiliary = parameters_in(self.model), parameters_in(self.classifiers)
         return [Phase("joint", self._objective, trained, auxiliary, survey=survey)]
 
     def _objective(self, batch: Batch) -> Objective:

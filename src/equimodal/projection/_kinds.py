@@ -48,7 +48,7 @@ class NoProjection(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.plasticity = {}
-        self._counts: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+        self._counts: dict[int, Tensor] = {}
 
     def layers(self, modality: str) -> list[Layer]:
         """The layers whose gradients are projected in m's turn."""
@@ -85,10 +85,10 @@ class NoProjection(nn.Module):
         """A number of rows as a tensor without axes; the same object for equal numbers, which nobody changes."""
         if torch.compiler.is_compiling():
             return like.new_full((), size)
-        key = (size, like.dtype, like.device)
-        if key not in self._counts:
-            self._counts[key] = like.new_full((), size)
-        return self._counts[key]
+        known = self._counts.get(size)
+        if known is None or known.dtype != like.dtype or known.device != like.device:
+            known = self._counts[size] = like.new_full((), size)
+        return known
 
     def observed(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """What counts of a layer's inputs (n, ...)."""
