@@ -201,11 +201,11 @@ class MultimodalModel(QuickParameters):
                     f"`inputs`: expected the modalities {list(names)}. Found unknown {unknown}."
                     f"{did_you_mean(unknown, names)}"
                 )
-        wanted: Sequence[str] = names if len(inputs) == len(names) else [m for m in names if m in inputs]
-        if modalities is not None:
-            wanted = modalities
-            if missing := [m for m in wanted if m not in inputs]:
-                raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
+        wanted = modalities
+        if wanted is None:
+            wanted = names if len(inputs) == len(names) else [m for m in names if m in inputs]
+        elif missing := [m for m in wanted if m not in inputs]:
+            raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
         presence = None if present is None else Presence.of(present)
         if self.stacked and len(wanted) > 1 and (presence is None or all(presence.rows(m) is None for m in wanted)):
             encoders, given = [self.encoder(m) for m in wanted], [inputs[m] for m in wanted]

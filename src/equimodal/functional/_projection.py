@@ -76,7 +76,7 @@ def _removal(
     projector: Tensor, feature_mean: Tensor, alpha: float | Tensor, energy: float | Tensor | None
 ) -> tuple[Tensor, float | None]:
     r"""A direction u and a factor c with :math:`v v^\top = c\, u u^\top`; without a factor u is v."""
-    if projector.ndim != 2 or projector.shape != feature_mean.shape * 2:
+    if feature_mean.ndim != 1 or projector.shape != feature_mean.shape * 2:
         raise MethodError(
             "`projector`, `feature_mean`: expected (d, d) and (d,). "
             f"Found {tuple(projector.shape)} and {tuple(feature_mean.shape)}."
