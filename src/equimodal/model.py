@@ -251,15 +251,15 @@ class MultimodalModel(QuickParameters):
             if type(error) not in (RuntimeError, IndexError):  # memory, devices, what compiling says
                 raise
             raise self._refused(modality, inputs, error) from error
+        if is_vector(feature, samples, self._feature_sizes[modality]):  # the common case
+            self._kinds[modality] = "vector"
+            return feature
         return self._checked(modality, feature, samples)
 
     def _checked(self, modality: str, feature: Tree, samples: int) -> Tree:
         """The feature, if it is one; its kind is remembered."""
         width = self._feature_sizes[modality]
-        if is_vector(feature, samples, width):
-            self._kinds[modality] = "vector"
-        else:
-            self._kinds[modality] = check_feature(feature, samples, width, f"encoders[{modality!r}]")
+        self._kinds[modality] = check_feature(feature, samples, width, f"encoders[{modality!r}]")
         return feature
 
     def _refused(self, modality: str, inputs: Tree, error: Exception) -> BatchError:

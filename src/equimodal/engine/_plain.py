@@ -121,7 +121,7 @@ class PlainEngine:
 
     def iteration(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
         """See :meth:`Engine.iteration`: what the method refuses is looked up, the loss scale is updated at the end."""
-        return Around(partial(self._begin, module), self._end)
+        return Around(self._begin, self._end, module)
 
     def _begin(self, module: nn.Module) -> None:
         if self._statistics is None or self._statistics.module is not module:
