@@ -19,7 +19,7 @@ from equimodal._utils import modules
 from equimodal._utils.modules import QuickParameters, parameters_in, part
 from equimodal._utils.records import quickly_made
 from equimodal.engine import Descent, Objective, Phase, Survey
-from equimodal.errors import BatchError, MethodError
+from equimodal.errors import BatchError, MethodError, NonFiniteError
 from equimodal.fusion import Concat
 from equimodal.methods import MLA, StepReport
 from equimodal.operators import OrthogonalProjector
@@ -224,6 +224,40 @@ def test_the_running_energy_takes_the_first_mean_whole_even_if_it_is_zero() -> N
     strength = projector.update(torch.tensor([1.0, 0.0], dtype=torch.float64), alpha=0.5, relative=False)
     assert float(strength) == pytest.approx(0.5 / (2.35 + 0.1 * (1 - 2.35)), abs=1e-15)
     assert strength.dtype == torch.float64
+
+
+# ---- gradients that are clipped --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-3, 0.5, 0.985, 0.999, 1.0, 1.001, 30.0])
+def test_gradients_are_clipped_as_torch_does_bit_for_bit(size: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    drawn = [torch.randn(7, 5, dtype=dtype), torch.randn(3, dtype=dtype)]
+    drawn = [g * (size / nn.utils.get_total_norm(drawn)) for g in drawn]
+    ours, theirs = ([nn.Parameter(torch.zeros_like(g)) for g in drawn] for _ in range(2))
+    engine = PlainEngine(torch.optim.SGD(ours, lr=1.0), clip_norm=1.0)
+    for p, q, g in zip(ours, theirs, drawn, strict=True):
+        p.grad, q.grad = g.clone(), g.clone()
+    engine.step(Phase("joint", lambda _: Objective(torch.zeros(())), ours))
+    nn.utils.clip_grad_norm_(theirs, 1.0)
+    torch.optim.SGD(theirs, lr=1.0).step()
+    assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True))
+
+
+def test_a_norm_that_overflows_says_nothing_about_its_gradients() -> None:
+    p = nn.Parameter(torch.zeros(3))
+    engine = PlainEngine(torch.optim.SGD([p], lr=1.0), clip_norm=1.0)
+    phase = Phase("joint", lambda _: Objective(torch.zeros(())), [p])
+    p.grad = torch.full((3,), 1e30)
+    assert not torch.isfinite(nn.utils.get_total_norm([p.grad]))
+    engine.step(phase)  # as torch, which then multiplies by 0
+    assert p.tolist() == [0.0, 0.0, 0.0]
+    p.grad = torch.tensor([0.0, float("nan"), 0.0])
+    with pytest.raises(NonFiniteError, match="Gradient of phase 'joint'"):
+        engine.step(phase)
+    assert p.tolist() == [0.0, 0.0, 0.0]
+    assert p.grad is None
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------

@@ -87,8 +87,10 @@ class FiniteGradients:
     def __init__(self) -> None:
         self._scratch: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, gradients: list[Tensor]) -> bool:
-        """Look at gradients."""
+    def __call__(self, gradients: list[Tensor], norm: Tensor | None = None) -> bool:
+        """Look at gradients; where their common norm is known and finite, they are."""
+        if norm is not None and math.isfinite(float(norm)):
+            return True
         if any_sharded(gradients):
             norms = torch.stack(torch._foreach_norm([local(g) for g in gradients]))
             return float(all_sum({"bad": (~torch.isfinite(norms).all()).double()})["bad"]) == 0

@@ -35,7 +35,7 @@ from equimodal.engine._optimizers import Displacement, as_list, warn_about_unkno
 from equimodal.engine._perturbation import Pass, descend_perturbed, descend_sharp, refuse_both
 from equimodal.engine._processes import all_sum, average_gradients, broadcast, count_samples, is_distributed
 from equimodal.engine._protocol import Descent, Objective, Phase, UpdateScale, check_objective
-from equimodal.engine._sharding import check_samples, clip_gradients, reshard
+from equimodal.engine._sharding import check_samples, clip_gradients, gradient_norm, reshard
 from equimodal.engine._sharpness import Sharpness
 from equimodal.engine._survey import any_failed, coupled, survey
 from equimodal.errors import MethodError, ModelError
@@ -177,10 +177,8 @@ class PlainEngine:
             self._renew()
         if self._sharded and (sharded := self._sharded_in(phase)):
             check_samples(sharded, phase.name, batches, phase.device)
-        if len(batches) == 1 and not self._shared:
-            total, self._in_parts = phase.count(batches[0]), False
-        else:
-            total, self._in_parts = count_samples(phase, batches, self._shared)
+        one = len(batches) == 1 and not self._shared
+        total, self._in_parts = (phase.count(batches[0]), False) if one else count_samples(phase, batches, self._shared)
         if total == 0:
             self._clear()
             return Descent.nothing()
@@ -365,11 +363,12 @@ class PlainEngine:
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         """See :meth:`Engine.step`."""
         gradients = [g for p in phase.parameters if (g := p.grad) is not None]
-        if gradients and self._checks(gradients[0]) and not self._finite(gradients):
+        norm = None if self.clip_norm is None or not gradients else gradient_norm(gradients)
+        if gradients and self._checks(gradients[0]) and not self._finite(gradients, norm):
             self._clear()
             raise blame_gradient(phase.name)
-        if self.clip_norm is not None:
-            clip_gradients(phase.parameters, self.clip_norm)
+        if self.clip_norm is not None and norm is not None:
+            clip_gradients(phase.parameters, norm, self.clip_norm)
         moves = [(Displacement(s.parameters, self._optimizers), s.factor) for s in scales] if scales else ()
         self._step_optimizers()
         for move, factor in moves:
