@@ -69,7 +69,7 @@ def test_a_data_class_that_is_made_quickly_is_the_usual_one() -> None:
         Quick(1.0, z=1)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("kind", [Phase, Objective, Descent, Survey])
+@pytest.mark.parametrize("kind", [Phase, Descent, Survey])
 def test_what_is_made_in_every_step_has_a_place_for_every_field(kind: Any) -> None:
     given = [f for f in fields(kind) if f.init]
     values = {f.name: ["p"] if f.name in ("parameters", "auxiliary", "separate", "frozen") else object() for f in given}

@@ -81,8 +81,7 @@ class SampleValues:
         return cls(values.detach(), index)
 
 
-@quickly_made
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # in the usual way, which a compiler knows: losses are compiled
 class Objective:
     """What a phase computes on one micro-batch.
 
