@@ -43,33 +43,65 @@ class Usual:
         object.__setattr__(self, "total", self.x + self.y)
 
 
-@quickly_made
+@quickly_made()
 @dataclass(frozen=True)
 class Quick(Usual):
     """The same."""
 
 
-def test_a_data_class_that_is_made_quickly_is_the_usual_one() -> None:
-    assert inspect.signature(Quick) == inspect.signature(Usual)
+@quickly_made(compiled=True)
+@dataclass(frozen=True)
+class Traced(Usual):
+    """The same, in compiled code too."""
+
+
+@pytest.mark.parametrize("kind", [Quick, Traced])
+def test_a_data_class_that_is_made_quickly_is_the_usual_one(kind: Any) -> None:
+    assert inspect.signature(kind) == inspect.signature(Usual)
     for arguments, named in (((1.0,), {}), ((1.0, ["a"]), {"y": 3.0}), ((), {"x": 1.0, "table": {"b": 1}})):
-        usual, quick = Usual(*arguments, **named), Quick(*arguments, **named)
+        usual, quick = Usual(*arguments, **named), kind(*arguments, **named)
         assert vars(usual) == vars(quick)
-        assert repr(quick) == repr(usual).replace("Usual", "Quick")
-        assert quick == Quick(*arguments, **named)
+        assert repr(quick) == repr(usual).replace("Usual", kind.__name__)
+        assert quick == kind(*arguments, **named)
         assert vars(replace(quick, y=7.0)) == vars(replace(usual, y=7.0))
         assert copy.deepcopy(quick) == pickle.loads(pickle.dumps(quick)) == quick
-    assert Quick(1.0).names is not Quick(1.0).names
+    assert kind(1.0).names is not kind(1.0).names
     with pytest.raises(FrozenInstanceError):
-        Quick(1.0).x = 2.0  # type: ignore[misc]
+        kind(1.0).x = 2.0
     with pytest.raises(ValueError, match="below 0"):
-        Quick(-1.0)
+        kind(-1.0)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
-        Quick()  # type: ignore[call-arg]
+        kind()
     with pytest.raises(TypeError, match="unexpected keyword argument 'z'"):
-        Quick(1.0, z=1)  # type: ignore[call-arg]
+        kind(1.0, z=1)
 
 
-@pytest.mark.parametrize("kind", [Phase, Descent, Survey])
+def test_compiled_code_makes_objectives_in_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(x: Tensor) -> Objective:
+        return Objective(x.sum(), sums={"n": x.detach().sum()})
+
+    x = torch.ones(3, requires_grad=True)
+    for call in (made, torch.compile(made, backend="eager", fullgraph=True)):
+        objective = call(x)
+        assert float(objective.total.detach()) == float(objective.sums["n"]) == 3
+        assert objective.losses == objective.parts == objective.rows == {}
+        assert objective.weights is None
+        assert objective.score_inputs is None
+    calls: list[str] = []
+    table = Objective.__init__.__globals__
+    usual = table["_usual"]
+
+    def noted(*arguments: Any) -> None:
+        calls.append("usual")
+        usual(*arguments)
+
+    monkeypatch.setitem(table, "_usual", noted)
+    monkeypatch.setitem(table, "_is_compiling", lambda: True)
+    assert vars(made(x)).keys() == {f.name for f in fields(Objective)}
+    assert calls == ["usual"]
+
+
+@pytest.mark.parametrize("kind", [Phase, Objective, Descent, Survey])
 def test_what_is_made_in_every_step_has_a_place_for_every_field(kind: Any) -> None:
     given = [f for f in fields(kind) if f.init]
     values = {f.name: ["p"] if f.name in ("parameters", "auxiliary", "separate", "frozen") else object() for f in given}

@@ -81,7 +81,8 @@ class SampleValues:
         return cls(values.detach(), index)
 
 
-@dataclass(frozen=True)  # in the usual way, which a compiler knows: losses are compiled
+@quickly_made(compiled=True)
+@dataclass(frozen=True)
 class Objective:
     """What a phase computes on one micro-batch.
 
@@ -156,7 +157,7 @@ class Objective:
         return cls(total, losses, sums or {}, {}, parts, every, rows or {})
 
 
-@quickly_made
+@quickly_made()
 @dataclass(frozen=True)
 class Survey:
     """How a loss that is no mean over samples is computed where a batch comes in parts.
@@ -224,7 +225,7 @@ def _listed(where: str, value: Iterable[Any]) -> list[Any]:
     return list(value)
 
 
-@quickly_made
+@quickly_made()
 @dataclass(frozen=True)
 class Phase:
     """One update inside a training step: a loss and the parameters that it moves.
@@ -301,7 +302,7 @@ class Phase:
         return self.first.device
 
 
-@quickly_made
+@quickly_made()
 @dataclass(frozen=True)
 class Descent:
     """What :meth:`Engine.descend` found; gradients are in place, these are the detached values of the first pass.
