@@ -91,6 +91,7 @@ test-faults: $(DEV_STAMP)
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/recipe_steps.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/studies.py

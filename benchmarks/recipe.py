@@ -184,7 +184,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    found = {name: kept for name in arguments.settings.split(",") if (kept := read(arguments, name)) is not None}
+    kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}  # settings not asked for stay
+    kept |= {name: new for name in arguments.settings.split(",") if (new := read(arguments, name)) is not None}
+    found = {name: kept[name] for name in SETTINGS if name in kept}
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     lines = table(found)
     print("\n".join(lines))

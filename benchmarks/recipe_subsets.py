@@ -13,15 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from equimodal import Batch
 from equimodal.data import loader
 from equimodal.diagnostics import Outcomes, sample_terms, subsets_of
-from equimodal.methods import default_method
+from equimodal.methods import Method, default_method
 from equimodal.studies import build_data, cell_folder, load_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,18 +35,34 @@ RESULT, PAGE = Path("benchmarks/results/recipe_subsets.json"), Path("docs/benchm
 
 
 def outcomes(folder: Path) -> Outcomes:
-    """Terms of the score with one column for each subset, so that the score is the mean over the subsets."""
+    """Terms of the score with columns for each subset, so that the score is the mean over the subsets.
+
+    A sample that lacks all modalities of a subset by itself does not count there.
+    """
     config, _, method = load_run(folder)
-    split = build_data(replace(config.data, missing=None)).test
+    batches = list(loader(build_data(replace(config.data, missing=None)).test, 128))
     columns = []
     for subset in subsets_of(method.modalities):
-        found = []
-        for batch in loader(split, 512):
-            inputs = {m: batch.inputs[m] for m in subset}
-            present = {m: mask for m, mask in (batch.present or {}).items() if m in subset}
-            found.append(sample_terms(method.task, method.predict(inputs, present).output, batch.target))
+        found = [terms(method, batch, subset) for batch in batches]
         columns.append([np.concatenate([getattr(f, part) for f in found]) for part in ("numerator", "denominator")])
     return Outcomes(*(np.concatenate([c[i] for c in columns], axis=1) for i in range(2)))
+
+
+def terms(method: Method, batch: Batch, subset: Sequence[str]) -> Outcomes:
+    """Of the samples of a batch, read from some modalities."""
+    present = {m: mask for m, mask in (batch.present or {}).items() if m in subset}
+    some = torch.ones(len(batch), dtype=torch.bool)
+    if len(present) == len(subset):
+        some = torch.stack(list(present.values())).any(0)
+    if not some.any():
+        return Outcomes(*np.zeros((2, len(batch), 1), np.float32))
+    chosen = batch.select(some.nonzero()[:, 0])
+    present = {m: mask[some] for m, mask in present.items()}
+    output = method.predict({m: chosen.inputs[m] for m in subset}, present).output
+    found = sample_terms(method.task, output, chosen.target)
+    whole = np.zeros((2, len(batch), 1), np.float32)  # scores of the table have one column
+    whole[:, some.numpy()] = found.numerator, found.denominator
+    return Outcomes(*whole)
 
 
 def read(arguments: argparse.Namespace, name: str) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ from equimodal.diagnostics import subset_table
 from equimodal.fusion import Concat
 from equimodal.methods import EpochContext, Method, get
 
+Optimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
 CLASSES, WIDTH, INPUT, SIZE, STEPS_PER_EPOCH = 10, 64, 32, 32, 1000
 # entry -> (method, options, bound with linear encoders, bound with recurrent ones); bounds of the time, in bare loops
 ENTRIES: dict[str, tuple[str, dict[str, Any], float, float]] = {
@@ -82,8 +83,8 @@ def method_of(name: str, options: dict[str, Any], kind: str, count: int) -> Meth
     return get(name)(model(kind, count), Classification(CLASSES), **options).train()
 
 
-def library_step(method: Method, data: Batch) -> Callable[[], Any]:
-    engine = PlainEngine(sgd(method.parameters()))
+def library_step(method: Method, data: Batch, optimizer_of: Optimizer = sgd) -> Callable[[], Any]:
+    engine = PlainEngine(optimizer_of(method.parameters()))
     method.on_train_epoch_start(EpochContext(epoch=0, epochs=1, steps=STEPS_PER_EPOCH, engine=engine))
     return lambda: method.training_step(data, engine)
 
@@ -91,10 +92,10 @@ def library_step(method: Method, data: Batch) -> Callable[[], Any]:
 # ---- bare loops: they take their modules from a method that they do not step ----------------------------------------
 
 
-def bare_joint(method: Any, data: Batch) -> Callable[[], None]:
+def bare_joint(method: Any, data: Batch, optimizer_of: Optimizer = sgd) -> Callable[[], None]:
     encoders, head = [method.model.encoder(m) for m in method.modalities], method.model.head
     inputs, y = list(data.inputs.values()), data.target
-    optimizer = sgd(method.parameters())
+    optimizer = optimizer_of(method.parameters())
 
     def step() -> None:
         optimizer.zero_grad()
@@ -104,11 +105,11 @@ def bare_joint(method: Any, data: Batch) -> Callable[[], None]:
     return step
 
 
-def bare_multi_loss(method: Any, data: Batch) -> Callable[[], None]:
+def bare_multi_loss(method: Any, data: Batch, optimizer_of: Optimizer = sgd) -> Callable[[], None]:
     encoders, head = [method.model.encoder(m) for m in method.modalities], method.model.head
     own = [method.heads[m] for m in method.modalities]
     inputs, y = list(data.inputs.values()), data.target
-    optimizer = sgd(method.parameters())
+    optimizer = optimizer_of(method.parameters())
 
     def step() -> None:
         optimizer.zero_grad()
@@ -122,12 +123,12 @@ def bare_multi_loss(method: Any, data: Batch) -> Callable[[], None]:
     return step
 
 
-def bare_mla(method: Any, data: Batch) -> Callable[[], None]:
+def bare_mla(method: Any, data: Batch, optimizer_of: Optimizer = sgd) -> Callable[[], None]:
     encoders, head = [method.model.encoder(m) for m in method.modalities], method.head
     inputs, y = list(data.inputs.values()), data.target
     output = next(m for m in head.modules() if isinstance(m, nn.Linear))
-    optimizer = sgd(method.parameters())
-    projector, done = torch.eye(WIDTH), 0
+    optimizer = optimizer_of(method.parameters())
+    projector, done = torch.eye(output.in_features), 0
 
     def step() -> None:
         nonlocal done, projector
@@ -146,12 +147,12 @@ def bare_mla(method: Any, data: Batch) -> Callable[[], None]:
     return step
 
 
-def bare_cggm(method: Any, data: Batch) -> Callable[[], None]:
+def bare_cggm(method: Any, data: Batch, optimizer_of: Optimizer = sgd) -> Callable[[], None]:
     encoders, head = [method.model.encoder(m) for m in method.modalities], method.model.head
     own = [method.classifiers[m] for m in method.modalities]
     inputs, y = list(data.inputs.values()), data.target
-    count = len(encoders)
-    optimizer = sgd(method.parameters())
+    count, size = len(encoders), len(data)
+    optimizer = optimizer_of(method.parameters())
     balance = torch.full((count,), (count - 1) / count)
     correct, average, batches, windows = torch.zeros(count), torch.zeros(count), 0, 0
 
@@ -161,22 +162,22 @@ def bare_cggm(method: Any, data: Batch) -> Callable[[], None]:
         features = [f(x) for f, x in zip(encoders, inputs, strict=True)]
         u = torch.cat(features, 1)
         z = head(u)
-        hot = nn.functional.one_hot(y, CLASSES).float()
-        fused = (z.softmax(1) - hot).T @ u / SIZE
+        hot = nn.functional.one_hot(y, z.shape[1]).float()
+        fused = (z.softmax(1) - hot).T @ u / size
         loss, cosines, right = cross_entropy(z, y), [], []
         for i, (h, f) in enumerate(zip(own, features, strict=True)):
             f = f.detach()
             z = h(f)
             loss = loss + cross_entropy(z, y)
-            mine = (z.detach().softmax(1) - hot).T @ f / SIZE
+            mine, width = (z.detach().softmax(1) - hot).T @ f / size, f.shape[1]
             cosines.append(nn.functional.cosine_similarity(
-                fused[:, i * WIDTH : (i + 1) * WIDTH].flatten(), mine.flatten(), dim=0))  # fmt: skip
+                fused[:, i * width : (i + 1) * width].flatten(), mine.flatten(), dim=0))  # fmt: skip
             right.append((z.argmax(1) == y).sum())
         (loss + 0.2 * (balance.abs() - balance * torch.stack(cosines)).mean()).backward()
         correct = correct + torch.stack(right)
         batches += 1
         if batches == 10:
-            score = correct / (10 * SIZE)
+            score = correct / (10 * size)
             change = 0.5 * (score - average) if windows else torch.zeros(count)
             average = average + change if windows else score
             delta = change.clamp_min(0) + 1e-3
@@ -193,29 +194,30 @@ def bare_cggm(method: Any, data: Batch) -> Callable[[], None]:
     return step
 
 
-def bare_mie(sam: bool) -> Callable[[Any, Batch], Callable[[], None]]:
-    def make(method: Any, data: Batch) -> Callable[[], None]:
+def leaves(module: nn.Module) -> list[nn.Module]:
+    """The layers of a chain of layers; recurrent ones stay whole."""
+    return [module] if isinstance(module, Recurrent) else [m for m in module.modules() if not list(m.children())]
+
+
+def bare_mie(sam: bool) -> Callable[..., Callable[[], None]]:
+    def make(method: Any, data: Batch, optimizer_of: Optimizer = sgd) -> Callable[[], None]:
         encoders = [method.model.encoder(m) for m in method.modalities]
         heads = [method.heads[m] for m in method.modalities]
         inputs, y = list(data.inputs.values()), data.target
-        optimizer = sgd(method.parameters())
+        optimizer = optimizer_of(method.parameters())
         # every linear layer of a branch, with its projector (the identity in the first epoch) and its covariance
-        heads = [nn.Sequential(*(m for m in h.modules() if not list(m.children()))) for h in heads]
-        known = [[m for m in (f, *h) if isinstance(m, nn.Linear)] for f, h in zip(encoders, heads, strict=True)]
+        chains = [[*leaves(f), *leaves(h)] for f, h in zip(encoders, heads, strict=True)]
+        own = [list(nn.ModuleList(chain).parameters()) for chain in chains]
         branches = [
-            [(m, torch.eye(m.in_features), torch.zeros(m.in_features, m.in_features)) for m in layers]
-            for layers in known
-        ]
+            [(m, torch.eye(m.in_features), torch.zeros(m.in_features, m.in_features)) for m in chain
+             if isinstance(m, nn.Linear)] for chain in chains
+        ]  # fmt: skip
 
         def step() -> None:
-            for f, x, h, layers in zip(encoders, inputs, heads, branches, strict=True):
-                parameters = [*f.parameters(), *h.parameters()]
+            for x, chain, layers, parameters in zip(inputs, chains, branches, own, strict=True):
                 optimizer.zero_grad()
-                seen = []
-                value = f(x)
-                if isinstance(f, nn.Linear):
-                    seen.append(x)
-                for module in h:
+                seen, value = [], x
+                for module in chain:
                     if isinstance(module, nn.Linear):
                         seen.append(value)
                     value = module(value)
@@ -227,7 +229,10 @@ def bare_mie(sam: bool) -> Callable[[Any, Batch], Callable[[], None]]:
                         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(first)))
                         torch._foreach_add_(parameters, torch._foreach_mul(first, 0.05 / norm))
                     optimizer.zero_grad()
-                    cross_entropy(h(f(x)), y).backward()
+                    value = x
+                    for module in chain:
+                        value = module(value)
+                    cross_entropy(value, y).backward()
                     with torch.no_grad():
                         torch._foreach_copy_(parameters, kept)
                         second = [p.grad for p in parameters]
@@ -244,7 +249,7 @@ def bare_mie(sam: bool) -> Callable[[Any, Batch], Callable[[], None]]:
     return make
 
 
-BARE: dict[str, Callable[[Any, Batch], Callable[[], None]]] = {
+BARE: dict[str, Callable[..., Callable[[], None]]] = {
     "Joint": bare_joint, "MultiLoss": bare_multi_loss, "MLA": bare_mla, "CGGM": bare_cggm,
     "MIE, sam none": bare_mie(sam=False), "MIE, sam full": bare_mie(sam=True),
 }  # fmt: skip

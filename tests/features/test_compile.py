@@ -159,3 +159,14 @@ def test_compiled_options_reach_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         PlainEngine(torch.optim.SGD(method.parameters(), lr=0.1), compile=options)
         method.training_step(data(), sgd(method, compile=options))
     assert asked == [{}, {"mode": "default"}]
+
+
+def test_what_the_compiler_cannot_do_is_said_with_the_phase() -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler found")
+
+    method = plain_method(("MultiLoss", {}))
+    before = [p.detach().clone() for p in method.parameters()]
+    with pytest.raises(UnsupportedError, match=r"`compile` \(phase '\w+'\).*no compiler found"):
+        method.training_step(data(), sgd(method, compile={"backend": broken}))
+    assert all(map(torch.equal, before, method.parameters()))

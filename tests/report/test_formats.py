@@ -177,6 +177,11 @@ def test_each_mark_is_escaped(mark: str) -> None:
     assert mark not in re.sub(r"\\[a-z]+\{\}|\\[&%$#_{}]", "", latex_escaped(f"a{mark}b"))
 
 
+def test_greek_letters_and_signs_are_mathematics() -> None:
+    assert latex_escaped("MLA, α ≥ 0.2 − λΩ") == r"MLA, $\alpha$ $\geq$ 0.2 $-$ $\lambda$$\Omega$"
+    assert latex_escaped("ü") == "ü"
+
+
 def test_marks_that_tex_would_join_stay_apart() -> None:
     assert latex_escaped("a--b---c") == "a-{}-b-{}-{}-c"
     assert latex_escaped("[x]") == "{}[x]"

@@ -19,6 +19,7 @@ from equimodal.studies import RunConfig, build_data, fit, load_run, run
 from equimodal.studies.runs import _fit, _run
 from equimodal.studies.setup import resolved_options, seeded
 from equimodal.tasks import Classification
+from tests.helpers import assert_near
 from tests.studies.helpers import Whole, arrays, assert_same_run, config, history, weights, without_time
 
 RESUMED: list[tuple[str, dict[str, Any]]] = [
@@ -350,3 +351,30 @@ def test_bfloat16_runs(tmp_path: Path) -> None:
     metrics = run(config("MLA", epochs=1, precision="bf16-mixed"), tmp_path / "a", loggers=False)
     assert 0 <= metrics["test"]["score"] <= 1
     assert without_time(metrics)
+
+
+# ---- compiled losses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "asked"), [(True, {}), ("max-autotune", {"mode": "max-autotune"})])
+def test_a_compiled_run_asks_torch_and_learns_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: bool | str, asked: dict[str, Any]
+) -> None:
+    found: list[dict[str, Any]] = []
+
+    def compile_(function: Any, **options: Any) -> Any:
+        found.append(options)
+        return function
+
+    run(config("MLA"), tmp_path / "eager")
+    assert not found
+    monkeypatch.setattr(torch, "compile", compile_)
+    run(config("MLA", compile=value), tmp_path / "compiled")
+    assert found == [asked]
+    assert yaml.safe_load((tmp_path / "compiled" / "config.yaml").read_text())["training"]["compile"] == value
+    assert_near(weights(tmp_path / "compiled"), weights(tmp_path / "eager"), 0.0)
+
+
+def test_an_unknown_way_to_compile_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(MethodError, match=r"`training.compile`: expected true, false or a mode.*'reduce-overhead'\?"):
+        config(compile="reduce_overhead")

@@ -21,9 +21,10 @@ from equimodal.studies.setup import method_options
 from equimodal.studies.tuning import greedy_selection, importance, option_space
 from equimodal.studies.tuning._candidates import Bench, Candidate, candidates, simplest
 from equimodal.studies.tuning._ensemble import average, select_ensemble
+from equimodal.studies.tuning._journal import ranges_of
 from equimodal.studies.tuning._outputs import Outputs, folds, groups_of, read_outputs, write_outputs
 from equimodal.studies.tuning._plan import rungs, trial_length
-from equimodal.studies.tuning._space import Choice, Range, number_range
+from equimodal.studies.tuning._space import Choice, Range, drawn, number_range
 from tests.studies.helpers import config
 
 
@@ -137,6 +138,23 @@ def test_the_cost_of_a_step_counts_what_options_add() -> None:
     assert declared_cost(sharp, 2) == 2.0
     assert declared_cost(config("Unimodal"), 4) == 0.25
     assert declared_cost(config("MIE"), 2) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        (Choice(("a", "b")), Choice(("a", "b", "c"))),
+        (Range(0.1, 10.0, log=True), Range(0.0, 1.0)),
+        (Range(1, 16, whole=True), Range(8, 64, log=True, whole=True)),
+    ],
+)
+def test_a_parameter_is_drawn_from_what_it_was_drawn_from_first(then: Choice | Range, now: Choice | Range) -> None:
+    study = pytest.importorskip("optuna").create_study()
+    drawn(study.ask(), "x", then)
+    assert ranges_of(study) == {"x": then}
+    with pytest.raises(ValueError, match="does not support|Cannot set different"):
+        drawn(study.ask(), "x", now)
+    drawn(study.ask(), "x", ranges_of(study)["x"])
 
 
 # ---- stored outputs --------------------------------------------------------------------------------------------------

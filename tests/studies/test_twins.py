@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from equimodal.studies import Entry, StudyError, compare
+from equimodal.studies.comparisons._twins import take_over
 from equimodal.studies.runs import verify
+from tests.features.killed import in_process
 from tests.studies.helpers import assert_same_run
 from tests.studies.test_compare import counted, study
 
@@ -60,6 +63,21 @@ def test_a_later_entry_takes_over_what_is_finished(tmp_path: Path, monkeypatch: 
     compare(study(twins(), [0]), tmp_path / "s", cost=False, cells=["three/seed0"])
     assert started == []
     verify(place(tmp_path / "s", "three"))
+
+
+def _cut_copy(run: str, folder: str) -> None:
+    """Take over, and end as a killed process does before the copy has its name."""
+    Path.rename = lambda *_: os._exit(9)  # type: ignore[method-assign]
+    take_over(Path(run), Path(folder))
+
+
+def test_a_copy_that_was_cut_off_is_not_left_behind(tmp_path: Path) -> None:
+    compare(study({"one": Entry("MultiLoss")}, [0]), tmp_path / "s", cost=False)
+    assert in_process(_cut_copy, str(place(tmp_path / "s", "one")), str(place(tmp_path / "s", "two"))) == 9
+    assert list((tmp_path / "s").rglob(".twin*"))
+    assert take_over(place(tmp_path / "s", "one"), place(tmp_path / "s", "two"))
+    assert not list((tmp_path / "s").rglob(".twin*"))
+    verify(place(tmp_path / "s", "two"))
 
 
 def test_each_writes_its_own_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

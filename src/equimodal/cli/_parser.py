@@ -127,10 +127,11 @@ class CommandParser:
         # jsonargparse says only in the text of its errors which option or key they are about
         text = " ".join(message.split())
         unknown = re.search(r"unrecognized arguments: (.*)", text) or re.search(r"Option '(\S+)' is not accepted", text)
-        if unknown:
-            name = unknown[1].split()[0].split("=")[0]
+        inside = re.search(r"Parser key \"(\S+)\":.*Got value: NestedArg\(key='([^']+)'", text)
+        if unknown or inside:
+            name = unknown[1].split()[0].split("=")[0] if unknown else f"--{inside[1]}.{inside[2]}" if inside else ""
             dashes = "--" if name.startswith("--") else ""
-            hint = did_you_mean(name, [dashes + known for known in self.known])
+            hint = did_you_mean(name, [dashes + known for known in self.known]) + self._free(name)
             kind = "option" if name.startswith("-") else "field or argument"
             text = f"unknown {kind} {name!r}.{hint}"
         text = re.sub(r"Parser key \"(\S+)\":", r"`\1`:", text)
@@ -148,6 +149,13 @@ class CommandParser:
             allowed = re.findall(r"'([^']+)'", choice[1])
             text = f"{text}.{did_you_mean(choice[2], allowed)}"
         return UsageError(f"{self.prog}: error: {text}{'' if text.endswith('?') else '.'} See: {self.see}")
+
+    def _free(self, name: str) -> str:
+        """Where options go that a dataset, a fusion or a method knows, if ``name`` is below something that has some."""
+        field, _, option = name.lstrip("-").rpartition(".")
+        places = [f"{p}.{option}" for p in (f"{field}.options", f"{field}_options") if p in self.known]
+        places += [known for known in self.known if known == f"options.{option}"]
+        return f" Its own options are given as --{places[0]}." if field and option and places else ""
 
 
 def _values(text: str, **_: Any) -> Any:

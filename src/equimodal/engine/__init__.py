@@ -1,5 +1,6 @@
 """The engine of a plain loop, :class:`PlainEngine`, which needs torch only; and what methods may ask of any engine."""
 
+from equimodal.engine._compiled import check_compile_mode
 from equimodal.engine._copies import engine_beside, fresh_optimizer
 from equimodal.engine._features import FEATURES, departures
 from equimodal.engine._gradients import Gradients
@@ -41,6 +42,7 @@ __all__ = [
     "all_sum",
     "average_statistics",
     "cancels_scale",
+    "check_compile_mode",
     "departures",
     "engine_beside",
     "evaluating",

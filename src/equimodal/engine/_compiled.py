@@ -13,9 +13,26 @@ import torch
 from equimodal.batch import Batch
 from equimodal.engine._protocol import Objective, Phase, SampleValues, check_objective
 from equimodal.engine._recording import recompiles
-from equimodal.errors import EquimodalWarning, MethodError
+from equimodal.errors import EquimodalWarning, MethodError, UnsupportedError, did_you_mean
 
 _GRAPH_MODES = ("reduce-overhead", "max-autotune")
+
+
+def check_compile_mode(name: str, mode: str) -> None:
+    """Raise unless ``mode`` is one of ``torch.compile``.
+
+    Args:
+        name: of the parameter, for the message.
+        mode: such as ``"reduce-overhead"``.
+
+    Raises:
+        MethodError: torch does not know it; the message names those that it knows.
+    """
+    if mode not in (known := list(torch._inductor.list_mode_options())):
+        raise MethodError(
+            f"`{name}`: expected true, false or a mode of torch.compile, one of {known}. Found {mode!r}."
+            f"{did_you_mean(mode, known)}"
+        )
 
 
 class CompiledLoss:
@@ -35,8 +52,7 @@ class CompiledLoss:
 
     def __init__(self, options: bool | str | Mapping[str, Any]) -> None:
         if isinstance(options, str):
-            if options not in (known := list(torch._inductor.list_mode_options())):
-                raise MethodError(f"`compile`: expected a mode of torch.compile, one of {known}. Found {options!r}.")
+            check_compile_mode("compile", options)
             options = {"mode": options}
         inside = options.get("options") or {} if isinstance(options, Mapping) else {}
         if not isinstance(options, (bool, Mapping)) or not isinstance(inside, Mapping):
@@ -64,8 +80,15 @@ class CompiledLoss:
         graphs = self.graphs and not self._is_incomplete(phase, batch)
         if self._room is None:
             self._room = recompiles()
-        with self._room:
-            objective = self._call(graphs)(phase.objective, batch)
+        try:
+            with self._room:
+                objective = self._call(graphs)(phase.objective, batch)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            said = " ".join(str(error).split())[:300]
+            raise UnsupportedError(
+                f"`compile` (phase {phase.name!r}): expected a loss that torch.compile can compile here. It says: "
+                f"{said}. Mend that, or leave `compile` out."
+            ) from error
         check_objective(phase, objective)
         return _copied(objective) if graphs else objective
 

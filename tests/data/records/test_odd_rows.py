@@ -31,7 +31,7 @@ def stored(path: Path, own: list[dict[str, Any]]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("cache_bytes", [1 << 29, 300])  # kept in memory, or read from row groups
+@pytest.mark.parametrize("cache_bytes", [1 << 29, 500])  # kept in memory, or read from row groups
 @pytest.mark.parametrize(
     ("column", "kind", "odd"),
     [

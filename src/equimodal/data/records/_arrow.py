@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from equimodal.errors import missing_extra
+from equimodal._utils.arrays import npy_of
+from equimodal.errors import DataError, missing_extra
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 _NUMBERS = {"float": "float32", "double": "float64", "halffloat": "float16"}
 Names = tuple[str, ...] | None
+NPY = b"\x93NUMPY"
+"""How a .npy file begins."""
+_HEAD = 10  # bytes before the header of a .npy file of version 1; the last two say how long it is
 MEDIA = {"bytes", "path"}
 """What Hugging Face stores of a picture or a sound; both are null where a row has none."""
 
@@ -65,8 +70,10 @@ def library(purpose: str) -> Any:
 
 
 def one_array(column: Any) -> Any:
-    """A column in pieces as one array."""
-    return column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    """A column in pieces as one array; of one piece nothing is copied."""
+    if not hasattr(column, "combine_chunks"):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def filled(array: Any) -> Mask:
@@ -74,13 +81,19 @@ def filled(array: Any) -> Mask:
     kind, parts = array.type, [array]
     if library("Reading Arrow").types.is_struct(kind) and {kind.field(i).name for i in range(kind.num_fields)} == MEDIA:
         parts = array.flatten()
+    elif not array.null_count:
+        return np.ones(len(array), bool)
     found = [part.is_valid().to_numpy(zero_copy_only=False) for part in parts]
     return np.asarray(np.logical_or.reduce(found), bool)
 
 
 def is_empty_media(content: Any) -> bool:
     """Whether a plain content is the ``{bytes: None, path: None}`` of a missing media file."""
-    return isinstance(content, Mapping) and set(content) == MEDIA and all(part is None for part in content.values())
+    if isinstance(content, (bytes, np.ndarray)) or not isinstance(
+        content, Mapping
+    ):  # the question about a mapping lasts
+        return False
+    return set(content) == MEDIA and all(part is None for part in content.values())
 
 
 def chosen(array: Any, places: Rows) -> Any:
@@ -145,6 +158,61 @@ def dense(array: Any, expected: tuple[int, ...] | None = None) -> Array:
     except GapError as error:
         raise GapError(error.place // max(1, first), True) from None
     return inner.reshape(len(array), first, *inner.shape[1:])
+
+
+def npy_contents(array: Any) -> Array | None:
+    """Numbers (n, ...) of n present contents of .npy files with equal headers; ``None`` where they are something else.
+
+    It is a view of the contents: no object of Python is made of any but the first.
+    """
+    pa = library("Reading Arrow")
+    if not pa.types.is_binary(array.type) or not len(array):
+        return None
+    first = array[0].as_py()
+    size, head = len(first), _HEAD + int.from_bytes(first[_HEAD - 2 : _HEAD], "little")
+    found = _npy_layout(first[:head], size) if first[: len(NPY)] == NPY else None
+    if found is None:
+        return None
+    _, offsets, data = array.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    if (np.diff(bounds) != size).any():
+        return None
+    contents = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]].reshape(len(array), size)
+    if (contents[:, :head] != contents[0, :head]).any():
+        return None
+    entry = np.dtype({"names": ["x"], "formats": [found], "offsets": [head], "itemsize": size})
+    return np.asarray(contents.view(entry)["x"][:, 0])
+
+
+@lru_cache(maxsize=64)
+def _npy_layout(head: bytes, size: int) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
+    """Type and shape of a .npy file of ``size`` bytes by its header of version 1; ``None`` if it is not plain."""
+    try:
+        sample = np.asarray(npy_of(head.ljust(size, b"\0"), "the content"))
+    except DataError:
+        return None
+    plain = sample.dtype.kind in "biuf" and sample.flags.c_contiguous and 0 < sample.nbytes == size - len(head)
+    return (sample.dtype, sample.shape) if plain else None
+
+
+def one_by_one(array: Any) -> Callable[[int], Any]:
+    """A function that gives one content by its place: plain, lists of numbers as an array if they are of one shape."""
+    pa, kind = library("Reading Arrow"), array.type
+    if element_type(kind) is not None and hasattr(kind, "value_type"):
+        return lambda place: _plain(array.slice(place, 1))
+    if not pa.types.is_binary(kind) or array.null_count or not len(array):
+        return lambda place: array[place].as_py()
+    _, offsets, data = array.buffers()
+    bounds, content = memoryview(offsets).cast("B").cast("i")[array.offset :], memoryview(data)
+    return lambda place: bytes(content[bounds[place] : bounds[place + 1]])
+
+
+def _plain(content: Any) -> Any:
+    """One list of numbers as an array; as a list where it is none, which is for the function that decodes it."""
+    try:
+        return dense(content)[0]
+    except (UnevenError, GapError):
+        return content.to_pylist()[0]
 
 
 def padded(array: Any, length: int, expected: tuple[int, ...] | None = None) -> tuple[Array, Mask]:

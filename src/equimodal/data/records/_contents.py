@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +20,11 @@ from equimodal.data.records._arrow import (
     element_type,
     filled,
     is_empty_media,
+    npy_contents,
+    one_by_one,
     padded,
 )
+from equimodal.data.records._block_cache import Block, BlockCache
 from equimodal.data.records._field import DecodeError, Field
 from equimodal.data.records._reader import Array, Mask, Reader, Rows
 from equimodal.errors import DataError
@@ -50,9 +52,6 @@ class Contents(RowArray):
     ) -> None:  # fmt: skip
         self._reader, self._column, self._field, self._there, self._root = reader, column, field, there, root
         self._modality = modality
-        self.kept = 1
-        """Blocks that are kept, where the collection is read in blocks."""
-        self._blocks: OrderedDict[int, Any] = OrderedDict()
         self._shape: tuple[int, ...] | None = None
         self._type: np.dtype[Any] = np.dtype(np.float32)
         content = reader.take(column, np.array([first]))
@@ -60,30 +59,45 @@ class Contents(RowArray):
         self._shape = own[0].shape[1:]
         wide = np.dtype(np.float64) if is_wide(own[0]) else np.dtype(np.float32)
         self._type = np.dtype(np.int64) if field.kind == "tokens" else wide
-        element = element_type(getattr(content, "type", None)) if field.decode is None else None
+        kind = getattr(content, "type", None)
+        element = element_type(kind) if field.decode is None else None
         self.plain = element is not None
         """The contents are numbers already, so that they may be kept in memory."""
         self.element = element or own[0].dtype
+        numbers = kind is not None and self._of_arrays(content, np.array([first])) is not None
+        steps = self._shape[0] if numbers and field.length is not None else 0
+        self.row_bytes = int(np.prod(self._shape)) * self.element.itemsize + steps if numbers else 0
+        """Of a sample that is kept as numbers with its block; 0 where contents are kept as they are."""
         super().__init__((len(reader), *self._shape), self._type, field.length is not None, statistics)
+        self._blocks = None if reader.starts is None else BlockCache(reader.starts, self._read_block, self._type)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The state for another process, which reads its own blocks."""
-        return {**self.__dict__, "_blocks": OrderedDict()}
+    def keep(self, count: int) -> None:
+        """Keep so many blocks, where the collection is read in blocks; by default one."""
+        if self._blocks is not None:
+            self._blocks.resize(count)
 
     def take(self, rows: Rows) -> tuple[Array, Mask | None]:
-        starts = self._reader.starts
-        if starts is None:
+        blocks = self._blocks
+        if blocks is None:
             values, real = self._converted(self._reader.take(self._column, rows), rows)
             return np.require(values, self._type, "W"), real
-        owner = np.searchsorted(starts, rows, side="right") - 1
-        out = np.empty((len(rows), *self.shape[1:]), self._type)
-        mask = np.zeros((len(rows), self.shape[1]), bool) if self.padded else None
-        for number in np.unique(owner):
-            places = np.flatnonzero(owner == number)
-            values, real = self._of_block(int(number), rows[places])
-            out[places] = values
+        out = np.empty((0, *self.shape[1:]), self._type)
+        mask = np.zeros((0, self.shape[1]), bool) if self.padded else None
+        for number, (which, places, numeric) in enumerate(blocks.gathers(rows)):
+            own = rows if which is None else rows[which]
+            if numeric:
+                self._refuse_empty(blocks.filled(places), own)
+                values, real = blocks.numbers(places)
+            else:
+                values, real = self._of_objects(blocks.contents(places), own)
+            if which is None:
+                return values.astype(self._type, copy=False), real
+            if not number:
+                out = np.empty((len(rows), *self.shape[1:]), self._type)
+                mask = None if mask is None else np.zeros((len(rows), self.shape[1]), bool)
+            out[which] = values
             if mask is not None and real is not None:
-                mask[places] = real
+                mask[which] = real
         return out, mask
 
     def pieces(self) -> Iterator[tuple[Array, Rows]]:
@@ -99,7 +113,7 @@ class Contents(RowArray):
                 if starts is None:
                     own, real = self._converted(self._reader.take(self._column, rows), rows)
                 else:
-                    own, real = self._of_block(number, rows, keep=False)
+                    own, real = self._of_block(self._read_block(number), there, rows)
                 values[there] = own
                 lengths[there] = 0 if real is None else real.sum(1)
             yield values, lengths
@@ -124,48 +138,49 @@ class Contents(RowArray):
                 known.update(b"" if real is None else real.tobytes())
         return known.hexdigest()
 
-    def _of_block(self, number: int, rows: Rows, keep: bool = True) -> tuple[Array, Mask | None]:
-        """Samples of ``rows``, all of one block."""
-        starts = np.zeros(1) if self._reader.starts is None else self._reader.starts
-        if number in self._blocks:
-            self._blocks.move_to_end(number)
-            places, values, real, array = self._blocks[number]
-        else:
-            while len(self._blocks) >= self.kept and keep:
-                self._blocks.popitem(last=False)
-            places, values, real, array = self._read_block(number)
-            if keep:
-                self._blocks[number] = places, values, real, array
-        own = places[rows - int(starts[number])]
-        if (own < 0).any():
-            row = int(rows[np.flatnonzero(own < 0)[0]])
-            raise self._lacking(row)
-        if values is None:
-            return self._converted(chosen(array, own), rows)
-        return values[own], None if real is None else real[own]
-
-    def _read_block(self, number: int) -> tuple[Rows, Array | None, Mask | None, Any]:
-        """Places of a block's rows among those that are filled, and the samples of these, or contents to be decoded."""
-        starts = np.zeros(1) if self._reader.starts is None else self._reader.starts
+    def _read_block(self, number: int) -> Block:
+        """A block, with samples where its contents are numbers."""
+        starts = np.zeros(1, np.int64) if self._reader.starts is None else self._reader.starts
         array = self._reader.block(self._column, number)
-        valid = filled(array)
-        places = np.where(valid, np.cumsum(valid) - 1, -1)
-        if not valid.all():
-            array = chosen(array, np.flatnonzero(valid))
-        if self._field.decode is None and element_type(array.type) is not None:
-            values, real = self._converted(array, int(starts[number]) + np.flatnonzero(valid))
-            return places, values, real, None
-        return places, None, None, array
+        there = filled(array)
+        own = array if there.all() else chosen(array, np.flatnonzero(there))
+        found = self._of_arrays(own, int(starts[number]) + np.flatnonzero(there))
+        if found is not None:
+            return Block(there, *found)
+        return Block(there, content=one_by_one(array))
+
+    def _of_block(self, block: Block, places: Rows, rows: Rows) -> tuple[Array, Mask | None]:
+        """Samples at ``places`` of a block, which are ``rows`` of the collection."""
+        if block.content is not None:
+            return self._of_objects([block.content(place) for place in places.tolist()], rows)
+        if block.values is None:
+            raise IndexError("a block without contents")
+        self._refuse_empty(block.filled[places], rows)
+        own = (np.cumsum(block.filled) - 1)[places]
+        return block.values[own], None if block.real is None else block.real[own]
+
+    def _refuse_empty(self, there: Mask, rows: Rows) -> None:
+        if not there.all():
+            raise self._lacking(int(rows[np.flatnonzero(~there)[0]]))
 
     def _converted(self, contents: Any, rows: Rows) -> tuple[Array, Mask | None]:
         """Contents of ``rows`` as samples of one shape."""
-        kind = getattr(contents, "type", None)
-        if kind is not None and self._field.decode is None and element_type(kind) is not None:
-            return self._of_numbers(contents, rows)
-        if kind is not None:
-            numeric = element_type(kind) is not None and hasattr(kind, "value_type")
-            contents = [_plain(contents.slice(i, 1)) for i in range(len(contents))] if numeric else contents.to_pylist()
-        return self._of_objects(contents, rows)
+        if not hasattr(contents, "type"):
+            return self._of_objects(contents, rows)
+        found = self._of_arrays(contents, rows)
+        if found is not None:
+            return found
+        return self._of_objects(list(map(one_by_one(contents), range(len(contents)))), rows)
+
+    def _of_arrays(self, array: Any, rows: Rows) -> tuple[Array, Mask | None] | None:
+        """Samples of an array of Arrow that holds numbers already, in lists or .npy files; otherwise ``None``."""
+        if self._field.decode is not None:
+            return None
+        if element_type(array.type) is not None:
+            return self._of_numbers(array, rows)
+        values = npy_contents(array) if self._field.length is None else None
+        fits = values is not None and values.ndim > 1 and self._shape in (None, values.shape[1:])
+        return (values, None) if values is not None and fits else None
 
     def _of_numbers(self, array: Any, rows: Rows) -> tuple[Array, Mask | None]:
         length = self._field.length
@@ -202,7 +217,7 @@ class Contents(RowArray):
                 raise self._refusal(row, f"shape {expected}, as in the first row", f"{found}{self._hint()}")
             made.append(array)
         if length is None:
-            return (np.stack(made) if made else np.zeros((0, *(self._shape or ())), self._type)), None
+            return (np.array(made) if made else np.zeros((0, *(self._shape or ())), self._type)), None
         values = np.zeros((len(made), length, *made[0].shape[1:]), np.result_type(*made))
         real = np.zeros((len(made), length), bool)
         for place, array in enumerate(made):
@@ -234,11 +249,3 @@ class Contents(RowArray):
 
     def _refusal(self, row: int, expected: str, found: str) -> DataError:
         return DataError(f"{self.where}, row {row}: expected {expected}. Found {found}.")
-
-
-def _plain(content: Any) -> Any:
-    """One list of numbers as an array; as a list where it is none, which is for the function that decodes it."""
-    try:
-        return dense(content)[0]
-    except (UnevenError, GapError):
-        return content.to_pylist()[0]

@@ -14,10 +14,10 @@ from equimodal._utils.arrays import npy_of
 from equimodal.data._generated_card import STANDARDISE
 from equimodal.data._modality import KINDS, Kind
 from equimodal.data._transforms import STANDARDISE as MODES
+from equimodal.data.records._arrow import NPY
 from equimodal.errors import DataError, did_you_mean, missing_extra
 
 Array = npt.NDArray[Any]
-_NPY = b"\x93NUMPY"
 
 
 class DecodeError(Exception):
@@ -39,7 +39,7 @@ class Field:
         column: where its contents are; default the name of the modality. Several columns of single numbers make one
             vector, which a row lacks if it lacks one of them; their numbers must fit into memory, or a cache.
         decode: what makes an array of one content; it is never called for an absent one. Default: numbers and nested
-            lists of one shape as they are, the content of a .npy file, and for ``kind="image"`` the content of a
+            lists of one shape as they are, the content of a .npy file, and for ``kind="image"`` also the content of a
             picture file, its path, or a picture of Pillow. With worker processes that are not forked it must be a
             function of a module.
         length: steps of a sequence or tokens whose contents differ in length. What is behind them is left out, shorter
@@ -124,10 +124,10 @@ class Field:
                 return _array(made)
             except ValueError as error:
                 raise DecodeError(error, str(error).split(". Give decode=")[0]) from error
+        if isinstance(content, bytes) and content[: len(NPY)] == NPY:
+            return np.asarray(npy_of(content, "the content"))
         if self.kind == "image" and not isinstance(content, (np.ndarray, list)):
             return _picture(content, self.size, root)
-        if isinstance(content, bytes) and content[: len(_NPY)] == _NPY:
-            return np.asarray(npy_of(content, "the content"))
         if isinstance(content, (str, bytes, Mapping)):
             raise ValueError(
                 f"{type(content).__name__} ({str(content)[:40]!r}). Give decode=, which makes an array of it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from equimodal.data.records._reader import Array, FileReader, Mask, Rows
 from equimodal.errors import DataError
 
 _PIECE = 1 << 16  # rows that are looked at together where gaps are looked for
+_LAST = threading.local()  # the reader whose file is open, and the file
 
 
 class ParquetReader(FileReader):
@@ -40,14 +42,18 @@ class ParquetReader(FileReader):
 
     @contextlib.contextmanager
     def _file(self) -> Iterator[Any]:
-        """The open file; it is not kept open, since there may be many, and worker processes."""
-        from pyarrow import ArrowException, parquet
+        """The open file; it stays open until another is read: there may be many of them, and worker processes."""
+        from pyarrow import ArrowException, OSFile, parquet
 
-        if not self._path.is_file():
-            raise DataError(f"{self._path}: expected a Parquet file. Found no such file. Check the path.")
         try:
-            with parquet.ParquetFile(self._path, metadata=self._metadata) as file:
-                yield file
+            reader, file = getattr(_LAST, "read", (None, None))
+            if reader is not self:
+                if not self._path.is_file():
+                    raise DataError(f"{self._path}: expected a Parquet file. Found no such file. Check the path.")
+                # what a path is opened by looks for file systems each time
+                file = parquet.ParquetFile(OSFile(str(self._path)), metadata=self._metadata)
+                _LAST.read = (self, file)
+            yield file
         except (ArrowException, OSError) as error:
             raise DataError(
                 f"{self._path}: expected a Parquet file. Found one that cannot be read ({error})."

@@ -11,15 +11,26 @@ from equimodal.report.formats._shown import Shown, ShownRow
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
-    "±": r"$\pm$", "−": "$-$", **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
 }  # fmt: skip
+_MATHEMATICS = {
+    "±": "pm", "×": "times", "÷": "div", "·": "cdot", "≤": "leq", "≥": "geq", "≠": "neq", "≈": "approx", "∼": "sim",
+    "∞": "infty", "√": "surd", "∑": "sum", "∂": "partial", "∈": "in", "→": "rightarrow", "←": "leftarrow", "↑":
+    "uparrow", "↓": "downarrow", "↔": "leftrightarrow", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε":
+    "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν":
+    "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "ς": "varsigma", "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "varphi",
+    "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π":
+    "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
+}  # fmt: skip
+_SPECIAL |= {"−": "$-$", **{mark: rf"$\{name}$" for mark, name in _MATHEMATICS.items()}}
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 
 
 def latex_escaped(text: str) -> str:
     r"""``text`` as LaTeX prints it: nothing in it is a command, a comment, a column or mathematics.
 
-    Letters beyond Latin stay as they are: they need XeLaTeX or LuaLaTeX and a font that has them.
+    Greek letters and common signs become mathematics of their own. Other letters beyond Latin stay as they are: they
+    need XeLaTeX or LuaLaTeX and a font that has them.
 
     Example:
         >>> print(latex_escaped("50% of a_b"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,8 +40,9 @@ def take_over(run: Path, folder: Path) -> bool:
     if folder.exists():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".twin-", dir=folder.parent))
+    aside = folder.parent / f".twin-{folder.name}"  # the same name each time: a copy that was cut off is not left there
     try:
+        shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(run, aside / "run", ignore=shutil.ignore_patterns(".lock"))
         (aside / "run").rename(folder)
         sync_folder(folder.parent)

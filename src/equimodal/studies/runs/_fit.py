@@ -84,6 +84,7 @@ def fit(
         scheduler=scheduler_factory(settings),
         clip_norm=settings.clip_norm,
         accumulate=settings.accumulate,
+        compile=settings.compile,
     )
     checkpoints = folder / "checkpoints"
     every: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}

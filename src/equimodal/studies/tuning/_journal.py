@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from equimodal.errors import DataError, EquimodalError, missing_extra
 from equimodal.studies.runs import write_bytes
+from equimodal.studies.tuning._space import Choice, Range
 
 if TYPE_CHECKING:
     import optuna
@@ -57,12 +58,20 @@ def open_journal(folder: Path, *, new: bool) -> optuna.Study:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
-def choices_of(study: optuna.Study, name: str, now: list[str]) -> list[str]:
-    """What a choice was made from when the tuning began, maybe in another version; ``now`` before the first trial."""
+def ranges_of(study: optuna.Study) -> dict[str, Choice | Range]:
+    """What each parameter was drawn from when it was first drawn, maybe in another version: Optuna allows no other."""
+    found: dict[str, Choice | Range] = {}
     for trial in study.get_trials(deepcopy=False):
-        if name in trial.distributions:
-            return list(trial.distributions[name].choices)  # type: ignore[attr-defined]
-    return now
+        for name, drawn in trial.distributions.items():
+            if name not in found:
+                found[name] = _entry(drawn)
+    return found
+
+
+def _entry(drawn: Any) -> Choice | Range:
+    if hasattr(drawn, "choices"):
+        return Choice(tuple(drawn.choices))
+    return Range(drawn.low, drawn.high, drawn.log, isinstance(drawn.low, int))
 
 
 def _check(path: Path) -> None:

@@ -24,9 +24,9 @@ from equimodal.studies.comparisons import (
 from equimodal.studies.runs import Terminated, Termination, own_randomness, read_lines
 from equimodal.studies.setup import RunConfig, fixed_rate, method_options, seeded
 from equimodal.studies.tuning._config import TuneConfig
-from equimodal.studies.tuning._journal import TRIALS, choices_of, plan_of, reason, spent
+from equimodal.studies.tuning._journal import TRIALS, plan_of, ranges_of, reason, spent
 from equimodal.studies.tuning._plan import least, remaining, rungs
-from equimodal.studies.tuning._space import Choice, option_space
+from equimodal.studies.tuning._space import Choice, Range, drawn, option_space
 from equimodal.studies.tuning._trial import advance, advance_apart, config_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 _TRIES = 50  # points in a row that no method takes, before the search gives up
 _EPSILON = 1e-9
+_WAYS = Choice(("default", "recommended", "searched"))
 CONTROL, START, FINISH = "control: ", "start: ", "finish: "
 
 
@@ -97,8 +98,9 @@ class Search:
         )
         training = replace(config.training, epochs=length)
         self._base = RunConfig("", {}, config.data, config.model, training, config.seed, probe=False)
-        self._methods = choices_of(study, "method", config.searched(data))
-        self._fusions = choices_of(study, "fusion", config.usable_fusions(data))
+        self._known = ranges_of(study)
+        self._methods = self._values("method", config.searched(data))
+        self._fusions = self._values("fusion", config.usable_fusions(data))
         used = self._used()  # a tuning goes on with the controls that it began with
         self._controls = [c for c in config.controls(data) if c in self._methods and (
             f"{CONTROL}{c}" in used or not any(plan.startswith(START) for plan in used))]  # fmt: skip
@@ -319,28 +321,28 @@ class Search:
         return Job(trial, config, self._folder / TRIALS / folder, cost, start, self._after(start))
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        method = str(trial.suggest_categorical("method", self._methods))
+        method = str(self._draw(trial, "method", Choice(tuple(self._methods))))
         if len(self._fusions) > 1 and not get(method).info.fusion.startswith("ignored"):
-            trial.suggest_categorical("fusion", self._fusions)
+            self._draw(trial, "fusion", Choice(tuple(self._fusions)))
         lr, span = fixed_rate(self._config.training), self._config.lr_span
-        trial.suggest_float("lr", lr / span, lr * span, log=True)
+        self._draw(trial, "lr", Range(lr / span, lr * span, log=True))
         if self._config.sharpness and "sharpness" in method_options(method):
-            mode = trial.suggest_categorical("sharpness", ["off", "momentum", "full"])
+            mode = self._draw(trial, "sharpness", Choice(("off", "momentum", "full")))
             if mode != "off":
-                trial.suggest_float("sharpness.radius", 0.01, 0.2, log=True)
+                self._draw(trial, "sharpness.radius", Range(0.01, 0.2, log=True))
         space, advice = option_space(method), self._advice(method)
-        way = trial.suggest_categorical("options", ["default", "recommended", "searched"]) if space or advice else ""
+        way = self._draw(trial, "options", _WAYS) if space or advice else ""
         if way == "searched":
             for option, entry in space.items():
-                name = f"{method}.{option}"
-                if isinstance(entry, Choice):
-                    trial.suggest_categorical(name, entry.values)
-                elif entry.whole:
-                    trial.suggest_int(name, int(entry.low), int(entry.high), log=entry.log)
-                else:
-                    trial.suggest_float(name, entry.low, entry.high, log=entry.log)
-        params: dict[str, Any] = trial.params
-        return params | (advice if way == "recommended" else {})
+                self._draw(trial, f"{method}.{option}", entry)
+        return dict(trial.params) | (advice if way == "recommended" else {})
+
+    def _draw(self, trial: optuna.Trial, name: str, entry: Choice | Range) -> Any:  # as it was drawn first
+        return drawn(trial, name, self._known.setdefault(name, entry))
+
+    def _values(self, name: str, now: list[str]) -> list[str]:
+        known = self._known.get(name)
+        return list(known.values) if isinstance(known, Choice) else now
 
     def _advice(self, method: str) -> dict[str, Any]:
         """What a method recommends, but for what is compared on stored outputs."""

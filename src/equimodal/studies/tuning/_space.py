@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from equimodal.methods import Within, get, options_of
 from equimodal.studies.setup import method_options
+
+if TYPE_CHECKING:
+    import optuna
 
 _BASE = ("sharpness", "inference", "calibrated", "unimodal")  # searched by themselves, or fitted at no cost
 _SPAN = 10.0  # a positive number is searched a factor of this up and down
@@ -70,6 +73,15 @@ def option_space(name: str) -> dict[str, Choice | Range]:
             if found is not None:
                 space[option] = found
     return space
+
+
+def drawn(trial: optuna.Trial, name: str, entry: Choice | Range) -> Any:
+    """A value of a parameter, as the sampler of a trial suggests it."""
+    if isinstance(entry, Choice):
+        return trial.suggest_categorical(name, entry.values)
+    if entry.whole:
+        return trial.suggest_int(name, int(entry.low), int(entry.high), log=entry.log)
+    return trial.suggest_float(name, entry.low, entry.high, log=entry.log)
 
 
 def number_range(within: Within, default: Any) -> Range | None:
