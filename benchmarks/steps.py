@@ -40,12 +40,12 @@ CLASSES, WIDTH, INPUT, SIZE, STEPS_PER_EPOCH = 10, 64, 32, 32, 1000
 ENTRIES: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "Joint": ("Joint", {}, 1.44, 1.16),
     "MultiLoss": ("MultiLoss", {}, 1.41, 1.17),
-    "MLA": ("MLA", {}, 1.65, 1.23),
+    "MLA": ("MLA", {}, 1.68, 1.23),
     "CGGM": ("CGGM", {"direction": "block"}, 1.44, 1.22),
-    "MIE, sam none": ("MIE", {"sam": None}, 1.40, 1.23),
-    "MIE, sam full": ("MIE", {"sam": "full"}, 1.36, 1.21),
+    "MIE, sam none": ("MIE", {"sam": None}, 1.46, 1.23),
+    "MIE, sam full": ("MIE", {"sam": "full"}, 1.40, 1.21),
 }
-KERNELS, CALLS, SUBSETS = 1.15, 2.4, 1.0  # bounds: kernels and calls in those of the bare loop; seconds for subsets
+KERNELS, CALLS, SUBSETS = 1.15, 2.5, 1.0  # bounds: kernels and calls in those of the bare loop; seconds for subsets
 FEW, MANY, GROWTH = 4, 32, 1.1  # numbers of modalities, and the bound of the cost per modality between them
 PAGE = Path("docs/benchmarks.md")
 
