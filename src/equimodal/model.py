@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from equimodal._utils.modules import QuickParameters, parameters_in, part
+from equimodal._utils.modules import QuickParameters, parameters_in
 from equimodal._utils.stacked import can_stack, check_alike, stacked_call
 from equimodal.batch import Presence, Tokens, Tree, tree_map, tree_tensors
 from equimodal.errors import BatchError, ModelError, did_you_mean
@@ -92,7 +92,6 @@ class MultimodalModel(QuickParameters):
         torch.Size([7, 2])
     """
 
-    head: nn.Module = part("head")
     stacked = False  # of models that were saved whole before there was the option, too
 
     def __init__(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-import inspect
-import pickle
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from typing import Any
 
 import pytest
@@ -16,98 +13,14 @@ from torch import Tensor, nn
 
 from equimodal import Batch, Classification, MultimodalModel, PlainEngine
 from equimodal._utils import modules
-from equimodal._utils.modules import QuickParameters, parameters_in, part
-from equimodal._utils.records import quickly_made
-from equimodal.engine import Descent, Objective, Phase, Survey
+from equimodal._utils.modules import QuickParameters, parameters_in
+from equimodal.engine import Objective, Phase
 from equimodal.errors import BatchError, MethodError, NonFiniteError
 from equimodal.fusion import Concat
 from equimodal.methods import MLA, StepReport
 from equimodal.operators import OrthogonalProjector
 
-# ---- frozen data classes ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Usual:
-    """Every sort of field."""
-
-    x: float
-    names: list[str] = field(default_factory=list)
-    table: dict[str, int] = field(default_factory=dict)
-    y: float = 2.0
-    total: float = field(init=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.x < 0:
-            raise ValueError("below 0")
-        object.__setattr__(self, "total", self.x + self.y)
-
-
-@quickly_made()
-@dataclass(frozen=True)
-class Quick(Usual):
-    """The same."""
-
-
-@quickly_made(compiled=True)
-@dataclass(frozen=True)
-class Traced(Usual):
-    """The same, in compiled code too."""
-
-
-@pytest.mark.parametrize("kind", [Quick, Traced])
-def test_a_data_class_that_is_made_quickly_is_the_usual_one(kind: Any) -> None:
-    assert inspect.signature(kind) == inspect.signature(Usual)
-    for arguments, named in (((1.0,), {}), ((1.0, ["a"]), {"y": 3.0}), ((), {"x": 1.0, "table": {"b": 1}})):
-        usual, quick = Usual(*arguments, **named), kind(*arguments, **named)
-        assert vars(usual) == vars(quick)
-        assert repr(quick) == repr(usual).replace("Usual", kind.__name__)
-        assert quick == kind(*arguments, **named)
-        assert vars(replace(quick, y=7.0)) == vars(replace(usual, y=7.0))
-        assert copy.deepcopy(quick) == pickle.loads(pickle.dumps(quick)) == quick
-    assert kind(1.0).names is not kind(1.0).names
-    with pytest.raises(FrozenInstanceError):
-        kind(1.0).x = 2.0
-    with pytest.raises(ValueError, match="below 0"):
-        kind(-1.0)
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
-        kind()
-    with pytest.raises(TypeError, match="unexpected keyword argument 'z'"):
-        kind(1.0, z=1)
-
-
-def test_compiled_code_makes_objectives_in_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(x: Tensor) -> Objective:
-        return Objective(x.sum(), sums={"n": x.detach().sum()})
-
-    x = torch.ones(3, requires_grad=True)
-    for call in (made, torch.compile(made, backend="eager", fullgraph=True)):
-        objective = call(x)
-        assert float(objective.total.detach()) == float(objective.sums["n"]) == 3
-        assert objective.losses == objective.parts == objective.rows == {}
-        assert objective.weights is None
-        assert objective.score_inputs is None
-    calls: list[str] = []
-    table = Objective.__init__.__globals__
-    usual = table["_usual"]
-
-    def noted(*arguments: Any) -> None:
-        calls.append("usual")
-        usual(*arguments)
-
-    monkeypatch.setitem(table, "_usual", noted)
-    monkeypatch.setitem(table, "_is_compiling", lambda: True)
-    assert vars(made(x)).keys() == {f.name for f in fields(Objective)}
-    assert calls == ["usual"]
-
-
-@pytest.mark.parametrize("kind", [Phase, Objective, Descent, Survey])
-def test_what_is_made_in_every_step_has_a_place_for_every_field(kind: Any) -> None:
-    given = [f for f in fields(kind) if f.init]
-    values = {f.name: ["p"] if f.name in ("parameters", "auxiliary", "separate", "frozen") else object() for f in given}
-    made = kind(**values)
-    assert all(getattr(made, name) is value for name, value in values.items())
-    assert list(inspect.signature(kind).parameters) == [f.name for f in given]
+# ---- phases ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_phase_lists_generators_and_refuses_what_is_no_list() -> None:
@@ -121,36 +34,7 @@ def test_a_phase_lists_generators_and_refuses_what_is_no_list() -> None:
         Phase("joint", lambda _: Objective(torch.zeros(())), ())
 
 
-# ---- attributes and parameters of modules ----------------------------------------------------------------------------
-
-
-class Pair(nn.Module):
-    """One attribute that is looked up quickly."""
-
-    first: Any = part("first")
-
-
-def test_a_submodule_as_an_attribute_is_set_replaced_and_deleted_as_ever() -> None:
-    pair = Pair()
-    with pytest.raises(AttributeError, match="'Pair' object has no attribute 'first'"):
-        _ = pair.first
-    pair.first = nn.Linear(2, 1)
-    assert list(pair.state_dict()) == ["first.weight", "first.bias"]
-    pair._modules["first"] = replaced = nn.Linear(3, 1)  # as tools do that swap layers
-    assert pair.first is replaced
-    assert copy.deepcopy(pair).first.weight.shape == (1, 3)
-    pair.first = None
-    assert pair.first is None
-    del pair.first
-    assert not hasattr(pair, "first")
-    pair.first = "no module"
-    assert pair.first == "no module"
-    assert pair.__dict__["first"] == "no module"
-    pair.first = nn.ReLU()  # a module in its place
-    assert isinstance(pair.first, nn.ReLU)
-    assert "first" not in pair.__dict__
-    del pair.first
-    assert not hasattr(pair, "first")
+# ---- parameters of modules -------------------------------------------------------------------------------------------
 
 
 def test_parameters_are_one_object_until_the_module_changes() -> None:

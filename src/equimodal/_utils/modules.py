@@ -95,39 +95,6 @@ def parameters_in(module: nn.Module) -> tuple[nn.Parameter, ...]:
     return tuple(module.parameters())  # a class with another idea of them
 
 
-def part(name: str) -> Any:
-    """A submodule as an attribute of a class, without the search of :class:`torch.nn.Module`; asked for in each step.
-
-    What is set under the name and is no module is kept as ever.
-
-    Args:
-        name: of the attribute.
-
-    Example:
-        >>> class Pair(nn.Module):
-        ...     first: nn.Module = part("first")
-        >>> pair = Pair()
-        >>> pair.first = nn.ReLU()
-        >>> pair.first, list(pair.state_dict()), hasattr(Pair(), "first")
-        (ReLU(), [], False)
-    """
-
-    def get(module: nn.Module) -> Any:
-        table = module._modules if name in module._modules else module.__dict__
-        try:
-            return table[name]
-        except KeyError:
-            raise AttributeError(name) from None  # of which nn.Module says more
-
-    def put(module: nn.Module, value: object) -> None:
-        module.__dict__[name] = value
-
-    def drop(module: nn.Module) -> None:
-        module.__dict__.pop(name, None)
-
-    return property(get, put, drop)
-
-
 class QuickParameters(nn.Module):
     """A module whose ``parameters()`` takes the quick walk; methods ask for them in every step."""
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from equimodal._utils.records import quickly_made
 from equimodal.batch import Batch
 from equimodal.engine._gradients import NO_GRADIENTS, Gradients
 from equimodal.engine._sharpness import Sharpness
@@ -81,7 +80,6 @@ class SampleValues:
         return cls(values.detach(), index)
 
 
-@quickly_made(compiled=True)
 @dataclass(frozen=True)
 class Objective:
     """What a phase computes on one micro-batch.
@@ -157,7 +155,6 @@ class Objective:
         return cls(total, losses, sums or {}, {}, parts, every, rows or {})
 
 
-@quickly_made()
 @dataclass(frozen=True)
 class Survey:
     """How a loss that is no mean over samples is computed where a batch comes in parts.
@@ -225,7 +222,6 @@ def _listed(where: str, value: Iterable[Any]) -> list[Any]:
     return list(value)
 
 
-@quickly_made()
 @dataclass(frozen=True)
 class Phase:
     """One update inside a training step: a loss and the parameters that it moves.
@@ -264,7 +260,7 @@ class Phase:
     """The parameters, auxiliary ones included."""
 
     def __post_init__(self) -> None:
-        own = self.__dict__
+        own = self.__dict__  # the class is frozen
         for name in _SEQUENCES:
             value = own[name]
             if type(value) not in _PLAIN and not isinstance(value, Sequence):  # module.parameters() is a generator
@@ -302,7 +298,6 @@ class Phase:
         return self.first.device
 
 
-@quickly_made()
 @dataclass(frozen=True)
 class Descent:
     """What :meth:`Engine.descend` found; gradients are in place, these are the detached values of the first pass.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equimodal._utils.modules import parameters_in, part
+from equimodal._utils.modules import parameters_in
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.features import Width, single_width
@@ -101,9 +101,6 @@ class CGGM(Stateful, Method):
         (n, f"progress.{n}") for n in ("score_average", "seen", "numerators", "denominators", "balance")
     )
     turn: Tensor
-
-    classifiers: Heads = part("classifiers")
-    progress: ScoreProgress = part("progress")
 
     def __init__(
         self,

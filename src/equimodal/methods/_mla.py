@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equimodal._utils.modules import part
 from equimodal.batch import Batch
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import ModelError, ScheduleWarning
@@ -91,7 +90,6 @@ class MLA(Stateful, ProjectingMethod):
         featured=True,
     )
     state = ("_batch", "_batches", "_generator", "projection.plasticity")
-    head: nn.Module = part("head")
     former_names = (("projectors.", "projection.projectors."), ("flat.", "projection.bank."))
 
     def __init__(

@@ -8,14 +8,14 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from equimodal._utils.modules import parameters_in, part
+from equimodal._utils.modules import parameters_in
 from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.inference import Rule
 from equimodal.methods._info import MASKED, MethodInfo
 from equimodal.methods._joint import Joint
 from equimodal.methods._options import Within, check_options
-from equimodal.methods.parts import Heads, linear_heads
+from equimodal.methods.parts import linear_heads
 from equimodal.tasks import Task
 
 
@@ -43,7 +43,6 @@ class MultiLoss(Joint):
         role="baseline",
     )
     single_loss = False
-    heads: Heads = part("heads")
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from equimodal._utils.modules import part
 from equimodal.batch import Batch, Presence, Tree, batch_size_of, tree_tensors
 from equimodal.engine import evaluating
 from equimodal.errors import BatchError, MethodError, ModelError, did_you_mean
@@ -29,8 +28,6 @@ class Predictor(nn.Module):
 
     info: ClassVar[MethodInfo]
     min_modalities: ClassVar[int] = 2
-    if not TYPE_CHECKING:  # their types are those of what is set
-        model, task = part("model"), part("task")
 
     def __init__(
         self,

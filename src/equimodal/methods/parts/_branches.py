@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equimodal._utils.modules import part
 from equimodal.batch import Batch, Presence
 from equimodal.engine import Descent, Engine, Objective, Phase, UpdateScale, evaluating
 from equimodal.errors import MethodError, UnsupportedError
@@ -22,7 +21,7 @@ from equimodal.tasks import Task
 class HeadedMethod(Method):
     """Base of the methods whose unimodal outputs are those of ``self.heads``, one of its own for each modality."""
 
-    heads: Heads = part("heads")
+    heads: Heads
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the own heads."""
@@ -74,7 +73,7 @@ class ProjectingMethod(BranchMethod):
     ``scores`` it is also a look at m's score, which is among the objective's sums.
     """
 
-    projection: NoProjection = part("projection")
+    projection: NoProjection
     scores: EpochScores | None
     order: str
 
