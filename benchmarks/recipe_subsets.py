@@ -123,11 +123,10 @@ def main() -> int:
     kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     for name in arguments.settings.split(","):
         if (found := read(arguments, name)) is not None:
-            kept[name] = found
+            kept = {n: found if n == name else kept[n] for n in MISSING if n == name or n in kept}
             print("\n".join(table({name: found})), flush=True)
             RESULT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    ordered = {name: kept[name] for name in MISSING if name in kept}
-    PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), "recipe-subsets", table(ordered)), encoding="utf-8")
+    PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), "recipe-subsets", table(kept)), encoding="utf-8")
     return 0
 
 

@@ -131,13 +131,13 @@ def test_the_order_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
         def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
             events.append("after")
 
-    real_clip = nn.utils.clip_grad_norm_
+    real_clip = nn.utils.clip_grads_with_norm_
 
-    def clip(*arguments: Any, **options: Any) -> Tensor:
+    def clip(*arguments: Any, **options: Any) -> None:
         events.append("clip")
-        return real_clip(*arguments, **options)
+        real_clip(*arguments, **options)
 
-    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", clip)
+    monkeypatch.setattr("torch.nn.utils.clip_grads_with_norm_", clip)
     monkeypatch.setattr(engine_module, "is_distributed", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 1)
     monkeypatch.setattr(engine_module, "average_gradients", lambda *a, **k: events.append("average"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -96,3 +97,15 @@ def test_every_table_says_source_protocol_and_how_it_was_read(results: ModuleTyp
 def test_every_method_of_a_published_table_is_registered(name: str) -> None:
     methods = {row.method for row in published_table(name).rows.values()}
     assert methods - set(available(outside=False)) <= NOT_HERE
+
+
+def test_the_tables_of_the_recipe_have_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    recipe = importlib.import_module("benchmarks.recipe")
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for marker, settings in (("recipe", recipe.SETTINGS), ("recipe-subsets", recipe.MISSING)):
+        stored = json.loads((ROOT / "benchmarks" / "results" / f"{marker.replace('-', '_')}.json").read_text())
+        assert list(stored) == list(settings)
+        rows = page.split(f"<!-- {marker}: begin -->")[1].split(f"<!-- {marker}: end -->")[0].strip().splitlines()[2:]
+        shown = [row.split("|")[1].strip() for row in rows]
+        assert shown == [n if marker == "recipe" else n.removesuffix("-missing") for n in settings]

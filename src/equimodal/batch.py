@@ -257,7 +257,7 @@ class Batch:
 
     def __len__(self) -> int:
         for tree in self.inputs.values():
-            return int((tree if isinstance(tree, Tensor) else tree_tensors(tree)[0]).shape[0])
+            return int((tree if isinstance(tree, Tensor) else tree_tensors(tree)[0]).size(0))
         return 0
 
     @property

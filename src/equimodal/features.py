@@ -51,7 +51,7 @@ def _is_map(feature: Tree) -> bool:
 
 def is_vector(feature: Tree, samples: int, width: Width) -> bool:
     """Whether ``feature`` is one vector per sample of the right width: the common case, found without a detour."""
-    return isinstance(feature, Tensor) and feature.ndim == 2 and feature.shape == (samples, width)
+    return isinstance(feature, Tensor) and feature.shape == (samples, width)
 
 
 def check_feature(feature: Tree, samples: int, width: Width, name: str) -> Kind:

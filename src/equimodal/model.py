@@ -183,7 +183,7 @@ class MultimodalModel(QuickParameters):
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """The parameters of the modality's encoder, found by object."""
-        return parameters_in(self.encoder(modality))
+        return list(parameters_in(self.encoder(modality)))
 
     def encode(
         self,
@@ -192,28 +192,33 @@ class MultimodalModel(QuickParameters):
         modalities: Sequence[str] | None = None,
     ) -> dict[str, Tree]:
         """modality -> features; rows of absent samples are zero and their encoder does not see them."""
-        known = [m for m in self._names if m in inputs]
-        if len(known) != len(inputs):
-            unknown = sorted(set(inputs) - set(self._names))
-            raise BatchError(
-                f"`inputs`: expected the modalities {list(self._names)}. Found unknown {unknown}."
-                f"{did_you_mean(unknown, self._names)}"
-            )
-        wanted = known if modalities is None else modalities
-        if wanted is not known and (missing := [m for m in wanted if m not in inputs]):
+        names = self._names
+        for m in inputs:
+            if m not in names:
+                unknown = sorted(set(inputs) - set(names))
+                raise BatchError(
+                    f"`inputs`: expected the modalities {list(names)}. Found unknown {unknown}."
+                    f"{did_you_mean(unknown, names)}"
+                )
+        wanted = modalities
+        if wanted is None:
+            wanted = names if len(inputs) == len(names) else [m for m in names if m in inputs]
+        elif missing := [m for m in wanted if m not in inputs]:
             raise BatchError(f"`inputs`: expected an entry for {missing}. Found {sorted(inputs)}.")
         presence = None if present is None else Presence.of(present)
         if self.stacked and len(wanted) > 1 and (presence is None or all(presence.rows(m) is None for m in wanted)):
             encoders, given = [self.encoder(m) for m in wanted], [inputs[m] for m in wanted]
             if can_stack(encoders, given):
                 return self._call_stacked(wanted, encoders, cast("list[Tensor]", given))
-        if presence is None:
-            return {m: self._call_encoder(m, inputs[m]) for m in wanted}
-        return {m: self._encode_one(m, inputs[m], presence.rows(m)) for m in wanted}
+        features: dict[str, Tree] = {}
+        for m in wanted:
+            rows = None if presence is None else presence.rows(m)
+            features[m] = self._call_encoder(m, inputs[m]) if rows is None else self._encode_rows(m, inputs[m], rows)
+        return features
 
-    def _encode_one(self, modality: str, inputs: Tree, rows: Tensor | None) -> Tree:
+    def _encode_rows(self, modality: str, inputs: Tree, rows: Tensor) -> Tree:
         width, kind = self._feature_sizes[modality], self._kinds.get(modality)
-        if rows is not None and rows.shape[0] == 0 and kind in ("vector", "tokens") and isinstance(width, int):
+        if rows.shape[0] == 0 and kind in ("vector", "tokens") and isinstance(width, int):
             first = tree_tensors(inputs)[0]
             dtype = first.dtype if first.is_floating_point() else torch.get_default_dtype()
             zeros = first.new_zeros((first.shape[0], width), dtype=dtype)
@@ -233,9 +238,8 @@ class MultimodalModel(QuickParameters):
 
     def _call_encoder(self, modality: str, inputs: Tree) -> Tree:
         samples = (inputs if isinstance(inputs, Tensor) else tree_tensors(inputs)[0]).shape[0]
-        encoder = self.encoder(modality)
         try:
-            feature = encoder(inputs)
+            feature = self.encoder(modality)(inputs)
         except ValueError as error:
             if is_batch_of_one(error):
                 raise one_sample_error(f"inputs[{modality!r}]", "its encoder") from error
@@ -246,15 +250,15 @@ class MultimodalModel(QuickParameters):
             if type(error) not in (RuntimeError, IndexError):  # memory, devices, what compiling says
                 raise
             raise self._refused(modality, inputs, error) from error
+        if is_vector(feature, samples, self._feature_sizes[modality]):  # the common case
+            self._kinds[modality] = "vector"
+            return feature
         return self._checked(modality, feature, samples)
 
     def _checked(self, modality: str, feature: Tree, samples: int) -> Tree:
         """The feature, if it is one; its kind is remembered."""
         width = self._feature_sizes[modality]
-        if is_vector(feature, samples, width):
-            self._kinds[modality] = "vector"
-        else:
-            self._kinds[modality] = check_feature(feature, samples, width, f"encoders[{modality!r}]")
+        self._kinds[modality] = check_feature(feature, samples, width, f"encoders[{modality!r}]")
         return feature
 
     def _refused(self, modality: str, inputs: Tree, error: Exception) -> BatchError:

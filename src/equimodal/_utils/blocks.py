@@ -15,6 +15,7 @@ class Around:
     Args:
         before: called at the start; if it raises, the block is not entered and ``after`` is not called.
         after: called at the end.
+        arguments: of ``before``.
 
     Example:
         >>> with Around(lambda: print("before"), lambda: print("after")):
@@ -24,11 +25,11 @@ class Around:
         after
     """
 
-    def __init__(self, before: Callable[[], object], after: Callable[[], object]) -> None:
-        self._before, self._after = before, after
+    def __init__(self, before: Callable[..., object], after: Callable[[], object], *arguments: object) -> None:
+        self._before, self._after, self._arguments = before, after, arguments
 
     def __enter__(self) -> None:
-        self._before()
+        self._before(*self._arguments)
 
     def __exit__(self, *error: object) -> None:
         self._after()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from operator import is_
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import torch
 from torch import nn
@@ -42,20 +43,25 @@ class _Walk:
     """What a walk over a module met: every table of parameters and children, what was in it, and the parameters."""
 
     def __init__(self, module: nn.Module) -> None:
-        tables, self.parameters = _visit(module)
+        self.module = ref(module, partial(_forget, id(module)))
+        tables, parameters = _visit(module)
+        self.parameters = tuple(parameters)
         self._empty = [table for table in tables if not table]
-        self._tables = [table for table in tables if table]
-        self._content = self._entries()
-
-    def _entries(self) -> list[Any]:
-        return list(chain.from_iterable(map(dict.values, self._tables)))
+        # the last entry is found nowhere else, so that more or fewer entries before it do not go unseen
+        self._tables = [*(table for table in tables if table), {"end": object()}]
+        self._content = list(chain.from_iterable(map(dict.values, self._tables)))
 
     def holds(self) -> bool:
         """Whether a walk would meet the same again."""
-        return not any(self._empty) and same_objects(self._entries(), self._content)
+        entries = chain.from_iterable(map(dict.values, self._tables))
+        return not any(self._empty) and all(map(is_, entries, self._content))
 
 
-_WALKS: WeakKeyDictionary[nn.Module, _Walk] = WeakKeyDictionary()
+_WALKS: dict[int, _Walk] = {}  # by the number of the module, which is asked for in less time than its weak reference
+
+
+def _forget(number: int, _: object) -> None:
+    _WALKS.pop(number, None)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -64,23 +70,29 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
-def parameters_in(module: nn.Module) -> list[nn.Parameter]:
+def _walked(module: nn.Module) -> tuple[nn.Parameter, ...]:
+    if torch.compiler.is_compiling():  # a compiler follows the walk, and not what remembers it
+        return tuple(_visit(module)[1])
+    walk = _WALKS.get(id(module))
+    if walk is None or walk.module() is not module or not walk.holds():
+        walk = _WALKS[id(module)] = _Walk(module)
+    return walk.parameters
+
+
+def parameters_in(module: nn.Module) -> tuple[nn.Parameter, ...]:
     """The parameters of ``module``, each once, in the order of ``module.parameters()``, which builds every name first.
 
     They are looked up in every step. A walk is remembered, and made again where a parameter or a module, at any depth,
-    was added, removed or replaced by another object.
+    was added, removed or replaced by another object; until then the tuple is the same object.
 
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> len(parameters_in(nn.Sequential(layer, layer)))
         2
     """
-    if torch.compiler.is_compiling():  # a compiler follows the walk, and not what remembers it
-        return _visit(module)[1]
-    walk = _WALKS.get(module)
-    if walk is None or not walk.holds():
-        walk = _WALKS[module] = _Walk(module)
-    return list(walk.parameters)
+    if type(module).parameters in _USUAL:
+        return _walked(module)
+    return tuple(module.parameters())  # a class with another idea of them
 
 
 class QuickParameters(nn.Module):
@@ -88,4 +100,7 @@ class QuickParameters(nn.Module):
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """As :meth:`torch.nn.Module.parameters`."""
-        return iter(parameters_in(self)) if recurse else super().parameters(recurse=False)
+        return iter(_walked(self)) if recurse else super().parameters(recurse=False)
+
+
+_USUAL = (nn.Module.parameters, QuickParameters.parameters)

@@ -18,6 +18,16 @@ def widest_float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)``, which takes as long as a small kernel where there is nothing to do.
+
+    Example:
+        >>> in_dtype(torch.ones(1), torch.float64)
+        tensor([1.], dtype=torch.float64)
+    """
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 class Float32Buffers(nn.Module):
     """Buffers that stay in float32 at least when the module is cast to a half precision."""
 

@@ -87,18 +87,21 @@ class FiniteGradients:
     def __init__(self) -> None:
         self._scratch: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, gradients: list[Tensor]) -> bool:
-        """Look at gradients."""
+    def __call__(self, gradients: list[Tensor], norm: Tensor | None = None) -> bool:
+        """Look at gradients; where their common norm is known and finite, they are."""
+        if norm is not None and math.isfinite(float(norm)):
+            return True
         if any_sharded(gradients):
             norms = torch.stack(torch._foreach_norm([local(g) for g in gradients]))
             return float(all_sum({"bad": (~torch.isfinite(norms).all()).double()})["bad"]) == 0
         if not _SCALABLE.issuperset(map(_DTYPE, gradients)):
             return bool(torch.stack([torch.isfinite(g).all() for g in gradients]).all())
         device = gradients[0].device
-        if device not in self._scratch:
+        scratch = self._scratch.get(device)
+        if scratch is None:
             zero = torch.zeros((), device=device, dtype=torch.float32)
-            self._scratch[device] = (zero, torch.ones_like(zero))
-        bad, one = self._scratch[device]
+            scratch = self._scratch[device] = (zero, torch.ones_like(zero))
+        bad, one = scratch
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, one)
         if float(bad) == 0:
             return True

@@ -23,7 +23,7 @@ class Held:
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self._optimizers = optimizers
-        self._outside: dict[str, tuple[list[nn.Parameter], list[Tensor]]] = {}
+        self._outside: dict[str, tuple[Sequence[nn.Parameter], list[Tensor]]] = {}
         self.parameters: list[Tensor] = []
         self.refresh()
 
@@ -38,9 +38,9 @@ class Held:
         """Drop the gradients that the parameters outside the phase have got."""
         own = phase.every
         known = self._outside.get(phase.name)
-        if known is None or not same_objects(known[0], own):
-            inside = {id(p) for p in own}
-            known = self._outside[phase.name] = (list(own), [p for p in self.parameters if id(p) not in inside])
+        if known is None or (known[0] is not own and not same_objects(known[0], own)):
+            inside, fixed = {id(p) for p in own}, own if type(own) is tuple else list(own)
+            known = self._outside[phase.name] = (fixed, [p for p in self.parameters if id(p) not in inside])
         for p in known[1]:
             if p.grad is not None:
                 p.grad = None

@@ -155,7 +155,7 @@ class RunningStatistics:
                 continue
             count = _batches_of(layer)
             if layer not in self._saved or count is None or self._saved[layer][0] != count:
-                buffers = list(layer.buffers(recurse=False))
+                buffers = [b for b in layer._buffers.values() if b is not None]  # as buffers(), without their names
                 self._saved[layer] = (count, buffers, [b.detach().clone() for b in buffers])
         return self
 
@@ -170,7 +170,7 @@ class RunningStatistics:
 
 def _batches_of(layer: nn.Module) -> int | None:
     """How often torch's batch normalisation has counted a batch, by the counter's version; ``None`` of other layers."""
-    counter = layer.num_batches_tracked if type(layer) in _COUNTING else None
+    counter = layer._buffers.get("num_batches_tracked") if type(layer) in _COUNTING else None
     return counter._version if isinstance(counter, Tensor) else None
 
 

@@ -45,7 +45,7 @@ def as_list(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
 
 def is_scale_invariant(optimizer: Optimizer) -> bool:
     """Whether the optimizer divides by a running size of the gradient, so that a slowly varying scale cancels."""
-    return any(_NORMALISING & set(group) for group in optimizer.param_groups)
+    return not all(map(_NORMALISING.isdisjoint, optimizer.param_groups))
 
 
 def cancels_scale(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> bool:

@@ -35,7 +35,7 @@ from equimodal.engine._optimizers import Displacement, as_list, warn_about_unkno
 from equimodal.engine._perturbation import Pass, descend_perturbed, descend_sharp, refuse_both
 from equimodal.engine._processes import all_sum, average_gradients, broadcast, count_samples, is_distributed
 from equimodal.engine._protocol import Descent, Objective, Phase, UpdateScale, check_objective
-from equimodal.engine._sharding import check_samples, clip_gradients, reshard
+from equimodal.engine._sharding import check_samples, clip_gradients, gradient_norm, reshard
 from equimodal.engine._sharpness import Sharpness
 from equimodal.engine._survey import any_failed, coupled, survey
 from equimodal.errors import MethodError, ModelError
@@ -121,7 +121,7 @@ class PlainEngine:
 
     def iteration(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
         """See :meth:`Engine.iteration`: what the method refuses is looked up, the loss scale is updated at the end."""
-        return Around(partial(self._begin, module), self._end)
+        return Around(self._begin, self._end, module)
 
     def _begin(self, module: nn.Module) -> None:
         if self._statistics is None or self._statistics.module is not module:
@@ -177,11 +177,13 @@ class PlainEngine:
             self._renew()
         if self._sharded and (sharded := self._sharded_in(phase)):
             check_samples(sharded, phase.name, batches, phase.device)
-        total, self._in_parts = count_samples(phase, batches, self._shared)
+        one = len(batches) == 1 and not self._shared
+        total, self._in_parts = (phase.count(batches[0]), False) if one else count_samples(phase, batches, self._shared)
         if total == 0:
             self._clear()
             return Descent.nothing()
-        if not phase.trains:
+        first = phase.first
+        if not first.requires_grad and not phase.trains:
             raise ModelError(
                 f"Phase {phase.name!r}: expected parameters that require gradients. Found all of them frozen. "
                 "Unfreeze the encoder or head, or use a control that does not train it."
@@ -189,7 +191,7 @@ class PlainEngine:
         if phase.name not in self._known:
             self._known.add(phase.name)
             warn_about_unknown(phase.name, (*phase.parameters, *phase.auxiliary), self._optimizers)
-        looks = self._scale is not None or self._checks(phase.first)
+        looks = self._scale is not None or self._checks(first)
         before = self._statistics.copy() if self._statistics and looks else None
         try:
             if not phase.frozen:
@@ -209,8 +211,8 @@ class PlainEngine:
 
     def _descend(self, phase: Phase, batches: Sequence[Batch], total: int, sharpness: Sharpness | None) -> Descent:
         if sharpness is None and phase.perturbation is None:
-            return self._descend_once(phase, batches, total)
-        once: Pass = lambda phase, part: self._descend_once(phase, batches, total, part)  # noqa: E731
+            return self._descend_once(batches, total, phase)
+        once: Pass = partial(self._descend_once, batches, total)
         if sharpness is None:
             return descend_perturbed(once, phase, self._module)
         return descend_sharp(once, phase, sharpness, self._optimizers, self._statistics)
@@ -224,10 +226,12 @@ class PlainEngine:
         sharded = self._sharded if self._module is not None else ()
         return sharded if phase.modality is None else tuple(m for m in sharded if m == phase.modality)
 
-    def _descend_once(self, phase: Phase, batches: Sequence[Batch], total: int, part: str | None = None) -> Descent:
+    def _descend_once(self, batches: Sequence[Batch], total: int, phase: Phase, part: str | None = None) -> Descent:
         for p in phase.every:  # what others have is dropped after the backward pass
             p.grad = None
-        if len(batches) == 1 and part is None and self._is_simple(phase):
+        # one micro-batch is all there is: no other process, loss scale, compiled loss or survey
+        plain = self._scale is None and self._compiled is None and not self._sharded and not self._shared
+        if plain and len(batches) == 1 and part is None and (phase.survey is None or not phase.survey.always):
             return self._descend_simply(phase, batches[0], total)
         if self._surveys(phase):
             survey(phase, batches, self._module, self._precision, self._checks(phase.first))
@@ -246,11 +250,6 @@ class PlainEngine:
         if self._scale is not None and not self._scale.unscale([*phase.trained, *sums.holders()]):
             raise _Overflow
         return sums.descent(total)
-
-    def _is_simple(self, phase: Phase) -> bool:
-        """Whether one micro-batch is all there is: no other process, loss scale, survey or compiled loss."""
-        plain = self._scale is None and self._compiled is None and not self._sharded and not self._shared
-        return plain and (phase.survey is None or not phase.survey.always)
 
     def _descend_simply(self, phase: Phase, batch: Batch, total: int) -> Descent:
         """What the long way comes to for a single micro-batch, without sums over several."""
@@ -364,15 +363,16 @@ class PlainEngine:
     def step(self, phase: Phase, scales: Sequence[UpdateScale] = ()) -> None:
         """See :meth:`Engine.step`."""
         gradients = [g for p in phase.parameters if (g := p.grad) is not None]
-        if gradients and self._checks(gradients[0]) and not self._finite(gradients):
+        norm = None if self.clip_norm is None or not gradients else gradient_norm(gradients)
+        if gradients and self._checks(gradients[0]) and not self._finite(gradients, norm):
             self._clear()
             raise blame_gradient(phase.name)
-        if self.clip_norm is not None:
-            clip_gradients(phase.parameters, self.clip_norm)
-        moves = [Displacement(scale.parameters, self._optimizers) for scale in scales] if scales else ()
+        if self.clip_norm is not None and norm is not None:
+            clip_gradients(phase.parameters, norm, self.clip_norm)
+        moves = [(Displacement(s.parameters, self._optimizers), s.factor) for s in scales] if scales else ()
         self._step_optimizers()
-        for scale, move in zip(scales, moves, strict=True):
-            move.multiply(scale.factor)
+        for move, factor in moves:
+            move.multiply(factor)
         for p in phase.every:  # others have none
             p.grad = None
 

@@ -212,6 +212,7 @@ class Perturbation:
 
 
 _TRAINED = attrgetter("requires_grad")
+_SEQUENCES = ("parameters", "auxiliary", "separate", "frozen")  # of a phase
 _PLAIN = {list, tuple, NoneType}  # types that need no closer look
 
 
@@ -259,15 +260,14 @@ class Phase:
     """The parameters, auxiliary ones included."""
 
     def __post_init__(self) -> None:
-        if not _PLAIN.issuperset(map(type, (self.parameters, self.auxiliary, self.separate, self.frozen))):
-            for name in ("parameters", "auxiliary", "separate", "frozen"):
-                value = getattr(self, name)
-                if value is not None and not isinstance(value, Sequence):  # module.parameters() is a generator
-                    object.__setattr__(self, name, _listed(f"Phase {self.name!r}, `{name}`", value))
+        own = self.__dict__  # the class is frozen
+        for name in _SEQUENCES:
+            value = own[name]
+            if type(value) not in _PLAIN and not isinstance(value, Sequence):  # module.parameters() is a generator
+                own[name] = _listed(f"Phase {self.name!r}, `{name}`", value)
         if not self.parameters and not self.auxiliary:
             raise MethodError(f"Phase {self.name!r}, `parameters`: expected at least one. Found none.")
-        every = (*self.parameters, *self.auxiliary) if self.auxiliary else self.parameters
-        object.__setattr__(self, "every", every)
+        own["every"] = (*self.parameters, *self.auxiliary) if self.auxiliary else self.parameters
 
     def repeated(self) -> Phase:
         """The phase of a second pass."""

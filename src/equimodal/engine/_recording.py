@@ -134,14 +134,17 @@ def recorded_call(
         torch.Size([3, 2])
     """
     steps = _steps_of(module)
-    if all(layer in steps and not layer._forward_pre_hooks for layer in layers):
-        seen: list[list[Tensor]] = [[] for _ in layers]
+    seen: dict[nn.Module, list[Tensor]] = {}
+    for layer in layers:
+        if layer not in steps or layer._forward_pre_hooks:
+            break
+        seen[layer] = []
+    else:
         for step in steps:
-            for layer, own in zip(layers, seen, strict=True):
-                if step is layer:
-                    own.append(inputs.detach() if detach else inputs)
+            if step in seen:
+                seen[step].append(inputs.detach() if detach else inputs)
             inputs = step(inputs)
-        return inputs, seen
+        return inputs, [seen[layer] for layer in layers]
     with recorded_inputs(layers, detach) as recorded:
         output = module(inputs)
         return output, [list(own) for own in recorded]

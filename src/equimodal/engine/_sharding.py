@@ -62,14 +62,28 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> None:
-    """Clip the gradients to a 2-norm of ``most`` together, by torch's rule, whether or not some are sharded."""
+def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """2-norm of all gradients together, as torch clips by it, whether or not some are sharded."""
+    return total_norm(gradients) if any_sharded(gradients) else nn.utils.get_total_norm(gradients)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Sequence[nn.Parameter], norm: Tensor, most: float) -> None:
+    """Clip gradients to a 2-norm of ``most`` together, by torch's rule, whether or not some are sharded.
+
+    Args:
+        parameters: whose gradients.
+        norm: of them, by :func:`gradient_norm`.
+        most: where to clip.
+    """
+    if norm.is_cpu and 1.01 * float(norm) + 1e-6 <= most:
+        return  # the factor would be 1, also as it is rounded in half precision
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if not any(is_sharded(g) for g in gradients):
-        nn.utils.clip_grad_norm_(parameters, most)
+    if not any_sharded(gradients):
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
         return
-    factor = (most / (total_norm(gradients) + 1e-6)).clamp(max=1)
-    torch._foreach_mul_([local(g) for g in gradients], factor)
+    factor = (most / (norm + 1e-6)).clamp(max=1)
+    torch._foreach_mul_(local_parts(gradients), factor)
 
 
 def sharded_modules(module: nn.Module) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.precision import in_dtype
 from equimodal.errors import MethodError
 
 
@@ -211,10 +212,10 @@ def direction_loss(
                 f"`unimodal_gradients[{number}]`: expected the fused gradient's shape {tuple(g.shape)}. "
                 f"Found {tuple(own.shape)}."
             )
-    others = [own.detach() for own in unimodal_gradients]
+    others = [own.detach() if own.requires_grad else own for own in unimodal_gradients]
     if len({g.numel() for g in others}) == 1:  # all cosines at once
         cosines = _cosines(torch.stack([g.flatten() for g in fused]), torch.stack([g.flatten() for g in others]))
     else:
         cosines = torch.stack([cosine_similarity(g, own) for g, own in zip(fused, others, strict=True)])
-    weights = balance.detach().to(cosines.dtype)
+    weights = in_dtype(balance.detach(), cosines.dtype)
     return (weights.abs() - weights * cosines).mean()

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from equimodal._utils.precision import widest_float
+from equimodal._utils.precision import in_dtype, widest_float
 from equimodal.errors import MethodError, NonFiniteError
 
 
@@ -76,15 +76,16 @@ def _removal(
     projector: Tensor, feature_mean: Tensor, alpha: float | Tensor, energy: float | Tensor | None
 ) -> tuple[Tensor, float | None]:
     r"""A direction u and a factor c with :math:`v v^\top = c\, u u^\top`; without a factor u is v."""
-    if projector.ndim != 2 or projector.shape[0] != projector.shape[1] or feature_mean.shape != projector.shape[:1]:
+    if feature_mean.ndim != 1 or projector.shape != feature_mean.shape * 2:
         raise MethodError(
             "`projector`, `feature_mean`: expected (d, d) and (d,). "
             f"Found {tuple(projector.shape)} and {tuple(feature_mean.shape)}."
         )
     if not isinstance(alpha, Tensor) and not alpha > 0:
         raise MethodError(f"`alpha`: expected a number > 0. Found {alpha}.")
-    mean, limits = feature_mean.to(projector.dtype), torch.finfo(projector.dtype)
-    direction = projector @ mean
+    limits = torch.finfo(projector.dtype)
+    mean = in_dtype(feature_mean, projector.dtype)
+    direction = torch.mv(projector, mean)
     along = torch.dot(mean, direction)
     # k (hbar P) is a multiple of u u^T. Never more than what P has left there: exact arithmetic would not ask for more,
     # but with |hbar|^2 / alpha near 1 / eps rounding does, and P would grow without bound.

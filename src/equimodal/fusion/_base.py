@@ -114,18 +114,21 @@ class Fusion(nn.Module):
 
     def prepare(self, features: Mapping[str, Tree], present: Mapping[str, Tensor] | None) -> list[Tree]:
         """Features of all modalities in order, checked and filled, and rescaled by ``renormalise``."""
-        if not features or not features.keys() <= self.feature_sizes.keys():
-            raise ModelError(f"`features`: expected the modalities {list(self.feature_sizes)}. Found {list(features)}.")
+        sizes = self.feature_sizes
+        if not features or not features.keys() <= sizes.keys():
+            raise ModelError(f"`features`: expected the modalities {list(sizes)}. Found {list(features)}.")
         first = next(iter(features.values()))
         samples = (first if isinstance(first, Tensor) else tree_tensors(first)[0]).shape[0]
-        if not present and len(features) == len(self.feature_sizes):
-            for m, width in self.feature_sizes.items():
-                if not is_vector(features[m], samples, width):
-                    check_feature(features[m], samples, width, f"features[{m!r}]")
-            return [features[m] for m in self.feature_sizes]
+        filled: list[Tree] = []
+        if not present and len(features) == len(sizes):  # nothing to fill
+            for m, width in sizes.items():
+                feature = features[m]
+                if not is_vector(feature, samples, width):
+                    check_feature(feature, samples, width, f"features[{m!r}]")
+                filled.append(feature)
+            return filled
         masks = self._masks(features, present, samples)
-        filled = []
-        for position, (m, width) in enumerate(self.feature_sizes.items()):
+        for position, (m, width) in enumerate(sizes.items()):
             feature = features[m] if m in features else _absent(width, samples, features)
             check_feature(feature, samples, width, f"features[{m!r}]")
             mask = masks[position]

@@ -115,11 +115,10 @@ class Method(Predictor):
             BatchError: the batch does not fit the model.
             NonFiniteError: a loss is NaN or infinite (nothing has been stepped in that phase).
         """
-        is_pair = isinstance(batch, list) and len(batch) == 2 and isinstance(cast(Any, batch[1]), Tensor)
-        given = cast("list[BatchLike]", batch if isinstance(batch, list) and not is_pair else [batch])
-        if not given:
-            raise BatchError("`batch`: expected at least one micro-batch. Found an empty list.")
-        batches = [self.check_batch(b) for b in given]
+        if isinstance(batch, Batch):  # the common case
+            batches = [self.check_batch(batch)]
+        else:
+            batches = [self.check_batch(b) for b in _micro_batches(batch)]
         with engine.iteration(self):
             return self._step(batches, engine)
 
@@ -135,7 +134,8 @@ class Method(Predictor):
                 continue
             report.phases.append(phase.name)
             report.losses[phase.name] = descent.loss
-            report.losses.update(descent.losses)
+            if descent.losses:
+                report.losses.update(descent.losses)
             if phase.modality is not None:
                 report.add_score(phase.modality, self.task, descent)
             scales = self.modify_gradients(phase, descent, engine, report) or ()
@@ -197,10 +197,11 @@ class Method(Predictor):
         Raises:
             MethodError: the method says ``single_loss`` and asks for another loss than that of the phase.
         """
-        if self.single_loss and self._phase is not None and modality != self._phase.modality:
+        phase = self._phase
+        if phase is not None and modality != phase.modality and self.single_loss:
             raise MethodError(
-                f"`modality`: {type(self).__name__} says single_loss, so phase {self._phase.name!r} has the loss of "
-                f"{self._phase.modality!r} alone. Found {modality!r}. Leave out single_loss = True."
+                f"`modality`: {type(self).__name__} says single_loss, so phase {phase.name!r} has the loss of "
+                f"{phase.modality!r} alone. Found {modality!r}. Leave out single_loss = True."
             )
         output, target = self._rows(output, batch, modality)
         if SHARES not in batch.extras and output.shape[0]:
@@ -261,6 +262,15 @@ class Method(Predictor):
         inside = {n[len(prefix) :]: state_dict.pop(n) for n in list(state_dict) if n.startswith(prefix)}
         state_dict.update({prefix + n: value for n, value in self.current_state(inside).items()})
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _micro_batches(given: BatchLike | Sequence[Batch]) -> list[BatchLike]:
+    """What :meth:`Method.training_step` was given, as a list."""
+    is_pair = isinstance(given, list) and len(given) == 2 and isinstance(cast(Any, given[1]), Tensor)
+    batches = cast("list[BatchLike]", given if isinstance(given, list) and not is_pair else [given])
+    if not batches:
+        raise BatchError("`batch`: expected at least one micro-batch. Found an empty list.")
+    return batches
 
 
 class Stateful(nn.Module):

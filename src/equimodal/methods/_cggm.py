@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.modules import parameters_in
 from equimodal.batch import Batch
 from equimodal.engine import Descent, Engine, Objective, Phase, Sharpness
 from equimodal.features import Width, single_width
@@ -181,7 +182,7 @@ class CGGM(Stateful, Method):
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: model and classifiers in a single backward pass; the classifiers see detached features."""
         survey = self.direction_term.survey(self.progress.balance)
-        trained, auxiliary = list(self.model.parameters()), list(self.classifiers.parameters())
+        trained, auxiliary = parameters_in(self.model), parameters_in(self.classifiers)
         return [Phase("joint", self._objective, trained, auxiliary, survey=survey)]
 
     def _objective(self, batch: Batch) -> Objective:
@@ -206,12 +207,11 @@ class CGGM(Stateful, Method):
 
     def modify_gradients(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> Scales:
         """g_m <- rho B_m g_m, or the same factor on the update."""
-        gradient = self.direction_term.layer.weight.grad
-        if self.variant == "released" and gradient is not None:
+        progress, released = self.progress, self.variant == "released"
+        if released and (gradient := self.direction_term.layer.weight.grad) is not None:
             gradient.add_(self.turn)  # of the batch before
-        progress = self.progress
         progress.update(descent.sums, engine, report)
-        if self.variant == "released":
+        if released:
             self.turn.copy_(turn_of_weights(self.direction_term, progress.balance, self.direction_weight))
         report.coefficients["balance"], factors = progress.factors(self.rho)
         return scale_encoders(self, engine, report, factors, self.apply_to) if self.magnitude else ()

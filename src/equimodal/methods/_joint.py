@@ -7,6 +7,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from equimodal._utils.modules import parameters_in
 from equimodal.batch import Batch
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.errors import UnsupportedError
@@ -82,7 +83,7 @@ class Joint(Method):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the fused loss."""
-        return [Phase("joint", self._objective, list(self.model.parameters()))]
+        return [Phase("joint", self._objective, parameters_in(self.model))]
 
     def _objective(self, batch: Batch) -> Objective:
         return Objective(self.loss(self._fused(self._features(batch), batch), batch))
@@ -91,7 +92,8 @@ class Joint(Method):
         return self.multimodal.encode(batch.inputs, batch.present)
 
     def _fused(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        output: Tensor = self.multimodal.head(self.multimodal.fuse(features, batch.present))
+        model = self.multimodal
+        output: Tensor = model.head(model.fuse(features, batch.present))
         return output
 
     def unimodal_outputs(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -171,7 +171,8 @@ class MLA(Stateful, ProjectingMethod):
         r""":math:`\alpha_0^{1 + b/B}` at the current batch b of an epoch of B."""
         if self.alpha_schedule == "constant":
             return self.alpha
-        if self._batches is None:
+        batches = self._batches
+        if batches is None:
             warn_once(
                 self,
                 "MLA's alpha schedule does not know the number of steps per epoch, so alpha stays at its start. Call "
@@ -179,7 +180,7 @@ class MLA(Stateful, ProjectingMethod):
                 ScheduleWarning,
             )
             return self.alpha
-        return float(self.alpha ** (1 + min(self._batch, self._batches) / self._batches))
+        return float(self.alpha ** (1 + min(self._batch, batches) / batches))
 
     def on_train_epoch_start(self, context: EpochContext) -> None:
         """Start of the alpha schedule; the projector is reset here with ``projector_reset="epoch"``."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.modules import parameters_in
 from equimodal.batch import Batch, Tree
 from equimodal.engine import Objective, Phase, Sharpness
 from equimodal.inference import Rule
@@ -64,7 +65,7 @@ class MultiLoss(Joint):
 
     def phases(self, batches: Sequence[Batch]) -> Iterable[Phase]:
         """One: everything on the sum of losses."""
-        return [Phase("joint", self._objective, [*self.model.parameters(), *self.heads.parameters()])]
+        return [Phase("joint", self._objective, [*parameters_in(self.model), *parameters_in(self.heads)])]
 
     def _objective(self, batch: Batch) -> Objective:
         parts, features, _ = self._parts(batch)

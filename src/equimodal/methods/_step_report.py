@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from equimodal.tasks import Task, mean_ratio
 class StepReport:
     """What happened in one step, as detached tensors on the training device; reading one synchronises, so read rarely.
 
-    Scores are computed when they are read.
+    Scores, and extras of which nothing else is made, are computed when they are read.
 
     Args:
         losses: name -> scalar.
@@ -35,10 +35,12 @@ class StepReport:
     ) -> None:
         self.losses = {} if losses is None else losses
         self.coefficients = {} if coefficients is None else coefficients
-        self.extras = {} if extras is None else extras
         self.phases = [] if phases is None else phases
         self._scores = {} if scores is None else scores
-        self._unread: dict[str, Callable[[], Tensor]] = {}
+        self._extras = {} if extras is None else extras
+        self._unread_scores: dict[str, Callable[[], Tensor]] = {}
+        self._unread_extras: dict[str, Callable[[], Tensor]] = {}
+        self._targets: list[tuple[Tensor, Tensor]] = []
 
     def __repr__(self) -> str:
         known = ("losses", "scores", "coefficients", "extras", "phases")
@@ -49,33 +51,58 @@ class StepReport:
         if descent.score_inputs and task.dense:  # maps are not kept for later
             self._scores[modality] = _score(task, descent.score_inputs)
         elif descent.score_inputs:
-            # a loader may use the memory of targets again
-            seen = [(output, target.clone()) for output, target in descent.score_inputs]
+            seen = [(output, self._kept(target)) for output, target in descent.score_inputs]
             self.score_later(modality, partial(_score, task, seen))
         elif "numerator" in descent.sums:
             self.score_later(modality, partial(mean_ratio, descent.sums["numerator"], descent.sums["denominator"]))
 
+    def _kept(self, target: Tensor) -> Tensor:
+        """A copy, as a loader may use the memory of targets again; one serves all modalities of a batch."""
+        for given, copy in self._targets:
+            if given is target:
+                return copy
+        self._targets.append((target, target.clone()))
+        return self._targets[-1][1]
+
     def score_later(self, modality: str, score: Callable[[], Tensor]) -> None:
         """The score of a modality, which is computed where scores are read."""
-        self._unread[modality] = score
+        self._unread_scores[modality] = score
+
+    def extras_later(self, extras: Mapping[str, Callable[[], Tensor]]) -> None:
+        """Further scalars, which are computed where extras are read; from numbers that nobody changes until then."""
+        self._unread_extras.update(extras)
 
     @property
     def scores(self) -> dict[str, Tensor]:
         """modality -> scalar; see above."""
-        for modality in list(self._unread):
-            self._scores[modality] = self._unread[modality]()
-            del self._unread[modality]  # only now: a score that fails does so at every reading
-        return self._scores
+        return _computed(self._scores, self._unread_scores)
 
     @scores.setter
     def scores(self, scores: dict[str, Tensor]) -> None:
-        self._scores, self._unread = scores, {}
+        self._scores, self._unread_scores = scores, {}
+
+    @property
+    def extras(self) -> dict[str, Tensor]:
+        """name -> scalar; see above."""
+        return _computed(self._extras, self._unread_extras)
+
+    @extras.setter
+    def extras(self, extras: dict[str, Tensor]) -> None:
+        self._extras, self._unread_extras = extras, {}
 
     @property
     def loss(self) -> Tensor:
         """Sum of the phases' losses; 0 where no sample took part in any."""
         values = [self.losses[name].float() for name in self.phases]
         return torch.stack(values).sum() if values else torch.zeros(())
+
+
+def _computed(known: dict[str, Tensor], unread: dict[str, Callable[[], Tensor]]) -> dict[str, Tensor]:
+    """What is known, and what was put off until now."""
+    for name in list(unread):
+        known[name] = unread[name]()
+        del unread[name]  # only now: what fails does so at every reading
+    return known
 
 
 def _score(task: Task, seen: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -6,11 +6,13 @@ Three of a kind: nothing (:class:`NoProjection`), :class:`Orthogonal`, :class:`F
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.precision import in_dtype
 from equimodal.engine import Engine, all_sum, recorded_call, recorded_inputs
 from equimodal.functional import uncentred_covariance_sum
 from equimodal.projection._bank import FlatBank, Key
@@ -18,10 +20,14 @@ from equimodal.projection._layers import (
     Layer,
     OrthogonalProjector,
     add_sums,
+    as_scalar,
     input_width,
     layer_inputs,
     project_gradient,
 )
+
+Shown = dict[str, Callable[[], Tensor]]
+"""Name -> what computes a scalar of a report, where it is read."""
 
 
 class NoProjection(nn.Module):
@@ -42,7 +48,7 @@ class NoProjection(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.plasticity = {}
-        self._counts: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+        self._counts: dict[int, Tensor] = {}
 
     def layers(self, modality: str) -> list[Layer]:
         """The layers whose gradients are projected in m's turn."""
@@ -79,10 +85,10 @@ class NoProjection(nn.Module):
         """A number of rows as a tensor without axes; the same object for equal numbers, which nobody changes."""
         if torch.compiler.is_compiling():
             return like.new_full((), size)
-        key = (size, like.dtype, like.device)
-        if key not in self._counts:
-            self._counts[key] = like.new_full((), size)
-        return self._counts[key]
+        known = self._counts.get(size)
+        if known is None or known.dtype != like.dtype or known.device != like.device:
+            known = self._counts[size] = like.new_full((), size)
+        return known
 
     def observed(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """What counts of a layer's inputs (n, ...)."""
@@ -91,8 +97,8 @@ class NoProjection(nn.Module):
     def project(self, modality: str) -> None:
         r""":math:`G \leftarrow G P`, in place, for every layer of m's turn."""
 
-    def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
-        """Take in the sums of m's turn, once its step is done; returns what a report should show."""
+    def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> Shown:
+        """Take in the sums of m's turn, once its step is done; returns what a report should show where it is read."""
         return {}
 
     def end_epoch(self) -> None:
@@ -161,25 +167,27 @@ class Orthogonal(NoProjection):
             matrix: Any = projector._buffers["matrix"]
             project_gradient(layer, matrix)
 
-    def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
+    def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> Shown:
         """P loses the mean of the features over all processes."""
         own: dict[str, Tensor] = {}
-        alpha = self._alpha()
-        for number, projector in enumerate(self):
+        alpha, projectors = self._alpha(), list(self)
+        for number, projector in enumerate(projectors):
             matrix: Any = projector._buffers["matrix"]
-            statistic = sums.get(f"statistic/{number}")
-            if statistic is None:  # of a process of which no sample takes part
-                own[f"statistic/{number}"], own[f"rows/{number}"] = matrix.new_zeros(len(matrix)), matrix.new_zeros(())
-            else:
-                own[f"statistic/{number}"] = statistic.to(matrix.dtype)
-                own[f"rows/{number}"] = sums[f"rows/{number}"].to(matrix.dtype)
+            names = f"statistic/{number}", f"rows/{number}"
+            if names[0] not in sums:  # of a process of which no sample takes part
+                own[names[0]], own[names[1]] = matrix.new_zeros(len(matrix)), matrix.new_zeros(())
+                continue
+            for name in names:
+                own[name] = in_dtype(sums[name], matrix.dtype)
         whole = engine.all_sum(own)
-        extras: dict[str, Tensor] = {}
-        for number, projector in enumerate(self):
+        shown: Shown = {}
+        for number, projector in enumerate(projectors):
             mean = whole[f"statistic/{number}"] / whole[f"rows/{number}"]
-            extras[f"alpha_over_energy/{number}"] = projector.update(mean, alpha, self._relative)
-            extras[f"plasticity/{number}"] = projector.plasticity()
-        return extras
+            strength = projector.learn(mean, alpha, self._relative)
+            trace, width = projector.trace()
+            shown[f"alpha_over_energy/{number}"] = partial(as_scalar, strength, trace)
+            shown[f"plasticity/{number}"] = partial(torch.div, trace, width)
+        return shown
 
     def restart(self) -> None:
         """P = I."""
@@ -230,10 +238,11 @@ class Flat(NoProjection):
             matrix: Any = projector._buffers["matrix"]
             project_gradient(layer, matrix)
 
-    def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> dict[str, Tensor]:
+    def learn(self, modality: str, sums: Mapping[str, Tensor], engine: Engine) -> Shown:
         """Add to the covariances; processes are summed over when the projectors are made."""
         self.add(modality, sums)
-        return {f"plasticity/{modality}": self.plasticity[modality]} if modality in self.plasticity else {}
+        known = self.plasticity.get(modality)
+        return {} if known is None else {f"plasticity/{modality}": known.detach}
 
     def add(self, modality: str, sums: Mapping[str, Tensor]) -> None:
         """Add the sums of :meth:`observing` to m's covariances."""

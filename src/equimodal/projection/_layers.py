@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equimodal._utils.precision import Float32Buffers
+from equimodal._utils.precision import Float32Buffers, in_dtype
 from equimodal.engine import is_compiled, is_sharded, local, watch
 from equimodal.errors import ModelError
 from equimodal.functional import (
@@ -107,11 +107,12 @@ def _unfold(
 
 def project_gradient(layer: Layer, projector: Tensor) -> None:
     """Replace the gradient G of the layer's weight by G P; a layer without a gradient is left alone."""
-    weight = layer.weight
+    plain = layer._parameters.get("weight")  # without the search of a module
+    weight = layer.weight if plain is None else plain
     gradient = weight.grad
     if gradient is not None:
-        if gradient.ndim == 2 and not is_sharded(weight) and projector.dtype == gradient.dtype:
-            weight.grad = gradient @ projector
+        if gradient.ndim == 2 and projector.dtype == gradient.dtype and not is_sharded(weight):
+            weight.grad = torch.mm(gradient, projector)
             return
         gradient = local(gradient)  # of a sharded layer: some rows, each projected on its own
         gradient.copy_(project_rows(gradient, projector))
@@ -143,16 +144,22 @@ class OrthogonalProjector(Float32Buffers):
 
     def update(self, feature_mean: Tensor, alpha: float, relative: bool) -> Tensor:
         """Take in the mean of one batch; returns alpha divided by the running mean of |hbar|^2."""
+        return as_scalar(self.learn(feature_mean, alpha, relative), self.matrix)
+
+    def learn(self, feature_mean: Tensor, alpha: float, relative: bool) -> float | Tensor:
+        """:meth:`update`, whose result is a number where the projector is in host memory."""
         table: dict[str, Any] = self._buffers  # without the search of a module
         matrix, running, updates = table["matrix"], table["energy"], table["updates"]
-        mean = (feature_mean.detach() if feature_mean.requires_grad else feature_mean).to(matrix.dtype)
-        energy = torch.dot(mean, mean)
+        mean = in_dtype(feature_mean.detach() if feature_mean.requires_grad else feature_mean, matrix.dtype)
+        energy: float | Tensor = torch.dot(mean, mean)
         usual: float | Tensor
         # the first mean counts whole, later ones a tenth; numbers in host memory are read without waiting
         if matrix.is_cpu:
-            first = not int(updates)
-            running.lerp_(energy, 1.0 if first else 0.1)
-            usual = max(float(running), 1e-12)
+            energy, before = float(energy), float(running)
+            first = before == 0 and not updates
+            now = energy if first else before + 0.1 * (energy - before)
+            running.fill_(now)
+            usual = max(now, 1e-12)
         else:
             first = True  # nobody knows without waiting
             running.lerp_(energy, torch.where(updates > 0, 0.1, 1.0).to(mean))
@@ -160,13 +167,21 @@ class OrthogonalProjector(Float32Buffers):
         if first:
             updates.fill_(1)
         remove_direction_(matrix, mean, alpha * usual if relative else alpha, energy)
-        strength = alpha if relative else alpha / usual
-        return strength if isinstance(strength, Tensor) else matrix.new_full((), strength)
+        return alpha if relative else alpha / usual
+
+    def trace(self) -> tuple[Tensor, int]:
+        """Trace of P, and d; their ratio is :meth:`plasticity`."""
+        matrix: Any = self._buffers["matrix"]
+        return matrix.trace(), matrix.shape[0]
 
     def plasticity(self) -> Tensor:
         """trace(P) / d."""
-        matrix: Any = self._buffers["matrix"]
-        return plasticity(matrix)
+        return plasticity(self.matrix)
+
+
+def as_scalar(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor without axes."""
+    return value if isinstance(value, Tensor) else like.new_full((), value)
 
 
 class InputCovariance(Float32Buffers):
@@ -200,7 +215,6 @@ class InputCovariance(Float32Buffers):
         self.count.zero_()
 
 
-@torch.no_grad()
 def add_sums(covariances: Sequence[InputCovariance], totals: Sequence[Tensor], counts: Sequence[Tensor]) -> None:
     """:meth:`InputCovariance.add_sum` of several covariances at once."""
     if not covariances:
@@ -208,7 +222,8 @@ def add_sums(covariances: Sequence[InputCovariance], totals: Sequence[Tensor], c
     table = [c._buffers for c in covariances]
     own: list[Any] = [*(b["total"] for b in table), *(b["count"] for b in table)]
     more = [*totals, *(count.sum() if count.ndim else count for count in counts)]
-    torch._foreach_add_(own, [t.to(mine.dtype) for t, mine in zip(more, own, strict=True)])
+    more = [t.detach() if t.requires_grad else t for t in more]
+    torch._foreach_add_(own, [in_dtype(t, mine.dtype) for t, mine in zip(more, own, strict=True)])
 
 
 class FlatProjector(Float32Buffers):

@@ -84,7 +84,8 @@ class Classification(nn.Module):
         check_output(output, self)
         weight = self._buffers["class_weight"]  # as self.class_weight, without the search
         weight = None if weight is None else weight.to(output.dtype)
-        target = target if target.is_floating_point() else target.long()
+        if target.dtype != torch.int64 and not target.is_floating_point():
+            target = target.long()
         return nn.functional.cross_entropy(output, target, weight=weight, label_smoothing=self.label_smoothing)
 
     def loss_terms(self, output: Tensor, target: Tensor) -> Tensor:

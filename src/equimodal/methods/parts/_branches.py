@@ -98,7 +98,7 @@ class ProjectingMethod(BranchMethod):
 
     def after_step(self, phase: Phase, descent: Descent, engine: Engine, report: StepReport) -> None:
         """Show m's features to the projection, and m's score to what ranks them, once m's step is done."""
-        report.extras |= self.projection.learn(phase.name, descent.sums, engine)
+        report.extras_later(self.projection.learn(phase.name, descent.sums, engine))
         if self.scores is not None:
             self.scores.add(phase.name, descent.sums)
 

@@ -8,6 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.precision import in_dtype
 from equimodal.engine import Engine, UpdateScale, cancels_scale, local
 from equimodal.errors import OptimizerWarning
 from equimodal.methods._base import Method, StepReport, warn_once
@@ -86,4 +87,4 @@ def _scale_columns(
 def scale_gradients(gradients: Sequence[Tensor], factor: Tensor) -> None:
     """Multiply gradients by a factor, in place; of sharded ones the parts that are here."""
     parts = [local(g) for g in gradients]
-    torch._foreach_mul_(parts, factor.to(parts[0].dtype))
+    torch._foreach_mul_(parts, in_dtype(factor, parts[0].dtype))

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from equimodal._utils.precision import in_dtype
 from equimodal.engine import Engine
 from equimodal.functional import balance_terms, bounded_balance
 from equimodal.methods._base import StepReport
@@ -75,7 +76,6 @@ class ScoreProgress(nn.Module):
         self._of: Tensor | None = None  # the object, and its state, that factors were made of
         self._state: tuple[int, float] = (0, 0.0)
 
-    @torch.no_grad()
     def update(self, sums: Mapping[str, Tensor], engine: Engine, report: StepReport) -> None:
         """Take in a step's ``numerator/m`` and ``denominator/m``; B is made anew at the end of a window."""
         table = self.numerators
@@ -83,8 +83,8 @@ class ScoreProgress(nn.Module):
         missing = [n for n in names if n not in sums]
         known = {**sums, **dict.fromkeys(missing, table.new_zeros(table.shape[1]))} if missing else sums
         # in the buffers' type, as in a checkpoint, from which a run continues bit for bit
-        whole = engine.all_sum({n: known[n].to(table.dtype) for n in names})
-        numerator, denominator = torch.stack([whole[n] for n in names]).chunk(2)
+        whole = engine.all_sum({n: in_dtype(known[n], table.dtype) for n in names})
+        numerator, denominator = torch.stack([whole[n] for n in names]).detach().chunk(2)
         for m in self._modalities:
             if f"numerator/{m}" in sums:  # a batch without any sample of it says nothing
                 report.score_later(m, partial(mean_ratio, whole[f"numerator/{m}"], whole[f"denominator/{m}"]))
@@ -94,7 +94,7 @@ class ScoreProgress(nn.Module):
         else:
             self.numerators.add_(numerator)
             self.denominators.add_(denominator)
-        self.batches += 1
+        self.__dict__["batches"] += 1  # plainly: nn.Module takes long to set an attribute
         if self.batches == self._window:
             self._end_window()
 
@@ -110,6 +110,7 @@ class ScoreProgress(nn.Module):
             self._scaled = dict(zip(self._modalities, scale.unbind(), strict=True))
         return dict(self._known), self._scaled
 
+    @torch.no_grad()
     def _end_window(self) -> None:
         known = self.denominators > 0
         score = torch.where(known, self.numerators, 0) / torch.where(known, self.denominators, 1)
