@@ -230,3 +230,25 @@ def test_contents_that_repeat_are_counted_as_they_are_kept(several: bool, tmp_pa
         assert batch.index is not None
         assert (batch.inputs["x"][:, 0] == batch.index % 3).all()
         assert pool.bytes_allocated() - before < 290_000
+
+
+@pytest.mark.parametrize("permutation", [None, [1, 0], [2, 1, 0]])
+@pytest.mark.parametrize("cache_bytes", [30_000, 1 << 20])
+def test_tensors_of_arrow_have_their_shape(permutation: Any, cache_bytes: int, tmp_path: Path) -> None:
+    shape = (5, 6, 7)[: len(permutation or (0, 0))]
+    kind = pa.fixed_shape_tensor(pa.float32(), shape, permutation=permutation)
+    stored = np.arange(COUNT * np.prod(shape), dtype="f4").reshape(COUNT, *shape)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), int(np.prod(shape)))
+    path = written(tmp_path / "a.parquet", pa.ExtensionArray.from_storage(kind, flat))
+    axes = permutation or list(range(len(shape)))
+    data = opened(path, "sequence" if len(shape) == 2 else "image", None, cache_bytes)
+    for batch in loader(data.train, 5):
+        np.testing.assert_array_equal(batch.inputs["x"], stored[batch.index].transpose(0, *(axis + 1 for axis in axes)))
+
+
+def test_tensors_whose_axes_are_not_agreed_on_are_no_image(tmp_path: Path) -> None:
+    kind = pa.fixed_shape_tensor(pa.float32(), (5, 6, 7), permutation=[2, 0, 1])
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(COUNT * 210, "f4")), 210)
+    path = written(tmp_path / "a.parquet", pa.ExtensionArray.from_storage(kind, flat))
+    with pytest.raises(DataError, match=r"expected one image of shape .* Found shape \(210,\)"):
+        opened(path, "image")

@@ -27,7 +27,7 @@ MEDIA = {"bytes", "path"}
 class UnevenError(ValueError):
     """Lists differ in length; holds the first place that does, its length and the expected one."""
 
-    def __init__(self, place: int, found: int, expected: int) -> None:
+    def __init__(self, place: int, found: int | tuple[int, ...], expected: int | tuple[int, ...]) -> None:
         super().__init__(place, found, expected)
         self.place, self.found, self.expected = place, found, expected
 
@@ -138,14 +138,23 @@ def element_type(kind: Any) -> np.dtype[Any] | None:
 
 
 def dense(array: Any, expected: tuple[int, ...] | None = None) -> Array:
-    """Numbers (n, ...) of n present contents of equal shape.
+    """Numbers (n, ...) of n present contents of equal shape: lists, or tensors of Arrow's ``fixed_shape_tensor``.
 
     Raises:
         UnevenError: lists differ in length.
         GapError: a content, or something in a list, is null.
     """
+    kind = array.type
     array = array.storage if hasattr(array, "storage") else array
     _refuse_gaps(array)
+    shape = tuple(kind.shape) if getattr(kind, "extension_name", "") == "arrow.fixed_shape_tensor" else ()
+    axes = list(kind.permutation or range(len(shape))) if shape else []
+    if shape and axes == np.argsort(axes).tolist():  # of others it is not agreed what they mean: they stay flat
+        stored = dense(array)
+        values = stored.reshape(len(stored), *shape).transpose(0, *(axis + 1 for axis in axes))
+        if expected and values.shape[1:] != expected:
+            raise UnevenError(0, values.shape[1:], expected)
+        return values
     if not hasattr(array.type, "value_type") or hasattr(array.type, "index_type"):
         return np.asarray(array.to_numpy(zero_copy_only=False))
     lengths = array.value_lengths().to_numpy(zero_copy_only=False)
