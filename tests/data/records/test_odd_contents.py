@@ -252,3 +252,13 @@ def test_tensors_whose_axes_are_not_agreed_on_are_no_image(tmp_path: Path) -> No
     path = written(tmp_path / "a.parquet", pa.ExtensionArray.from_storage(kind, flat))
     with pytest.raises(DataError, match=r"expected one image of shape .* Found shape \(210,\)"):
         opened(path, "image")
+
+
+def test_row_groups_that_are_too_large_are_told_a_size_that_fits(tmp_path: Path) -> None:
+    column = list(np.ones((COUNT, 100)))
+    own = {"x": column, "y": np.arange(COUNT) % 2, "part": np.arange(COUNT) % 3, "a": np.zeros(COUNT)}
+    pq.write_table(pa.table(own), tmp_path / "b.parquet", row_group_size=40)
+    with pytest.raises(DataError, match=r"row_group_size=5\)"):
+        opened(tmp_path / "b.parquet", "vector", cache_bytes=16_500)
+    pq.write_table(pa.table(own), tmp_path / "b.parquet", row_group_size=5)
+    assert opened(tmp_path / "b.parquet", "vector", cache_bytes=16_500).train._store.blocks.window > 1

@@ -194,7 +194,7 @@ def test_a_parquet_file_by_its_path(tmp_path: Path) -> None:
         ({"split": "label"}, "`split`: row 0: expected train, validation or test. Found 'no'"),
         ({"present": {"sond": [True]}}, r"`present`: expected modalities of `inputs` \['sound'\]. Found \['sond'\]"),
         ({"present": {"sound": [True]}}, r"`present\['sound'\]`: expected a column of .* or 48 values. Found \(1,\)"),
-        ({"cache_bytes": 8}, r"expected row groups of at most 8 bytes in the columns \['sound'\].*row_group_size=1000"),
+        ({"cache_bytes": 8}, r"expected row groups of at most 8 bytes in the columns \['sound'\].*row_group_size=1\)"),
         ({"classes": ["no"]}, r"`target`: expected names of `classes` \['no'\]. Found \['yes'\]"),
         ({"shares": (1, 0, 0), "split": None}, "`shares`: expected three numbers"),
     ],

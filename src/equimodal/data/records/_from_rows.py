@@ -324,15 +324,17 @@ def _window(
         return None
     columns = [c for m in lazily for c in named[m]]
     others = sum(contents.block_bytes() for contents in lazily.values() if not contents.row_bytes)
+    rows = int(np.diff(reader.starts).max())
     # what a file says is the size of encoded numbers, which are fewer bytes where they repeat
-    numbers = int(np.diff(reader.starts).max()) * sum(contents.row_bytes for contents in lazily.values())
+    numbers = rows * sum(contents.row_bytes for contents in lazily.values())
     largest = max(1, reader.block_bytes(columns), numbers + others)
     if largest > cache_bytes:
+        fit = max(1, rows * cache_bytes // largest // 4)  # so that some are shuffled together
         raise DataError(
             f"{reader.where}: expected row groups of at most {cache_bytes} bytes in the columns {columns}, which are "
             f"kept while their rows are read. Found one of {largest}. Write smaller ones "
-            "(pyarrow.parquet.write_table(table, path, row_group_size=1000)), give more (cache_bytes=...), or a folder "
-            "for decoded samples (cache=...)."
+            f"(pyarrow.parquet.write_table(table, path, row_group_size={fit})), give more (cache_bytes=...), or a "
+            "folder for decoded samples (cache=...)."
         )
     window = min(_MOST_BLOCKS, max(1, cache_bytes // largest - 1))
     for contents in lazily.values():
