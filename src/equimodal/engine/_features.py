@@ -127,7 +127,10 @@ def refuse(method: Any, feature: str) -> None:
     for text in departures(method, feature):
         kind, _, sentence = text.partition(": ")
         if kind == REFUSED:
-            raise UnsupportedError(f"{type(method).__name__} under {FEATURES[feature].title}: {sentence}.")
+            raise UnsupportedError(
+                f"{type(method).__name__} under {FEATURES[feature].title}: {sentence}. Train without it, or choose "
+                "another method, or other options of this one."
+            )
 
 
 class Examined(NamedTuple):
