@@ -356,6 +356,7 @@ def test_bfloat16_runs(tmp_path: Path) -> None:
 # ---- compiled losses -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # raised inside torch
 @pytest.mark.parametrize(("value", "asked"), [(True, {}), ("max-autotune", {"mode": "max-autotune"})])
 def test_a_compiled_run_asks_torch_and_learns_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: bool | str, asked: dict[str, Any]
@@ -375,6 +376,7 @@ def test_a_compiled_run_asks_torch_and_learns_the_same(
     assert_near(weights(tmp_path / "compiled"), weights(tmp_path / "eager"), 0.0)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # raised inside torch
 def test_an_unknown_way_to_compile_is_refused_before_anything_is_read() -> None:
     with pytest.raises(MethodError, match=r"`training.compile`: expected true, false or a mode.*'reduce-overhead'\?"):
         config(compile="reduce_overhead")
