@@ -177,13 +177,11 @@ class PlainEngine:
             self._renew()
         if self._sharded and (sharded := self._sharded_in(phase)):
             check_samples(sharded, phase.name, batches, phase.device)
-        one = len(batches) == 1 and not self._shared
-        total, self._in_parts = (phase.count(batches[0]), False) if one else count_samples(phase, batches, self._shared)
+        total, self._in_parts = count_samples(phase, batches, self._shared)
         if total == 0:
             self._clear()
             return Descent.nothing()
-        first = phase.first
-        if not first.requires_grad and not phase.trains:
+        if not phase.trains:
             raise ModelError(
                 f"Phase {phase.name!r}: expected parameters that require gradients. Found all of them frozen. "
                 "Unfreeze the encoder or head, or use a control that does not train it."
@@ -191,7 +189,7 @@ class PlainEngine:
         if phase.name not in self._known:
             self._known.add(phase.name)
             warn_about_unknown(phase.name, (*phase.parameters, *phase.auxiliary), self._optimizers)
-        looks = self._scale is not None or self._checks(first)
+        looks = self._scale is not None or self._checks(phase.first)
         before = self._statistics.copy() if self._statistics and looks else None
         try:
             if not phase.frozen:
