@@ -89,11 +89,9 @@ def filled(array: Any) -> Mask:
 
 def is_empty_media(content: Any) -> bool:
     """Whether a plain content is the ``{bytes: None, path: None}`` of a missing media file."""
-    if isinstance(content, (bytes, np.ndarray)) or not isinstance(
-        content, Mapping
-    ):  # the question about a mapping lasts
+    if isinstance(content, (bytes, np.ndarray)):  # most are; the question about a mapping takes longer
         return False
-    return set(content) == MEDIA and all(part is None for part in content.values())
+    return isinstance(content, Mapping) and set(content) == MEDIA and all(part is None for part in content.values())
 
 
 def chosen(array: Any, places: Rows) -> Any:
@@ -184,8 +182,7 @@ def npy_contents(array: Any) -> Array | None:
     found = _npy_layout(first[:head], size) if first[: len(NPY)] == NPY else None
     if found is None:
         return None
-    _, offsets, data = array.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    bounds, data = _binary(array)
     if (np.diff(bounds) != size).any():
         return None
     contents = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]].reshape(len(array), size)
@@ -193,6 +190,12 @@ def npy_contents(array: Any) -> Array | None:
         return None
     entry = np.dtype({"names": ["x"], "formats": [found], "offsets": [head], "itemsize": size})
     return np.asarray(contents.view(entry)["x"][:, 0])
+
+
+def _binary(array: Any) -> tuple[npt.NDArray[np.int32], Any]:
+    """Where n contents of bytes begin and end, (n + 1,), and the bytes of all."""
+    _, offsets, data = array.buffers()
+    return np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1], data
 
 
 @lru_cache(maxsize=64)
@@ -213,9 +216,9 @@ def one_by_one(array: Any) -> Callable[[int], Any]:
         return lambda place: _plain(array.slice(place, 1))
     if not pa.types.is_binary(kind) or array.null_count or not len(array):
         return lambda place: array[place].as_py()
-    _, offsets, data = array.buffers()
-    bounds, content = memoryview(offsets).cast("B").cast("i")[array.offset :], memoryview(data)
-    return lambda place: bytes(content[bounds[place] : bounds[place + 1]])
+    bounds, data = _binary(array)
+    begin, content = bounds.data, memoryview(data)
+    return lambda place: bytes(content[begin[place] : begin[place + 1]])
 
 
 def _plain(content: Any) -> Any:
