@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -278,13 +279,12 @@ def counted(step: Callable[[], Any]) -> tuple[int, int]:
     return counter.count, events.count("call")
 
 
-def same(name: str, options: dict[str, Any], label: str, kind: str, count: int) -> float:
-    """Largest difference of a weight between the library and the bare loop after 12 steps in float64."""
-    single = batch(count)
+def refuse_another(label: str, make: Callable[[], Method], single: Batch) -> None:
+    """End if the weights of the library and of the bare loop differ after 12 steps of SGD in float64."""
     data = Batch({m: x.double() for m, x in single.inputs.items()}, single.target)
     torch.set_default_dtype(torch.float64)
     try:
-        ours, theirs = (method_of(name, options, kind, count).double() for _ in range(2))
+        ours, theirs = (make().double() for _ in range(2))
         a, b = library_step(ours, data), BARE[label](theirs, data)
         for _ in range(12):
             a()
@@ -292,7 +292,9 @@ def same(name: str, options: dict[str, Any], label: str, kind: str, count: int) 
     finally:
         torch.set_default_dtype(torch.float32)
     pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
-    return max(float((p - q).detach().abs().max()) for p, q in pairs)
+    found = max(float((p - q).detach().abs().max()) for p, q in pairs)
+    if found > 1e-9:
+        raise SystemExit(f"{label}: the bare loop computes something else (weights differ by {found:.1e})")
 
 
 def measured(steps: dict[str, Callable[[], Any]], rounds: int, repeat: int) -> dict[str, list[float]]:
@@ -367,11 +369,10 @@ def main() -> int:
         rows: dict[str, Any] = {}
         for label in arguments.entries.split(";"):
             name, options, *bounds = ENTRIES[label]
-            difference = same(name, options, label, kind, arguments.modalities)
-            if difference > 1e-9:
-                raise SystemExit(f"{label}: the bare loop computes something else (weights differ by {difference:.1e})")
             data = batch(arguments.modalities)
-            methods = [method_of(name, options, kind, arguments.modalities) for _ in range(2)]
+            make = partial(method_of, name, options, kind, arguments.modalities)
+            refuse_another(label, make, data)
+            methods = [make() for _ in range(2)]
             steps = {"bare": BARE[label](methods[0], data), "ours": library_step(methods[1], data)}
             times = measured(steps, arguments.rounds, arguments.repeat)
             ratio = statistics.median(a / b for a, b in zip(times["ours"], times["bare"], strict=True))
